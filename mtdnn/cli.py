@@ -1,0 +1,316 @@
+"""The command line: every step of the workflow by itself, and tools for a trained model.
+
+Heavy libraries are imported inside the commands that need them.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mtdnn import __version__
+from mtdnn.errors import MtdnnError
+from mtdnn.files import write_json, write_text
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one sub-command; returns the exit status. Bad input is one message, no traceback."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.command(arguments)
+    except MtdnnError as error:
+        for line in str(error).splitlines():
+            print(f"mtdnn: error: {line}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mtdnn: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0
+
+
+# --- the steps of the workflow, in order -----------------------------------------------------
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from mtdnn.config import load
+
+    experiment = load(arguments.experiment)
+    print(f"{arguments.experiment}: valid, {len(experiment.runs())} runs")
+
+
+def _encoder(arguments: argparse.Namespace) -> None:
+    from mtdnn import encoders
+    from mtdnn.config import load
+
+    experiment = load(arguments.experiment)
+    settings = _pick("encoder", arguments.name, experiment.encoders)
+    output = experiment.layout.encoder(arguments.name)
+    encoders.fetch(arguments.name, settings, lock=Path(experiment.lock), output=output)
+
+
+def _corpus(arguments: argparse.Namespace) -> None:
+    from mtdnn import corpora
+    from mtdnn.config import load
+
+    experiment = load(arguments.experiment)
+    settings = _pick("corpus", arguments.name, experiment.corpora)
+    root = experiment.data_path(getattr(settings.source, "root", None))
+    output = experiment.layout.corpus(arguments.name)
+    corpora.fetch(arguments.name, settings, root=root, lock=Path(experiment.lock), output=output)
+
+
+def _features(arguments: argparse.Namespace) -> None:
+    from mtdnn import features
+    from mtdnn.config import load
+
+    experiment = load(arguments.experiment)
+    corpus = _pick("corpus", arguments.corpus, experiment.corpora)
+    _pick("encoder", arguments.encoder, experiment.encoders)
+    settings = experiment.features
+    if arguments.variant != "default":
+        override = _pick("variant", arguments.variant, experiment.variants).features
+        settings = settings.model_validate({**settings.model_dump(), **override})
+    layout = experiment.layout
+    features.prepare(
+        family=corpus.family,
+        settings=settings,
+        encoder=layout.encoder(arguments.encoder),
+        corpus=layout.corpus(arguments.corpus),
+        output=layout.features(arguments.encoder, arguments.variant, arguments.corpus),
+    )
+
+
+def _resolve(arguments: argparse.Namespace) -> None:
+    from mtdnn.config import dump_yaml, load
+
+    experiment = load(arguments.experiment)
+    runs = {run.path: run for run in experiment.runs()}
+    run = _pick("run", arguments.run, runs)
+    write_text(experiment.layout.run(run) / "config.yaml", dump_yaml(experiment.resolve(run)))
+
+
+def _schedule(arguments: argparse.Namespace) -> None:
+    from mtdnn import schedule
+
+    schedule.write(arguments.run)
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from mtdnn import training
+
+    _run_step("train", arguments.run, lambda: training.train(arguments.run, arguments.threads))
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from mtdnn import evaluation
+
+    _run_step(
+        "evaluate", arguments.run, lambda: evaluation.evaluate(arguments.run, arguments.threads)
+    )
+
+
+def _metrics(arguments: argparse.Namespace) -> None:
+    from mtdnn import metrics
+    from mtdnn.config import load
+
+    experiment = load(arguments.experiment)
+    _run_step("metrics", arguments.run, lambda: metrics.write(arguments.run, experiment))
+
+
+def _store(arguments: argparse.Namespace) -> None:
+    from mtdnn import tracking
+    from mtdnn.config import load
+
+    tracking.create_store(load(arguments.experiment))
+
+
+def _log(arguments: argparse.Namespace) -> None:
+    from mtdnn import tracking
+    from mtdnn.config import load
+
+    tracking.log_run(load(arguments.experiment), arguments.run)
+
+
+def _table(arguments: argparse.Namespace) -> None:
+    from mtdnn import reporting
+    from mtdnn.config import load
+
+    experiment = load(arguments.experiment)
+    for name in arguments.names or experiment.tables:
+        _pick("table", name, experiment.tables)
+        reporting.write_table(experiment, name)
+
+
+def _figure(arguments: argparse.Namespace) -> None:
+    from mtdnn import reporting
+    from mtdnn.config import load
+
+    experiment = load(arguments.experiment)
+    known = {**experiment.figures, **dict.fromkeys(reporting.TRAINING_FIGURES)}
+    for name in arguments.names or known:
+        _pick("figure", name, known)
+        reporting.write_figure(experiment, name)
+
+
+# --- tools -----------------------------------------------------------------------------------
+
+
+def _score(arguments: argparse.Namespace) -> None:
+    from mtdnn import squad
+
+    squad.score_files(
+        data=arguments.data,
+        predictions=arguments.predictions,
+        null_odds=arguments.null_odds,
+        threshold=arguments.null_threshold,
+        output=arguments.output,
+    )
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from mtdnn import evaluation
+
+    answers, odds = evaluation.predict(
+        arguments.model, arguments.data, arguments.null_threshold, arguments.threads
+    )
+    write_json(arguments.output, answers)
+    if arguments.null_odds:
+        write_json(arguments.null_odds, odds)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from mtdnn import model
+
+    model.export(arguments.run, arguments.corpus, arguments.output)
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    from mtdnn import importing
+    from mtdnn.config import load
+
+    importing.import_run(load(arguments.experiment), arguments.folder)
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    from mtdnn.config import load
+
+    experiment = load(arguments.experiment)
+    for run in experiment.runs():
+        print(run.path)
+
+
+def _schema(arguments: argparse.Namespace) -> None:
+    from mtdnn.config import Experiment
+
+    write_json(arguments.output, Experiment.model_json_schema())
+
+
+# --- helpers ---------------------------------------------------------------------------------
+
+
+def _pick(kind: str, name: str, among: dict):
+    """`among[name]`, or a message that names what there is."""
+    if name not in among:
+        raise MtdnnError(f"unknown {kind} {name!r}; known are {', '.join(among)}")
+    return among[name]
+
+
+def _run_step(step: str, run: Path, work: Callable[[], None]) -> None:
+    """Do one step of a run and keep the reason of a failure beside the run, for the tables."""
+    failure = run / "failure.json"
+    failure.unlink(missing_ok=True)
+    try:
+        work()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        write_json(failure, {"step": step, "reason": reason})
+        raise
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mtdnn", description="Reproducible multi-task fine-tuning experiments."
+    )
+    parser.add_argument("--version", action="version", version=f"mtdnn {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, function: Callable, description: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=description, description=description)
+        sub.set_defaults(command=function)
+        return sub
+
+    def of_experiment(name: str, function: Callable, description: str) -> argparse.ArgumentParser:
+        sub = command(name, function, description)
+        sub.add_argument("experiment", type=Path, metavar="EXPERIMENT.yaml")
+        return sub
+
+    def threads(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
+
+    of_experiment("check", _check, "check an experiment's YAML file")
+    of_experiment("plan", _plan, "list the runs that fill all tables")
+    sub = of_experiment("encoder", _encoder, "fetch and verify an encoder")
+    sub.add_argument("name")
+    sub = of_experiment("corpus", _corpus, "fetch, verify and normalise a corpus")
+    sub.add_argument("name")
+    sub = of_experiment("features", _features, "tokenise a corpus for an encoder")
+    sub.add_argument("encoder")
+    sub.add_argument("corpus")
+    sub.add_argument("--variant", default="default")
+    sub = of_experiment("resolve", _resolve, "write the resolved settings of a run")
+    sub.add_argument("run", help="for instance base/qa_sc/w0.8/default/seed1")
+    sub = command("schedule", _schedule, "draw the batches of a run")
+    sub.add_argument("run", type=Path, metavar="RUN_DIR")
+    sub = command("train", _train, "train a run")
+    sub.add_argument("run", type=Path, metavar="RUN_DIR")
+    threads(sub)
+    sub = command("evaluate", _evaluate, "predict a run's dev sets")
+    sub.add_argument("run", type=Path, metavar="RUN_DIR")
+    threads(sub)
+    sub = of_experiment("metrics", _metrics, "score a run's predictions on every slice")
+    sub.add_argument("run", type=Path, metavar="RUN_DIR")
+    of_experiment("store", _store, "create the MLflow store and experiment")
+    sub = of_experiment("log", _log, "log a finished run to MLflow")
+    sub.add_argument("run", type=Path, metavar="RUN_DIR")
+    sub = of_experiment("table", _table, "write tables from the runs that exist")
+    sub.add_argument("names", nargs="*", metavar="TABLE")
+    sub = of_experiment("figure", _figure, "draw figures from the runs that exist")
+    sub.add_argument("names", nargs="*", metavar="FIGURE")
+
+    sub = command("score", _score, "score SQuAD 2.0 predictions as the official scorer does")
+    sub.add_argument("--data", type=Path, required=True, metavar="DEV.json")
+    sub.add_argument("--predictions", type=Path, required=True, metavar="PREDS.json")
+    sub.add_argument("--null-odds", type=Path, metavar="ODDS.json")
+    sub.add_argument(
+        "--null-threshold",
+        type=float,
+        default=1.0,
+        help='answers with larger null odds count as "" (default 1.0, as the official scorer)',
+    )
+    sub.add_argument("--output", type=Path, metavar="FILE", help="write the scores as JSON there")
+    sub = command("predict", _predict, "answer the questions of a SQuAD-format file")
+    sub.add_argument("--model", type=Path, required=True, metavar="DIR", help="a run's model/")
+    sub.add_argument("--data", type=Path, required=True, metavar="FILE.json")
+    sub.add_argument("--output", type=Path, required=True, metavar="PREDS.json")
+    sub.add_argument("--null-odds", type=Path, metavar="ODDS.json", help="write null odds as well")
+    sub.add_argument("--null-threshold", type=float, default=None)
+    threads(sub)
+    sub = command("export", _export, "save a task as a plain Hugging Face model")
+    sub.add_argument("run", type=Path, metavar="RUN_DIR")
+    sub.add_argument("corpus")
+    sub.add_argument("output", type=Path, metavar="DIR")
+    sub = of_experiment("import", _import, "take in a run that was trained elsewhere")
+    sub.add_argument("folder", type=Path, metavar="DIR")
+    sub = command("schema", _schema, "write the JSON schema of experiment files")
+    sub.add_argument("output", type=Path, metavar="FILE")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

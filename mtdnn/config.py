@@ -1,0 +1,360 @@
+"""An experiment: encoders, corpora, mixtures, tables and figures, read from one YAML file.
+
+`load` and `parse` turn the YAML into an `Experiment` or fail with one line per mistake.
+Nothing heavy is imported here: the Snakefile and the command line start with this module.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from mtdnn.errors import MtdnnError
+from mtdnn.layout import Layout, RunId
+from mtdnn.settings import (
+    Closed,
+    CorpusSettings,
+    DecodingSettings,
+    EncoderSettings,
+    FeatureSettings,
+    Name,
+    RunSettings,
+    ScheduleSettings,
+    TrainingSettings,
+)
+
+
+class Mixture(Closed):
+    """A named set of corpora that train one model."""
+
+    label: str = Field(description="name shown in tables and figures")
+    corpora: list[Name] = Field(min_length=1, description="names of corpora")
+
+
+class Variant(Closed):
+    """A named override of settings; only the keys that differ are given."""
+
+    label: str | None = Field(None, description="name shown in tables and figures")
+    features: dict[str, Any] = Field({}, description="overrides of `features`")
+    schedule: dict[str, Any] = Field({}, description="overrides of `schedule`")
+    training: dict[str, Any] = Field({}, description="overrides of `training`")
+    decoding: dict[str, Any] = Field({}, description="overrides of `decoding`")
+
+
+class Slice(Closed):
+    """The questions on which a score is computed."""
+
+    label: str = Field(description="name shown in tables and figures")
+    split: Literal["dev", "held_out"] = Field("dev", description="the corpus's split")
+    titles: list[str] = Field([], description="only questions of these articles; all when empty")
+    exclude_titles: list[str] = Field([], description="not the questions of these articles")
+    questions: int | None = Field(None, description="expected number; a difference is refused")
+    answerable: int | None = Field(None, description="expected number with an answer")
+
+
+class Row(Closed):
+    """One row of a table: runs that differ in their seed only."""
+
+    encoder: Name
+    mixture: Name
+    qa_weight: float = Field(1.0, gt=0, le=1, description="probability that a step is a QA step")
+    variant: Name = "default"
+    label: str | None = Field(None, description="name of the row; the mixture's when absent")
+
+
+class Table(Closed):
+    """A table of scores, a row for each kind of run."""
+
+    title: str
+    rows: list[Row] = Field(min_length=1)
+
+
+class Figure(Closed):
+    """A table drawn as a figure."""
+
+    title: str
+    table: Name = Field(description="the table that is drawn")
+    x: Literal["qa_weight", "mixture"] = Field(description="what the horizontal axis shows")
+
+
+class Experiment(Closed):
+    """One experiment, complete and valid."""
+
+    experiment: Name = Field(description="name; results go to results/{experiment}/")
+    title: str = Field(description="shown above tables, figures and reports")
+    notice: str | None = Field(
+        None, description="shown wherever results are shown: reduced data, synthetic corpora, …"
+    )
+    results: str = Field("results", description="folder of all results")
+    data_root: str = Field(
+        ".", description="where relative roots of corpora start; MTDNN_DATA overrides it"
+    )
+    tracking_uri: str | None = Field(
+        None, description="MLflow server or store; results/mlflow.db when absent"
+    )
+    lock: str | None = Field(
+        None,
+        description="file of resolved Hub revisions and digests; `NAME.lock.json` beside "
+        "`NAME.yaml` when absent",
+    )
+    published: str | None = Field(
+        None, description="CSV of published numbers to set beside the measured ones"
+    )
+    encoders: dict[Name, EncoderSettings] = Field(min_length=1)
+    corpora: dict[Name, CorpusSettings] = Field(min_length=1)
+    mixtures: dict[Name, Mixture] = Field(min_length=1)
+    features: FeatureSettings = FeatureSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    training: TrainingSettings = TrainingSettings()
+    decoding: DecodingSettings = DecodingSettings()
+    variants: dict[Name, Variant] = {}
+    seeds: list[int] = Field(min_length=1, description="every row of every table is run with each")
+    slices: dict[Name, Slice] = Field(
+        min_length=1, description="the first one is the score that tables show"
+    )
+    tune_threshold_on: Literal["held_out"] | None = Field(
+        None, description="split on which a null threshold is tuned, shown beside threshold 0"
+    )
+    tables: dict[Name, Table] = Field(min_length=1)
+    figures: dict[Name, Figure] = {}
+
+    @model_validator(mode="after")
+    def _names_resolve(self) -> "Experiment":
+        for name, mixture in self.mixtures.items():
+            for corpus in mixture.corpora:
+                _known(f"mixtures.{name}.corpora", corpus, self.corpora)
+            families = [self.corpora[corpus].family for corpus in mixture.corpora]
+            if families.count("question_answering") != 1:
+                raise ValueError(
+                    f"mixtures.{name}: needs exactly one question_answering corpus, "
+                    f"has {families.count('question_answering')}"
+                )
+            if len(set(mixture.corpora)) != len(mixture.corpora):
+                raise ValueError(f"mixtures.{name}: each corpus may stand only once")
+        for name, table in self.tables.items():
+            for index, row in enumerate(table.rows):
+                place = f"tables.{name}.rows.{index}"
+                _known(f"{place}.encoder", row.encoder, self.encoders)
+                _known(f"{place}.mixture", row.mixture, self.mixtures)
+                if row.variant != "default":
+                    _known(f"{place}.variant", row.variant, self.variants)
+                alone = len(self.mixtures[row.mixture].corpora) == 1
+                if alone and row.qa_weight != 1:
+                    raise ValueError(
+                        f"{place}.qa_weight: {row.mixture} has no auxiliary corpus, "
+                        f"so its QA weight is 1.0, not {row.qa_weight:g}"
+                    )
+                if not alone and row.qa_weight == 1:
+                    raise ValueError(
+                        f"{place}.qa_weight: with 1.0 the auxiliary corpora of {row.mixture} "
+                        "are never drawn; give a weight below 1"
+                    )
+        for name, figure in self.figures.items():
+            _known(f"figures.{name}.table", figure.table, self.tables)
+        held_out = any(corpus.held_out_titles for corpus in self.corpora.values())
+        if self.tune_threshold_on and not held_out:
+            raise ValueError("tune_threshold_on: held_out needs a corpus with held_out_titles")
+        if "default" in self.variants:
+            raise ValueError(
+                "variants.default: is the experiment's own settings; name it otherwise"
+            )
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds: each may stand only once")
+        return self
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(Path(self.results) / self.experiment)
+
+    @property
+    def store_uri(self) -> str:
+        """The MLflow store, always absolute: a relative one would depend on the caller's folder."""
+        if self.tracking_uri:
+            return self.tracking_uri
+        return f"sqlite:///{Path(self.results).absolute() / 'mlflow.db'}"
+
+    def data_path(self, root: str | None) -> str:
+        """A corpus's root: a URL as it is, a folder from `data_root` (or MTDNN_DATA) on."""
+        if root and re.match(r"https?://", root):
+            return root
+        base = os.environ.get("MTDNN_DATA") or self.data_root
+        return os.path.normpath(os.path.join(base, root or "."))
+
+    def runs_of(self, row: Row) -> list[RunId]:
+        """The runs of a table's row, one for each seed."""
+        return [
+            RunId(row.encoder, row.mixture, row.qa_weight, row.variant, seed) for seed in self.seeds
+        ]
+
+    def runs(self) -> list[RunId]:
+        """The fewest runs that fill all tables, in the order of their first use."""
+        every = (
+            run for table in self.tables.values() for row in table.rows for run in self.runs_of(row)
+        )
+        return list(dict.fromkeys(every))
+
+    def features_variant(self, variant: str) -> str:
+        """Name under which a variant's features are kept: `default` unless it changes them."""
+        changes = variant != "default" and self.variants[variant].features
+        return variant if changes else "default"
+
+    def resolve(self, run: RunId) -> RunSettings:
+        """Everything that determines `run`, overrides of its variant applied."""
+        override = Variant() if run.variant == "default" else self.variants[run.variant]
+        merged = {
+            part: {**getattr(self, part).model_dump(), **getattr(override, part)}
+            for part in ("features", "schedule", "training", "decoding")
+        }
+        mixture = self.mixtures[run.mixture]
+        return RunSettings(
+            experiment=self.experiment,
+            notice=self.notice,
+            encoder_name=run.encoder,
+            encoder=self.encoders[run.encoder],
+            mixture=run.mixture,
+            mixture_label=mixture.label,
+            corpora={name: self.corpora[name] for name in mixture.corpora},
+            qa_weight=run.qa_weight,
+            variant=run.variant,
+            seed=run.seed,
+            features_variant=self.features_variant(run.variant),
+            **merged,
+        )
+
+
+def load(path: Path | str) -> Experiment:
+    """Read and check an experiment's YAML file.
+
+    Raises:
+        MtdnnError: one line for each mistake, with file, key and remedy.
+    """
+    experiment = parse(read_yaml(path), where=str(path))
+    return with_lock(experiment, path)
+
+
+def with_lock(experiment: Experiment, path: Path | str) -> Experiment:
+    """The experiment with its lock file's place filled in: beside its YAML file at `path`."""
+    if experiment.lock:
+        return experiment
+    return experiment.model_copy(update={"lock": str(Path(path).with_suffix(".lock.json"))})
+
+
+def parse(mapping: Any, where: str) -> Experiment:
+    """Check an experiment that was already read; `where` names its file in messages."""
+    experiment = validate(Experiment, mapping, where)
+    for name in experiment.variants:
+        some_row = next(row for table in experiment.tables.values() for row in table.rows)
+        run = RunId(some_row.encoder, some_row.mixture, some_row.qa_weight, name, 0)
+        try:
+            experiment.resolve(run)
+        except ValidationError as error:
+            raise MtdnnError("\n".join(_mistakes(error, f"{where}: variants.{name}"))) from None
+    return experiment
+
+
+def load_run(path: Path | str) -> RunSettings:
+    """Read a run's resolved `config.yaml`."""
+    return validate(RunSettings, read_yaml(path), str(path))
+
+
+def validate(model: type[Closed], mapping: Any, where: str) -> Any:
+    """`model` from a mapping, or an `MtdnnError` with one line for each mistake."""
+    if not isinstance(mapping, Mapping):
+        raise MtdnnError(f"{where}: must be a mapping of keys to values")
+    try:
+        return model.model_validate(mapping)
+    except ValidationError as error:
+        raise MtdnnError("\n".join(_mistakes(error, where))) from None
+
+
+_KINDS = ("hub", "files", "wheel", "synthetic")
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a repeated key is a mistake instead of a silent choice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1 and key != "<<":
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key!r} stands twice", problem_mark=node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path | str) -> Any:
+    """Read one YAML document, or fail with one line that names file and place."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise MtdnnError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise MtdnnError(f"{path}: not readable: {error}") from None
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}: " if mark else ""
+        problem = getattr(error, "problem", None) or str(error) or type(error).__name__
+        raise MtdnnError(f"{path}: {place}not valid YAML: {problem}") from None
+
+
+def dump_yaml(model: Closed) -> str:
+    """A settings object as YAML that `load` and `load_run` read back to an equal one."""
+    return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _known(place: str, name: str, among: Mapping[str, Any]) -> None:
+    if name not in among:
+        raise ValueError(f"{place}: unknown name {name!r}{_nearest(name, among)}")
+
+
+def _nearest(name: str, among: Mapping[str, Any] | list[str]) -> str:
+    close = difflib.get_close_matches(name, list(among), n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(among)}"
+
+
+def _mistakes(error: ValidationError, where: str) -> Iterator[str]:
+    """One line for each mistake: file, key, what is wrong, what would be right."""
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"] if part not in _KINDS)
+        message = item["msg"].removeprefix("Value error, ")
+        given = item.get("input")
+        if item["type"] == "extra_forbidden":
+            message = f"unknown key{_nearest(str(item['loc'][-1]), _siblings(error, item['loc']))}"
+        elif item["type"] == "missing":
+            message = "is missing"
+        elif isinstance(given, str | int | float | bool) or given is None:
+            message = f"{message}, not {given!r}"
+        yield ": ".join(part for part in (where, key, message) if part)
+
+
+def _siblings(error: ValidationError, place: tuple) -> list[str]:
+    """Keys allowed at `place`, found by walking the models from the root."""
+    models: list[Any] = [_MODELS[error.title]]
+    for part in place[:-1]:
+        following: list[Any] = []
+        for model in models:
+            fields = getattr(model, "model_fields", {})
+            if part in fields:
+                following += _models_in(fields[part].annotation)
+            elif not isinstance(part, str) or part not in fields:
+                following.append(model)
+        models = following or models
+    return [key for model in models for key in model.model_fields]
+
+
+def _models_in(annotation: Any) -> list[type[Closed]]:
+    """Settings classes named anywhere inside a type annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, Closed):
+        return [annotation]
+    return [m for inner in getattr(annotation, "__args__", ()) for m in _models_in(inner)]
+
+
+_MODELS = {model.__name__: model for model in (Experiment, RunSettings)}
