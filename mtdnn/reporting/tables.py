@@ -1,0 +1,342 @@
+"""Tables of scores as Markdown, CSV and LaTeX, measured beside published."""
+
+import re
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from mtdnn.config import Experiment
+from mtdnn.files import replacing, write_text
+from mtdnn.reporting.results import RowResult, Score, provenance, read_rows
+
+MISSING = "–"
+
+# Columns of scores on the first slice: heading, name in the CSV, official key, tuned threshold?
+_SCORES = (
+    ("EM", "em", "exact", False),
+    ("F1", "f1", "f1", False),
+    ("HasAns F1", "has_ans_f1", "HasAns_f1", False),
+    ("NoAns acc.", "no_ans_accuracy", "NoAns_exact", False),
+    ("Null AUC", "null_odds_auc", "null_odds_auc", False),
+)
+_TUNED = (
+    ("EM tuned", "tuned_em", "exact", True),
+    ("F1 tuned", "tuned_f1", "f1", True),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Text of a cell and the numbers of its notes."""
+
+    text: str
+    notes: tuple[int, ...] = ()
+
+
+@dataclass
+class Notes:
+    """Numbered notes below a table; the same reason gets the same number."""
+
+    reasons: list[str] = field(default_factory=list)
+
+    def number(self, reason: str) -> int:
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+        return self.reasons.index(reason) + 1
+
+    def cell(self, text: str, reasons: tuple[str, ...]) -> Cell:
+        return Cell(text, tuple(sorted(self.number(reason) for reason in reasons)))
+
+
+@dataclass(frozen=True)
+class Block:
+    """A table as text, before it becomes Markdown or LaTeX: a heading row and body rows."""
+
+    heading: list[str]
+    body: list[list[Cell]]
+    text_columns: int
+    """How many columns, from the left, hold text; the others hold numbers."""
+
+
+def write(experiment: Experiment, name: str) -> None:
+    """Write one table in three formats, from the runs that exist.
+
+    The table shows the experiment's first slice at the configured null threshold; several seeds
+    give mean ± sample standard deviation. A cell without a value says why below the table.
+    """
+    rows = read_rows(experiment, name)
+    layout = experiment.layout
+    notes = Notes()
+    main = _main_block(experiment, rows, notes)
+    tex = _latex(experiment, name, main, list(notes.reasons), rows)
+    others = _slices_block(experiment, rows, notes)
+    write_text(layout.table(name, "md"), _markdown(experiment, name, main, others, notes, rows))
+    write_text(layout.table(name, "tex"), tex)
+    with replacing(layout.table(name, "csv")) as draft:
+        frame(experiment, name, rows).to_csv(draft, index=False)
+
+
+def frame(experiment: Experiment, name: str, rows: list[RowResult]) -> pd.DataFrame:
+    """The table with all digits, one record a row, every slice; this is what the CSV holds."""
+    first, *others = experiment.slices
+    records = []
+    for row in rows:
+        record = {
+            "label": row.label,
+            "encoder": row.encoder_label,
+            "mixture": row.row.mixture,
+            "qa_weight": row.row.qa_weight,
+            "variant": row.row.variant,
+            "seeds": len(row.present),
+            "seeds_wanted": len(row.results),
+        }
+        reasons: dict[str, None] = {}
+        for _, column, key, tuned in _score_columns(experiment):
+            score = row.score(first, key, tuned)
+            record |= {column: score.mean, f"{column}_sd": score.deviation}
+            reasons |= dict.fromkeys(score.reasons)
+        if experiment.published:
+            for column, measured in (("em", record["em"]), ("f1", record["f1"])):
+                published = row.published.get(column)
+                record[f"published_{column}"] = published
+                known = measured is not None and published is not None
+                record[f"{column}_difference"] = measured - published if known else None
+        for other in others:
+            for column, key in (("em", "exact"), ("f1", "f1")):
+                score = row.score(other, key)
+                record |= {
+                    f"{other}_{column}": score.mean,
+                    f"{other}_{column}_sd": score.deviation,
+                }
+                reasons |= {f"{other}: {reason}": None for reason in score.reasons}
+        record["fingerprints"] = " ".join(
+            str(result.metrics.get("fingerprint")) for result in row.present
+        )
+        record |= {"reasons": "; ".join(reasons), "notice": experiment.notice or ""}
+        record["title"] = experiment.tables[name].title
+        records.append(record)
+    return pd.DataFrame(records)
+
+
+def _score_columns(experiment: Experiment) -> tuple:
+    return _SCORES + (_TUNED if experiment.tune_threshold_on else ())
+
+
+def _main_block(experiment: Experiment, rows: list[RowResult], notes: Notes) -> Block:
+    first = next(iter(experiment.slices))
+    columns = _score_columns(experiment)
+    variants = any(row.row.variant != "default" for row in rows)
+    heading = ["", "Encoder", *(["Variant"] if variants else []), "QA weight"]
+    text_columns = len(heading) - 1
+    heading += [title for title, *_ in columns] + ["Seeds"]
+    if experiment.published:
+        heading += ["Published EM", "Published F1", "Δ EM", "Δ F1"]
+    body = []
+    for row in rows:
+        cells = [Cell(row.label), Cell(row.encoder_label)]
+        cells += [Cell(row.variant_label)] if variants else []
+        cells.append(Cell(_weight(row.row.qa_weight)))
+        for _, _, key, tuned in columns:
+            digits = 3 if key == "null_odds_auc" else 2
+            cells.append(_score_cell(row.score(first, key, tuned), notes, digits))
+        cells.append(_seeds_cell(row, first, notes))
+        if experiment.published:
+            cells += _published_cells(row, first)
+        body.append(cells)
+    return Block(heading, body, text_columns)
+
+
+def _slices_block(experiment: Experiment, rows: list[RowResult], notes: Notes) -> Block | None:
+    """EM / F1 on the further slices; None when there is only one slice."""
+    others = list(experiment.slices)[1:]
+    if not others:
+        return None
+    heading = ["", "Encoder", "QA weight"]
+    heading += [f"{experiment.slices[other].label}: EM / F1" for other in others]
+    body = []
+    for row in rows:
+        cells = [Cell(row.label), Cell(row.encoder_label), Cell(_weight(row.row.qa_weight))]
+        for other in others:
+            em, f1 = row.score(other, "exact"), row.score(other, "f1")
+            text = f"{_number(em)} / {_number(f1)}" if em.values else MISSING
+            cells.append(notes.cell(text, () if em.values else em.reasons))
+        body.append(cells)
+    return Block(heading, body, 2)
+
+
+def _score_cell(score: Score, notes: Notes, digits: int) -> Cell:
+    if score.values:
+        return Cell(_number(score, digits))
+    return notes.cell(MISSING, score.reasons)
+
+
+def _seeds_cell(row: RowResult, slice_name: str, notes: Notes) -> Cell:
+    """Seeds that stand behind the row's scores, of those wanted."""
+    score = row.score(slice_name, "exact")
+    text = f"{len(score.values)}/{len(row.results)}"
+    # Without any value the reasons already stand beside the scores.
+    return notes.cell(text, score.reasons if score.values else ())
+
+
+def _published_cells(row: RowResult, slice_name: str) -> list[Cell]:
+    published = [row.published.get("em"), row.published.get("f1")]
+    measured = [row.score(slice_name, "exact").mean, row.score(slice_name, "f1").mean]
+    shown = [MISSING if value is None else f"{value:g}" for value in published]
+    differences = [
+        MISSING if ours is None or theirs is None else signed(ours - theirs)
+        for ours, theirs in zip(measured, published, strict=True)
+    ]
+    return [Cell(text) for text in shown + differences]
+
+
+def signed(value: float) -> str:
+    """Two digits with a sign; zero has none."""
+    text = f"{abs(value):.2f}"
+    if float(text) == 0:
+        return text
+    return ("+" if value > 0 else "−") + text
+
+
+def _number(score: Score, digits: int = 2) -> str:
+    """Mean, with ± standard deviation when there are several seeds."""
+    text = f"{score.mean:.{digits}f}"
+    return text if score.deviation is None else f"{text} ± {score.deviation:.{digits}f}"
+
+
+def _weight(weight: float) -> str:
+    return f"{weight:g}" if weight % 1 else f"{weight:.1f}"
+
+
+def _explanation(experiment: Experiment, rows: list[RowResult]) -> str:
+    """What the numbers are: slice, threshold, seeds, tuning."""
+    name, first = next(iter(experiment.slices.items()))
+    scored = [result.values(name)[0] for row in rows for result in row.present]
+    questions = next((s["total"] for s in scored if s.get("total")), first.questions)
+    size = f" ({questions:,} questions)" if questions else ""
+    threshold = experiment.decoding.null_threshold
+    parts = [f"EM and F1 in percent on {first.label}{size} at null threshold {threshold:g}."]
+    parts.append(
+        "Null AUC: area under the ROC curve of the null odds, unanswerable against answerable."
+    )
+    if experiment.tune_threshold_on:
+        split = experiment.tune_threshold_on.replace("_", "-")
+        parts.append(f"Tuned: at the null threshold that is best on {split} training questions.")
+    if len(experiment.seeds) > 1:
+        parts.append("Several seeds: mean ± sample standard deviation.")
+    if experiment.published:
+        parts.append("Δ: measured minus published.")
+    return " ".join(parts)
+
+
+# --- Markdown --------------------------------------------------------------------------------
+
+
+def _markdown(
+    experiment: Experiment,
+    name: str,
+    main: Block,
+    others: Block | None,
+    notes: Notes,
+    rows: list[RowResult],
+) -> str:
+    parts = [f"## {markdown(experiment.tables[name].title)}"]
+    parts.append(f"Experiment {markdown(experiment.experiment)}: {markdown(experiment.title)}")
+    if experiment.notice:
+        parts.append(f"> {markdown(experiment.notice)}")
+    parts.append(_markdown_block(main))
+    if others:
+        parts += ["On other questions:", _markdown_block(others)]
+    if notes.reasons:
+        numbered = enumerate(notes.reasons, start=1)
+        parts.append("\n".join(f"- \\[{n}\\] {markdown(reason)}" for n, reason in numbered))
+    parts.append(markdown(_explanation(experiment, rows)))
+    parts.append(markdown(provenance(result for row in rows for result in row.results)))
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_block(block: Block) -> str:
+    aligned = ["---" if n < block.text_columns else "---:" for n, _ in enumerate(block.heading)]
+    lines = [[markdown(title) for title in block.heading], aligned]
+    lines += [[_markdown_cell(cell) for cell in row] for row in block.body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _markdown_cell(cell: Cell) -> str:
+    notes = "".join(f" \\[{number}\\]" for number in cell.notes)
+    return markdown(cell.text) + notes
+
+
+def markdown(text: str) -> str:
+    """Plain text that Markdown (and HTML inside it) shows as it is, on one line."""
+    return re.sub(r"([\\`*_\[\]<>|#~$&])", r"\\\1", " ".join(text.split()))
+
+
+# --- LaTeX -----------------------------------------------------------------------------------
+
+
+def _latex(
+    experiment: Experiment, name: str, block: Block, notes: list[str], rows: list[RowResult]
+) -> str:
+    """A floating table for `\\input`; needs booktabs and graphicx."""
+    title = latex(f"{experiment.tables[name].title} ({experiment.title})")
+    notice = rf" \emph{{{latex(experiment.notice)}}}" if experiment.notice else ""
+    align = "".join("l" if n < block.text_columns else "r" for n, _ in enumerate(block.heading))
+    lines = [
+        r"% needs \usepackage{booktabs,graphicx}",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{title}.{notice}}}",
+        rf"\label{{tab:{name}}}",
+        # Shrunk to the text's width when it is wider, never enlarged.
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{align}}}",
+        r"\toprule",
+        " & ".join(latex(title) for title in block.heading) + r" \\",
+        r"\midrule",
+        *(" & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in block.body),
+        r"\bottomrule",
+        r"\end{tabular}}",
+    ]
+    below = [f"[{number}] {reason}" for number, reason in enumerate(notes, start=1)]
+    below.append(_explanation(experiment, rows))
+    below.append(provenance(result for row in rows for result in row.results))
+    lines.append(r"\par\smallskip\footnotesize\raggedright")
+    lines += [rf"{latex(text)}\par" for text in below]
+    return "\n".join([*lines, r"\end{table}", ""])
+
+
+def _latex_cell(cell: Cell) -> str:
+    notes = ",".join(map(str, cell.notes))
+    return latex(cell.text) + (rf"\textsuperscript{{{notes}}}" if notes else "")
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",
+    "]": "{]}",
+    '"': r"\textquotedbl{}",
+    "–": "--",
+    "—": "---",
+    "…": r"\ldots{}",
+    "±": r"$\pm$",
+    "−": r"$-$",
+    "×": r"$\times$",
+    "Δ": r"$\Delta$",
+}
+
+
+def latex(text: str) -> str:
+    """Plain text that LaTeX prints as it is, on one line."""
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
