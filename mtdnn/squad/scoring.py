@@ -117,7 +117,9 @@ def score_files(
         MtdnnError: a file is not what it should be, or lacks questions.
     """
     golds = _gold_answers(data)
-    answers = _by_question(predictions, "a string", lambda value: isinstance(value, str), golds)
+    answers = _by_question(
+        predictions, 'a string ("" for no answer)', lambda value: isinstance(value, str), golds
+    )
     scores = score_answers(list(golds.values()), [answers[question] for question in golds])
     if null_odds:
         odds = _by_question(null_odds, "a finite number", _is_finite, golds)
