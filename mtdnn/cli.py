@@ -95,21 +95,28 @@ def _resolve(arguments: argparse.Namespace) -> None:
 
 def _schedule(arguments: argparse.Namespace) -> None:
     from mtdnn import schedule
+    from mtdnn.config import load_run
 
-    schedule.write(arguments.run)
+    schedule.write(arguments.run, load_run(arguments.run / "config.yaml"))
 
 
 def _train(arguments: argparse.Namespace) -> None:
     from mtdnn import training
+    from mtdnn.config import load_run
 
-    _run_step("train", arguments.run, lambda: training.train(arguments.run, arguments.threads))
+    run = load_run(arguments.run / "config.yaml")
+    _run_step("train", arguments.run, lambda: training.train(arguments.run, run, arguments.threads))
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from mtdnn import evaluation
+    from mtdnn.config import load_run
 
+    run = load_run(arguments.run / "config.yaml")
     _run_step(
-        "evaluate", arguments.run, lambda: evaluation.evaluate(arguments.run, arguments.threads)
+        "evaluate",
+        arguments.run,
+        lambda: evaluation.evaluate(arguments.run, run, arguments.threads),
     )
 
 

@@ -10,6 +10,9 @@ from mtdnn.files import digest
 
 PACKAGE = Path(__file__).parent
 
+# Modules that show or report, but cannot change a result.
+_WITHOUT_EFFECT = {"errors", "progress", "provenance"}
+
 
 def code_digest(*modules: str) -> str:
     """Digest of the code that `mtdnn.{module}` runs: itself and all of `mtdnn` that it imports.
@@ -20,7 +23,7 @@ def code_digest(*modules: str) -> str:
     pending, seen = list(modules), {}
     while pending:
         module = pending.pop()
-        if module in seen:
+        if module in seen or module in _WITHOUT_EFFECT:
             continue
         path = PACKAGE.joinpath(*module.split("."))
         path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
@@ -50,9 +53,9 @@ def _is_module(name: str) -> bool:
 def _without_docstrings(tree: ast.Module) -> ast.Module:
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            if isinstance(getattr(body[0], "value", None), ast.Constant):
-                node.body = body[1:]
+        first = body[0] if isinstance(body, list) and body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            node.body = body[1:]
     return tree
 
 

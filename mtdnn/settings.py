@@ -1,4 +1,4 @@
-"""What one run needs to know: the settings of its encoder, corpora, features, schedule and training.
+"""What one run needs to know: settings of its encoder, corpora, features, schedule, training.
 
 Every field says what it means and where its default comes from:
 `paper` (the paper states it), `code` (the code that the paper builds on: BERT, its
@@ -297,3 +297,24 @@ class RunSettings(Closed):
     def primary(self) -> str:
         """Name of the question-answering corpus, whose batches define the epoch."""
         return next(n for n, c in self.corpora.items() if c.family == "question_answering")
+
+    def determining(self) -> dict[str, Any]:
+        """The settings that determine the trained model; names for people are left out.
+
+        Where corpora and encoders came from is not in it: their digests say what they are.
+        """
+        return {
+            "encoder": self.encoder_name,
+            "batching": self.encoder.batching,
+            "mixture": self.mixture,
+            "corpora": {
+                name: {"family": corpus.family, "labels": corpus.labels}
+                for name, corpus in self.corpora.items()
+            },
+            "qa_weight": self.qa_weight,
+            "variant": self.variant,
+            "seed": self.seed,
+            "features": self.features.model_dump(),
+            "schedule": self.schedule.model_dump(),
+            "training": self.training.model_dump(),
+        }

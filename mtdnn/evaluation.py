@@ -1,0 +1,138 @@
+"""Predictions of a trained model: answers of every question, labels of every auxiliary dev set."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from mtdnn.batches import pack
+from mtdnn.features import Features
+from mtdnn.files import replacing
+from mtdnn.layout import Layout
+from mtdnn.model import MultiTaskModel, load
+from mtdnn.progress import Progress
+from mtdnn.settings import RunSettings
+from mtdnn.squad.decoding import Answers, Decoder, SpanLogits, predictions_table
+from mtdnn.training import precision, use_device
+
+# Tokens of a batch: large enough to keep a device busy, small enough for any memory.
+TOKENS_PER_BATCH = {"cpu": 4_096, "cuda": 32_768}
+
+
+def evaluate(run_dir: Path, run: RunSettings, threads: int | None = None) -> None:
+    """Predict a run's dev sets; writes `predictions.parquet` and `auxiliary.parquet`."""
+    device = use_device(threads)
+    layout = Layout.of_run(run_dir)
+    model = load(run_dir / "model", run).to(device).eval()
+    answers, labels = [], []
+    for name, corpus in run.corpora.items():
+        folder = layout.features(run.encoder_name, run.features_variant, name)
+        if name == run.primary:
+            for split in ("dev", "held_out"):
+                if (folder / f"{split}.arrow").exists():
+                    rows = pq.read_table(
+                        layout.corpus(name) / f"{split}.parquet", columns=["id", "context"]
+                    )
+                    features = Features(folder / f"{split}.arrow", corpus.family)
+                    best = answer(model, name, features, len(rows), run, device)
+                    ids, contexts = rows["id"].to_pylist(), rows["context"].to_pylist()
+                    answers.append(predictions_table(split, ids, contexts, best))
+        else:
+            labels.append(
+                classify(model, name, Features(folder / "dev.arrow", corpus.family), run, device)
+            )
+    for file, tables in (("predictions", answers), ("auxiliary", labels or [_no_labels()])):
+        with replacing(run_dir / f"{file}.parquet") as draft:
+            pq.write_table(pa.concat_tables(tables), draft, compression="zstd")
+
+
+def answer(
+    model: MultiTaskModel,
+    corpus: str,
+    features: Features,
+    questions: int,
+    run: RunSettings,
+    device: torch.device,
+) -> Answers:
+    """The best answer and null score of each of `questions` questions."""
+    decoder = Decoder(questions, run.decoding)
+    for sequences, logits in _outputs(model, corpus, features, run, device):
+        columns = sequences.columns
+        decoder.add(
+            SpanLogits(
+                start=logits[:, 0],
+                end=logits[:, 1],
+                offsets=np.concatenate([[0], np.cumsum(sequences.lengths)]).astype(np.int64),
+                char_start=columns["char_start"],
+                char_end=columns["char_end"],
+                example=columns["example"],
+            )
+        )
+    return decoder.answers()
+
+
+def classify(
+    model: MultiTaskModel, corpus: str, features: Features, run: RunSettings, device: torch.device
+) -> pa.Table:
+    """The label that the model gives to every item, beside the right one."""
+    head, tables = model.heads[corpus], []
+    for sequences, logits in _outputs(model, corpus, features, run, device):
+        first = sequences.items[:-1]
+        scores = head.scores(torch.from_numpy(logits), pack(sequences, features.family))
+        tables.append(
+            _labels(
+                corpus,
+                sequences.columns["example"][first],
+                sequences.columns["label"][first],
+                scores.argmax(dim=1).numpy(),
+            )
+        )
+    return pa.concat_tables(tables).sort_by("row")
+
+
+@torch.inference_mode()
+def _outputs(
+    model: MultiTaskModel,
+    corpus: str,
+    features: Features,
+    run: RunSettings,
+    device: torch.device,
+) -> Iterator[tuple]:
+    """Sequences and their logits, batch by batch, longest items first.
+
+    Batches of equal lengths waste nothing, and the largest comes first: if memory is too
+    small, that is known at once.
+    """
+    with Progress(f"evaluate {corpus}", len(features), "items") as progress:
+        for items in _batches_by_length(features, TOKENS_PER_BATCH[device.type]):
+            sequences = features.pick(items)
+            with precision(run.training, device):
+                logits = model(corpus, pack(sequences, features.family).to(device))
+            yield sequences, logits.float().cpu().numpy()
+            progress.advance(len(items))
+
+
+def _batches_by_length(features: Features, tokens: int) -> Iterator[np.ndarray]:
+    """Items in order of falling length, in batches of about `tokens` tokens."""
+    lengths = np.add.reduceat(features.lengths, features.item_starts[:-1])
+    order = np.argsort(-lengths, kind="stable")
+    batch = (np.cumsum(lengths[order]) - lengths[order]) // tokens
+    yield from np.split(order, np.flatnonzero(np.diff(batch)) + 1)
+
+
+def _labels(corpus: str, rows: np.ndarray, labels: np.ndarray, predictions: np.ndarray) -> pa.Table:
+    return pa.table(
+        {
+            "corpus": pa.array([corpus] * len(rows), pa.string()),
+            "row": pa.array(rows, pa.int32()),
+            "label": pa.array(labels, pa.int32()),
+            "prediction": pa.array(predictions, pa.int32()),
+        }
+    )
+
+
+def _no_labels() -> pa.Table:
+    return _labels("", *(np.array([], np.int32) for _ in range(3)))

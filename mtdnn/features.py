@@ -1,0 +1,381 @@
+"""Text to token ids: windows over long contexts, sentences and choices, in Arrow files.
+
+Every file is a table of *sequences*, ready for the encoder, special tokens included. What
+a batch counts is an *item*: a window (question answering), a sentence or pair (sequence
+classification), or all choices of a question together (multiple choice).
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mtdnn.errors import MtdnnError
+from mtdnn.files import read_json, replacing, write_json
+from mtdnn.layout import Layout
+from mtdnn.settings import FeatureSettings, RunSettings
+
+SPLITS = ("train", "dev", "held_out")
+ROWS_AT_A_TIME = 2_000
+
+_SEQUENCE = [
+    ("example", pa.int32()),
+    ("input_ids", pa.list_(pa.int32())),
+    ("token_type_ids", pa.list_(pa.int8())),
+]
+SCHEMAS = {
+    "question_answering": pa.schema(
+        [
+            *_SEQUENCE,
+            ("start", pa.int32()),
+            ("end", pa.int32()),
+            ("char_start", pa.list_(pa.int32())),
+            ("char_end", pa.list_(pa.int32())),
+        ]
+    ),
+    "multiple_choice": pa.schema([*_SEQUENCE, ("label", pa.int32())]),
+    "sequence_classification": pa.schema([*_SEQUENCE, ("label", pa.int32())]),
+}
+
+
+def prepare(
+    family: str, settings: FeatureSettings, encoder: Path, corpus: Path, output: Path
+) -> None:
+    """Tokenise every split of a corpus with an encoder's tokenizer.
+
+    Args:
+        family: task family of the corpus.
+        settings: lengths and strides, in tokens.
+        encoder: folder of the encoder, with its tokenizer and manifest.
+        corpus: folder of the corpus: `{split}.parquet` and its manifest.
+        output: folder for `{split}.arrow` and `features.json`; replaced as a whole.
+    """
+    tokenizer = Tokenizer(encoder)
+    encode = {
+        "question_answering": _windows,
+        "multiple_choice": _choices,
+        "sequence_classification": _sentences,
+    }[family]
+    counts = {}
+    with replacing(output) as draft:
+        draft.mkdir()
+        for split in SPLITS:
+            source = corpus / f"{split}.parquet"
+            if source.exists():
+                batches = (encode(rows, tokenizer, settings) for rows in _rows(source))
+                counts[split] = _write(draft / f"{split}.arrow", SCHEMAS[family], batches)
+        write_json(
+            draft / "features.json",
+            {
+                "family": family,
+                "settings": settings.model_dump(),
+                "corpus_digest": read_json(corpus / "manifest.json")["digest"],
+                "encoder_digest": read_json(encoder / "manifest.json")["digest"],
+                "splits": counts,
+            },
+        )
+
+
+# --- reading ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Sequences picked from a feature file, laid end to end.
+
+    `columns` holds every column of the file: per-token ones flat, of shape (tokens,), the
+    others of shape (sequences,). `lengths` is (sequences,), `items` (items + 1,) gives the
+    boundaries of the items among the sequences.
+    """
+
+    lengths: np.ndarray
+    items: np.ndarray
+    columns: dict[str, np.ndarray]
+
+
+class Features:
+    """A memory-mapped feature file.
+
+    Args:
+        path: a `{split}.arrow` file written by `prepare`.
+        family: its task family.
+    """
+
+    def __init__(self, path: Path, family: str):
+        try:
+            self._source = pa.memory_map(str(path))
+            self._table = pa.ipc.open_file(self._source).read_all()
+        except (OSError, pa.ArrowInvalid) as error:
+            raise MtdnnError(
+                f"{path}: not a readable feature file ({error}); delete it and prepare it again"
+            ) from None
+        self.family = family
+        sizes = [len(chunk) for chunk in self._table.column("example").chunks]
+        self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+    @property
+    def sequences(self) -> int:
+        """Number of sequences in the file."""
+        return len(self._table)
+
+    def __len__(self) -> int:
+        """Number of items in the file."""
+        return len(self.item_starts) - 1
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Length in tokens of every sequence, shape (sequences,)."""
+        chunks = self._table.column("input_ids").chunks
+        return np.concatenate([np.diff(chunk.offsets.to_numpy()) for chunk in chunks])
+
+    def column(self, name: str) -> np.ndarray:
+        """A whole column with one value for each sequence, shape (sequences,)."""
+        return self._table.column(name).to_numpy()
+
+    @cached_property
+    def item_starts(self) -> np.ndarray:
+        """First sequence of every item, and the end; shape (items + 1,)."""
+        if self.family != "multiple_choice":
+            return np.arange(self.sequences + 1)
+        example = self.column("example")
+        starts = np.flatnonzero(np.diff(example, prepend=example[0] - 1))
+        return np.append(starts, self.sequences)
+
+    @cached_property
+    def _chunks(self) -> dict[str, list[tuple[np.ndarray, np.ndarray | None]]]:
+        """Values and (for lists) offsets of every chunk of every column, without copies."""
+        chunks: dict[str, list] = {}
+        for name in self._table.column_names:
+            chunks[name] = [
+                (chunk.values.to_numpy(), chunk.offsets.to_numpy())
+                if pa.types.is_list(chunk.type)
+                else (chunk.to_numpy(), None)
+                for chunk in self._table.column(name).chunks
+            ]
+        return chunks
+
+    def pick(self, items: Iterable[int], columns: Iterable[str] | None = None) -> Sequences:
+        """The sequences of the given items, in that order."""
+        items = np.asarray(items, dtype=np.int64)
+        first, last = self.item_starts[items], self.item_starts[items + 1]
+        rows = np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)])
+        places = np.searchsorted(self._starts, rows, side="right") - 1
+        within = rows - self._starts[places]
+        picked = {}
+        for name in columns or self._table.column_names:
+            pieces = []
+            for place, row in zip(places, within, strict=True):
+                values, offsets = self._chunks[name][place]
+                piece = slice(row, row + 1) if offsets is None else slice(*offsets[row : row + 2])
+                pieces.append(values[piece])
+            picked[name] = np.concatenate(pieces)
+        return Sequences(
+            lengths=self.lengths[rows],
+            items=np.concatenate([[0], np.cumsum(last - first)]),
+            columns=picked,
+        )
+
+
+def training_features(layout: Layout, run: RunSettings) -> dict[str, Features]:
+    """Training features of every corpus of a run."""
+    return {
+        name: Features(
+            layout.features(run.encoder_name, run.features_variant, name) / "train.arrow",
+            corpus.family,
+        )
+        for name, corpus in run.corpora.items()
+    }
+
+
+# --- tokenising ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Special tokens of a pair: before the first text, between both, after the second."""
+
+    before: list[int]
+    between: list[int]
+    after: list[int]
+    types: tuple[int, int, int, int, int]  # before, first, between, second, after
+
+    @property
+    def size(self) -> int:
+        return len(self.before) + len(self.between) + len(self.after)
+
+
+class Tokenizer:
+    """An encoder's fast tokenizer."""
+
+    def __init__(self, encoder: Path):
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(encoder, local_files_only=True)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise MtdnnError(f"{encoder}: no usable tokenizer: {reason}") from None
+        if not tokenizer.is_fast:
+            raise MtdnnError(
+                f"{encoder}: has no fast tokenizer (tokenizer.json), which is needed for offsets"
+            )
+        # Lengths are the features' business: what is cut is cut knowingly, below.
+        tokenizer.model_max_length = int(1e30)
+        self.call = tokenizer
+        self.backend = tokenizer.backend_tokenizer
+
+    @cached_property
+    def frame(self) -> _Frame:
+        """How this tokenizer joins a pair, read off an example."""
+        pair = self.backend.encode("a", "b")
+        first = [i for i, s in enumerate(pair.sequence_ids) if s == 0]
+        second = [i for i, s in enumerate(pair.sequence_ids) if s == 1]
+        ids, types = pair.ids, pair.type_ids
+        return _Frame(
+            before=ids[: first[0]],
+            between=ids[first[-1] + 1 : second[0]],
+            after=ids[second[-1] + 1 :],
+            types=(types[0], types[first[0]], types[first[-1] + 1], types[second[0]], types[-1]),
+        )
+
+    def plain(self, texts: list[str]) -> list[Any]:
+        """Encodings without special tokens, truncation or padding."""
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        return self.backend.encode_batch(texts, add_special_tokens=False)
+
+    def pairs(self, first: list[str], second: list[str] | None, max_length: int) -> Any:
+        """Encodings of sentences or pairs, cut to `max_length` at the longer one's end."""
+        return self.call(
+            first, second, truncation="longest_first", max_length=max_length, verbose=False
+        )
+
+
+def window_starts(tokens: int, capacity: int, settings: FeatureSettings) -> list[int]:
+    """First context token of each window over a context of `tokens` tokens.
+
+    `advance` steps by `stride_tokens`, `overlap` lets neighbours share `stride_tokens`;
+    both stop with the first window that reaches the end of the context.
+
+    Raises:
+        MtdnnError: the overlap leaves no room to advance.
+    """
+    step = settings.stride_tokens
+    if settings.stride_rule == "overlap":
+        step = capacity - settings.stride_tokens
+    if capacity < 1 or step < 1:
+        raise MtdnnError(
+            f"features: windows of {settings.max_length} tokens leave {capacity} for the context, "
+            f"too few for an {settings.stride_rule} of {settings.stride_tokens}; "
+            "raise max_length, or lower stride_tokens or max_question_length"
+        )
+    # A step longer than a window would skip context.
+    step = min(step, capacity)
+    return list(range(0, max(tokens - capacity, 0) + step, step)) if tokens > capacity else [0]
+
+
+def _windows(rows: dict[str, list], tokenizer: Tokenizer, settings: FeatureSettings) -> dict:
+    """Windows of [CLS] question [SEP] part of the context [SEP]."""
+    frame = tokenizer.frame
+    questions = [
+        encoding.ids[: settings.max_question_length]
+        for encoding in tokenizer.plain([q.lstrip() for q in rows["question"]])
+    ]
+    # Questions about one context stand together: each context is tokenised once.
+    distinct = dict.fromkeys(rows["context"])
+    contexts = {}
+    for text, encoding in zip(distinct, tokenizer.plain(list(distinct)), strict=True):
+        offsets = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
+        contexts[text] = (np.array(encoding.ids, dtype=np.int32), offsets)
+    columns: dict[str, list] = {name: [] for name in SCHEMAS["question_answering"].names}
+    for index, question in enumerate(questions):
+        ids, offsets = contexts[rows["context"][index]]
+        head = np.array([*frame.before, *question, *frame.between], dtype=np.int32)
+        capacity = settings.max_length - frame.size - len(question)
+        answer = _answer_tokens(offsets, rows["answer_texts"][index], rows["answer_starts"][index])
+        head_types = np.repeat(
+            np.array(frame.types[:3], dtype=np.int8),
+            [len(frame.before), len(question), len(frame.between)],
+        )
+        for first in window_starts(len(ids), capacity, settings):
+            part = slice(first, first + capacity)
+            size = len(ids[part])
+            tail = np.repeat(np.array(frame.types[3:], dtype=np.int8), [size, len(frame.after)])
+            columns["example"].append(rows["row"][index])
+            columns["input_ids"].append(np.concatenate([head, ids[part], frame.after]))
+            columns["token_type_ids"].append(np.concatenate([head_types, tail]))
+            start = end = 0  # the [CLS] position: no answer in this window
+            if answer and first <= answer[0] and answer[1] < first + size:
+                start, end = (token - first + len(head) for token in answer)
+            columns["start"].append(start)
+            columns["end"].append(end)
+            for name, side in (("char_start", 0), ("char_end", 1)):
+                outside = (np.full(len(head), -1), np.full(len(frame.after), -1))
+                columns[name].append(np.concatenate([outside[0], offsets[part, side], outside[1]]))
+    return columns
+
+
+def _answer_tokens(
+    offsets: np.ndarray, texts: list[str], starts: list[int]
+) -> tuple[int, int] | None:
+    """First and last context token of the first gold answer; None when unanswerable."""
+    if not texts:
+        return None
+    begin, stop = starts[0], starts[0] + len(texts[0])
+    first = int(np.searchsorted(offsets[:, 1], begin, side="right"))
+    last = int(np.searchsorted(offsets[:, 0], stop, side="left")) - 1
+    return (first, last) if first <= last else None
+
+
+def _choices(rows: dict[str, list], tokenizer: Tokenizer, settings: FeatureSettings) -> dict:
+    """A sequence [CLS] sentence [SEP] choice [SEP] for each choice."""
+    counts = [len(choices) for choices in rows["choices"]]
+    sentences = [s for s, n in zip(rows["sentence"], counts, strict=True) for _ in range(n)]
+    choices = [choice for choices in rows["choices"] for choice in choices]
+    encoded = tokenizer.pairs(sentences, choices, settings.max_length)
+    return _classified(encoded, np.repeat(rows["row"], counts), np.repeat(rows["label"], counts))
+
+
+def _sentences(rows: dict[str, list], tokenizer: Tokenizer, settings: FeatureSettings) -> dict:
+    """A sequence [CLS] sentence [SEP] or [CLS] sentence1 [SEP] sentence2 [SEP]."""
+    pairs = rows["sentence2"][0] is not None
+    second = rows["sentence2"] if pairs else None
+    encoded = tokenizer.pairs(rows["sentence1"], second, settings.max_length)
+    return _classified(encoded, rows["row"], rows["label"])
+
+
+def _classified(encoded: Any, example: Iterable[int], label: Iterable[int]) -> dict:
+    ids = encoded["input_ids"]
+    types = encoded.get("token_type_ids") or [[0] * len(sequence) for sequence in ids]
+    return {"example": example, "input_ids": ids, "token_type_ids": types, "label": label}
+
+
+# --- files -----------------------------------------------------------------------------------
+
+
+def _rows(source: Path) -> Iterator[dict[str, list]]:
+    """Rows of a corpus file in portions, with their number in the file as `row`."""
+    first = 0
+    for batch in pq.ParquetFile(source).iter_batches(ROWS_AT_A_TIME):
+        rows = batch.to_pydict()
+        rows["row"] = list(range(first, first + len(batch)))
+        first += len(batch)
+        yield rows
+
+
+def _write(target: Path, schema: pa.Schema, batches: Iterable[dict]) -> dict[str, int]:
+    """Write portions of features; returns the numbers of sequences and tokens."""
+    sequences = tokens = 0
+    with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for columns in batches:
+            arrays = [pa.array(columns[field.name], type=field.type) for field in schema]
+            batch = pa.record_batch(arrays, schema=schema)
+            writer.write_batch(batch)
+            sequences += len(batch)
+            tokens += len(batch.column("input_ids").flatten())
+    return {"sequences": sequences, "tokens": tokens}

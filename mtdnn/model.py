@@ -1,0 +1,358 @@
+"""One shared encoder with a head for each corpus (the paper's section on the model)."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn.functional import cross_entropy
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+)
+from transformers.utils import logging as transformers_logging
+
+from mtdnn.attention import PACKABLE, PACKED
+from mtdnn.batches import PackedBatch
+from mtdnn.errors import MtdnnError
+from mtdnn.files import replacing
+from mtdnn.settings import CorpusSettings, Family, RunSettings
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+# --- heads: dropout, one linear layer, a loss --------------------------------------------------
+
+
+class Head(nn.Module):
+    """Dropout and a linear layer, N(0, 0.02) weights and zero bias."""
+
+    def __init__(self, hidden: int, outputs: int, dropout: float):
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(hidden, outputs)
+        nn.init.normal_(self.linear.weight, std=0.02)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        # Losses are computed in fp32 whatever the precision of the encoder.
+        return self.linear(self.dropout(inputs)).float()
+
+
+class SpanHead(Head):
+    """Start and end logits of every token; [CLS] stands for "no answer"."""
+
+    pooled = False
+
+    def __init__(self, hidden: int, corpus: CorpusSettings, dropout: float, span_loss: str):
+        super().__init__(hidden, 2, dropout)
+        self.weight = {"sum": 1.0, "mean": 0.5}[span_loss]
+
+    def loss(self, logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        """Cross-entropy of start and of end over the sequence's tokens; mean over sequences.
+
+        `logits` are (T, 2).
+        """
+        padded = batch.pad(logits, float("-inf"))
+        start = cross_entropy(padded[..., 0], batch.targets["start"])
+        end = cross_entropy(padded[..., 1], batch.targets["end"])
+        return self.weight * (start + end)
+
+
+class ChoiceHead(Head):
+    """One score for each choice; softmax over the choices of an item."""
+
+    pooled = True
+
+    def __init__(self, hidden: int, corpus: CorpusSettings, dropout: float, span_loss: str):
+        super().__init__(hidden, 1, dropout)
+
+    def scores(self, logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        """Logits (S, 1) as (items, most choices), -inf where an item has fewer choices."""
+        counts = torch.as_tensor(batch.items[1:] - batch.items[:-1], device=logits.device)
+        places = torch.arange(int(counts.max()), device=logits.device)
+        scores = logits.new_full((len(counts), len(places)), float("-inf"))
+        scores[places < counts[:, None]] = logits[:, 0]
+        return scores
+
+    def loss(self, logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        """Cross-entropy of the right choice; mean over items."""
+        return cross_entropy(self.scores(logits, batch), batch.targets["label"][batch.items[:-1]])
+
+
+class LabelHead(Head):
+    """A logit for each label."""
+
+    pooled = True
+
+    def __init__(self, hidden: int, corpus: CorpusSettings, dropout: float, span_loss: str):
+        super().__init__(hidden, len(corpus.labels), dropout)
+
+    def scores(self, logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        """Logits (S, labels) as they are: every sequence is an item."""
+        return logits
+
+    def loss(self, logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        """Cross-entropy of the label; mean over sentences or pairs."""
+        return cross_entropy(logits, batch.targets["label"])
+
+
+HEADS: dict[Family, type[Head]] = {
+    "question_answering": SpanHead,
+    "multiple_choice": ChoiceHead,
+    "sequence_classification": LabelHead,
+}
+
+
+class Pooler(nn.Module):
+    """Dense and tanh on the first token; for encoders that bring no pretrained one."""
+
+    def __init__(self, hidden: int):
+        super().__init__()
+        self.dense = nn.Linear(hidden, hidden)
+        nn.init.normal_(self.dense.weight, std=0.02)
+        nn.init.zeros_(self.dense.bias)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.dense(hidden_states[:, 0]))
+
+
+# --- the model -------------------------------------------------------------------------------
+
+
+class MultiTaskModel(nn.Module):
+    """A pretrained encoder shared by every corpus, a pooler, and a head for each corpus.
+
+    Args:
+        encoder: a Hugging Face encoder, loaded for packed batches or for padded ones.
+        corpora: the mixture.
+        head_dropout: dropout before every head.
+        span_loss: `sum` or `mean` of the start and end losses.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        corpora: dict[str, CorpusSettings],
+        head_dropout: float,
+        span_loss: str,
+    ):
+        super().__init__()
+        self.encoder = encoder
+        hidden = encoder.config.hidden_size
+        # Held apart from the encoder: question answering does not use it.
+        self.pooler = getattr(encoder, "pooler", None) or Pooler(hidden)
+        encoder.pooler = None
+        self.heads = nn.ModuleDict(
+            {
+                name: HEADS[corpus.family](hidden, corpus, head_dropout, span_loss)
+                for name, corpus in corpora.items()
+            }
+        )
+        self.packed = encoder.config._attn_implementation == PACKED
+        self._segments = getattr(encoder.config, "type_vocab_size", 0) > 1
+
+    def encode(self, batch: PackedBatch) -> torch.Tensor:
+        """Last hidden states of all tokens, (T, hidden)."""
+        if self.packed:
+            inputs = {
+                "input_ids": batch.input_ids[None],
+                "position_ids": batch.position_ids[None],
+                "packing": batch,
+            }
+            if self._segments:
+                inputs["token_type_ids"] = batch.token_type_ids[None]
+            return self.encoder(**inputs).last_hidden_state[0]
+        inputs = {
+            "input_ids": batch.pad(batch.input_ids, self.encoder.config.pad_token_id or 0),
+            "attention_mask": batch.mask.long(),
+        }
+        if self._segments:
+            inputs["token_type_ids"] = batch.pad(batch.token_type_ids, 0)
+        return batch.unpad(self.encoder(**inputs).last_hidden_state)
+
+    def forward(self, corpus: str, batch: PackedBatch) -> torch.Tensor:
+        """Logits of a batch of `corpus`, fp32: (T, 2) for spans, else (S, outputs)."""
+        head = self.heads[corpus]
+        hidden = self.encode(batch)
+        if head.pooled:
+            hidden = self.pooler(hidden[batch.first_tokens][:, None])
+        return head(hidden)
+
+    def loss(self, corpus: str, batch: PackedBatch) -> torch.Tensor:
+        """Mean loss of a batch of `corpus`, a scalar."""
+        return self.heads[corpus].loss(self(corpus, batch), batch)
+
+
+def build(encoder: Path, run: RunSettings) -> MultiTaskModel:
+    """The model of a run before training: pretrained encoder, fresh heads (from the run's seed)."""
+    return _assemble(encoder, run, seed=run.seed)
+
+
+def _assemble(folder: Path, run: RunSettings, seed: int) -> MultiTaskModel:
+    settings = run.training
+    config = _config(folder)
+    if settings.encoder_dropout is not None:
+        names = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout")
+        for name in (*names, "attention_dropout"):
+            if hasattr(config, name):
+                setattr(config, name, settings.encoder_dropout)
+    implementation = PACKED if _packs(config, run) else "sdpa"
+    torch.manual_seed(seed)
+    encoder = _quietly(
+        AutoModel.from_pretrained,
+        folder,
+        config=config,
+        attn_implementation=implementation,
+        dtype=torch.float32,
+    )
+    return MultiTaskModel(encoder, run.corpora, settings.head_dropout, settings.span_loss)
+
+
+def _packs(config: Any, run: RunSettings) -> bool:
+    packable = config.model_type in PACKABLE
+    if run.encoder.batching == "packed" and not packable:
+        raise MtdnnError(
+            f"encoders.{run.encoder_name}.batching: {config.model_type} encoders cannot be packed "
+            f"(sequences would see each other; known to be exact: {', '.join(PACKABLE)}); "
+            "use auto or padded"
+        )
+    return packable and run.encoder.batching != "padded"
+
+
+# --- files -----------------------------------------------------------------------------------
+
+
+def save(model: MultiTaskModel, run: RunSettings, encoder: Path, folder: Path) -> None:
+    """Write a trained model.
+
+    The folder is a plain Hugging Face question-answering model; pooler and other heads lie
+    beside it in `heads.safetensors`.
+    """
+    prefix = model.encoder.base_model_prefix
+    weights = {f"{prefix}.{k}": v for k, v in model.encoder.state_dict().items()}
+    spans = model.heads[run.primary].linear
+    weights |= {"qa_outputs.weight": spans.weight, "qa_outputs.bias": spans.bias}
+    heads = {f"pooler.{k}": v for k, v in model.pooler.state_dict().items()}
+    for name, head in model.heads.items():
+        if name != run.primary:
+            heads |= {f"heads.{name}.{k}": v for k, v in head.state_dict().items()}
+    config = _config(encoder)
+    config.architectures = [
+        _quietly(AutoModelForQuestionAnswering.from_config, config).__class__.__name__
+    ]
+    config.dtype = "float32"
+    config.save_pretrained(folder)
+    save_file(_cpu(weights), folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(_cpu(heads), folder / "heads.safetensors", metadata={"format": "pt"})
+    for name in TOKENIZER_FILES:
+        if (encoder / name).exists():
+            shutil.copy(encoder / name, folder / name)
+
+
+def load(folder: Path, run: RunSettings) -> MultiTaskModel:
+    """Read back a model that `save` wrote; every weight must be there, and no other."""
+    config = _config(folder)
+    encoder = _quietly(
+        AutoModel.from_config,
+        config,
+        attn_implementation=PACKED if _packs(config, run) else "sdpa",
+    )
+    model = MultiTaskModel(encoder, run.corpora, run.training.head_dropout, run.training.span_loss)
+    prefix = model.encoder.base_model_prefix + "."
+    state = {}
+    for key, value in _weights(folder / "model.safetensors").items():
+        if key.startswith(prefix):
+            state["encoder." + key.removeprefix(prefix)] = value
+        else:
+            state[key.replace("qa_outputs.", f"heads.{run.primary}.linear.")] = value
+    state |= _weights(folder / "heads.safetensors")
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise MtdnnError(f"{folder}: the weights do not fit the run's settings: {reason}") from None
+    return model
+
+
+def export(run_dir: Path, run: RunSettings, corpus: str, output: Path) -> None:
+    """Write one task of a trained run as a plain Hugging Face model.
+
+    Works where the encoder's own class has the same head as ours (BERT has).
+    """
+    if corpus not in run.corpora:
+        raise MtdnnError(f"{run_dir}: was not trained on {corpus!r}, but {', '.join(run.corpora)}")
+    settings = run.corpora[corpus]
+    source = run_dir / "model"
+    model = load(source, run)
+    config = _config(source)
+    if settings.family == "sequence_classification":
+        config.id2label = dict(enumerate(settings.labels))
+        config.label2id = {label: number for number, label in enumerate(settings.labels)}
+    auto, key = {
+        "question_answering": (AutoModelForQuestionAnswering, "qa_outputs"),
+        "multiple_choice": (AutoModelForMultipleChoice, "classifier"),
+        "sequence_classification": (AutoModelForSequenceClassification, "classifier"),
+    }[settings.family]
+    plain = _quietly(auto.from_config, config)
+    prefix = plain.base_model_prefix
+    state = {f"{prefix}.{k}": v for k, v in model.encoder.state_dict().items()}
+    if settings.family != "question_answering":
+        state |= {f"{prefix}.pooler.{k}": v for k, v in model.pooler.state_dict().items()}
+    state |= {f"{key}.{k}": v for k, v in model.heads[corpus].linear.state_dict().items()}
+    try:
+        plain.load_state_dict(state)
+    except RuntimeError:
+        raise MtdnnError(
+            f"{run_dir}: {type(plain).__name__} has another head than ours; "
+            f"a {settings.family} head cannot be exported for {config.model_type} encoders"
+        ) from None
+    with replacing(output) as draft:
+        plain.save_pretrained(draft)
+        for name in TOKENIZER_FILES:
+            if (source / name).exists():
+                shutil.copy(source / name, draft / name)
+
+
+def _config(folder: Path) -> Any:
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, json.JSONDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise MtdnnError(f"{folder}: no usable config.json: {reason}") from None
+
+
+def _weights(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise MtdnnError(f"{path}: not readable as safetensors: {error}") from None
+
+
+def _cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _quietly(function: Any, *arguments: Any, **options: Any) -> Any:
+    """Call a loader of transformers without its own progress bars and advice."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        return function(*arguments, **options)
+    finally:
+        transformers_logging.set_verbosity(level)

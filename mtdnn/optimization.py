@@ -1,0 +1,108 @@
+"""Adamax with decoupled weight decay, and the linear learning-rate schedule."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from mtdnn.settings import TrainingSettings
+
+
+class DecoupledAdamax(torch.optim.Optimizer):
+    """Adamax (Kingma & Ba 2015, algorithm 2) with decay applied to the weights themselves.
+
+    A step of a parameter p with gradient g, moments m and u, at its t-th step:
+
+        m ← β1·m + (1−β1)·g
+        u ← max(β2·u, |g| + eps)
+        p ← p − lr·(m / ((1−β1^t)·u) + decay·p)
+
+    With decay 0 this is `torch.optim.Adamax`. A parameter without a gradient (a head whose
+    corpus was not drawn) is left alone: no decay, and its t does not advance.
+
+    Args:
+        groups: parameter groups; each may set its own `weight_decay`.
+        lr: learning rate.
+        betas: β1 and β2.
+        eps: keeps the quotient finite.
+        legacy: as MT-DNN's release of March 2019: no bias correction, and eps added to
+            the denominator a second time.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[dict],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        legacy: bool = False,
+    ):
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0, "legacy": legacy}
+        super().__init__(groups, defaults)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            # Heads that are drawn less often count their own steps.
+            by_age: dict[int, list[torch.Tensor]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    state = self.state[parameter]
+                    if not state:
+                        state["step"] = 0
+                        state["exp_avg"] = torch.zeros_like(parameter)
+                        state["exp_inf"] = torch.zeros_like(parameter)
+                    state["step"] += 1
+                    by_age.setdefault(state["step"], []).append(parameter)
+            for age, parameters in by_age.items():
+                self._update(group, age, parameters)
+
+    def _update(self, group: dict, age: int, parameters: list[torch.Tensor]) -> None:
+        """The same arithmetic on all `parameters` at once, each at its `age`-th step."""
+        gradients = [parameter.grad for parameter in parameters]
+        averages = [self.state[parameter]["exp_avg"] for parameter in parameters]
+        norms = [self.state[parameter]["exp_inf"] for parameter in parameters]
+        beta1, beta2 = group["betas"]
+        torch._foreach_lerp_(averages, gradients, 1 - beta1)
+        magnitudes = torch._foreach_abs(gradients)
+        torch._foreach_add_(magnitudes, group["eps"])
+        torch._foreach_mul_(norms, beta2)
+        torch._foreach_maximum_(norms, magnitudes)
+        if group["weight_decay"]:
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        if group["legacy"]:
+            denominators, rate = torch._foreach_add(norms, group["eps"]), group["lr"]
+        else:
+            denominators, rate = norms, group["lr"] / (1 - beta1**age)
+        torch._foreach_addcdiv_(parameters, averages, denominators, -rate)
+
+
+def optimizer_for(model: nn.Module, settings: TrainingSettings) -> DecoupledAdamax:
+    """The optimiser of a run; decay spares biases and LayerNorm, unless it is the legacy one."""
+    legacy = settings.optimizer == "adamax_legacy"
+    spared = {
+        parameter
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if isinstance(module, nn.LayerNorm) or name == "bias"
+    }
+    decayed = [p for p in model.parameters() if legacy or p not in spared]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}]
+    if not legacy:
+        groups.append({"params": [p for p in model.parameters() if p in spared]})
+    return DecoupledAdamax(
+        groups,
+        lr=settings.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        eps=1e-6 if legacy else 1e-8,
+        legacy=legacy,
+    )
+
+
+def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
+    """The rate of a step (from 0) of `steps`: a linear rise, then linear decay to 0."""
+    warmup = int(settings.warmup * steps)
+    if step < warmup:
+        return settings.learning_rate * step / max(1, warmup)
+    return settings.learning_rate * max(0.0, (steps - step) / max(1, steps - warmup))

@@ -1,0 +1,237 @@
+"""Training of one run: its schedule, step by step, on one device."""
+
+import hashlib
+import json
+import math
+import time
+from collections import deque
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mtdnn import schedule
+from mtdnn.batches import PackedBatch, batch_of
+from mtdnn.errors import MtdnnError
+from mtdnn.features import training_features
+from mtdnn.files import digest, read_json, replacing, write_json, write_text
+from mtdnn.layout import Layout
+from mtdnn.model import MultiTaskModel, build, save
+from mtdnn.optimization import DecoupledAdamax, learning_rate, optimizer_for
+from mtdnn.progress import Progress
+from mtdnn.provenance import code_digest, environment
+from mtdnn.settings import RunSettings, TrainingSettings
+
+# Losses stay on the device for so many steps; reading each would make a GPU wait every step.
+STEPS_BETWEEN_READS = 10
+
+
+def train(run_dir: Path, run: RunSettings, threads: int | None = None) -> None:
+    """Train a run from its features and schedule; writes `model/` and `training.jsonl`.
+
+    Args:
+        run_dir: the run's folder, with `schedule.parquet`.
+        run: its resolved settings.
+        threads: CPU threads; all cores when absent.
+
+    Raises:
+        MtdnnError: something is missing, does not fit, or the loss is not finite.
+    """
+    device = use_device(threads)
+    layout = Layout.of_run(run_dir)
+    steps = schedule.read(run_dir)
+    features = training_features(layout, run)
+    encoder = layout.encoder(run.encoder_name)
+    model = build(encoder, run).to(device).train()
+    optimizer = optimizer_for(model, run.training)
+    started, clock = datetime.now(UTC), time.monotonic()
+    log = TrainingLog(clock)
+    with Progress(f"train {run.mixture_label} w{run.qa_weight:g}", len(steps), "steps") as progress:
+        for step in steps:
+            batch = batch_of(features[step.corpus], step.rows)
+            rate = learning_rate(step.step, len(steps), run.training)
+            random_state(run.seed, step.step)
+            loss, norm = train_step(
+                model, optimizer, step.corpus, batch, rate, run.training, device
+            )
+            log.add(step, loss, norm, rate, batch.tokens)
+            last = step.step + 1 == len(steps)
+            if last or len(log.pending) == STEPS_BETWEEN_READS:
+                log.read()
+            progress.advance(note=log.note)
+    identity = fingerprint(layout, run)
+    with replacing(run_dir / "model") as draft:
+        draft.mkdir()
+        save(model, run, encoder, draft)
+        provenance = {
+            **environment(),
+            "device": device_name(device),
+            "threads": torch.get_num_threads(),
+            "precision": run.training.precision,
+            "started": started.isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - clock, 3),
+            "steps": len(steps),
+            "tokens": sum(line["tokens"] for line in log.lines),
+        }
+        write_json(draft / "run.json", {**identity, "provenance": provenance})
+    write_text(run_dir / "training.jsonl", "".join(json.dumps(line) + "\n" for line in log.lines))
+
+
+def train_step(
+    model: MultiTaskModel,
+    optimizer: DecoupledAdamax,
+    corpus: str,
+    batch: PackedBatch,
+    rate: float,
+    settings: TrainingSettings,
+    device: torch.device,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One optimiser step.
+
+    Returns:
+        The batch's mean loss and the global gradient norm before clipping, both scalars on
+        the device.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    total = torch.zeros((), device=device)
+    for part, share in parts_of(batch, settings.accumulation):
+        with precision(settings, device):
+            loss = model.loss(corpus, part.to(device)) * share
+        loss.backward()
+        total += loss.detach()
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    norm = nn.utils.clip_grad_norm_(parameters, settings.clip_norm, foreach=True)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    return total, norm
+
+
+def parts_of(batch: PackedBatch, count: int) -> list[tuple[PackedBatch, float]]:
+    """The batch cut into at most `count` parts of whole items, each with its share of them."""
+    if count == 1:
+        return [(batch, 1.0)]
+    items = len(batch.items) - 1
+    bounds = np.unique(np.linspace(0, items, min(count, items) + 1).round().astype(int))
+    return [
+        (batch.slice(first, last), (last - first) / items)
+        for first, last in pairwise(bounds.tolist())
+    ]
+
+
+def precision(settings: TrainingSettings, device: torch.device) -> torch.autocast:
+    """The arithmetic of the forward pass; weights and losses stay fp32."""
+    bf16 = settings.precision == "bf16"
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
+
+
+def random_state(seed: int, step: int) -> None:
+    """Set the random state of a step from the run's seed and the step's number alone.
+
+    So a resumed run draws the same dropout masks as one that was never interrupted.
+    """
+    key = hashlib.sha256(f"{seed}/{step}".encode()).digest()
+    torch.manual_seed(int.from_bytes(key[:8], "little") >> 1)
+
+
+# --- the log ---------------------------------------------------------------------------------
+
+
+@dataclass
+class _Pending:
+    line: dict[str, Any]
+    loss: torch.Tensor
+    norm: torch.Tensor
+
+
+class TrainingLog:
+    """Lines of `training.jsonl`, read from the device a few steps at a time."""
+
+    def __init__(self, clock: float):
+        self._clock = clock
+        self.lines: list[dict[str, Any]] = []
+        self.pending: list[_Pending] = []
+        self._recent: dict[str, deque[float]] = {}
+
+    def add(
+        self, step: schedule.Step, loss: torch.Tensor, norm: torch.Tensor, rate: float, tokens: int
+    ) -> None:
+        """Note a step whose loss and norm are still being computed."""
+        line = {
+            "step": step.step,
+            "epoch": step.epoch,
+            "corpus": step.corpus,
+            "loss": None,
+            "lr": rate,
+            "grad_norm": None,
+            "tokens": tokens,
+            "seconds": round(time.monotonic() - self._clock, 3),
+        }
+        self.pending.append(_Pending(line, loss, norm))
+
+    def read(self) -> None:
+        """Fetch what is pending.
+
+        Raises:
+            MtdnnError: a loss or gradient is not finite.
+        """
+        values = torch.stack([value for p in self.pending for value in (p.loss, p.norm)]).tolist()
+        for pending, loss, norm in zip(self.pending, values[::2], values[1::2], strict=True):
+            line = {**pending.line, "loss": loss, "grad_norm": norm}
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise MtdnnError(
+                    f"training: step {line['step']} ({line['corpus']}): loss {loss}, gradient norm "
+                    f"{norm}; lower training.learning_rate, or use precision fp32"
+                )
+            self.lines.append(line)
+            self._recent.setdefault(line["corpus"], deque(maxlen=20)).append(loss)
+        self.pending.clear()
+
+    @property
+    def note(self) -> str:
+        """Mean of the latest losses of each corpus."""
+        means = (f"{name} {sum(v) / len(v):.3f}" for name, v in self._recent.items())
+        return "loss " + ", ".join(means) if self._recent else ""
+
+
+# --- where it runs, and on what --------------------------------------------------------------
+
+
+def use_device(threads: int | None) -> torch.device:
+    """The GPU if there is one, else the CPU with `threads` threads."""
+    if threads:
+        torch.set_num_threads(threads)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """The device's name as its maker gives it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return "CPU"
+    model = next((line for line in lines if line.startswith("model name")), "model name : CPU")
+    return model.split(":", 1)[1].strip()
+
+
+def fingerprint(layout: Layout, run: RunSettings) -> dict[str, Any]:
+    """What determines a trained model: settings, corpora, encoder, code; and one digest of all."""
+    parts = {
+        "config_digest": digest(run.determining()),
+        "corpora": {
+            name: read_json(
+                layout.features(run.encoder_name, run.features_variant, name) / "features.json"
+            )["corpus_digest"]
+            for name in run.corpora
+        },
+        "encoder": read_json(layout.encoder(run.encoder_name) / "manifest.json")["digest"],
+        "code": code_digest("training"),
+    }
+    return {"fingerprint": digest(parts)[:32], **parts}
