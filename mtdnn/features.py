@@ -228,6 +228,9 @@ class Tokenizer:
         tokenizer.model_max_length = int(1e30)
         self.call = tokenizer
         self.backend = tokenizer.backend_tokenizer
+        # Some tokenizer files pad or cut by themselves.
+        self.backend.no_truncation()
+        self.backend.no_padding()
 
     @cached_property
     def frame(self) -> _Frame:
