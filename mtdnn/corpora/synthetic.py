@@ -1,0 +1,585 @@
+"""Corpora of our own making, from a seed, in the formats of the corpora that they imitate.
+
+They serve demonstrations and tests: small encoders learn them in minutes. Everything is
+made from templates about invented people and places. The files are written as the
+publishers write theirs and then read by the same readers.
+"""
+# ruff: noqa: SIM905 (word lists read better as one string)
+
+import csv
+import itertools
+import json
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mtdnn.errors import MtdnnError
+from mtdnn.settings import CorpusSettings, FilesCorpus, SyntheticCorpus
+
+SPLITS = ("train", "dev")
+
+
+def write(corpus: CorpusSettings, folder: Path) -> CorpusSettings:
+    """Write a synthetic corpus into `folder`; returns the settings that read its files.
+
+    The same settings always give the same bytes. People and places of the training split
+    do not occur in the dev split.
+    """
+    source: SyntheticCorpus = corpus.source
+    recipe = _RECIPES[source.recipe]
+    if corpus.family != recipe.family:
+        raise MtdnnError(
+            f"corpus {corpus.label}: the recipe {source.recipe} is {recipe.family}, "
+            f"not {corpus.family}"
+        )
+    if source.shuffle_answers and source.recipe != "squad":
+        raise MtdnnError(f"corpus {corpus.label}: shuffle_answers is for the recipe squad only")
+    files = recipe.write(source, folder)
+    return corpus.model_copy(update={"source": files, "rows": {}})
+
+
+def _random(source: SyntheticCorpus, purpose: str) -> random.Random:
+    """A stream of its own for each purpose, so that one split never moves another."""
+    return random.Random(f"{source.recipe}/{source.seed}/{purpose}")
+
+
+# --- names -----------------------------------------------------------------------------------
+
+_FIRST = (
+    "Marta Ivo Selma Otto Petra Jonas Lydia Oscar Nina Felix Clara Hugo Vera Emil Greta Anton "
+    "Ida Bruno Edith Victor Alma Simon Judith Walter Rosa Leo Helen Arthur Stella Martin Irma "
+    "Frank Sonia Albert Paula George Diana Henry Laura Robert Alice Peter Maria Daniel Julia "
+    "Thomas Anna Samuel Eva David"
+).split()
+_ONSETS = "B Br D Dr F G Gr H K Kl L M N P R S St T Tr V".split()
+_MIDDLES = "al an ar el en er il in ol or os ul un".split()
+_PEOPLE_ENDS = "berg den dor man mark nik sen ski son ster ton win".split()
+_PLACE_ENDS = "bach burg by dale field ford ham haven mouth port stead wick".split()
+
+
+class _Names:
+    """Invented names, none given out twice; each split gets its own half of all syllables."""
+
+    def __init__(self, rng: random.Random, split: str) -> None:
+        half = SPLITS.index(split)
+        self._rng = rng
+        self._first = _FIRST[half::2]
+        self._used: set[str] = set()
+        self._stems = [o + m for o in _ONSETS for m in _MIDDLES][half::2]
+
+    def people(self, number: int) -> list[str]:
+        """Full names; no two of them share a first name while there are enough."""
+        firsts = self._rng.sample(self._first, min(number, len(self._first)))
+        return [f"{first} {self._invent(_PEOPLE_ENDS)}" for first in firsts]
+
+    def place(self) -> str:
+        return self._invent(_PLACE_ENDS)
+
+    def _invent(self, ends: list[str]) -> str:
+        while True:
+            name = self._rng.choice(self._stems) + self._rng.choice(ends)
+            if name not in self._used:
+                break
+            # All names with short stems are taken sooner or later: go on with longer ones.
+            self._stems.append(self._rng.choice(self._stems) + self._rng.choice(_MIDDLES))
+        self._used.add(name)
+        return name
+
+
+# --- question answering, as SQuAD 2.0 --------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Relation:
+    """An attribute of a person: ways to state it and to ask for it."""
+
+    answers: str  # words, or the name of a kind of invented name
+    statements: tuple[str, ...]
+    questions: tuple[str, ...]
+
+
+_RELATIONS = (
+    Relation(
+        "place",
+        ("{p} lives in {a} now.", "{p} moved to {a} as a child.", "The home of {p} is in {a}."),
+        ("Where does {p} live?", "In which town does {p} live?"),
+    ),
+    Relation(
+        "year",
+        (
+            "{p} opened a shop in {a}.",
+            "In {a} {p} opened a shop near the church.",
+            "The shop of {p} dates from {a}.",
+        ),
+        ("When did {p} open a shop?", "In what year did {p} open a shop?"),
+    ),
+    Relation(
+        "baker carpenter doctor farmer lawyer painter pilot printer sailor teacher tailor weaver",
+        (
+            "For many years {p} has worked as a {a}.",
+            "{p} is a {a} by trade.",
+            "{p} earns a living as a {a}.",
+        ),
+        ("What does {p} work as?", "What is the job of {p}?"),
+    ),
+    Relation(
+        "cello drum fiddle flute guitar harp horn organ piano trumpet viola violin",
+        (
+            "In the evening {p} plays the {a}.",
+            "{p} learned to play the {a}.",
+            "{p} has played the {a} for years.",
+        ),
+        ("Which instrument does {p} play?", "What instrument does {p} play?"),
+    ),
+    Relation(
+        "cat dog donkey duck goat goose hen horse parrot pig rabbit sheep",
+        (
+            "{p} keeps a {a} behind the house.",
+            "{p} owns a {a} and takes good care of it.",
+            "A {a} belongs to {p}.",
+        ),
+        ("Which animal does {p} keep?", "What animal does {p} own?"),
+    ),
+    Relation(
+        "black blue brown green grey orange pink purple red silver white yellow",
+        (
+            "On cold days {p} wears a {a} coat.",
+            "{p} always wears a {a} coat.",
+            "The coat of {p} is {a}.",
+        ),
+        ("What colour is the coat of {p}?", "Which colour is the coat of {p}?"),
+    ),
+    Relation(
+        "apples beans bread cheese cherries fish honey mushrooms onions pears rice soup",
+        (
+            "{p} likes to eat {a}.",
+            "{p} loves {a} more than anything else.",
+            "The favourite food of {p} is {a}.",
+        ),
+        ("What does {p} like to eat?", "What is the favourite food of {p}?"),
+    ),
+    Relation(
+        "person",
+        (
+            "{p} is married to {a}.",
+            "{p} married {a} after the war.",
+            "The husband or wife of {p} is {a}.",
+        ),
+        ("Who is {p} married to?", "Whom did {p} marry?"),
+    ),
+)
+_FILLERS = (
+    "The road to {place} follows the river for {n} miles before it turns north.",
+    "On market days about {n} stalls stand between the church and the old mill of {place}.",
+    "Most visitors come in the summer, when the hills around {place} are dry and easy to walk.",
+    "It rains there on {n} days of the year, and nobody seems to mind.",
+    "The bridge near {place} was closed for {n} weeks and has been repaired since.",
+    "A narrow path of {n} steps leads from the harbour to the upper part of {place}.",
+    "The library of {place} holds {n} maps, which are shown on request.",
+    "In a good season the orchards beyond {place} fill {n} carts.",
+)
+SHORT_FACTS, LONG_FACTS = 4, 16
+LONG_SHARE = 0.06
+LONG_WORDS = (230, 400)
+PARAGRAPHS_PER_ARTICLE = 8
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One sentence of a paragraph: `answer` stands at character `start` of the sentence."""
+
+    person: str
+    relation: Relation | None
+    sentence: str
+    answer: str = ""
+    start: int = 0
+
+
+def _squad(source: SyntheticCorpus, folder: Path) -> FilesCorpus:
+    for split in SPLITS:
+        articles = _articles(source, split)
+        if split == "train" and source.shuffle_answers:
+            _shuffle_answers(articles, _random(source, "shuffle"))
+        content = {"version": "v2.0", "data": articles}
+        (folder / f"{split}.json").write_text(json.dumps(content), encoding="utf-8")
+    return FilesCorpus(
+        kind="files",
+        format="squad",
+        splits={split: [f"{split}.json"] for split in SPLITS},
+    )
+
+
+def _articles(source: SyntheticCorpus, split: str) -> list[dict]:
+    rng = _random(source, split)
+    names = _Names(rng, split)
+    wanted = getattr(source, split)
+    articles: list[dict] = []
+    asked = 0
+    for number in itertools.count():
+        if asked == wanted:
+            return articles
+        if number % PARAGRAPHS_PER_ARTICLE == 0:
+            articles.append({"title": names.place(), "paragraphs": []})
+        long = rng.random() < LONG_SHARE
+        facts = _facts(rng, names, long)
+        context = " ".join(fact.sentence for fact in facts)
+        questions = []
+        # Every third question has no answer, as in SQuAD 2.0.
+        for n in range(asked, min(asked + 3, wanted)):
+            ask = _impossible if n % 3 == 2 else _possible
+            text, answers = ask(rng, facts, [question["question"] for question in questions])
+            annotated = _annotators(rng, context, answers) if split == "dev" else answers
+            questions.append(
+                {
+                    "id": f"{source.recipe}-{source.seed}-{split}-{n}",
+                    "question": text,
+                    "answers": annotated,
+                    "is_impossible": not answers,
+                }
+            )
+        asked += len(questions)
+        rng.shuffle(questions)
+        articles[-1]["paragraphs"].append({"context": context, "qas": questions})
+
+
+def _facts(rng: random.Random, names: _Names, long: bool) -> list[Fact]:
+    """The sentences of a paragraph: facts about a few people, some filler in a long one."""
+    people = names.people(LONG_FACTS // 2 if long else 2)
+    places = names.place()
+    relations = rng.sample(_RELATIONS, 4 if not long else len(_RELATIONS))
+    # Two facts a person, one relation in common with the next: every relation that is
+    # stated of one person is missing of another.
+    facts = []
+    for number, person in enumerate(people):
+        for step in (0, 1):
+            relation = relations[(number + step) % len(relations)]
+            facts.append(_state(rng, names, person, relation))
+    rng.shuffle(facts)
+    if not long:
+        return facts
+    target = rng.randint(*LONG_WORDS)
+    while sum(len(fact.sentence.split()) for fact in facts) < target:
+        filler = rng.choice(_FILLERS).format(place=places, n=rng.randint(3, 99))
+        facts.insert(rng.randint(0, len(facts)), Fact("", None, filler))
+    return facts
+
+
+def _state(rng: random.Random, names: _Names, person: str, relation: Relation) -> Fact:
+    invented: dict[str, Callable[[], str]] = {
+        "place": names.place,
+        "year": lambda: str(rng.randint(1820, 1999)),
+        "person": lambda: names.people(1)[0],
+    }
+    invent = invented.get(relation.answers, lambda: rng.choice(relation.answers.split()))
+    answer = invent()
+    template = rng.choice(relation.statements)
+    start = len(template[: template.index("{a}")].replace("{p}", person))
+    return Fact(person, relation, template.format(p=person, a=answer), answer, start)
+
+
+def _possible(rng: random.Random, facts: list[Fact], asked: list[str]) -> tuple[str, list[dict]]:
+    """A question that the facts answer, and its answer."""
+    stated = [number for number, fact in enumerate(facts) if fact.relation]
+    for _ in range(20):
+        number = rng.choice(stated)
+        fact = facts[number]
+        question = rng.choice(fact.relation.questions).format(p=fact.person)
+        if question not in asked:
+            break
+    before = sum(len(earlier.sentence) + 1 for earlier in facts[:number])
+    return question, [{"text": fact.answer, "answer_start": before + fact.start}]
+
+
+def _impossible(rng: random.Random, facts: list[Fact], asked: list[str]) -> tuple[str, list[dict]]:
+    """A question about a person of whom the facts do not say what they say of somebody else."""
+    stated = {(fact.person, fact.relation) for fact in facts if fact.relation}
+    people = sorted({person for person, _ in stated})
+    relations = [r for r in _RELATIONS if any(r == stated_r for _, stated_r in stated)]
+    gaps = [(p, r) for p in people for r in relations if (p, r) not in stated]
+    person, relation = rng.choice(gaps)
+    return rng.choice(relation.questions).format(p=person), []
+
+
+def _annotators(rng: random.Random, context: str, answers: list[dict]) -> list[dict]:
+    """Up to three annotators' answers: some of them take the word before along."""
+    if not answers:
+        return []
+    answer = answers[0]
+    start = answer["answer_start"]
+    earlier = context.rfind(" ", 0, max(start - 1, 0)) + 1
+    wider = {"text": context[earlier : start + len(answer["text"])], "answer_start": earlier}
+    widens = context[earlier:start].strip().lower() in ("a", "the", "in", "to")
+    others = [wider if widens and rng.random() < 0.4 else answer for _ in range(rng.randint(0, 2))]
+    return [answer, *others]
+
+
+def _shuffle_answers(articles: list[dict], rng: random.Random) -> None:
+    """The control: any words of the context, or none, become the answer to any question."""
+    for article in articles:
+        for paragraph in article["paragraphs"]:
+            spans = [(w.start, w.end) for w in _words(paragraph["context"])]
+            for question in paragraph["qas"]:
+                first = rng.randrange(len(spans))
+                last = min(first + rng.randrange(3), len(spans) - 1)
+                start, end = spans[first][0], spans[last][1]
+                answer = {"text": paragraph["context"][start:end], "answer_start": start}
+                question["is_impossible"] = rng.random() < 1 / 3
+                question["answers"] = [] if question["is_impossible"] else [answer]
+
+
+@dataclass(frozen=True)
+class _Word:
+    start: int
+    end: int
+
+
+def _words(text: str) -> Iterator[_Word]:
+    place = 0
+    for word in text.split(" "):
+        yield _Word(place, place + len(word.rstrip(".,")))
+        place += len(word) + 1
+
+
+# --- multiple choice, as SWAG ----------------------------------------------------------------
+
+_THINGS = {
+    "violin": "plays the violin for the guests",
+    "kite": "lets the kite rise above the trees",
+    "bicycle": "rides the bicycle down the hill",
+    "letter": "reads the letter twice",
+    "ladder": "climbs the ladder to the roof",
+    "candle": "lights the candle with a match",
+    "rope": "ties the rope around a post",
+    "drum": "beats the drum with both hands",
+    "brush": "dips the brush into the paint",
+    "ball": "throws the ball over the fence",
+    "basket": "fills the basket with apples",
+    "boat": "rows the boat across the lake",
+    "camera": "points the camera at the dog",
+    "hammer": "swings the hammer at a nail",
+    "blanket": "spreads the blanket on the grass",
+    "bottle": "empties the bottle into the sink",
+    "map": "unfolds the map on the table",
+    "saw": "cuts a board with the saw",
+    "shovel": "digs a hole with the shovel",
+    "umbrella": "opens the umbrella in the rain",
+}
+_SOMEBODY = {
+    "train": "a man,a woman,a boy,a girl,the farmer,the teacher".split(","),
+    "dev": "an old man,a young woman,a child,the neighbour,the painter,the sailor".split(","),
+}
+_TAKES = (
+    "{who} picks up a {thing} in the yard.",
+    "{who} comes in with a {thing}.",
+    "{who} takes a {thing} out of a box.",
+    "{who} finds a {thing} beside the road.",
+)
+
+
+def _swag(source: SyntheticCorpus, folder: Path) -> FilesCorpus:
+    names = ["", "video-id", "fold-ind", "startphrase", "sent1", "sent2", "gold-source"]
+    endings = [f"ending{n}" for n in range(4)]
+    for split in SPLITS:
+        rng = _random(source, split)
+        with open(folder / f"{split}.csv", "w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow([*names, *endings, "label"])
+            for number in range(getattr(source, split)):
+                who = rng.choice(_SOMEBODY[split])
+                things = rng.sample(list(_THINGS), 4)
+                sentence = _sentence(rng.choice(_TAKES).format(who=who, thing=things[0]))
+                start = _sentence(f"then {who}")
+                right = things[0]
+                rng.shuffle(things)
+                row = [number, f"made-{number}", number, f"{sentence} {start}", sentence, start]
+                choices = [f"{_THINGS[thing]}." for thing in things]
+                table.writerow([*row, "gold", *choices, things.index(right)])
+    return FilesCorpus(
+        kind="files",
+        format="csv",
+        splits={split: [f"{split}.csv"] for split in SPLITS},
+        columns={"sentence": "sent1", "start": "sent2", "choices": endings},
+    )
+
+
+# --- sentence classification, as CoLA, MRPC and MNLI -----------------------------------------
+
+_SUBJECTS = {
+    "train": "farmer teacher sailor painter doctor baker".split(),
+    "dev": "lawyer pilot weaver printer tailor singer".split(),
+}
+_PLURAL_VERBS = "carry watch paint clean follow describe mend admire".split()
+_OBJECTS = "old horse,green door,heavy basket,long letter,small boat,broken chair".split(",")
+_WHERE = "in the garden,near the river,behind the house,at the station,on the hill".split(",")
+_WHEN = "every morning,on Sundays,in the evening,after lunch".split(",")
+
+
+def _cola(source: SyntheticCorpus, folder: Path) -> FilesCorpus:
+    for split in SPLITS:
+        rng = _random(source, split)
+        lines = []
+        for _ in range(getattr(source, split)):
+            words = _clause(rng, split).split()
+            acceptable = rng.random() < 0.55
+            mark = "" if acceptable else "*"
+            sentence = _sentence(" ".join(words if acceptable else _spoil(rng, words)) + ".")
+            lines.append(f"made\t{int(acceptable)}\t{mark}\t{sentence}\n")
+        (folder / f"{split}.tsv").write_text("".join(lines), encoding="utf-8")
+    return FilesCorpus(
+        kind="files",
+        format="tsv",
+        header=False,
+        splits={split: [f"{split}.tsv"] for split in SPLITS},
+        columns={"sentence1": 3, "label": 1},
+    )
+
+
+def _clause(rng: random.Random, split: str) -> str:
+    subject = rng.choice(_SUBJECTS[split])
+    verb = rng.choice(_PLURAL_VERBS)
+    parts = [f"the {subject}s {verb} the {rng.choice(_OBJECTS)}", rng.choice(_WHERE)]
+    if rng.random() < 0.5:
+        parts.append(rng.choice(_WHEN))
+    return " ".join(parts)
+
+
+def _spoil(rng: random.Random, words: list[str]) -> list[str]:
+    """An unacceptable sentence: words out of order, or a verb that does not agree."""
+    if rng.random() < 0.25:
+        return [*words[:2], "is", *words[2:]]
+    spoiled = list(words)
+    while spoiled == words:
+        rng.shuffle(spoiled)
+    return spoiled
+
+
+_ACTS = (
+    ("{who} sold {thing} in {when}", "{thing} was sold by {who} in {when}"),
+    ("{who} bought {thing} in {when}", "in {when} {thing} was bought by {who}"),
+    ("{who} repaired {thing} in {when}", "in {when} {who} had {thing} repaired"),
+    ("{who} opened {thing} in {when}", "{thing} was opened by {who} in {when}"),
+)
+_GOODS = (
+    "the harbour,the old mill,a small hotel,the railway bridge,a large farm,a paper factory,"
+    "the theatre,a school,the east wing of the museum,the town hall"
+).split(",")
+_MONTHS = (
+    "January February March April May June July August September October November December"
+).split()
+
+
+def _mrpc(source: SyntheticCorpus, folder: Path) -> FilesCorpus:
+    lines = ["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"]
+    ids = []
+    for split in SPLITS:
+        rng = _random(source, split)
+        names = _Names(rng, split)
+        for _ in range(getattr(source, split)):
+            first = 2 * len(lines)
+            same = rng.random() < 0.55
+            lines.append(f"{int(same)}\t{first}\t{first + 1}\t{_pair(rng, names, same)}\n")
+            if split == "dev":
+                ids.append(f"{first}\t{first + 1}\n")
+    # The publisher's file starts with a byte-order mark.
+    (folder / "train.txt").write_text("".join(lines), encoding="utf-8-sig")
+    (folder / "dev_ids.tsv").write_text("".join(ids), encoding="utf-8")
+    return FilesCorpus(
+        kind="files",
+        format="tsv",
+        splits={"train": ["train.txt"]},
+        dev_ids="dev_ids.tsv",
+        columns={
+            "id": ["#1 ID", "#2 ID"],
+            "label": "Quality",
+            "sentence1": "#1 String",
+            "sentence2": "#2 String",
+        },
+    )
+
+
+def _pair(rng: random.Random, names: _Names, same: bool) -> str:
+    """Two sentences about one event, or about events of which all but the person differs."""
+    forms = list(rng.choice(_ACTS))
+    rng.shuffle(forms)
+    (who,) = names.people(1)
+    goods, months = rng.sample(_GOODS, 2), rng.sample(_MONTHS, 2)
+    other = 0 if same else 1
+    if not same:
+        forms[1] = rng.choice([form for act in _ACTS for form in act if form not in forms])
+    first = forms[0].format(who=who, thing=goods[0], when=months[0])
+    second = forms[1].format(who=who, thing=goods[other], when=months[other])
+    return f"{_sentence(first)}.\t{_sentence(second)}."
+
+
+_SCENES = (
+    ("is feeding {n} horses near the barn", "is feeding animals", "is asleep at home"),
+    ("is reading a newspaper in the park", "is reading", "is swimming in the lake"),
+    ("is painting a fence in front of the house", "is painting something", "is driving a bus"),
+    ("is playing a guitar for {n} people", "is making music", "is sitting alone in silence"),
+    ("is carrying {n} baskets of apples", "is carrying fruit", "has empty hands"),
+    ("is repairing an old boat at the harbour", "is repairing a boat", "is cooking dinner"),
+    ("is climbing a ladder to the roof", "is climbing", "is lying in bed"),
+    ("is buying {n} loaves of bread", "is buying bread", "is riding a horse"),
+)
+_GUESSES = (
+    "hopes to be paid well for this",
+    "learned this from a friend years ago",
+    "wants to be done before tomorrow",
+    "promised to do this last week",
+    "will tell the family about it later",
+    "has done this every week since childhood",
+)
+_WEARING = "red coat,blue shirt,straw hat,black scarf,green jacket,leather apron".split(",")
+_NUMBERS = "two three four five six seven".split()
+
+
+def _mnli(source: SyntheticCorpus, folder: Path) -> FilesCorpus:
+    labels = ("entailment", "neutral", "contradiction")
+    for split in SPLITS:
+        rng = _random(source, split)
+        lines = []
+        for _ in range(getattr(source, split)):
+            who = rng.choice(_SOMEBODY[split])
+            does, implied, denied = rng.choice(_SCENES)
+            label = rng.choice(labels)
+            hypothesis = {
+                "entailment": f"{who} {implied}",
+                "neutral": f"{who} {rng.choice(_GUESSES)}",
+                "contradiction": f"{who} {denied}",
+            }[label]
+            wearing = f"{who} in a {rng.choice(_WEARING)}"
+            record = {
+                "gold_label": label,
+                "sentence1": _sentence(f"{wearing} {does.format(n=rng.choice(_NUMBERS))}."),
+                "sentence2": _sentence(f"{hypothesis}."),
+            }
+            lines.append(json.dumps(record) + "\n")
+        (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    return FilesCorpus(
+        kind="files",
+        format="jsonl",
+        splits={split: [f"{split}.jsonl"] for split in SPLITS},
+        columns={"label": "gold_label"},
+    )
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A corpus that is imitated: its family, and what writes its files."""
+
+    family: str
+    write: Callable[[SyntheticCorpus, Path], FilesCorpus]
+
+
+_RECIPES = {
+    "squad": Recipe("question_answering", _squad),
+    "swag": Recipe("multiple_choice", _swag),
+    "cola": Recipe("sequence_classification", _cola),
+    "mrpc": Recipe("sequence_classification", _mrpc),
+    "mnli": Recipe("sequence_classification", _mnli),
+}
