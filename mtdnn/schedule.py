@@ -70,7 +70,7 @@ class _Deck:
     def refill(self) -> None:
         """A full deck again: cut anew, or the batches of the first cut in a new order."""
         if self._fixed is None:
-            self._left = self._cut()
+            self._left = self._cut()[::-1]  # popped from the end: the smaller batch comes last
         else:
             self._left = [self._fixed[i] for i in self._random.permutation(len(self._fixed))]
 
