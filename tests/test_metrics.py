@@ -1,0 +1,313 @@
+"""metrics.json of a tiny made-up run: slices, thresholds, training overlap, auxiliary corpora."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mtdnn import metrics
+from mtdnn.config import dump_yaml, parse
+from mtdnn.errors import MtdnnError
+from mtdnn.files import read_json, write_json, write_text
+
+SYNTHETIC = {"kind": "synthetic", "train": 10, "dev": 10}
+EXPERIMENT = {
+    "experiment": "tiny",
+    "title": "Tiny",
+    "notice": "made up",
+    "encoders": {
+        "small": {"label": "Small", "source": {"kind": "files", "path": "somewhere"}},
+    },
+    "corpora": {
+        "squad": {
+            "label": "Tea questions",
+            "family": "question_answering",
+            "source": {**SYNTHETIC, "recipe": "squad"},
+            "held_out_titles": ["Cocoa"],
+        },
+        "cola": {
+            "label": "Grammar",
+            "family": "sequence_classification",
+            "labels": ["bad", "good"],
+            "source": {**SYNTHETIC, "recipe": "cola"},
+        },
+        "swag": {
+            "label": "Endings",
+            "family": "multiple_choice",
+            "source": {**SYNTHETIC, "recipe": "swag"},
+        },
+    },
+    "mixtures": {"all": {"label": "All", "corpora": ["squad", "cola", "swag"]}},
+    "decoding": {"null_threshold": 0.5},
+    "seeds": [1],
+    "slices": {
+        "tea": {"label": "Tea", "titles": ["Tea"], "questions": 3, "answerable": 2},
+        "rest": {"label": "Rest", "exclude_titles": ["Tea"]},
+        "every": {"label": "Every"},
+        "held": {"label": "Held out", "split": "held_out"},
+    },
+    "tune_threshold_on": "held_out",
+    "tables": {
+        "t": {"title": "T", "rows": [{"encoder": "small", "mixture": "all", "qa_weight": 0.8}]}
+    },
+}
+# (id, title, context, gold answers), and (answer, null odds)
+TRAIN = [("t1", "Milk", "Milk is white.", ["white"])]
+DEV = [
+    ("d1", "Tea", "Tea is hot.", ["hot", "hot."], "hot", -1.0),
+    ("d2", "Tea", "Tea is hot.", ["Tea"], "Tea is", 1.0),
+    ("d3", "Tea", "Tea grows.", [], "Tea", 2.0),
+    ("d4", "Rice", "Rice is dry.", ["dry"], "Rice", 0.0),
+]
+HELD_OUT = [
+    ("h1", "Cocoa", "Cocoa is sweet.", ["sweet"], "sweet", 1.2),
+    ("h2", "Cocoa", "Cocoa is sweet.", [], "Cocoa", 1.8),
+]
+# corpus: (label, prediction) of each row
+AUXILIARY = {
+    "cola": [(1, 1), (1, 0), (0, 0), (0, 1), (1, 1)],
+    "swag": [(0, 0), (1, 1), (3, 2)],
+}
+CORPORA = ("squad", "cola", "swag")
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Writes a made-up run; call it with changes to get (experiment, run's folder)."""
+
+    def build(dev=DEV, held_out=HELD_OUT, train=TRAIN, auxiliary=AUXILIARY, **changes):
+        mapping = {**EXPERIMENT, "results": str(tmp_path / "results"), **changes}
+        experiment = parse(mapping, "tiny.yaml")
+        layout, [run] = experiment.layout, experiment.runs()
+        folder = layout.run(run)
+        write_text(folder / "config.yaml", dump_yaml(experiment.resolve(run)))
+        digests = {name: name * 2 for name in CORPORA}
+        write_json(
+            folder / "model" / "run.json",
+            {
+                "fingerprint": "f" * 16,
+                "corpora": digests,
+                "provenance": {"commit": "c0ffee", "steps": 7},
+            },
+        )
+        for name in CORPORA:
+            rows = len(AUXILIARY.get(name, []))
+            write_json(
+                layout.corpus(name) / "manifest.json",
+                {"digest": digests[name], "splits": {"dev": {"rows": rows}}},
+            )
+        splits = {"train": train, "dev": dev, "held_out": held_out}
+        for split, rows in splits.items():
+            names = ("id", "title", "context", "answer_texts")
+            table = pa.Table.from_pylist([dict(zip(names, row, strict=False)) for row in rows])
+            pq.write_table(table, layout.corpus("squad") / f"{split}.parquet")
+        predictions = [
+            {"split": split, "id": row[0], "answer": row[4], "null_odds": row[5]}
+            for split in ("held_out", "dev")
+            for row in reversed(splits[split])
+        ]
+        pq.write_table(pa.Table.from_pylist(predictions), folder / "predictions.parquet")
+        labels = [
+            {"corpus": name, "row": row, "label": label, "prediction": prediction}
+            for name, pairs in auxiliary.items()
+            for row, (label, prediction) in enumerate(pairs)
+        ]
+        pq.write_table(pa.Table.from_pylist(labels), folder / "auxiliary.parquet")
+        return experiment, folder
+
+    return build
+
+
+def measured(tiny, **changes):
+    experiment, folder = tiny(**changes)
+    metrics.write(folder, experiment)
+    return read_json(folder / "metrics.json")
+
+
+def test_whole_file(tiny):
+    result = measured(tiny)
+    assert result["experiment"] == "tiny"
+    assert result["notice"] == "made up"
+    assert result["run"] == {
+        "encoder": "small",
+        "mixture": "all",
+        "qa_weight": 0.8,
+        "variant": "default",
+        "seed": 1,
+    }
+    assert list(result["slices"]) == ["tea", "rest", "every", "held"]
+    tea = result["slices"]["tea"]
+    assert result["em"] == tea["exact"] == pytest.approx(200 / 3)
+    assert result["f1"] == tea["f1"] == pytest.approx(200 / 3)
+    assert result["fingerprint"] == "f" * 16
+    provenance = result["provenance"]
+    assert (provenance["commit"], provenance["steps"]) == ("c0ffee", 7)
+    assert provenance["corpora"]["cola"] == "colacola"
+    assert list(provenance["scored"]) == ["commit"]
+
+
+def test_scores_of_a_slice_by_hand(tiny):
+    tea = measured(tiny)["slices"]["tea"]
+    tuned = tea.pop("tuned")
+    assert tea == {
+        "label": "Tea",
+        "questions": 3,
+        "threshold": 0.5,
+        "exact": pytest.approx(100 * 2 / 3),
+        "f1": pytest.approx(100 * 2 / 3),
+        "total": 3,
+        "HasAns_exact": 50.0,
+        "HasAns_f1": 50.0,
+        "HasAns_total": 2,
+        "NoAns_exact": 100.0,
+        "NoAns_f1": 100.0,
+        "NoAns_total": 1,
+        "best_exact": pytest.approx(100 * 2 / 3),
+        "best_exact_thresh": -1.0,
+        "best_f1": pytest.approx(100 * (1 + 2 / 3 + 1) / 3),
+        "best_f1_thresh": 1.0,
+        "null_odds_auc": 1.0,
+    }
+    # Tuned on the held-out questions: between 1.2, which is right, and 1.8, which is wrong.
+    assert tuned["threshold"] == pytest.approx(1.5)
+    assert tuned["tuned_on"] == "held_out"
+    assert tuned["f1"] == pytest.approx(100 * (1 + 2 / 3 + 1) / 3)
+    assert not any(key.startswith("best_") for key in tuned)
+
+
+def test_slices_choose_by_title_and_split(tiny):
+    slices = measured(tiny)["slices"]
+    assert {name: scores["questions"] for name, scores in slices.items()} == {
+        "tea": 3,
+        "rest": 1,
+        "every": 4,
+        "held": 2,
+    }
+    assert slices["rest"]["null_odds_auc"] is None
+    assert "NoAns_total" not in slices["rest"]
+
+
+def test_a_slice_is_not_scored_at_a_threshold_tuned_on_its_own_questions(tiny):
+    slices = measured(tiny)["slices"]
+    assert slices["held"]["tuned"] is None
+    assert slices["rest"]["tuned"]["threshold"] == pytest.approx(1.5)
+    shared = [*DEV[:3], ("d4", "Rice", "Cocoa is sweet.", ["sweet"], "Cocoa", 0.0)]
+    slices = measured(tiny, dev=shared)["slices"]
+    assert slices["rest"]["tuned"] is None
+    assert slices["tea"]["tuned"] is not None
+
+
+def test_without_tuning_there_is_no_tuned_score(tiny):
+    assert measured(tiny, tune_threshold_on=None)["slices"]["tea"]["tuned"] is None
+
+
+@pytest.mark.parametrize(
+    "train", [("t2", "Other", "Rice is dry.", ["dry"]), ("d4", "Other", "Something else.", [])]
+)
+def test_what_training_has_seen_is_not_measurable(tiny, train):
+    slices = measured(tiny, train=[*TRAIN, train])["slices"]
+    for name, total in (("rest", 1), ("every", 4)):
+        assert slices[name] == {
+            "label": name.capitalize(),
+            "measurable": False,
+            "reason": f"1 of its {total} questions are about contexts that the run was trained on",
+        }
+    assert slices["tea"]["questions"] == 3
+
+
+def test_top_scores_are_null_when_the_first_slice_is_not_measurable(tiny):
+    result = measured(tiny, train=[*TRAIN, ("t2", "Other", "Tea is hot.", ["hot"])])
+    assert (result["em"], result["f1"]) == (None, None)
+    assert result["slices"]["rest"]["exact"] == 0.0
+
+
+def test_thresholds_are_not_tuned_on_what_training_has_seen(tiny):
+    seen = [("h0", "Cocoa", "Milk is white.", [], "Milk", 0.1), *HELD_OUT]
+    slices = measured(tiny, held_out=seen)["slices"]
+    assert slices["tea"]["tuned"]["threshold"] == pytest.approx(1.5)
+    assert slices["held"]["measurable"] is False
+
+
+def test_auxiliary_scores_by_hand(tiny):
+    auxiliary = measured(tiny)["auxiliary"]
+    assert auxiliary == {
+        "cola": {
+            "label": "Grammar",
+            "accuracy": 60.0,
+            "matthews": pytest.approx(1 / 6),
+            "f1": pytest.approx(100 * 2 / 3),
+            "majority": 60.0,
+            "rows": 5,
+        },
+        "swag": {
+            "label": "Endings",
+            "accuracy": pytest.approx(200 / 3),
+            "matthews": pytest.approx(2 / 3),
+            "f1": 50.0,
+            "majority": pytest.approx(100 / 3),
+            "rows": 3,
+        },
+    }
+
+
+def test_constant_predictions_score_like_the_majority(tiny):
+    constant = {name: [(label, 0) for label, _ in pairs] for name, pairs in AUXILIARY.items()}
+    cola = measured(tiny, auxiliary=constant)["auxiliary"]["cola"]
+    assert (cola["accuracy"], cola["matthews"], cola["f1"]) == (40.0, 0.0, 0.0)
+
+
+def changed_slices(**changes):
+    return {**EXPERIMENT["slices"], "tea": {**EXPERIMENT["slices"]["tea"], **changes}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"slices": changed_slices(questions=4)}, "slices.tea: has 3 questions, 4 are expected"),
+        (
+            {"slices": changed_slices(answerable=3)},
+            "slices.tea: has 2 answerable questions, 3 are expected",
+        ),
+        (
+            {"slices": changed_slices(titles=["Tee"])},
+            "slices.tea: the split dev has no article 'Tee'",
+        ),
+        (
+            {"slices": changed_slices(exclude_titles=["Cocoa"])},
+            "slices.tea: the split dev has no article 'Cocoa'",
+        ),
+        (
+            {"auxiliary": {**AUXILIARY, "swag": [(0, 0), (1, 1)]}},
+            "swag: must hold each of the 3 dev rows once, has 2 of them in 2 rows",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(tiny, changes, message):
+    experiment, folder = tiny(**changes)
+    with pytest.raises(MtdnnError, match=message):
+        metrics.write(folder, experiment)
+    assert not (folder / "metrics.json").exists()
+
+
+def test_missing_predictions_are_refused(tiny):
+    experiment, folder = tiny()
+    path = folder / "predictions.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.slice(0, len(table) - 1), path)
+    with pytest.raises(MtdnnError, match=r"1 of the 4 questions of squad dev are missing.*'d1'"):
+        metrics.write(folder, experiment)
+    path.write_bytes(b"PAR1 broken")
+    with pytest.raises(MtdnnError, match=r"predictions\.parquet: not readable"):
+        metrics.write(folder, experiment)
+    path.unlink()
+    with pytest.raises(MtdnnError, match=r"predictions\.parquet: no such file"):
+        metrics.write(folder, experiment)
+
+
+def test_other_rows_than_those_of_training_are_refused(tiny):
+    experiment, folder = tiny()
+    manifest = experiment.layout.corpus("cola") / "manifest.json"
+    write_json(manifest, {**json.loads(manifest.read_text()), "digest": "other"})
+    with pytest.raises(MtdnnError, match=r"cola/manifest\.json: digest: differs"):
+        metrics.write(folder, experiment)
