@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
@@ -145,7 +146,7 @@ def _scores(experiment: Experiment, name: str) -> Figure:
             [handles[n] for n in order],
             [labels[n] for n in order],
             loc="outside lower center",
-            ncols=4,
+            ncols=max(1, int(85 / (9 + max(map(len, labels))))),
         )
     return figure
 
@@ -162,10 +163,11 @@ def _by_weight(
     series = []
     for members in groups.values():
         row = members[0][1]
-        label = ", ".join([experiment.mixtures[row.row.mixture].label, *_distinctive(row, rows)])
         alone = _is_alone(experiment, row)
-        label = f"{label} alone" if alone else label
-        colour = GREY if alone else next(colours)
+        mixture = experiment.mixtures[row.row.mixture].label + (" alone" if alone else "")
+        label = ", ".join([mixture, *_distinctive(row, rows)])
+        grey = alone and all(each.colour != GREY for each in series)
+        colour = GREY if grey else next(colours)
         series.append(Series(label, colour, sorted(members, key=lambda member: member[0])))
     weights = sorted({row.row.qa_weight for row in rows})
     return {weight: f"{weight:g}" if weight % 1 else "1.0" for weight in weights}, series
@@ -483,9 +485,11 @@ def _cycle() -> Iterator[str]:
 def _corpus_legend(
     experiment: Experiment, body: SubFigure, colours: dict[str, str], marks: bool = False
 ) -> None:
-    used = dict.fromkeys(name for run in experiment.runs() for name in _corpora(experiment, run))
+    used = {name for run in experiment.runs() for name in _corpora(experiment, run)}
     handles: list[Any] = [
-        Patch(color=colours[name], label=experiment.corpora[name].label) for name in used
+        Patch(color=colours[name], label=corpus.label)
+        for name, corpus in experiment.corpora.items()
+        if name in used
     ]
     if marks:
         handles.append(
@@ -569,10 +573,12 @@ def _footed(
 ) -> tuple[Figure, SubFigure]:
     """A figure with small print below, and the part of it (of `size` inches) to draw in."""
     width, height = size
-    characters = int(width / (0.54 * _FOOTER_SIZE / 72))
+    characters = int(width / (0.6 * _FOOTER_SIZE / 72))
     lines = [line for text in paragraphs for line in textwrap.wrap(text, characters)]
     room = 0.16 + len(lines) * 1.35 * _FOOTER_SIZE / 72
-    figure = Figure(figsize=(width, height + room), layout="constrained")
+    figure = Figure(
+        figsize=(width, height + room), layout=ConstrainedLayoutEngine(w_pad=0.09, h_pad=0.06)
+    )
     body, foot = figure.subfigures(2, 1, height_ratios=[height, room])
     body.suptitle(title, x=0.02, ha="left", fontsize=11, fontweight="bold")
     # A dollar would start a formula.
