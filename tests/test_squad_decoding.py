@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -186,3 +188,25 @@ def test_predictions_table_holds_the_answers_text():
             "null_odds": 1e30,
         },
     ]
+
+
+@pytest.mark.parametrize(
+    ("module", "foreign"),
+    [
+        ("mtdnn.squad", ["numpy", "torch", "sklearn"]),
+        ("mtdnn.squad.decoding", ["torch", "sklearn", "mtdnn.squad.scoring"]),
+        ("mtdnn.squad.scoring", ["torch", "sklearn", "mtdnn.squad.decoding"]),
+    ],
+)
+def test_imports_stay_light_and_decoding_knows_nothing_of_scoring(module, foreign):
+    code = f"import sys, {module}; print([m for m in {foreign} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
+
+
+def test_package_names_resolve():
+    import mtdnn.squad
+
+    assert all(callable(getattr(mtdnn.squad, name)) for name in mtdnn.squad.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = mtdnn.squad.nothing
