@@ -139,7 +139,9 @@ def _log(arguments: argparse.Namespace) -> None:
     from mtdnn import tracking
     from mtdnn.config import load
 
-    tracking.log_run(load(arguments.experiment), arguments.run)
+    experiment = load(arguments.experiment)
+    for run in arguments.runs:
+        tracking.log_run(experiment, run)
 
 
 def _table(arguments: argparse.Namespace) -> None:
@@ -283,8 +285,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = of_experiment("metrics", _metrics, "score a run's predictions on every slice")
     sub.add_argument("run", type=Path, metavar="RUN_DIR")
     of_experiment("store", _store, "create the MLflow store and experiment")
-    sub = of_experiment("log", _log, "log a finished run to MLflow")
-    sub.add_argument("run", type=Path, metavar="RUN_DIR")
+    sub = of_experiment("log", _log, "log finished runs to MLflow")
+    sub.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR")
     sub = of_experiment("table", _table, "write tables from the runs that exist")
     sub.add_argument("names", nargs="*", metavar="TABLE")
     sub = of_experiment("figure", _figure, "draw figures from the runs that exist")
