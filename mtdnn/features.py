@@ -228,6 +228,7 @@ class Tokenizer:
         tokenizer.model_max_length = int(1e30)
         self.call = tokenizer
         self.backend = tokenizer.backend_tokenizer
+        self._neither_cut_nor_pad()
         # Some tokenizer files pad or cut by themselves.
         self.backend.no_truncation()
         self.backend.no_padding()
@@ -248,9 +249,13 @@ class Tokenizer:
 
     def plain(self, texts: list[str]) -> list[Any]:
         """Encodings without special tokens, truncation or padding."""
+        self._neither_cut_nor_pad()
+        return self.backend.encode_batch(texts, add_special_tokens=False)
+
+    def _neither_cut_nor_pad(self) -> None:
+        """Undo what tokenizer.json asks for, or an earlier call."""
         self.backend.no_truncation()
         self.backend.no_padding()
-        return self.backend.encode_batch(texts, add_special_tokens=False)
 
     def pairs(self, first: list[str], second: list[str] | None, max_length: int) -> Any:
         """Encodings of sentences or pairs, cut to `max_length` at the longer one's end."""

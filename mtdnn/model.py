@@ -189,9 +189,13 @@ class MultiTaskModel(nn.Module):
         """Logits of a batch of `corpus`, fp32: (T, 2) for spans, else (S, outputs)."""
         head = self.heads[corpus]
         hidden = self.encode(batch)
-        if head.pooled:
-            hidden = self.pooler(hidden[batch.first_tokens][:, None])
-        return head(hidden)
+        return head(self.pool(hidden[batch.first_tokens]) if head.pooled else hidden)
+
+    def pool(self, first: torch.Tensor) -> torch.Tensor:
+        """Pooled vectors of sequences from the hidden states of their first tokens, (S, hidden)."""
+        if isinstance(self.pooler, nn.Linear):  # ALBERT keeps dense layer and tanh apart
+            return torch.tanh(self.pooler(first))
+        return self.pooler(first[:, None])
 
     def loss(self, corpus: str, batch: PackedBatch) -> torch.Tensor:
         """Mean loss of a batch of `corpus`, a scalar."""
@@ -211,19 +215,19 @@ def _assemble(folder: Path, run: RunSettings, seed: int) -> MultiTaskModel:
         for name in (*names, "attention_dropout"):
             if hasattr(config, name):
                 setattr(config, name, settings.encoder_dropout)
-    implementation = PACKED if _packs(config, run) else "sdpa"
     torch.manual_seed(seed)
     encoder = _quietly(
         AutoModel.from_pretrained,
         folder,
         config=config,
-        attn_implementation=implementation,
+        attn_implementation=_attention(config, run),
         dtype=torch.float32,
     )
     return MultiTaskModel(encoder, run.corpora, settings.head_dropout, settings.span_loss)
 
 
-def _packs(config: Any, run: RunSettings) -> bool:
+def _attention(config: Any, run: RunSettings) -> str | None:
+    """The implementation to ask for: ours where batches are packed, else the encoder's best."""
     packable = config.model_type in PACKABLE
     if run.encoder.batching == "packed" and not packable:
         raise MtdnnError(
@@ -231,7 +235,7 @@ def _packs(config: Any, run: RunSettings) -> bool:
             f"(sequences would see each other; known to be exact: {', '.join(PACKABLE)}); "
             "use auto or padded"
         )
-    return packable and run.encoder.batching != "padded"
+    return PACKED if packable and run.encoder.batching != "padded" else None
 
 
 # --- files -----------------------------------------------------------------------------------
@@ -270,7 +274,7 @@ def load(folder: Path, run: RunSettings) -> MultiTaskModel:
     encoder = _quietly(
         AutoModel.from_config,
         config,
-        attn_implementation=PACKED if _packs(config, run) else "sdpa",
+        attn_implementation=_attention(config, run),
     )
     model = MultiTaskModel(encoder, run.corpora, run.training.head_dropout, run.training.span_loss)
     prefix = model.encoder.base_model_prefix + "."
