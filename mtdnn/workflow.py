@@ -1,0 +1,156 @@
+"""What the Snakefile asks: which settings and code each step depends on, and what is missing.
+
+A step is done again when its digests change, so they hold what matters to its result and
+nothing else: a new title or figure never retrains a model. Imports nothing heavy.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mtdnn.config import Experiment, parse, read_yaml, with_lock
+from mtdnn.errors import MtdnnError
+from mtdnn.files import digest, read_json
+from mtdnn.layout import RunId
+from mtdnn.settings import FilesCorpus, FilesEncoder
+
+IMPORTED = "imported.json"
+"""File in the folder of an imported run: a digest of the settings of each step done elsewhere."""
+
+PRODUCT = {"train": "model/run.json", "evaluate": "predictions.parquet"}
+"""By which file of a run's folder it is known that a step was done."""
+
+
+def load_experiment(mapping: Any, files: Iterable[Path]) -> Experiment:
+    """The experiment that Snakemake merged from `files` and its command line, checked.
+
+    Raises:
+        MtdnnError: one line for each mistake, and for each input that is not there.
+    """
+    names = [os.path.relpath(file) for file in files]
+    for name in names:
+        read_yaml(name)  # repeated keys, which Snakemake's own reader lets pass
+    experiment = with_lock(parse(mapping, where=" + ".join(names)), names[0])
+    missing = sorted(missing_files(experiment))
+    if missing:
+        raise MtdnnError("\n".join(f"{names[0]}: {line}" for line in missing))
+    return experiment
+
+
+def missing_files(experiment: Experiment) -> Iterator[str]:
+    """A line for each local folder or file that an encoder or a corpus needs and lacks."""
+    used = {name for run in experiment.runs() for name in experiment.mixtures[run.mixture].corpora}
+    for name in used:
+        source = experiment.corpora[name].source
+        if isinstance(source, FilesCorpus) and not _is_url(source.root):
+            yield from _missing(f"corpora.{name}.source", source_files(experiment, name))
+    for name in {run.encoder for run in experiment.runs()}:
+        source = experiment.encoders[name].source
+        if isinstance(source, FilesEncoder) and not os.path.isdir(source.path):
+            yield f"encoders.{name}.source.path: no such folder: {source.path}"
+
+
+def source_files(experiment: Experiment, corpus: str) -> list[Path]:
+    """The local files of a corpus with source `files`."""
+    source = experiment.corpora[corpus].source
+    names = [name for split in source.splits.values() for name in split]
+    names += [source.dev_ids] if source.dev_ids else []
+    return [Path(experiment.data_path(source.root), name) for name in names]
+
+
+def encoder_settings(experiment: Experiment, encoder: str) -> str:
+    """Digest of what determines an encoder's files."""
+    return digest(experiment.encoders[encoder].model_dump(mode="json", exclude={"label"}))
+
+
+def corpus_settings(experiment: Experiment, corpus: str) -> str:
+    """Digest of what determines a corpus's rows.
+
+    Local files count by name and size, not by place: a mirror that was moved retrains nothing.
+    """
+    settings = experiment.corpora[corpus]
+    if not isinstance(settings.source, FilesCorpus) or _is_url(settings.source.root):
+        return digest(settings.model_dump(mode="json", exclude={"label"}))
+    values = settings.model_dump(mode="json", exclude={"label": True, "source": {"root"}})
+    files = source_files(experiment, corpus)
+    return digest([values, {file.name: file.stat().st_size for file in files}])
+
+
+def features_settings(experiment: Experiment, variant: str) -> str:
+    """Digest of how text becomes tokens in a variant of the features."""
+    override = {} if variant == "default" else experiment.variants[variant].features
+    return digest({**experiment.features.model_dump(), **override})
+
+
+def run_settings(experiment: Experiment, run: RunId, step: str) -> str:
+    """Digest of the settings that matter to `step` of a run.
+
+    `train` (and the schedule) knows nothing of decoding, `evaluate` does, `metrics` also
+    knows the slices, and `resolve` writes everything down. Where encoder and corpora come
+    from is not repeated here: their own steps know, and what they make is an input.
+    """
+    settings = experiment.resolve(run)
+    if step == "resolve":
+        return digest(settings.model_dump(mode="json"))
+    if step == "metrics":
+        slices = experiment.model_dump(mode="json", include={"slices", "tune_threshold_on"})
+        return digest([settings.model_dump(mode="json"), slices])
+    ignored: dict[str, Any] = {
+        "notice": True,
+        "mixture_label": True,
+        "encoder": {"label", "source"},
+        "corpora": {"__all__": {"label", "source", "rows"}},
+    }
+    if step == "train":
+        ignored["decoding"] = True
+    return digest(settings.model_dump(mode="json", exclude=ignored))
+
+
+def imported_steps(experiment: Experiment, run: RunId) -> list[str]:
+    """The steps of a run that were done elsewhere and taken in by `mtdnn import`.
+
+    Snakemake has no record of them, so it cannot notice that their settings changed.
+
+    Raises:
+        MtdnnError: the experiment's settings are no longer those under which they were done.
+    """
+    folder = experiment.layout.run(run)
+    if not (folder / IMPORTED).exists():
+        return []
+    recorded = {
+        step: settings
+        for step, settings in read_json(folder / IMPORTED).items()
+        if (folder / PRODUCT[step]).exists()
+    }
+    for step, settings in recorded.items():
+        if settings != run_settings(experiment, run, step):
+            raise MtdnnError(
+                f"{folder / PRODUCT[step]}: was imported, and the experiment's settings have "
+                f"changed since; change them back, or delete this file to {step} the run here"
+            )
+    return list(recorded)
+
+
+def count_gpus() -> int:
+    """NVIDIA GPUs that may be used, without the seconds that importing torch takes."""
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    present = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    return present if allowed is None else min(present, len(allowed.split(",")) if allowed else 0)
+
+
+def _missing(place: str, files: list[Path]) -> Iterator[str]:
+    folders = {file.parent for file in files if not file.parent.is_dir()}
+    for folder in folders:
+        yield (
+            f"{place}.root: no such folder: {folder}; "
+            "set data_root, or the environment variable MTDNN_DATA"
+        )
+    for file in files:
+        if file.parent not in folders and not file.is_file():
+            yield f"{place}.splits: no such file: {file}"
+
+
+def _is_url(root: str | None) -> bool:
+    return bool(root and re.match(r"https?://", root))

@@ -1,0 +1,121 @@
+# What all rules share: the checked experiment, its paths, and the digests that decide what is
+# done again.
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from mtdnn import workflow as steps
+from mtdnn.config import dump_yaml
+from mtdnn.errors import MtdnnError
+from mtdnn.layout import Layout
+from mtdnn.provenance import code_digest
+from mtdnn.reporting import TRAINING_FIGURES
+
+# The rules' `python` is the one that runs Snakemake, also where no environment is activated.
+os.environ.update(
+    PATH=os.pathsep.join(
+        [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    )
+)
+
+try:
+    experiment = steps.load_experiment(config, workflow.configfiles)
+    IMPORTED = {run: steps.imported_steps(experiment, run) for run in experiment.runs()}
+except MtdnnError as error:
+    sys.exit("\n".join(f"mtdnn: error: {line}" for line in str(error).splitlines()))
+
+ROOT = experiment.layout.root
+EXPERIMENT = experiment.layout.experiment
+RUNS = {run.path: run for run in experiment.runs()}
+GPUS = steps.count_gpus()
+
+
+wildcard_constraints:
+    run="|".join(map(re.escape, RUNS)),
+    encoder="|".join(map(re.escape, experiment.encoders)),
+    corpus="|".join(map(re.escape, experiment.corpora)),
+    variant="|".join(map(re.escape, ["default", *experiment.variants])),
+    table="|".join(map(re.escape, experiment.tables)),
+    figure="|".join(map(re.escape, [*experiment.figures, *TRAINING_FIGURES])),
+
+
+def folder(wildcards):
+    """The folder of the run that a rule works on."""
+    return experiment.layout.run(RUNS[wildcards.run])
+
+
+def unless_imported(step, files):
+    """Input function: `files(run)`, or nothing for a run whose `step` was done elsewhere."""
+
+    def inputs(wildcards):
+        run = RUNS[wildcards.run]
+        return [] if step in IMPORTED[run] else files(run)
+
+    return inputs
+
+
+def settings_of(step):
+    """Parameter function: digest of the settings that matter to a step of a run."""
+    return lambda wildcards: steps.run_settings(experiment, RUNS[wildcards.run], step)
+
+
+def products(runs, *names):
+    """Files of these runs."""
+    return [experiment.layout.run(run) / name for run in runs for name in names]
+
+
+def encoder_of(run):
+    """Files of a run's encoder."""
+    folder = experiment.layout.encoder(run.encoder)
+    return [folder / "model.safetensors", folder / "tokenizer.json"]
+
+
+def features_of(run, *names):
+    """Files of the features of each corpus that a run is trained on."""
+    settings = experiment.resolve(run)
+    return [
+        experiment.layout.features(run.encoder, settings.features_variant, corpus)
+        / name
+        for corpus in settings.corpora
+        for name in names
+    ]
+
+
+def corpora_of(run, *names):
+    """Files of each corpus that a run is trained on."""
+    return [
+        experiment.layout.corpus(corpus) / name
+        for corpus in experiment.mixtures[run.mixture].corpora
+        for name in names
+    ]
+
+
+def runs_of(table):
+    return [
+        run for row in experiment.tables[table].rows for run in experiment.runs_of(row)
+    ]
+
+
+def runs_drawn(figure):
+    """The runs that a figure shows: those of its table, or every run."""
+    if figure in TRAINING_FIGURES:
+        return experiment.runs()
+    return runs_of(experiment.figures[figure].table)
+
+
+def tables_of(names):
+    return [
+        experiment.layout.table(name, end)
+        for name in names
+        for end in ("md", "csv", "tex")
+    ]
+
+
+def figures_of(names):
+    return [
+        experiment.layout.figure(name, end)
+        for name in names
+        for end in ("svg", "png", "pdf")
+    ]

@@ -1,0 +1,74 @@
+# Encoders and corpora: fetched, verified, and tokenised for each other.
+
+
+rule encoder:
+    input:
+        experiment=ancient(EXPERIMENT),
+    output:
+        expand(
+            ROOT / "encoders/{{encoder}}/{file}",
+            file=[
+                "config.json",
+                "model.safetensors",
+                "tokenizer.json",
+                "manifest.json",
+            ],
+        ),
+    log:
+        ROOT / "logs/encoder/{encoder}.log",
+    conda:
+        "../../envs/environment.yaml"
+    params:
+        settings=lambda wildcards: steps.encoder_settings(experiment, wildcards.encoder),
+        code=code_digest("encoders"),
+    message:
+        "Fetching encoder {wildcards.encoder}"
+    shell:
+        "python -m mtdnn encoder {input.experiment} {wildcards.encoder} > {log} 2>&1"
+
+
+rule corpus:
+    input:
+        experiment=ancient(EXPERIMENT),
+    output:
+        expand(
+            ROOT / "corpora/{{corpus}}/{file}",
+            file=["train.parquet", "dev.parquet", "manifest.json"],
+        ),
+    log:
+        ROOT / "logs/corpus/{corpus}.log",
+    conda:
+        "../../envs/environment.yaml"
+    params:
+        settings=lambda wildcards: steps.corpus_settings(experiment, wildcards.corpus),
+        code=code_digest("corpora"),
+    message:
+        "Fetching corpus {wildcards.corpus}"
+    shell:
+        "python -m mtdnn corpus {input.experiment} {wildcards.corpus} > {log} 2>&1"
+
+
+rule features:
+    input:
+        experiment=ancient(EXPERIMENT),
+        encoder=ROOT / "encoders/{encoder}/tokenizer.json",
+        corpus=ROOT / "corpora/{corpus}/manifest.json",
+    output:
+        expand(
+            ROOT / "features/{{encoder}}/{{variant}}/{{corpus}}/{file}",
+            file=["train.arrow", "dev.arrow", "features.json"],
+        ),
+    log:
+        ROOT / "logs/features/{encoder}/{variant}/{corpus}.log",
+    conda:
+        "../../envs/environment.yaml"
+    params:
+        settings=lambda wildcards: steps.features_settings(
+            experiment, wildcards.variant
+        ),
+        code=code_digest("features"),
+    message:
+        "Tokenising {wildcards.corpus} for {wildcards.encoder}"
+    shell:
+        "python -m mtdnn features {input.experiment} {wildcards.encoder} {wildcards.corpus} "
+        "--variant {wildcards.variant} > {log} 2>&1"

@@ -1,0 +1,54 @@
+# Predictions of each run on its dev sets, and their scores.
+
+
+rule evaluate:
+    input:
+        config=ancient(ROOT / "runs/{run}/config.yaml"),
+        model=ROOT / "runs/{run}/model/run.json",
+        features=unless_imported("evaluate", lambda run: features_of(run, "dev.arrow")),
+        corpora=unless_imported("evaluate", lambda run: corpora_of(run, "dev.parquet")),
+    output:
+        ROOT / "runs/{run}/predictions.parquet",
+        ROOT / "runs/{run}/auxiliary.parquet",
+    log:
+        ROOT / "logs/evaluate/{run}.log",
+    conda:
+        "../../envs/environment.yaml"
+    threads: 4 if GPUS else 1
+    resources:
+        gpu=1 if GPUS else 0,
+        mem_mb=4000,
+    params:
+        folder=folder,
+        settings=settings_of("evaluate"),
+        code=code_digest("evaluation"),
+    message:
+        "Evaluating {wildcards.run}"
+    shell:
+        "python -m mtdnn evaluate {params.folder} --threads {threads} > {log} 2>&1"
+
+
+rule metrics:
+    input:
+        experiment=ancient(EXPERIMENT),
+        config=ancient(ROOT / "runs/{run}/config.yaml"),
+        model=ROOT / "runs/{run}/model/run.json",
+        predictions=ROOT / "runs/{run}/predictions.parquet",
+        auxiliary=ROOT / "runs/{run}/auxiliary.parquet",
+        corpora=lambda wildcards: corpora_of(
+            RUNS[wildcards.run], "manifest.json", "dev.parquet"
+        ),
+    output:
+        ROOT / "runs/{run}/metrics.json",
+    log:
+        ROOT / "logs/metrics/{run}.log",
+    conda:
+        "../../envs/environment.yaml"
+    params:
+        folder=folder,
+        settings=settings_of("metrics"),
+        code=code_digest("metrics"),
+    message:
+        "Scoring {wildcards.run}"
+    shell:
+        "python -m mtdnn metrics {input.experiment} {params.folder} > {log} 2>&1"

@@ -1,0 +1,40 @@
+# Tables and figures. They are cheap, so any change of the experiment's settings makes them
+# anew: their titles, labels, rows and seeds all stand there.
+
+
+rule table:
+    input:
+        experiment=EXPERIMENT,
+        metrics=lambda wildcards: products(runs_of(wildcards.table), "metrics.json"),
+        published=experiment.published or [],
+    output:
+        expand(ROOT / "tables/{{table}}.{end}", end=["md", "csv", "tex"]),
+    log:
+        ROOT / "logs/table/{table}.log",
+    conda:
+        "../../envs/environment.yaml"
+    params:
+        code=code_digest("reporting"),
+    message:
+        "Writing {wildcards.table}"
+    shell:
+        "python -m mtdnn table {input.experiment} {wildcards.table} > {log} 2>&1"
+
+
+rule figure:
+    input:
+        experiment=EXPERIMENT,
+        metrics=lambda wildcards: products(runs_drawn(wildcards.figure), "metrics.json"),
+        published=experiment.published or [],
+    output:
+        expand(ROOT / "figures/{{figure}}.{end}", end=["svg", "png", "pdf"]),
+    log:
+        ROOT / "logs/figure/{figure}.log",
+    conda:
+        "../../envs/environment.yaml"
+    params:
+        code=code_digest("reporting"),
+    message:
+        "Drawing {wildcards.figure}"
+    shell:
+        "python -m mtdnn figure {input.experiment} {wildcards.figure} > {log} 2>&1"

@@ -1,0 +1,59 @@
+# The schedule of each run, and its training.
+
+
+rule schedule:
+    input:
+        config=ancient(ROOT / "runs/{run}/config.yaml"),
+        features=unless_imported("train", lambda run: features_of(run, "train.arrow")),
+    output:
+        ROOT / "runs/{run}/schedule.parquet",
+    log:
+        ROOT / "logs/schedule/{run}.log",
+    conda:
+        "../../envs/environment.yaml"
+    params:
+        folder=folder,
+        settings=settings_of("train"),
+        code=code_digest("schedule"),
+    message:
+        "Drawing the batches of {wildcards.run}"
+    shell:
+        "python -m mtdnn schedule {params.folder} > {log} 2>&1"
+
+
+# On CPUs two runs on one core each beat one run on two, so a run takes one core; with a GPU
+# it takes that, and a few cores feed it.
+rule train:
+    input:
+        config=ancient(ROOT / "runs/{run}/config.yaml"),
+        schedule=ROOT / "runs/{run}/schedule.parquet",
+        features=unless_imported("train", lambda run: features_of(run, "train.arrow")),
+        encoder=unless_imported("train", encoder_of),
+    output:
+        expand(
+            ROOT / "runs/{{run}}/model/{file}",
+            file=[
+                "config.json",
+                "model.safetensors",
+                "heads.safetensors",
+                "tokenizer.json",
+                "run.json",
+            ],
+        ),
+        ROOT / "runs/{run}/training.jsonl",
+    log:
+        ROOT / "logs/train/{run}.log",
+    conda:
+        "../../envs/environment.yaml"
+    threads: 4 if GPUS else 1
+    resources:
+        gpu=1 if GPUS else 0,
+        mem_mb=4000,
+    params:
+        folder=folder,
+        settings=settings_of("train"),
+        code=code_digest("training"),
+    message:
+        "Training {wildcards.run}"
+    shell:
+        "python -m mtdnn train {params.folder} --threads {threads} > {log} 2>&1"
