@@ -229,9 +229,6 @@ class Tokenizer:
         self.call = tokenizer
         self.backend = tokenizer.backend_tokenizer
         self._neither_cut_nor_pad()
-        # Some tokenizer files pad or cut by themselves.
-        self.backend.no_truncation()
-        self.backend.no_padding()
 
     @cached_property
     def frame(self) -> _Frame:
