@@ -26,10 +26,8 @@ def read(corpus: CorpusSettings, root: str) -> tuple[dict[str, Split], dict]:
         MtdnnError: a file is missing, damaged or not what its digest says; a bad record.
     """
     source: FilesCorpus = corpus.source
-    if (source.format == "squad") != (corpus.family == "question_answering") and not (
-        source.format == "jsonl"
-    ):
-        raise MtdnnError(f"{root}: format {source.format} does not fit family {corpus.family}")
+    if source.format == "squad" and corpus.family != "question_answering":
+        raise MtdnnError(f"{root}: format squad is for question_answering, not {corpus.family}")
     wanted = [file for files in source.splits.values() for file in files]
     if source.dev_ids:
         wanted.append(source.dev_ids)
@@ -65,9 +63,9 @@ def _records(paths: list[Path], source: FilesCorpus) -> Iterator[Record]:
         if source.format == "squad":
             yield from squad(path)
         elif source.format == "jsonl":
-            yield from jsonl(path)
+            yield from jsonl(path, str(path))
         else:
-            yield from _table(path, source)
+            yield from table(path, str(path), quoted=source.format == "csv", header=source.header)
 
 
 # --- SQuAD JSON ------------------------------------------------------------------------------
@@ -129,10 +127,10 @@ def _objects(parent: dict, key: str, place: str) -> list[dict]:
 # --- lines and tables ------------------------------------------------------------------------
 
 
-def jsonl(path: Path) -> Iterator[Record]:
-    """Records of a file with one JSON object a line."""
-    for number, line in _lines(path):
-        place = f"{path}: line {number}"
+def jsonl(path: Path, called: str) -> Iterator[Record]:
+    """Records of a file with one JSON object a line; `called` names it in messages."""
+    for number, line in _lines(path, called):
+        place = f"{called}: line {number}"
         try:
             record = json.loads(line)
         except RecursionError:
@@ -142,60 +140,63 @@ def jsonl(path: Path) -> Iterator[Record]:
         yield place, _object(record, place)
 
 
-def _table(path: Path, source: FilesCorpus) -> Iterator[Record]:
-    """Records of a csv or tsv file, by the names in its header or by numbers from 0."""
-    rows = _csv(path) if source.format == "csv" else _tsv(path)
+def table(path: Path, called: str, *, quoted: bool, header: bool) -> Iterator[Record]:
+    """Records of comma-separated (`quoted`) or tab-separated (never quoted) lines.
+
+    Columns go by the names in the header or, without one, by numbers from 0.
+    """
     names: list[Any] | None = None
-    for number, row in rows:
+    for number, row in _csv(path, called) if quoted else _tsv(path, called):
+        place = f"{called}: line {number}"
         if names is None:
-            names = row if source.header else list(range(len(row)))
+            names = row if header else list(range(len(row)))
             if len(set(names)) != len(names):
-                raise MtdnnError(f"{path}: line {number}: a column name stands twice")
-            if source.header:
+                raise MtdnnError(f"{place}: a column name stands twice")
+            if header:
                 continue
         if len(row) != len(names):
             raise MtdnnError(
-                f"{path}: line {number}: {len(row)} fields instead of {len(names)}; "
+                f"{place}: {len(row)} fields instead of {len(names)}; "
                 "the line or the file is cut off"
             )
-        yield f"{path}: line {number}", dict(zip(names, row, strict=True))
+        yield place, dict(zip(names, row, strict=True))
 
 
-def _csv(path: Path) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+def _csv(path: Path, called: str) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(_text(path, called), newline=""), strict=True)
     try:
         for row in reader:
             yield reader.line_num, row
     except csv.Error as error:
-        raise MtdnnError(f"{path}: line {reader.line_num}: not valid CSV: {error}") from None
+        raise MtdnnError(f"{called}: line {reader.line_num}: not valid CSV: {error}") from None
 
 
-def _tsv(path: Path) -> Iterator[tuple[int, list[str]]]:
-    for number, line in _lines(path):
+def _tsv(path: Path, called: str) -> Iterator[tuple[int, list[str]]]:
+    for number, line in _lines(path, called):
         yield number, line.split("\t")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _lines(path: Path, called: str) -> Iterator[tuple[int, str]]:
     # Not str.splitlines: it would also cut at separators that stand inside of sentences.
-    lines = _text(path).split("\n")
+    lines = _text(path, called).split("\n")
     if not lines[-1]:
         lines.pop()
     for number, line in enumerate(lines, start=1):
         yield number, line.removesuffix("\r")
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, called: str) -> str:
     """A file's text without a byte-order mark."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise MtdnnError(f"{path}: not readable: {error}") from None
+        raise MtdnnError(f"{called}: not readable: {error}") from None
     try:
         return content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise MtdnnError(
-            f"{path}: line {line}: not UTF-8: byte {content[error.start]:#04x}"
+            f"{called}: line {line}: not UTF-8: byte {content[error.start]:#04x}"
         ) from None
 
 
@@ -204,7 +205,7 @@ def _text(path: Path) -> str:
 
 def _divide(train: Split, ids: Path) -> tuple[Split, Split]:
     """The rows of `train` without and with an id that the file `ids` lists."""
-    wanted = {"-".join(row): number for number, row in _tsv(ids)}
+    wanted = {"-".join(row): number for number, row in _tsv(ids, str(ids))}
     known = {row["id"] for row in train.rows}
     for identifier, number in wanted.items():
         if identifier not in known:
