@@ -97,7 +97,8 @@ def _schedule(arguments: argparse.Namespace) -> None:
     from mtdnn import schedule
     from mtdnn.config import load_run
 
-    schedule.write(arguments.run, load_run(arguments.run / "config.yaml"))
+    run = load_run(arguments.run / "config.yaml")
+    _run_step("schedule", arguments.run, lambda: schedule.write(arguments.run, run))
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -228,10 +229,26 @@ def _pick(kind: str, name: str, among: dict):
     return among[name]
 
 
+# What stands in a run's folder once each step is done, in order.
+_PRODUCTS = {
+    "schedule": ["schedule.parquet"],
+    "train": ["training.jsonl", "model/run.json"],
+    "evaluate": ["predictions.parquet", "auxiliary.parquet"],
+    "metrics": ["metrics.json"],
+}
+
+
 def _run_step(step: str, run: Path, work: Callable[[], None]) -> None:
-    """Do one step of a run and keep the reason of a failure beside the run, for the tables."""
+    """Do one step of a run and keep the reason of a failure beside the run, for the tables.
+
+    What the step and later ones made before is removed first: scores of an earlier model
+    never stand beside a later failure.
+    """
     failure = run / "failure.json"
     failure.unlink(missing_ok=True)
+    for later in list(_PRODUCTS)[list(_PRODUCTS).index(step) :]:
+        for name in _PRODUCTS[later]:
+            (run / name).unlink(missing_ok=True)
     try:
         work()
     except KeyboardInterrupt:
