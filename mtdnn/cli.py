@@ -213,6 +213,13 @@ def _plan(arguments: argparse.Namespace) -> None:
         print(run.path)
 
 
+def _settings(_: argparse.Namespace) -> None:
+    from mtdnn import ledger
+
+    print(ledger.ledger())
+    print(ledger.reference(), end="")
+
+
 def _schema(arguments: argparse.Namespace) -> None:
     from mtdnn.config import Experiment
 
@@ -333,6 +340,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("output", type=Path, metavar="DIR")
     sub = of_experiment("import", _import, "take in a run that was trained elsewhere")
     sub.add_argument("folder", type=Path, metavar="DIR")
+    command("settings", _settings, "explain every setting: default, meaning, origin")
     sub = command("schema", _schema, "write the JSON schema of experiment files")
     sub.add_argument("output", type=Path, metavar="FILE")
     return parser

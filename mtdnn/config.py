@@ -60,24 +60,24 @@ class Slice(Closed):
 class Row(Closed):
     """One row of a table: runs that differ in their seed only."""
 
-    encoder: Name
-    mixture: Name
+    encoder: Name = Field(description="name of an encoder")
+    mixture: Name = Field(description="name of a mixture")
     qa_weight: float = Field(1.0, gt=0, le=1, description="probability that a step is a QA step")
-    variant: Name = "default"
+    variant: Name = Field("default", description="name of a variant")
     label: str | None = Field(None, description="name of the row; the mixture's when absent")
 
 
 class Table(Closed):
     """A table of scores, a row for each kind of run."""
 
-    title: str
-    rows: list[Row] = Field(min_length=1)
+    title: str = Field(description="shown above the table")
+    rows: list[Row] = Field(min_length=1, description="its rows")
 
 
 class Figure(Closed):
     """A table drawn as a figure."""
 
-    title: str
+    title: str = Field(description="shown above the figure")
     table: Name = Field(description="the table that is drawn")
     x: Literal["qa_weight", "mixture"] = Field(description="what the horizontal axis shows")
 
@@ -105,14 +105,20 @@ class Experiment(Closed):
     published: str | None = Field(
         None, description="CSV of published numbers to set beside the measured ones"
     )
-    encoders: dict[Name, EncoderSettings] = Field(min_length=1)
-    corpora: dict[Name, CorpusSettings] = Field(min_length=1)
-    mixtures: dict[Name, Mixture] = Field(min_length=1)
-    features: FeatureSettings = FeatureSettings()
-    schedule: ScheduleSettings = ScheduleSettings()
-    training: TrainingSettings = TrainingSettings()
-    decoding: DecodingSettings = DecodingSettings()
-    variants: dict[Name, Variant] = {}
+    encoders: dict[Name, EncoderSettings] = Field(
+        min_length=1, description="pretrained encoders by name"
+    )
+    corpora: dict[Name, CorpusSettings] = Field(min_length=1, description="corpora by name")
+    mixtures: dict[Name, Mixture] = Field(min_length=1, description="sets of corpora by name")
+    features: FeatureSettings = Field(FeatureSettings(), description="how text becomes token ids")
+    schedule: ScheduleSettings = Field(
+        ScheduleSettings(), description="which corpus gives the batch of each step"
+    )
+    training: TrainingSettings = Field(TrainingSettings(), description="how a run is trained")
+    decoding: DecodingSettings = Field(
+        DecodingSettings(), description="how answers are read off the span logits"
+    )
+    variants: dict[Name, Variant] = Field({}, description="named overrides of these settings")
     seeds: list[int] = Field(min_length=1, description="every row of every table is run with each")
     slices: dict[Name, Slice] = Field(
         min_length=1, description="the first one is the score that tables show"
@@ -120,8 +126,8 @@ class Experiment(Closed):
     tune_threshold_on: Literal["held_out"] | None = Field(
         None, description="split on which a null threshold is tuned, shown beside threshold 0"
     )
-    tables: dict[Name, Table] = Field(min_length=1)
-    figures: dict[Name, Figure] = {}
+    tables: dict[Name, Table] = Field(min_length=1, description="tables by name")
+    figures: dict[Name, Figure] = Field({}, description="figures by name")
 
     @model_validator(mode="after")
     def _names_resolve(self) -> "Experiment":
