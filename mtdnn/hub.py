@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import httpx
 import huggingface_hub
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -172,9 +171,9 @@ def translated(place: str) -> Iterator[None]:
         reason = "no such revision"
     except (OfflineModeIsEnabled, huggingface_hub.errors.LocalEntryNotFoundError):
         reason = "not in the cache, and the Hub cannot be reached; run it once with a network"
-    except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        reason = f"not to be had: {lines[0]}"
+    except Exception as error:  # which HTTP library raises depends on the client's version
+        lines = str(error).strip().splitlines() or ["no reason given"]
+        reason = f"not to be had: {type(error).__name__}: {lines[0]}"
     else:
         return
     raise MtdnnError(f"{place}: {reason}")
