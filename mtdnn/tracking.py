@@ -7,6 +7,7 @@ logging a run twice changes nothing.
 import importlib.metadata
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -26,11 +27,11 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 import numpy as np
-import requests
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from mtdnn.config import Experiment, load_run, read_yaml
 from mtdnn.errors import MtdnnError
@@ -58,7 +59,7 @@ def create_store(experiment: Experiment) -> None:
     with _store(experiment) as client:
         write_json(
             experiment.layout.root / "store.json",
-            {"uri": _uri(experiment), "experiment_id": _experiment_id(client, experiment)},
+            {"uri": _shown(_uri(experiment)), "experiment_id": _experiment_id(client, experiment)},
         )
 
 
@@ -90,7 +91,7 @@ def log_run(experiment: Experiment, run_dir: Path) -> str:
             client.set_tag(run_id, "content", content)
     write_json(
         run_dir / "mlflow.json",
-        {"run_id": run_id, "uri": _uri(experiment), "fingerprint": fingerprint},
+        {"run_id": run_id, "uri": _shown(_uri(experiment)), "fingerprint": fingerprint},
     )
     return run_id
 
@@ -128,17 +129,22 @@ def _store(experiment: Experiment) -> Iterator[MlflowClient]:
     uri = _uri(experiment)
     path = uri.removeprefix("sqlite:///")
     local = path != uri
-    if local:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock") if local else nullcontext():
-        try:
+    try:
+        if local:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock") if local else nullcontext():
             yield MlflowClient(uri)
-        except (MlflowException, requests.RequestException) as error:
-            reason = str(error).splitlines()[0][:300]
-            raise MtdnnError(
-                f"{uri}: MLflow failed: {reason}; nothing of the run is lost: "
-                "repeat `mtdnn log` when the store answers"
-            ) from None
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise MtdnnError(
+            f"{_shown(uri)}: MLflow failed: {reason[:200]}{'…' if reason[200:] else ''}; "
+            "the files of the runs are complete, so repeat this step when the store answers"
+        ) from None
+
+
+def _shown(uri: str) -> str:
+    """The URI without a password."""
+    return re.sub(r"//[^@/]+@", "//", uri)
 
 
 def _experiment_id(client: MlflowClient, experiment: Experiment) -> str:

@@ -284,7 +284,7 @@ def _latex(
     lines = [
         r"% needs \usepackage{booktabs,graphicx}",
         r"\begin{table}",
-        r"\centering",
+        r"\centering\setlength{\tabcolsep}{3pt}",
         rf"\caption{{{title}.{notice}}}",
         rf"\label{{tab:{name}}}",
         # Shrunk to the text's width when it is wider, never enlarged.
@@ -326,7 +326,6 @@ _LATEX = {
     "|": r"\textbar{}",
     "[": "{[}",
     "]": "{]}",
-    '"': r"\textquotedbl{}",
     "–": "--",
     "—": "---",
     "…": r"\ldots{}",
