@@ -203,27 +203,39 @@ class MultiTaskModel(nn.Module):
 
 
 def build(encoder: Path, run: RunSettings) -> MultiTaskModel:
-    """The model of a run before training: pretrained encoder, fresh heads (from the run's seed)."""
-    return _assemble(encoder, run, seed=run.seed)
+    """The model of a run before training: pretrained encoder, fresh heads (from the run's seed).
 
-
-def _assemble(folder: Path, run: RunSettings, seed: int) -> MultiTaskModel:
+    Raises:
+        MtdnnError: the encoder's weights are damaged, or lack more than a pooler.
+    """
     settings = run.training
-    config = _config(folder)
+    config = _config(encoder)
     if settings.encoder_dropout is not None:
         names = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout")
         for name in (*names, "attention_dropout"):
             if hasattr(config, name):
                 setattr(config, name, settings.encoder_dropout)
-    torch.manual_seed(seed)
-    encoder = _quietly(
-        AutoModel.from_pretrained,
-        folder,
-        config=config,
-        attn_implementation=_attention(config, run),
-        dtype=torch.float32,
-    )
-    return MultiTaskModel(encoder, run.corpora, settings.head_dropout, settings.span_loss)
+    torch.manual_seed(run.seed)
+    try:
+        pretrained, report = _quietly(
+            AutoModel.from_pretrained,
+            encoder,
+            config=config,
+            attn_implementation=_attention(config, run),
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise MtdnnError(f"{encoder}: no usable encoder weights: {reason}") from None
+    # Transformers would draw them at random without a word.
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise MtdnnError(
+            f"{encoder}: no usable encoder weights: {len(missing)} are missing, the first is "
+            f"{missing[0]}; is model.safetensors that of a {config.model_type} encoder?"
+        )
+    return MultiTaskModel(pretrained, run.corpora, settings.head_dropout, settings.span_loss)
 
 
 def _attention(config: Any, run: RunSettings) -> str | None:

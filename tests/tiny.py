@@ -1,0 +1,292 @@
+"""Encoders, corpora and experiments small enough to be trained within a test.
+
+Everything is made up here: random weights, a vocabulary of a few words, and corpora whose
+right answers can be read off single words.
+"""
+
+import itertools
+import random
+import string
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tokenizers
+import torch
+from tokenizers import models, normalizers, pre_tokenizers, processors
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+from mtdnn import features, schedule
+from mtdnn.config import Experiment, dump_yaml, parse
+from mtdnn.files import digest, write_json, write_text
+from mtdnn.layout import RunId
+from mtdnn.settings import RunSettings
+
+torch.set_num_threads(1)  # more only get in each other's way here
+
+COLOURS = ["red", "green", "blue", "white", "black"]
+FILLERS = ["the", "house", "stands", "near", "a", "river", "and", "old", "trees", "grow", "there"]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+CHARACTERS = [*string.ascii_lowercase, *string.digits, *".,?!'"]
+VOCABULARY = [
+    *SPECIAL,
+    *CHARACTERS,
+    *("##" + c for c in string.ascii_lowercase + string.digits),
+    *dict.fromkeys([*COLOURS, *FILLERS, "which", "colour", "is", "not", "good", "bad"]),
+    *("##ing", "##s", "##ed", "un", "##er"),
+]
+SIZES = {
+    "vocab_size": len(VOCABULARY),
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 96,
+    "pad_token_id": 0,
+}
+LABELS = {"cola": ["bad", "good"], "mnli": ["entailment", "neutral", "contradiction"]}
+FAMILIES = {
+    "squad": "question_answering",
+    "swag": "multiple_choice",
+    "cola": "sequence_classification",
+    "mnli": "sequence_classification",
+}
+# Settings of configuration classes that have their own names for the sizes.
+OWN_SIZES: dict[str, dict[str, Any]] = {
+    "bert": {},
+    "electra": {"embedding_size": 16},
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
+    "roberta": {"type_vocab_size": 1},
+    "mpnet": {"pad_token_id": 1},
+    "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    "albert": {"embedding_size": 16},
+}
+# Models that take no segment ids; their tokenizers give none.
+WITHOUT_SEGMENTS = ("distilbert", "roberta", "mpnet")
+
+
+def word_pieces(lowercase: bool = True) -> tokenizers.Tokenizer:
+    """A BERT tokenizer over `VOCABULARY`."""
+    vocabulary = {token: number for number, token in enumerate(VOCABULARY)}
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return tokenizer
+
+
+def make_encoder(folder: Path, kind: str = "bert", seed: int = 0, **changes: Any) -> Path:
+    """An encoder of model type `kind` with random weights, as `mtdnn encoder` leaves it."""
+    config = AutoConfig.for_model(kind, **{**SIZES, **OWN_SIZES[kind], **changes})
+    torch.manual_seed(seed)
+    model = AutoModel.from_config(config)
+    with torch.no_grad():  # larger than initial weights, so that attention has something to tell
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(6)
+            elif name.endswith("bias"):
+                parameter.normal_(std=0.1)
+    model.save_pretrained(folder)
+    inputs = ["input_ids", "attention_mask"]
+    if kind not in WITHOUT_SEGMENTS:
+        inputs.insert(1, "token_type_ids")
+    PreTrainedTokenizerFast(
+        tokenizer_object=word_pieces(),
+        **dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), SPECIAL, strict=False)),
+        mask_token="[MASK]",
+        model_input_names=inputs,
+    ).save_pretrained(folder)
+    write_json(folder / "manifest.json", {"digest": digest([kind, seed])})
+    return folder
+
+
+# --- corpora ---------------------------------------------------------------------------------
+
+
+def squad_rows(count: int, draw: random.Random, longest: int = 30) -> list[dict]:
+    """Which colour is the house? The one in the context, or no answer when there is none."""
+    rows = []
+    for number in range(count):
+        words = draw.choices(FILLERS, k=draw.randint(6, longest))
+        answerable = draw.random() < 0.7
+        if answerable:
+            words[draw.randrange(len(words))] = colour = draw.choice(COLOURS)
+        context = " ".join(words)
+        rows.append(
+            {
+                "id": f"q{number}",
+                "title": "Houses",
+                "paragraph": number,
+                "context": context,
+                "question": "which colour is the house ?",
+                "answer_texts": [colour] if answerable else [],
+                "answer_starts": [context.index(colour)] if answerable else [],
+            }
+        )
+    return rows
+
+
+def swag_rows(count: int, draw: random.Random) -> list[dict]:
+    """The right choice is the only one with `good` in it; some are longer than others."""
+    rows = []
+    for number in range(count):
+        label = draw.randrange(4)
+        choices = [" ".join(draw.choices(FILLERS, k=draw.randint(2, 8))) for _ in range(4)]
+        choices[label] += " good"
+        rows.append(
+            {
+                "id": f"s{number}",
+                "sentence": " ".join(draw.choices(FILLERS, k=draw.randint(3, 9))),
+                "choices": choices,
+                "label": label,
+            }
+        )
+    return rows
+
+
+def cola_rows(count: int, draw: random.Random) -> list[dict]:
+    """Single sentences that say themselves what they are."""
+    rows = []
+    for number in range(count):
+        label = draw.randrange(2)
+        words = draw.choices(FILLERS, k=draw.randint(3, 12))
+        words.insert(draw.randrange(len(words)), LABELS["cola"][label])
+        rows.append(
+            {"id": f"c{number}", "sentence1": " ".join(words), "sentence2": None, "label": label}
+        )
+    return rows
+
+
+def mnli_rows(count: int, draw: random.Random) -> list[dict]:
+    """Pairs: the second sentence gives the label away."""
+    rows = []
+    for number in range(count):
+        label = draw.randrange(3)
+        rows.append(
+            {
+                "id": f"m{number}",
+                "sentence1": " ".join(draw.choices(FILLERS, k=draw.randint(3, 12))),
+                "sentence2": " ".join([*draw.choices(FILLERS, k=3), ["is", "not", "un"][label]]),
+                "label": label,
+            }
+        )
+    return rows
+
+
+ROWS = {"squad": squad_rows, "swag": swag_rows, "cola": cola_rows, "mnli": mnli_rows}
+CORPUS_SCHEMAS = {
+    "question_answering": pa.schema(
+        [
+            ("id", pa.string()),
+            ("title", pa.string()),
+            ("paragraph", pa.int32()),
+            ("context", pa.string()),
+            ("question", pa.string()),
+            ("answer_texts", pa.list_(pa.string())),
+            ("answer_starts", pa.list_(pa.int32())),
+        ]
+    ),
+    "multiple_choice": pa.schema(
+        [
+            ("id", pa.string()),
+            ("sentence", pa.string()),
+            ("choices", pa.list_(pa.string())),
+            ("label", pa.int32()),
+        ]
+    ),
+    "sequence_classification": pa.schema(
+        [
+            ("id", pa.string()),
+            ("sentence1", pa.string()),
+            ("sentence2", pa.string()),
+            ("label", pa.int32()),
+        ]
+    ),
+}
+
+
+def write_corpus(folder: Path, family: str, **splits: list[dict]) -> Path:
+    """A corpus as `mtdnn corpus` leaves it, with the given rows in each split."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, rows in splits.items():
+        table = pa.Table.from_pylist(rows, schema=CORPUS_SCHEMAS[family])
+        pq.write_table(table, folder / f"{split}.parquet")
+    write_json(folder / "manifest.json", {"family": family, "digest": digest(splits)})
+    return folder
+
+
+# --- experiments -----------------------------------------------------------------------------
+
+
+def make_tiny_experiment(folder: Path, **changes: Any) -> Experiment:
+    """Four corpora and every mixture of them; `changes` replace top-level keys."""
+    names = list(FAMILIES)
+    mixtures = {
+        "_".join(some): {"label": "+".join(some), "corpora": list(some)}
+        for size in range(len(names))
+        for some in (("squad", *rest) for rest in itertools.combinations(names[1:], size))
+    }
+    mapping = {
+        "experiment": "tiny",
+        "title": "Tiny",
+        "results": str(folder),
+        "seeds": [1],
+        "encoders": {"tiny": {"label": "Tiny", "source": {"kind": "hub", "repo": "no/where"}}},
+        "corpora": {
+            name: {
+                "label": name,
+                "family": family,
+                "labels": LABELS.get(name, []),
+                "source": {"kind": "synthetic", "recipe": name, "train": 9, "dev": 9},
+            }
+            for name, family in FAMILIES.items()
+        },
+        "mixtures": mixtures,
+        "features": {"max_length": 40, "max_question_length": 8, "stride_tokens": 12},
+        "training": {"batch_size": 8},
+        "slices": {"dev": {"label": "dev"}},
+        "tables": {"t": {"title": "t", "rows": [{"encoder": "tiny", "mixture": "squad"}]}},
+    }
+    return parse({**mapping, **changes}, where="tiny experiment")
+
+
+def make_run_folder(
+    folder: Path,
+    mixture: str = "squad_swag_cola_mnli",
+    qa_weight: float = 0.5,
+    rows: int = 40,
+    kind: str = "bert",
+    encoder: dict[str, Any] | None = None,
+    **changes: Any,
+) -> tuple[Path, RunSettings]:
+    """A run whose encoder, corpora, features and schedule are ready for training.
+
+    Args:
+        rows: rows in each split of each corpus.
+        kind, encoder: model type of the encoder, and changes of its configuration.
+        changes: top-level keys of the experiment to replace.
+    """
+    experiment = make_tiny_experiment(folder, **changes)
+    layout = experiment.layout
+    run_id = RunId("tiny", mixture, qa_weight, "default", experiment.seeds[0])
+    run, run_dir = experiment.resolve(run_id), layout.run(run_id)
+    make_encoder(layout.encoder("tiny"), kind, **(encoder or {}))
+    for name, corpus in run.corpora.items():
+        draw = random.Random(name)
+        splits = {split: ROWS[name](rows, draw) for split in ("train", "dev")}
+        write_corpus(layout.corpus(name), corpus.family, **splits)
+        features.prepare(
+            family=corpus.family,
+            settings=run.features,
+            encoder=layout.encoder("tiny"),
+            corpus=layout.corpus(name),
+            output=layout.features("tiny", "default", name),
+        )
+    write_text(run_dir / "config.yaml", dump_yaml(run))
+    schedule.write(run_dir, run)
+    return run_dir, run
