@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mtdnn import __version__
 from mtdnn.errors import MtdnnError
-from mtdnn.files import write_json, write_text
+from mtdnn.files import read_json, write_json, write_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -182,10 +182,14 @@ def _score(arguments: argparse.Namespace) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from mtdnn import evaluation
+    from mtdnn import prediction
+    from mtdnn.config import validate
+    from mtdnn.settings import RunSettings
 
-    answers, odds = evaluation.predict(
-        arguments.model, arguments.data, arguments.null_threshold, arguments.threads
+    description = arguments.model / "run.json"
+    run = validate(RunSettings, read_json(description).get("settings"), str(description))
+    answers, odds = prediction.predict(
+        arguments.model, run, arguments.data, arguments.null_threshold, arguments.threads
     )
     write_json(arguments.output, answers)
     if arguments.null_odds:
@@ -194,8 +198,10 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 def _export(arguments: argparse.Namespace) -> None:
     from mtdnn import model
+    from mtdnn.config import load_run
 
-    model.export(arguments.run, arguments.corpus, arguments.output)
+    run = load_run(arguments.run / "config.yaml")
+    model.export(arguments.run, run, arguments.corpus, arguments.output)
 
 
 def _import(arguments: argparse.Namespace) -> None:

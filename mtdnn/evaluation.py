@@ -1,4 +1,4 @@
-"""Predictions of a trained model: answers of every question, labels of every auxiliary dev set."""
+"""Predictions of a run: answers of every question, labels of every auxiliary dev set."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -56,19 +56,14 @@ def prepare(
         output: folder for `{split}.arrow` and `features.json`; replaced as a whole.
     """
     tokenizer = Tokenizer(encoder)
-    encode = {
-        "question_answering": _windows,
-        "multiple_choice": _choices,
-        "sequence_classification": _sentences,
-    }[family]
     counts = {}
     with replacing(output) as draft:
         draft.mkdir()
         for split in SPLITS:
             source = corpus / f"{split}.parquet"
             if source.exists():
-                batches = (encode(rows, tokenizer, settings) for rows in _rows(source))
-                counts[split] = _write(draft / f"{split}.arrow", SCHEMAS[family], batches)
+                target = draft / f"{split}.arrow"
+                counts[split] = tokenise(family, settings, tokenizer, _rows(source), target)
         write_json(
             draft / "features.json",
             {
@@ -79,6 +74,27 @@ def prepare(
                 "splits": counts,
             },
         )
+
+
+def tokenise(
+    family: str,
+    settings: FeatureSettings,
+    tokenizer: "Tokenizer",
+    portions: Iterable[dict[str, list]],
+    target: Path,
+) -> dict[str, int]:
+    """Write the features of rows, given as columns in portions, to the Arrow file `target`.
+
+    Returns:
+        The numbers of sequences and of tokens.
+    """
+    encode = {
+        "question_answering": _windows,
+        "multiple_choice": _choices,
+        "sequence_classification": _sentences,
+    }[family]
+    batches = (encode(rows, tokenizer, settings) for rows in portions)
+    return _write(target, SCHEMAS[family], batches)
 
 
 # --- reading ---------------------------------------------------------------------------------

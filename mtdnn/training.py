@@ -78,7 +78,10 @@ def train(run_dir: Path, run: RunSettings, threads: int | None = None) -> None:
             "steps": len(steps),
             "tokens": sum(line["tokens"] for line in log.lines),
         }
-        write_json(draft / "run.json", {**identity, "provenance": provenance})
+        write_json(
+            draft / "run.json",
+            {**identity, "provenance": provenance, "settings": run.model_dump(mode="json")},
+        )
     write_text(run_dir / "training.jsonl", "".join(json.dumps(line) + "\n" for line in log.lines))
 
 

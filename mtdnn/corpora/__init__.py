@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from mtdnn.corpora import files, synthetic
-from mtdnn.corpora.rows import SCHEMAS, Split
+from mtdnn.corpora.rows import SCHEMAS, Split, normalise
 from mtdnn.errors import MtdnnError
 from mtdnn.files import replacing, sha256, write_json
-from mtdnn.settings import CorpusSettings
+from mtdnn.settings import CorpusSettings, FilesCorpus
 
 
 def fetch(name: str, corpus: CorpusSettings, *, root: str, lock: Path, output: Path) -> None:
@@ -51,6 +51,20 @@ def fetch(name: str, corpus: CorpusSettings, *, root: str, lock: Path, output: P
                 "digest": rows_digest({s: content.rows for s, content in splits.items()}),
             },
         )
+
+
+def read_questions(path: Path) -> list[dict]:
+    """Rows of a file in SQuAD's format whose questions may lack answers.
+
+    Raises:
+        MtdnnError: a bad question with its place; or no question at all.
+    """
+    source = FilesCorpus(kind="files", format="squad", splits={"dev": [path.name]})
+    corpus = CorpusSettings(label="questions", family="question_answering", source=source)
+    rows = normalise("dev", corpus, files.squad(path, answered=False)).rows
+    if not rows:
+        raise MtdnnError(f"{path}: has no question")
+    return rows
 
 
 def rows_digest(splits: dict[str, list[dict]]) -> str:

@@ -71,8 +71,11 @@ def _records(paths: list[Path], source: FilesCorpus) -> Iterator[Record]:
 # --- SQuAD JSON ------------------------------------------------------------------------------
 
 
-def squad(path: Path) -> Iterator[Record]:
-    """Questions of a SQuAD 1.1 or 2.0 file, in the columns that the Hub's copy has."""
+def squad(path: Path, *, answered: bool = True) -> Iterator[Record]:
+    """Questions of a SQuAD 1.1 or 2.0 file, in the columns that the Hub's copy has.
+
+    With `answered` false, questions may come without their answers.
+    """
     content = _object(read_json(path), path)
     for a, article in enumerate(_objects(content, "data", str(path))):
         where = f"{path}: article {a}"
@@ -83,6 +86,8 @@ def squad(path: Path) -> Iterator[Record]:
                 raise MtdnnError(f"{there}: has no context")
             for q, question in enumerate(_objects(paragraph, "qas", there)):
                 place = f"{there}, question {shown(question.get('id', q))}"
+                if not answered:
+                    question = {**question, "answers": [], "is_impossible": True}
                 yield place, _question(question, title, paragraph["context"], place)
 
 
