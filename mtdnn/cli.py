@@ -181,6 +181,25 @@ def _score(arguments: argparse.Namespace) -> None:
     )
 
 
+def _run(arguments: argparse.Namespace) -> None:
+    from mtdnn import evaluation, schedule, training
+    from mtdnn.config import dump_yaml, load
+
+    experiment = load(arguments.experiment)
+    runs = {run.path: run for run in experiment.runs()}
+    chosen = [_pick("run", path, runs) for path in arguments.runs or runs]
+    for run in chosen:
+        folder, settings = experiment.layout.run(run), experiment.resolve(run)
+        if (folder / "predictions.parquet").exists():
+            print(f"{run.path}: is there already", file=sys.stderr)
+            continue
+        print(f"{run.path}: {chosen.index(run) + 1} of {len(chosen)}", file=sys.stderr)
+        write_text(folder / "config.yaml", dump_yaml(settings))
+        schedule.write(folder, settings)
+        training.train(folder, settings, arguments.threads)
+        evaluation.evaluate(folder, settings, arguments.threads)
+
+
 def _predict(arguments: argparse.Namespace) -> None:
     from mtdnn import prediction
     from mtdnn.config import validate
@@ -322,6 +341,11 @@ def _parser() -> argparse.ArgumentParser:
     sub = of_experiment("figure", _figure, "draw figures from the runs that exist")
     sub.add_argument("names", nargs="*", metavar="FIGURE")
 
+    sub = of_experiment(
+        "run", _run, "train and evaluate runs here, without Snakemake; features must be there"
+    )
+    sub.add_argument("runs", nargs="*", metavar="RUN", help="all when none is named")
+    threads(sub)
     sub = command("score", _score, "score SQuAD 2.0 predictions as the official scorer does")
     sub.add_argument("--data", type=Path, required=True, metavar="DEV.json")
     sub.add_argument("--predictions", type=Path, required=True, metavar="PREDS.json")
