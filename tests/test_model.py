@@ -33,11 +33,11 @@ def with_batching(run, batching):
 
 
 class Prepared:
-    """A run whose features are ready, without dropout."""
+    """A run whose features are ready, without dropout unless `training` says otherwise."""
 
-    def __init__(self, folder, kind="bert", **encoder):
+    def __init__(self, folder, kind="bert", training=WITHOUT_DROPOUT, **encoder):
         self.run_dir, self.run = make_run_folder(
-            folder, rows=12, kind=kind, encoder=encoder, training=WITHOUT_DROPOUT
+            folder, rows=12, kind=kind, encoder=encoder, training=training
         )
         self.layout = Layout.of_run(self.run_dir)
         self.encoder = self.layout.encoder("tiny")
