@@ -54,7 +54,16 @@ def prepare(
         encoder: folder of the encoder, with its tokenizer and manifest.
         corpus: folder of the corpus: `{split}.parquet` and its manifest.
         output: folder for `{split}.arrow` and `features.json`; replaced as a whole.
+
+    Raises:
+        MtdnnError: the tokenizer is not usable, or the lengths do not fit the encoder.
     """
+    positions = read_json(encoder / "config.json").get("max_position_embeddings")
+    if positions and settings.max_length > positions:
+        raise MtdnnError(
+            f"features.max_length: {settings.max_length} is more than the {positions} positions "
+            f"that {encoder} knows; lower it"
+        )
     tokenizer = Tokenizer(encoder)
     counts = {}
     with replacing(output) as draft:

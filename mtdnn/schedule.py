@@ -181,8 +181,12 @@ def write(run_dir: Path, run: RunSettings) -> None:
         pq.write_table(pa.table(columns, schema=SCHEMA), draft, compression="zstd")
 
 
-def read(run_dir: Path) -> list[Step]:
-    """The schedule of a run."""
+def read(run_dir: Path, sizes: dict[str, int]) -> list[Step]:
+    """The schedule of a run whose corpora have `sizes` training items.
+
+    Raises:
+        MtdnnError: it is not readable, or was drawn for other features.
+    """
     path = run_dir / "schedule.parquet"
     try:
         table = pq.read_table(path, schema=SCHEMA)
@@ -191,7 +195,14 @@ def read(run_dir: Path) -> list[Step]:
     numbers, epochs = table["step"].to_pylist(), table["epoch"].to_pylist()
     corpora, rows = table["corpus"].to_pylist(), table["rows"].combine_chunks()
     values, offsets = rows.values.to_numpy(), rows.offsets.to_numpy()
-    return [
+    steps = [
         Step(number, epoch, corpus, values[offsets[i] : offsets[i + 1]])
         for i, (number, epoch, corpus) in enumerate(zip(numbers, epochs, corpora, strict=True))
     ]
+    for step in steps:
+        if step.rows.max() >= sizes.get(step.corpus, 0):
+            raise MtdnnError(
+                f"{path}: step {step.step} wants item {step.rows.max()} of {step.corpus}, which "
+                f"has {sizes.get(step.corpus, 0)}; its features have changed: draw it again"
+            )
+    return steps

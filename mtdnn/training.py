@@ -44,8 +44,10 @@ def train(run_dir: Path, run: RunSettings, threads: int | None = None) -> None:
     """
     device = use_device(threads)
     layout = Layout.of_run(run_dir)
-    steps = schedule.read(run_dir)
+    # Now, not at the end: files may change while a long training goes on.
+    identity, versions = fingerprint(layout, run), environment()
     features = training_features(layout, run)
+    steps = schedule.read(run_dir, {name: len(some) for name, some in features.items()})
     encoder = layout.encoder(run.encoder_name)
     model = build(encoder, run).to(device).train()
     optimizer = optimizer_for(model, run.training)
@@ -64,12 +66,11 @@ def train(run_dir: Path, run: RunSettings, threads: int | None = None) -> None:
             if last or len(log.pending) == STEPS_BETWEEN_READS:
                 log.read()
             progress.advance(note=log.note)
-    identity = fingerprint(layout, run)
     with replacing(run_dir / "model") as draft:
         draft.mkdir()
         save(model, run, encoder, draft)
         provenance = {
-            **environment(),
+            **versions,
             "device": device_name(device),
             "threads": torch.get_num_threads(),
             "precision": run.training.precision,
