@@ -42,10 +42,15 @@ def load_experiment(mapping: Any, files: Iterable[Path]) -> Experiment:
 def missing_files(experiment: Experiment) -> Iterator[str]:
     """A line for each local folder or file that an encoder or a corpus needs and lacks."""
     used = {name for run in experiment.runs() for name in experiment.mixtures[run.mixture].corpora}
-    for name in used:
-        source = experiment.corpora[name].source
-        if isinstance(source, FilesCorpus) and not _is_url(source.root):
-            yield from _missing(f"corpora.{name}.source", source_files(experiment, name))
+    local = [name for name in used if _is_local(experiment.corpora[name].source)]
+    if local and not os.path.isdir(experiment.data_path(None)):
+        yield (
+            f"data_root: no such folder: {experiment.data_path(None)}; "
+            "set it, or the environment variable MTDNN_DATA"
+        )
+        return
+    for name in local:
+        yield from _missing(f"corpora.{name}.source", source_files(experiment, name))
     for name in {run.encoder for run in experiment.runs()}:
         source = experiment.encoders[name].source
         if isinstance(source, FilesEncoder) and not os.path.isdir(source.path):
@@ -71,7 +76,7 @@ def corpus_settings(experiment: Experiment, corpus: str) -> str:
     Local files count by name and size, not by place: a mirror that was moved retrains nothing.
     """
     settings = experiment.corpora[corpus]
-    if not isinstance(settings.source, FilesCorpus) or _is_url(settings.source.root):
+    if not _is_local(settings.source):
         return digest(settings.model_dump(mode="json", exclude={"label"}))
     values = settings.model_dump(mode="json", exclude={"label": True, "source": {"root"}})
     files = source_files(experiment, corpus)
@@ -143,14 +148,11 @@ def count_gpus() -> int:
 def _missing(place: str, files: list[Path]) -> Iterator[str]:
     folders = {file.parent for file in files if not file.parent.is_dir()}
     for folder in folders:
-        yield (
-            f"{place}.root: no such folder: {folder}; "
-            "set data_root, or the environment variable MTDNN_DATA"
-        )
+        yield f"{place}.root: no such folder: {folder}"
     for file in files:
         if file.parent not in folders and not file.is_file():
             yield f"{place}.splits: no such file: {file}"
 
 
-def _is_url(root: str | None) -> bool:
-    return bool(root and re.match(r"https?://", root))
+def _is_local(source: Any) -> bool:
+    return isinstance(source, FilesCorpus) and not re.match(r"https?://", source.root or "")

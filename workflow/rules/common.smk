@@ -9,6 +9,7 @@ from pathlib import Path
 from mtdnn import workflow as steps
 from mtdnn.config import dump_yaml
 from mtdnn.errors import MtdnnError
+from mtdnn.files import digest, write_text
 from mtdnn.layout import Layout
 from mtdnn.provenance import code_digest
 from mtdnn.reporting import TRAINING_FIGURES

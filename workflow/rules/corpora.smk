@@ -2,8 +2,6 @@
 
 
 rule encoder:
-    input:
-        experiment=ancient(EXPERIMENT),
     output:
         expand(
             ROOT / "encoders/{{encoder}}/{file}",
@@ -19,17 +17,16 @@ rule encoder:
     conda:
         "../../envs/environment.yaml"
     params:
+        experiment=EXPERIMENT,
         settings=lambda wildcards: steps.encoder_settings(experiment, wildcards.encoder),
         code=code_digest("encoders"),
     message:
         "Fetching encoder {wildcards.encoder}"
     shell:
-        "python -m mtdnn encoder {input.experiment} {wildcards.encoder} > {log} 2>&1"
+        "python -m mtdnn encoder {params.experiment} {wildcards.encoder} > {log} 2>&1"
 
 
 rule corpus:
-    input:
-        experiment=ancient(EXPERIMENT),
     output:
         expand(
             ROOT / "corpora/{{corpus}}/{file}",
@@ -40,17 +37,17 @@ rule corpus:
     conda:
         "../../envs/environment.yaml"
     params:
+        experiment=EXPERIMENT,
         settings=lambda wildcards: steps.corpus_settings(experiment, wildcards.corpus),
         code=code_digest("corpora"),
     message:
         "Fetching corpus {wildcards.corpus}"
     shell:
-        "python -m mtdnn corpus {input.experiment} {wildcards.corpus} > {log} 2>&1"
+        "python -m mtdnn corpus {params.experiment} {wildcards.corpus} > {log} 2>&1"
 
 
 rule features:
     input:
-        experiment=ancient(EXPERIMENT),
         encoder=ROOT / "encoders/{encoder}/tokenizer.json",
         corpus=ROOT / "corpora/{corpus}/manifest.json",
     output:
@@ -63,6 +60,7 @@ rule features:
     conda:
         "../../envs/environment.yaml"
     params:
+        experiment=EXPERIMENT,
         settings=lambda wildcards: steps.features_settings(
             experiment, wildcards.variant
         ),
@@ -70,5 +68,5 @@ rule features:
     message:
         "Tokenising {wildcards.corpus} for {wildcards.encoder}"
     shell:
-        "python -m mtdnn features {input.experiment} {wildcards.encoder} {wildcards.corpus} "
+        "python -m mtdnn features {params.experiment} {wildcards.encoder} {wildcards.corpus} "
         "--variant {wildcards.variant} > {log} 2>&1"

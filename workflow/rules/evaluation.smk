@@ -3,7 +3,6 @@
 
 rule evaluate:
     input:
-        config=ancient(ROOT / "runs/{run}/config.yaml"),
         model=ROOT / "runs/{run}/model/run.json",
         features=unless_imported("evaluate", lambda run: features_of(run, "dev.arrow")),
         corpora=unless_imported("evaluate", lambda run: corpora_of(run, "dev.parquet")),
@@ -19,19 +18,19 @@ rule evaluate:
         gpu=1 if GPUS else 0,
         mem_mb=4000,
     params:
+        experiment=EXPERIMENT,
         folder=folder,
         settings=settings_of("evaluate"),
         code=code_digest("evaluation"),
     message:
         "Evaluating {wildcards.run}"
     shell:
-        "python -m mtdnn evaluate {params.folder} --threads {threads} > {log} 2>&1"
+        "(python -m mtdnn resolve {params.experiment} {wildcards.run} && "
+        "python -m mtdnn evaluate {params.folder} --threads {threads}) > {log} 2>&1"
 
 
 rule metrics:
     input:
-        experiment=ancient(EXPERIMENT),
-        config=ancient(ROOT / "runs/{run}/config.yaml"),
         model=ROOT / "runs/{run}/model/run.json",
         predictions=ROOT / "runs/{run}/predictions.parquet",
         auxiliary=ROOT / "runs/{run}/auxiliary.parquet",
@@ -45,10 +44,12 @@ rule metrics:
     conda:
         "../../envs/environment.yaml"
     params:
+        experiment=EXPERIMENT,
         folder=folder,
         settings=settings_of("metrics"),
         code=code_digest("metrics"),
     message:
         "Scoring {wildcards.run}"
     shell:
-        "python -m mtdnn metrics {input.experiment} {params.folder} > {log} 2>&1"
+        "(python -m mtdnn resolve {params.experiment} {wildcards.run} && "
+        "python -m mtdnn metrics {params.experiment} {params.folder}) > {log} 2>&1"

@@ -1,10 +1,9 @@
-# Tables and figures. They are cheap, so any change of the experiment's settings makes them
-# anew: their titles, labels, rows and seeds all stand there.
+# Tables and figures. They are cheap, so any change of the experiment's settings makes all of
+# them anew: titles, labels, rows and seeds stand there.
 
 
 rule table:
     input:
-        experiment=EXPERIMENT,
         metrics=lambda wildcards: products(runs_of(wildcards.table), "metrics.json"),
         published=experiment.published or [],
     output:
@@ -14,16 +13,17 @@ rule table:
     conda:
         "../../envs/environment.yaml"
     params:
+        experiment=EXPERIMENT,
+        settings=digest(experiment.model_dump(mode="json")),
         code=code_digest("reporting"),
     message:
         "Writing {wildcards.table}"
     shell:
-        "python -m mtdnn table {input.experiment} {wildcards.table} > {log} 2>&1"
+        "python -m mtdnn table {params.experiment} {wildcards.table} > {log} 2>&1"
 
 
 rule figure:
     input:
-        experiment=EXPERIMENT,
         metrics=lambda wildcards: products(runs_drawn(wildcards.figure), "metrics.json"),
         published=experiment.published or [],
     output:
@@ -33,8 +33,10 @@ rule figure:
     conda:
         "../../envs/environment.yaml"
     params:
+        experiment=EXPERIMENT,
+        settings=digest(experiment.model_dump(mode="json")),
         code=code_digest("reporting"),
     message:
         "Drawing {wildcards.figure}"
     shell:
-        "python -m mtdnn figure {input.experiment} {wildcards.figure} > {log} 2>&1"
+        "python -m mtdnn figure {params.experiment} {wildcards.figure} > {log} 2>&1"

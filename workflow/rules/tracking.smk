@@ -7,8 +7,6 @@ localrules:
 
 # The first use of an MLflow store is racy, so one rule creates it and all others wait for it.
 rule store:
-    input:
-        experiment=ancient(EXPERIMENT),
     output:
         touch(ROOT / "mlflow.created"),
     log:
@@ -16,18 +14,17 @@ rule store:
     conda:
         "../../envs/environment.yaml"
     params:
+        experiment=EXPERIMENT,
         uri=experiment.store_uri,
     message:
         "Creating the MLflow store"
     shell:
-        "python -m mtdnn store {input.experiment} > {log} 2>&1"
+        "python -m mtdnn store {params.experiment} > {log} 2>&1"
 
 
 rule log:
     input:
-        experiment=ancient(EXPERIMENT),
         store=ROOT / "mlflow.created",
-        config=ROOT / "runs/{run}/config.yaml",
         metrics=ROOT / "runs/{run}/metrics.json",
     output:
         ROOT / "runs/{run}/mlflow.json",
@@ -36,9 +33,10 @@ rule log:
     conda:
         "../../envs/environment.yaml"
     params:
+        experiment=EXPERIMENT,
         folder=folder,
         code=code_digest("tracking"),
     message:
         "Logging {wildcards.run} to MLflow"
     shell:
-        "python -m mtdnn log {input.experiment} {params.folder} > {log} 2>&1"
+        "python -m mtdnn log {params.experiment} {params.folder} > {log} 2>&1"

@@ -1,9 +1,11 @@
 # The schedule of each run, and its training.
+#
+# A run's config.yaml is written by the step that first needs it and is no input of any:
+# it holds every setting, while a step is done again only for those that matter to it.
 
 
 rule schedule:
     input:
-        config=ancient(ROOT / "runs/{run}/config.yaml"),
         features=unless_imported("train", lambda run: features_of(run, "train.arrow")),
     output:
         ROOT / "runs/{run}/schedule.parquet",
@@ -12,20 +14,21 @@ rule schedule:
     conda:
         "../../envs/environment.yaml"
     params:
+        experiment=EXPERIMENT,
         folder=folder,
         settings=settings_of("train"),
         code=code_digest("schedule"),
     message:
         "Drawing the batches of {wildcards.run}"
     shell:
-        "python -m mtdnn schedule {params.folder} > {log} 2>&1"
+        "(python -m mtdnn resolve {params.experiment} {wildcards.run} && "
+        "python -m mtdnn schedule {params.folder}) > {log} 2>&1"
 
 
 # On CPUs two runs on one core each beat one run on two, so a run takes one core; with a GPU
 # it takes that, and a few cores feed it.
 rule train:
     input:
-        config=ancient(ROOT / "runs/{run}/config.yaml"),
         schedule=ROOT / "runs/{run}/schedule.parquet",
         features=unless_imported("train", lambda run: features_of(run, "train.arrow")),
         encoder=unless_imported("train", encoder_of),
