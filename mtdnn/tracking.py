@@ -135,7 +135,7 @@ def _store(experiment: Experiment) -> Iterator[MlflowClient]:
         with FileLock(f"{path}.lock") if local else nullcontext():
             yield MlflowClient(uri)
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
-        reason = " ".join(str(error).split())
+        reason = _shown(" ".join(str(error).split()))
         raise MtdnnError(
             f"{_shown(uri)}: MLflow failed: {reason[:200]}{'…' if reason[200:] else ''}; "
             "the files of the runs are complete, so repeat this step when the store answers"
@@ -143,8 +143,8 @@ def _store(experiment: Experiment) -> Iterator[MlflowClient]:
 
 
 def _shown(uri: str) -> str:
-    """The URI without a password."""
-    return re.sub(r"//[^@/]+@", "//", uri)
+    """A URI, or a text with one, without user and password."""
+    return re.sub(r"//[^@/\s]+@", "//", uri)
 
 
 def _experiment_id(client: MlflowClient, experiment: Experiment) -> str:
