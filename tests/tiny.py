@@ -80,16 +80,23 @@ def word_pieces(lowercase: bool = True) -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def make_encoder(folder: Path, kind: str = "bert", seed: int = 0, **changes: Any) -> Path:
-    """An encoder of model type `kind` with random weights, as `mtdnn encoder` leaves it."""
+def make_encoder(
+    folder: Path, kind: str = "bert", seed: int = 0, gain: float = 6, **changes: Any
+) -> Path:
+    """An encoder of model type `kind` with random weights, as `mtdnn encoder` leaves it.
+
+    Args:
+        gain: factor on initial weights; with 1, attention has next to nothing to tell.
+        changes: of its configuration.
+    """
     config = AutoConfig.for_model(kind, **{**SIZES, **OWN_SIZES[kind], **changes})
     torch.manual_seed(seed)
     model = AutoModel.from_config(config)
-    with torch.no_grad():  # larger than initial weights, so that attention has something to tell
+    with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
-                parameter.mul_(6)
-            elif name.endswith("bias"):
+                parameter.mul_(gain)
+            elif gain != 1 and name.endswith("bias"):
                 parameter.normal_(std=0.1)
     model.save_pretrained(folder)
     inputs = ["input_ids", "attention_mask"]
