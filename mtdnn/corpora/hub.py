@@ -15,6 +15,7 @@ from mtdnn.errors import MtdnnError
 from mtdnn.settings import CorpusSettings, HubCorpus
 
 BATCH_ROWS = 4096
+READABLE = (".parquet", ".json", ".jsonl", ".csv")
 
 
 def read(corpus: CorpusSettings, lock: Path) -> tuple[dict[str, Split], dict]:
@@ -43,6 +44,9 @@ def read(corpus: CorpusSettings, lock: Path) -> tuple[dict[str, Split], dict]:
         if split not in layout:
             raise MtdnnError(f"{repository}: no split {split!r}; there are {', '.join(layout)}")
     names = list(dict.fromkeys(name for split in wanted for name in layout[split]))
+    for name in names:
+        if not name.endswith(READABLE):
+            raise MtdnnError(f"{repository}: {name}: only parquet, JSON lines and CSV are read")
     fetched = hub.fetch(repository, names, locked.sha256 if locked else {})
 
     counts: Counter = Counter()
@@ -106,12 +110,10 @@ def _data_file(path: Path, called: str) -> Iterator[Record]:
     suffix = Path(called).suffix
     if suffix == ".parquet":
         yield from _parquet(path, called)
-    elif suffix in (".jsonl", ".json"):
-        yield from files.jsonl(path, called)
     elif suffix == ".csv":
         yield from files.table(path, called, quoted=True, header=True)
     else:
-        raise MtdnnError(f"{called}: only parquet, JSON lines and CSV are read, not {suffix!r}")
+        yield from files.jsonl(path, called)
 
 
 def _parquet(path: Path, called: str) -> Iterator[Record]:

@@ -52,39 +52,47 @@ _FIRST = (
     "Frank Sonia Albert Paula George Diana Henry Laura Robert Alice Peter Maria Daniel Julia "
     "Thomas Anna Samuel Eva David"
 ).split()
-_ONSETS = "B Br D Dr F G Gr H K Kl L M N P R S St T Tr V".split()
-_MIDDLES = "al an ar el en er il in ol or os ul un".split()
-_PEOPLE_ENDS = "berg den dor man mark nik sen ski son ster ton win".split()
-_PLACE_ENDS = "bach burg by dale field ford ham haven mouth port stead wick".split()
+_STEMS = (
+    "Ash Barn Bay Birch Black Bridge Brook Castle Clay Cliff Corn Crow Deer Dove East Elder Elm "
+    "Fair Farm Fern Fox Glen Gold Grass Grey Hawk Hazel Heath Hill Horse Iron King Lake Lamb Lime "
+    "Long Maple Marsh Mill Moss North Oak Orchard Rain Red River Rose Sand Sea Silver Snow South "
+    "Spring Stone Sun Swan Thorn Water West White Wild Wind Winter Wolf Wood"
+).split()
+_PEOPLE_ENDS = "berg er by garden hand land man smith son stone worth".split()
+_PLACE_ENDS = "bury dale field ford ham haven mouth port shire stead ton ville".split()
 
 
 class _Names:
-    """Invented names, none given out twice; each split gets its own half of all syllables."""
+    """Invented names; each split gets its own half of all first names and stems."""
 
     def __init__(self, rng: random.Random, split: str) -> None:
         half = SPLITS.index(split)
         self._rng = rng
-        self._first = _FIRST[half::2]
-        self._used: set[str] = set()
-        self._stems = [o + m for o in _ONSETS for m in _MIDDLES][half::2]
+        self._first, self._stems = _FIRST[half::2], _STEMS[half::2]
+        self._titles: set[str] = set()
+        self.start_paragraph()
 
-    def people(self, number: int) -> list[str]:
-        """Full names; no two of them share a first name while there are enough."""
-        firsts = self._rng.sample(self._first, min(number, len(self._first)))
-        return [f"{first} {self._invent(_PEOPLE_ENDS)}" for first in firsts]
+    def start_paragraph(self) -> None:
+        """From here on, first names may come again."""
+        self._free = self._rng.sample(self._first, len(self._first))
+
+    def person(self) -> str:
+        """A full name; its first name is new in this paragraph."""
+        return f"{self._free.pop()} {self._compound(_PEOPLE_ENDS)}"
 
     def place(self) -> str:
-        return self._invent(_PLACE_ENDS)
+        return self._compound(_PLACE_ENDS)
 
-    def _invent(self, ends: list[str]) -> str:
-        while True:
-            name = self._rng.choice(self._stems) + self._rng.choice(ends)
-            if name not in self._used:
-                break
-            # All names with short stems are taken sooner or later: go on with longer ones.
-            self._stems.append(self._rng.choice(self._stems) + self._rng.choice(_MIDDLES))
-        self._used.add(name)
-        return name
+    def title(self) -> str:
+        """A place's name that is no title yet."""
+        title = self.place()
+        while title in self._titles:
+            title = self._rng.choice(self._stems) + title.lower()
+        self._titles.add(title)
+        return title
+
+    def _compound(self, ends: list[str]) -> str:
+        return self._rng.choice(self._stems) + self._rng.choice(ends)
 
 
 # --- question answering, as SQuAD 2.0 --------------------------------------------------------
@@ -179,7 +187,8 @@ _FILLERS = (
     "The library of {place} holds {n} maps, which are shown on request.",
     "In a good season the orchards beyond {place} fill {n} carts.",
 )
-SHORT_FACTS, LONG_FACTS = 4, 16
+SHORT_PEOPLE, LONG_PEOPLE = 2, 8
+SHARED_SHARE = 0.3  # paragraphs that state one attribute of two people
 LONG_SHARE = 0.06
 LONG_WORDS = (230, 400)
 PARAGRAPHS_PER_ARTICLE = 8
@@ -220,7 +229,7 @@ def _articles(source: SyntheticCorpus, split: str) -> list[dict]:
         if asked == wanted:
             return articles
         if number % PARAGRAPHS_PER_ARTICLE == 0:
-            articles.append({"title": names.place(), "paragraphs": []})
+            articles.append({"title": names.title(), "paragraphs": []})
         long = rng.random() < LONG_SHARE
         facts = _facts(rng, names, long)
         context = " ".join(fact.sentence for fact in facts)
@@ -244,23 +253,23 @@ def _articles(source: SyntheticCorpus, split: str) -> list[dict]:
 
 
 def _facts(rng: random.Random, names: _Names, long: bool) -> list[Fact]:
-    """The sentences of a paragraph: facts about a few people, some filler in a long one."""
-    people = names.people(LONG_FACTS // 2 if long else 2)
-    places = names.place()
-    relations = rng.sample(_RELATIONS, 4 if not long else len(_RELATIONS))
-    # Two facts a person, one relation in common with the next: every relation that is
-    # stated of one person is missing of another.
+    """The sentences of a paragraph: two facts a person, with filler between in a long one."""
+    names.start_paragraph()
+    people = [names.person() for _ in range(LONG_PEOPLE if long else SHORT_PEOPLE)]
+    relations = rng.sample(_RELATIONS, len(_RELATIONS))
+    if rng.random() < SHARED_SHARE:
+        relations[2] = relations[0]
     facts = []
     for number, person in enumerate(people):
         for step in (0, 1):
-            relation = relations[(number + step) % len(relations)]
+            relation = relations[(2 * number + step) % len(relations)]
             facts.append(_state(rng, names, person, relation))
     rng.shuffle(facts)
     if not long:
         return facts
-    target = rng.randint(*LONG_WORDS)
+    place, target = names.place(), rng.randint(*LONG_WORDS)
     while sum(len(fact.sentence.split()) for fact in facts) < target:
-        filler = rng.choice(_FILLERS).format(place=places, n=rng.randint(3, 99))
+        filler = rng.choice(_FILLERS).format(place=place, n=rng.randint(3, 99))
         facts.insert(rng.randint(0, len(facts)), Fact("", None, filler))
     return facts
 
@@ -269,7 +278,7 @@ def _state(rng: random.Random, names: _Names, person: str, relation: Relation) -
     invented: dict[str, Callable[[], str]] = {
         "place": names.place,
         "year": lambda: str(rng.randint(1820, 1999)),
-        "person": lambda: names.people(1)[0],
+        "person": names.person,
     }
     invent = invented.get(relation.answers, lambda: rng.choice(relation.answers.split()))
     answer = invent()
@@ -502,7 +511,8 @@ def _pair(rng: random.Random, names: _Names, same: bool) -> str:
     """Two sentences about one event, or about events of which all but the person differs."""
     forms = list(rng.choice(_ACTS))
     rng.shuffle(forms)
-    (who,) = names.people(1)
+    names.start_paragraph()
+    who = names.person()
     goods, months = rng.sample(_GOODS, 2), rng.sample(_MONTHS, 2)
     other = 0 if same else 1
     if not same:
