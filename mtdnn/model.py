@@ -49,8 +49,9 @@ class Head(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        # Losses are computed in fp32 whatever the precision of the encoder.
-        return self.linear(self.dropout(inputs)).float()
+        # In fp32 whatever the precision of the encoder: logits rounded to bf16 would tie.
+        with torch.autocast(inputs.device.type, enabled=False):
+            return self.linear(self.dropout(inputs.float()))
 
 
 class SpanHead(Head):
