@@ -90,27 +90,18 @@ def features_settings(experiment: Experiment, variant: str) -> str:
 
 
 def run_settings(experiment: Experiment, run: RunId, step: str) -> str:
-    """Digest of the settings that matter to `step` of a run.
+    """Digest of the settings that matter to `step` of a run: `train`, `evaluate` or `metrics`.
 
-    `train` (and the schedule) knows nothing of decoding, `evaluate` does, `metrics` also
-    knows the slices, and `resolve` writes everything down. Where encoder and corpora come
-    from is not repeated here: their own steps know, and what they make is an input.
+    `train` (and the schedule) knows nothing of decoding, `evaluate` does, and `metrics` also
+    knows the slices and every word that is shown.
     """
     settings = experiment.resolve(run)
-    if step == "resolve":
-        return digest(settings.model_dump(mode="json"))
-    if step == "metrics":
-        slices = experiment.model_dump(mode="json", include={"slices", "tune_threshold_on"})
-        return digest([settings.model_dump(mode="json"), slices])
-    ignored: dict[str, Any] = {
-        "notice": True,
-        "mixture_label": True,
-        "encoder": {"label", "source"},
-        "corpora": {"__all__": {"label", "source", "rows"}},
-    }
     if step == "train":
-        ignored["decoding"] = True
-    return digest(settings.model_dump(mode="json", exclude=ignored))
+        return digest(settings.determining())
+    if step == "evaluate":
+        return digest([settings.determining(), settings.decoding.model_dump()])
+    slices = experiment.model_dump(mode="json", include={"slices", "tune_threshold_on"})
+    return digest([settings.model_dump(mode="json"), slices])
 
 
 def imported_steps(experiment: Experiment, run: RunId) -> list[str]:

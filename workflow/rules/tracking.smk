@@ -8,7 +8,7 @@ localrules:
 # The first use of an MLflow store is racy, so one rule creates it and all others wait for it.
 rule store:
     output:
-        touch(ROOT / "mlflow.created"),
+        ROOT / "store.json",
     log:
         ROOT / "logs/store.log",
     conda:
@@ -24,7 +24,7 @@ rule store:
 
 rule log:
     input:
-        store=ROOT / "mlflow.created",
+        store=ancient(ROOT / "store.json"),
         metrics=ROOT / "runs/{run}/metrics.json",
     output:
         ROOT / "runs/{run}/mlflow.json",
