@@ -282,7 +282,12 @@ class Tokenizer:
     def pairs(self, first: list[str], second: list[str] | None, max_length: int) -> Any:
         """Encodings of sentences or pairs, cut to `max_length` at the longer one's end."""
         return self.call(
-            first, second, truncation="longest_first", max_length=max_length, verbose=False
+            first,
+            second,
+            truncation="longest_first",
+            max_length=max_length,
+            return_token_type_ids=True,  # not every tokenizer class gives them unasked
+            verbose=False,
         )
 
 
@@ -380,9 +385,12 @@ def _sentences(rows: dict[str, list], tokenizer: Tokenizer, settings: FeatureSet
 
 
 def _classified(encoded: Any, example: Iterable[int], label: Iterable[int]) -> dict:
-    ids = encoded["input_ids"]
-    types = encoded.get("token_type_ids") or [[0] * len(sequence) for sequence in ids]
-    return {"example": example, "input_ids": ids, "token_type_ids": types, "label": label}
+    return {
+        "example": example,
+        "input_ids": encoded["input_ids"],
+        "token_type_ids": encoded["token_type_ids"],
+        "label": label,
+    }
 
 
 # --- files -----------------------------------------------------------------------------------
