@@ -15,7 +15,7 @@ rule store:
         "../../envs/environment.yaml"
     params:
         experiment=EXPERIMENT,
-        uri=experiment.store_uri,
+        uri=experiment.tracking_uri or "",
     message:
         "Creating the MLflow store"
     shell:

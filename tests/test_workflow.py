@@ -1,0 +1,353 @@
+"""The workflow as a user meets it: real `snakemake` processes on a tiny experiment."""
+
+import copy
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny import make_encoder
+
+import mtdnn
+from mtdnn.files import read_json
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = Path(mtdnn.__file__).parent
+RUNS = {
+    "qa": "tiny/qa/w1.0/default/seed1",
+    "qa_sc": "tiny/qa_sc/w0.8/default/seed1",
+    "longer": "tiny/qa/w1.0/longer/seed1",
+}
+
+EXPERIMENT = {
+    "experiment": "small",
+    "title": "A small experiment",
+    "encoders": {"tiny": {"label": "Tiny", "source": {"kind": "files", "path": "encoder"}}},
+    "corpora": {
+        "squad": {
+            "label": "SQuAD-like",
+            "family": "question_answering",
+            "source": {"kind": "synthetic", "recipe": "squad", "train": 9, "dev": 6},
+        },
+        "cola": {
+            "label": "CoLA-like",
+            "family": "sequence_classification",
+            "labels": ["unacceptable", "acceptable"],
+            "source": {"kind": "synthetic", "recipe": "cola", "train": 16, "dev": 8},
+        },
+    },
+    "mixtures": {
+        "qa": {"label": "QA", "corpora": ["squad"]},
+        "qa_sc": {"label": "QA+SC", "corpora": ["squad", "cola"]},
+    },
+    "features": {"max_length": 96, "max_question_length": 48, "stride_tokens": 24},
+    "training": {"epochs": 1},
+    "variants": {"longer": {"label": "longer", "training": {"epochs": 2}}},
+    "seeds": [1],
+    "slices": {"dev": {"label": "dev"}},
+    "tables": {
+        "table1": {
+            "title": "Mixtures",
+            "rows": [
+                {"encoder": "tiny", "mixture": "qa"},
+                {"encoder": "tiny", "mixture": "qa_sc", "qa_weight": 0.8},
+            ],
+        },
+        "table2": {
+            "title": "Variants",
+            "rows": [{"encoder": "tiny", "mixture": "qa", "variant": "longer"}],
+        },
+    },
+    "figures": {"figure4": {"title": "Mixtures", "table": "table1", "x": "mixture"}},
+}
+
+
+class Room:
+    """A folder with an experiment of its own and its own copy of the package."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.settings = copy.deepcopy(EXPERIMENT)
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results" / "small"
+
+    def environment(self) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if key != "MTDNN_DATA"}
+        return {**kept, "PYTHONPATH": str(self.folder / "package")}
+
+    def call(self, *command: str) -> subprocess.CompletedProcess:
+        (self.folder / "small.yaml").write_text(yaml.safe_dump(self.settings, sort_keys=False))
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment(),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=300,
+        )
+
+    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess:
+        return self.call(
+            *(sys.executable, "-m", "snakemake", *arguments),
+            *("--snakefile", str(ROOT / "Snakefile")),
+            *("--workflow-profile", str(ROOT / "profiles" / "default")),
+            *("--cores", "2", "--configfile", "small.yaml"),
+        )
+
+    def planned(self, *arguments: str) -> set[str]:
+        """What a call would do: the jobs' messages."""
+        answer = self.snakemake(*arguments, "--dry-run")
+        assert answer.returncode == 0, answer.stdout
+        return set(re.findall(r"^Job \d+: (.*)$", answer.stdout, re.MULTILINE))
+
+    def edit(self, module: str, old: str, new: str) -> None:
+        path = self.folder / "package" / "mtdnn" / module
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+
+def make_room(folder: Path) -> Room:
+    folder.mkdir(exist_ok=True)
+    make_encoder(folder / "encoder")
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(PACKAGE, folder / "package" / "mtdnn", ignore=ignored)
+    return Room(folder)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Room:
+    """An experiment that was run from nothing to its tables."""
+    room = make_room(tmp_path_factory.mktemp("finished"))
+    answer = room.snakemake()
+    assert answer.returncode == 0, answer.stdout
+    return room
+
+
+@pytest.fixture
+def room(finished, tmp_path) -> Room:
+    """A copy of the finished experiment, for tests that change it."""
+    shutil.copytree(finished.folder, tmp_path / "copy")
+    return Room(tmp_path / "copy")
+
+
+def test_from_nothing_to_tables_and_then_nothing_more(finished):
+    tables = [finished.results / "tables" / f"table1.{end}" for end in ("md", "csv", "tex")]
+    figures = [
+        finished.results / "figures" / f"{name}.{end}"
+        for name in ("figure4", "loss", "draws")
+        for end in ("svg", "png", "pdf")
+    ]
+    runs = [
+        finished.results / "runs" / run / name
+        for run in RUNS.values()
+        for name in ("config.yaml", "metrics.json", "mlflow.json")
+    ]
+    for file in [*tables, *figures, *runs, finished.folder / "results" / "mlflow.db"]:
+        assert file.stat().st_size > 0, file
+    assert "QA+SC" in tables[0].read_text()
+    assert "Nothing to be done" in finished.snakemake().stdout
+
+
+def test_tables_and_figures_are_targets_by_name(finished):
+    for target in ("table1", "table2", "figure4", "loss", "draws", "all"):
+        assert finished.planned(target) == set()
+
+
+def trained(plan: set[str]) -> set[str]:
+    return {line.removeprefix("Training ") for line in plan if line.startswith("Training ")}
+
+
+def evaluated(plan: set[str]) -> set[str]:
+    return {line.removeprefix("Evaluating ") for line in plan if line.startswith("Evaluating ")}
+
+
+def test_a_changed_setting_trains_only_the_runs_that_it_concerns(room):
+    room.settings["variants"]["longer"]["training"]["epochs"] = 3
+    assert trained(room.planned()) == {RUNS["longer"]}
+    assert trained(room.planned("table1")) == set()
+
+    room.settings = copy.deepcopy(EXPERIMENT)
+    room.settings["schedule"] = {"spread": "families"}
+    assert trained(room.planned()) == set(RUNS.values())
+
+    room.settings = copy.deepcopy(EXPERIMENT)
+    room.settings["seeds"] = [1, 2]
+    again = {run.replace("seed1", "seed2") for run in RUNS.values()}
+    assert trained(room.planned()) == evaluated(room.planned()) == again
+
+
+def test_what_is_decoded_or_shown_trains_nothing(room):
+    room.settings["decoding"] = {"n_best": 5}
+    plan = room.planned()
+    assert trained(plan) == set() and evaluated(plan) == set(RUNS.values())
+
+    room.settings = copy.deepcopy(EXPERIMENT)
+    room.settings["slices"]["dev"]["label"] = "another name"
+    plan = room.planned()
+    assert {line.split()[0] for line in plan} == {"Scoring", "Logging", "Writing", "Drawing"}
+
+    room.settings = copy.deepcopy(EXPERIMENT)
+    room.settings["figures"]["figure4"]["title"] = "Another title"
+    assert {line.split()[0] for line in room.planned()} == {"Writing", "Drawing"}
+
+
+def test_edited_code_does_again_only_what_it_runs(room):
+    room.edit("reporting/figures.py", "\nimport ", "\nUNUSED = 1\nimport ")
+    assert {line.split()[0] for line in room.planned()} == {"Writing", "Drawing"}
+    room.edit("reporting/figures.py", "\nUNUSED = 1\n", "\n")
+
+    room.edit("training.py", "\ndef train(", "\n\n# Only a remark.\ndef train(")
+    assert room.planned() == set()
+
+    room.edit("training.py", "\ndef train(", "\nUNUSED = 1\n\n\ndef train(")
+    assert trained(room.planned()) == set(RUNS.values())
+
+
+def test_a_failed_run_stops_no_other_and_is_tried_again(room):
+    rows = room.settings["tables"]["table1"]["rows"]
+    rows += [{**rows[1], "qa_weight": weight} for weight in (0.5, 0.6)]
+    folders = [room.results / f"runs/tiny/qa_sc/w{w}/default/seed1" for w in (0.5, 0.6)]
+    folders[0].mkdir(parents=True)
+    schedule = folders[0] / "schedule.parquet"
+    schedule.write_text("not a schedule")
+
+    answer = room.snakemake("table1")
+    assert answer.returncode != 0
+    assert "not a readable schedule" in answer.stdout
+    assert "Traceback" not in answer.stdout
+    assert not (folders[0] / "metrics.json").exists()
+    assert (folders[1] / "metrics.json").exists()
+    table = (room.results / "tables" / "table1.md").read_text()
+    assert "–" in table and "not a readable schedule" in table
+
+    # Whoever gives the row up has its table at once; whoever mends it has it trained.
+    assert trained(room.planned("table1")) == {"tiny/qa_sc/w0.5/default/seed1"}
+    del rows[2]
+    assert room.planned("table1") == {"Writing table1"}
+    rows.insert(2, {**rows[1], "qa_weight": 0.5})
+    schedule.unlink()
+    answer = room.snakemake("table1")
+    assert answer.returncode == 0, answer.stdout
+    assert "not a readable schedule" not in (room.results / "tables" / "table1.md").read_text()
+
+
+@pytest.fixture
+def elsewhere(room, tmp_path) -> Path:
+    """A finished run in a folder of its own; in its place there is nothing left of it."""
+    place = tmp_path / "elsewhere"
+    shutil.move(room.results / "runs" / RUNS["qa_sc"], place)
+    return place
+
+
+def take_in(room: Room, folder: Path) -> subprocess.CompletedProcess:
+    return room.call(sys.executable, "-m", "mtdnn", "import", "small.yaml", str(folder))
+
+
+def test_an_imported_run_is_not_trained_again(room, elsewhere):
+    # As on a machine that never trained anything: no features, no corpora, no records.
+    for folder in (room.results, room.folder / ".snakemake"):
+        shutil.rmtree(folder)
+    answer = take_in(room, elsewhere)
+    assert answer.returncode == 0, answer.stdout
+    assert read_json(room.results / "runs" / RUNS["qa_sc"] / "mlflow.json")["run_id"]
+
+    others = {RUNS["qa"], RUNS["longer"]}
+    assert trained(room.planned()) == evaluated(room.planned()) == others
+    room.settings["tables"] = {"table1": EXPERIMENT["tables"]["table1"]}
+    room.settings["tables"]["table1"]["rows"] = EXPERIMENT["tables"]["table1"]["rows"][1:]
+    room.settings["figures"] = {}
+    answer = room.snakemake()
+    assert answer.returncode == 0, answer.stdout
+    assert "Scoring" in answer.stdout and "Training" not in answer.stdout
+    assert "Nothing to be done" in room.snakemake().stdout
+
+    room.settings["training"]["epochs"] = 2
+    answer = room.snakemake("--dry-run")
+    assert answer.returncode != 0 and "was imported" in answer.stdout
+
+
+def test_an_import_that_does_not_fit_is_refused(room, elsewhere):
+    room.settings["training"]["learning_rate"] = 1e-3
+    answer = take_in(room, elsewhere)
+    assert answer.returncode == 2
+    assert "training.learning_rate: is 3e-05, but 0.001 in the experiment" in answer.stdout
+
+    room.settings = copy.deepcopy(EXPERIMENT)
+    lines = (elsewhere / "training.jsonl").read_text().splitlines(keepends=True)
+    (elsewhere / "training.jsonl").write_text("".join(lines[:-1]))
+    weights = (elsewhere / "model" / "model.safetensors").read_bytes()
+    (elsewhere / "model" / "model.safetensors").write_bytes(weights[:-1])
+    answer = take_in(room, elsewhere)
+    assert answer.returncode == 2
+    assert f"has {len(lines) - 1} steps, but the schedule has {len(lines)}" in answer.stdout
+    assert "model.safetensors: not readable" in answer.stdout
+
+    (elsewhere / "model" / "run.json").unlink()
+    answer = take_in(room, elsewhere)
+    assert answer.stdout.splitlines() == [f"mtdnn: error: {elsewhere}/model/run.json: no such file"]
+    assert not (room.results / "runs" / RUNS["qa_sc"]).exists()
+
+
+def change(path: str, value: object):
+    """A mistake: `value` put at a dotted path of the experiment."""
+
+    def apply(settings: dict) -> None:
+        *parents, last = path.split(".")
+        for key in parents:
+            settings = settings[int(key)] if isinstance(settings, list) else settings[key]
+        settings[last] = value
+
+    return apply
+
+
+FILES = {"kind": "files", "format": "squad", "root": "gone", "splits": {"train": ["a"]}}
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (change("trainig", {}), "trainig: unknown key; did you mean 'training'?"),
+        (
+            change("tables.table1.rows.1.mixture", "qa_cs"),
+            "tables.table1.rows.1.mixture: unknown name 'qa_cs'; did you mean 'qa_sc'?",
+        ),
+        (
+            change("tables.table1.rows.1.qa_weight", 1.2),
+            "tables.table1.rows.1.qa_weight: Input should be less than or equal to 1, not 1.2",
+        ),
+        (
+            change("training.learning_rate", "fast"),
+            "training.learning_rate: Input should be a valid number, "
+            "unable to parse string as a number, not 'fast'",
+        ),
+        (
+            change("corpora.squad.source", FILES),
+            "corpora.squad.source.root: no such folder: gone",
+        ),
+        (change("data_root", "gone"), None),
+        (
+            change("encoders.tiny.source.path", "gone"),
+            "encoders.tiny.source.path: no such folder: gone",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_starts(tmp_path, mistake, message):
+    room = Room(tmp_path)
+    (tmp_path / "encoder").mkdir()
+    mistake(room.settings)
+    if message is None:
+        room.settings["corpora"]["squad"]["source"] = {**FILES, "root": "squad"}
+        message = "data_root: no such folder: gone; set it, or the environment variable MTDNN_DATA"
+    answer = room.snakemake()
+    assert answer.returncode != 0
+    lines = [line for line in answer.stdout.splitlines() if not line.startswith("Using ")]
+    assert lines == [f"mtdnn: error: small.yaml: {message}"]
+    assert not (tmp_path / "results").exists()
