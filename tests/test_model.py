@@ -35,9 +35,10 @@ def with_batching(run, batching):
 class Prepared:
     """A run whose features are ready, without dropout unless `training` says otherwise."""
 
-    def __init__(self, folder, kind="bert", training=WITHOUT_DROPOUT, **encoder):
+    def __init__(self, folder, kind="bert", training=WITHOUT_DROPOUT, features=None, **encoder):
+        changes = {"features": features} if features else {}
         self.run_dir, self.run = make_run_folder(
-            folder, rows=12, kind=kind, encoder=encoder, training=training
+            folder, rows=12, kind=kind, encoder=encoder, training=training, **changes
         )
         self.layout = Layout.of_run(self.run_dir)
         self.encoder = self.layout.encoder("tiny")
