@@ -308,7 +308,7 @@ def read_yaml(path: Path | str) -> Any:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}: " if mark else ""
         problem = getattr(error, "problem", None) or str(error) or type(error).__name__
-        raise MtdnnError(f"{path}: {place}not valid YAML: {problem}") from None
+        raise MtdnnError(f"{path}: {place}not valid YAML: {problem.splitlines()[0]}") from None
 
 
 def dump_yaml(model: Closed) -> str:
