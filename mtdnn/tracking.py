@@ -44,6 +44,8 @@ MAX_POINTS = 1000
 """Points of a curve; longer ones are averaged in that many equal windows."""
 
 _BATCH = {"metrics": 1000, "params": 100, "tags": 100}  # MLflow's limits for one log_batch
+_VIEW = "scores"
+_PROMOTED = ("HasAns_f1", "NoAns_exact", "null_odds_auc")  # of the first slice, beside em and f1
 _LONGEST_PARAM = 6000
 _LONGEST_TAG = 8000
 _FILES = ("config.yaml", "training.jsonl", "predictions.parquet", "metrics.json", "failure.json")
@@ -54,13 +56,22 @@ def create_store(experiment: Experiment) -> None:
     """Create the MLflow store and experiment unless they exist, and write `store.json`.
 
     Any number of processes may call this at once on a fresh store: a lock lets one after
-    the other create the database, which MLflow itself does not.
+    the other create the database, which MLflow itself does not. `page` in `store.json` is
+    the part of the user interface's address that opens on the scores.
     """
     with _store(experiment) as client:
-        write_json(
-            experiment.layout.root / "store.json",
-            {"uri": _shown(_uri(experiment)), "experiment_id": _experiment_id(client, experiment)},
-        )
+        experiment_id = _experiment_id(client, experiment)
+        for name, value in _experiment_tags(experiment).items():
+            client.set_experiment_tag(experiment_id, name, value)
+    page = f"#/experiments/{experiment_id}/runs"
+    write_json(
+        experiment.layout.root / "store.json",
+        {
+            "uri": _shown(_uri(experiment)),
+            "experiment_id": experiment_id,
+            "page": f"{page}?workflowType=machine_learning&viewStateShareKey={_VIEW}",
+        },
+    )
 
 
 def log_run(experiment: Experiment, run_dir: Path) -> str:
@@ -155,9 +166,8 @@ def _experiment_id(client: MlflowClient, experiment: Experiment) -> str:
         if not _uri(experiment).startswith(("http:", "https:")):
             folder = Path(experiment.results).absolute() / "mlartifacts" / experiment.experiment
             artifacts = folder.as_uri()
-        tags = {"mlflow.note.content": _note(experiment)}
         try:
-            return client.create_experiment(experiment.experiment, artifacts, tags)
+            return client.create_experiment(experiment.experiment, artifacts)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -165,6 +175,21 @@ def _experiment_id(client: MlflowClient, experiment: Experiment) -> str:
     if known.lifecycle_stage == "deleted":
         client.restore_experiment(known.experiment_id)
     return known.experiment_id
+
+
+def _experiment_tags(experiment: Experiment) -> dict[str, str]:
+    """The notice, and a view of the runs that shows scores and what runs differ in.
+
+    Left alone, MLflow's page shows neither a metric nor a tag.
+    """
+    columns = [f"metrics.`{name}`" for name in ("em", "f1", *_PROMOTED)]
+    columns += [f"tags.`{name}`" for name in ("mixture", "qa_weight", "encoder", "variant", "seed")]
+    view = {"selectedColumns": columns, "orderByKey": "metrics.`em`", "orderByAsc": False}
+    return {
+        "mlflow.note.content": _note(experiment),
+        "mlflow.experimentKind": "custom_model_development",
+        f"mlflow.sharedViewState.{_VIEW}": json.dumps(view),
+    }
 
 
 def _find(client: MlflowClient, experiment_id: str, fingerprint: str) -> list:
@@ -289,7 +314,7 @@ def _inputs(
         source = manifest.get("source") or corpus.source.model_dump(mode="json", exclude_none=True)
         dataset = Dataset(
             name=name,
-            digest=value[:36],  # MLflow keeps no more; the whole digest is a tag
+            digest=value[:12],  # MLflow shows it beside the name; the whole digest is a tag
             source_type=corpus.source.kind,
             source=json.dumps(source),
             profile=json.dumps({"rows": rows, "family": corpus.family}),
@@ -320,6 +345,8 @@ def _curve(name: str, steps: list[dict[str, Any]], key: str, start: int) -> Iter
 def _scores(metrics: dict[str, Any]) -> dict[str, float]:
     """All numbers of `metrics.json`: `em`, `f1`, `slices/{slice}/…`, `auxiliary/{corpus}/…`."""
     scores = {"em": metrics.get("em"), "f1": metrics.get("f1")}
+    first = next(iter(metrics.get("slices", {}).values()), {})
+    scores |= {name: first.get(name) for name in _PROMOTED}
     for name, values in metrics.get("slices", {}).items():
         scores |= {f"slices/{name}/{key}": value for key, value in values.items()}
         tuned = values.get("tuned") or {}

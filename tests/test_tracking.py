@@ -86,6 +86,7 @@ def test_run_is_mirrored(experiment):
     assert run.data.params["decoding.null_threshold"] == "0.0"
     scores = metrics["slices"]["official"]
     assert run.data.metrics["em"] == 71.25
+    assert run.data.metrics["NoAns_exact"] == metrics["slices"]["paper_dev"]["NoAns_exact"]
     assert run.data.metrics["slices/official/HasAns_f1"] == scores["HasAns_f1"]
     assert run.data.metrics["auxiliary/cola/matthews"] == 0.5
     assert run.data.metrics["training/steps"] == 60
@@ -97,7 +98,7 @@ def test_run_is_mirrored(experiment):
     }
     inputs = {each.dataset.name: each.dataset for each in run.inputs.dataset_inputs}
     assert set(inputs) == {"squad", "cola", "mrpc", "mnli"}
-    assert inputs["mnli"].digest == metrics["provenance"]["corpora"]["mnli"][:36]
+    assert inputs["mnli"].digest == metrics["provenance"]["corpora"]["mnli"][:12]
     assert json.loads(inputs["cola"].profile)["rows"] == {"train": 100}
     artifacts = {each.path for each in client.list_artifacts(run.info.run_id)}
     assert artifacts == {
@@ -251,6 +252,7 @@ def test_deleted_experiment_is_restored(experiment):
     assert read_json(experiment.layout.root / "store.json") == first
     known = client.get_experiment(first["experiment_id"])
     assert known.lifecycle_stage == "active"
+    assert known.tags["mlflow.note.content"].endswith(experiment.notice)
 
 
 def test_relative_sqlite_store_becomes_absolute(tmp_path, monkeypatch):

@@ -361,7 +361,7 @@ def run_loss(folder: Path) -> Figure:
             for name, line in _draw_loss(axes, steps, colours).items():
                 line.set_label(settings.corpora[name].label)
             _loss_axis(axes)
-            axes.legend(loc="upper right", ncols=2)
+            body.legend(loc="outside lower center", ncols=6)
         else:
             _say_empty(axes)
         axes.set_xlabel("training step")
