@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MtdnnError as error:
         for line in str(error).splitlines():
             print(f"mtdnn: error: {line}", file=sys.stderr)
-        return 2
+        return getattr(error, "status", 2)
     except KeyboardInterrupt:
         print("mtdnn: interrupted", file=sys.stderr)
         return 130
@@ -106,7 +106,12 @@ def _train(arguments: argparse.Namespace) -> None:
     from mtdnn.config import load_run
 
     run = load_run(arguments.run / "config.yaml")
-    _run_step("train", arguments.run, lambda: training.train(arguments.run, run, arguments.threads))
+    seconds = 60 * arguments.checkpoint_minutes
+    _run_step(
+        "train",
+        arguments.run,
+        lambda: training.train(arguments.run, run, arguments.threads, seconds),
+    )
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -327,6 +332,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("run", type=Path, metavar="RUN_DIR")
     sub = command("train", _train, "train a run")
     sub.add_argument("run", type=Path, metavar="RUN_DIR")
+    sub.add_argument(
+        "--checkpoint-minutes",
+        type=float,
+        default=10.0,
+        metavar="M",
+        help="time between two checkpoints (default 10)",
+    )
     threads(sub)
     sub = command("evaluate", _evaluate, "predict a run's dev sets")
     sub.add_argument("run", type=Path, metavar="RUN_DIR")

@@ -51,6 +51,10 @@ class Layout:
     def run(self, run: RunId) -> Path:
         return self.root / "runs" / run.path
 
+    def state(self, fingerprint: str) -> Path:
+        """Folder of a run's checkpoints while it is being trained."""
+        return self.root / "state" / fingerprint
+
     def table(self, table: str, suffix: str) -> Path:
         return self.root / "tables" / f"{table}.{suffix}"
 

@@ -18,15 +18,19 @@ class Progress:
         title: what is being done.
         total: units of work in all.
         unit: their name, in the plural.
+        done: units that were done before.
     """
 
-    def __init__(self, title: str, total: int, unit: str):
+    def __init__(self, title: str, total: int, unit: str, done: int = 0):
         self._title, self._total, self._unit = title, total, unit
-        self._done, self._note = 0, ""
+        self._first = self._done = done
+        self._note = ""
         self._start = self._last = time.monotonic()
         self._bar = None
         if sys.stderr.isatty():
-            self._bar = tqdm(total=total, desc=title, unit=f" {unit}", dynamic_ncols=True)
+            self._bar = tqdm(
+                total=total, desc=title, unit=f" {unit}", initial=done, dynamic_ncols=True
+            )
 
     def __enter__(self) -> "Progress":
         return self
@@ -34,7 +38,7 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.close()
-        elif self._done:
+        elif self._done > self._first:
             self._line()
 
     def advance(self, units: int = 1, note: str | None = None) -> None:
@@ -50,7 +54,7 @@ class Progress:
     def _line(self) -> None:
         now = time.monotonic()
         self._last = now
-        rate = self._done / max(now - self._start, 1e-9)
+        rate = (self._done - self._first) / max(now - self._start, 1e-9)
         left = (self._total - self._done) / rate
         parts = [
             f"{self._title}: {self._done}/{self._total} {self._unit}",

@@ -17,8 +17,9 @@ from torch import nn
 
 from mtdnn import schedule
 from mtdnn.batches import PackedBatch, batch_of
+from mtdnn.checkpoints import Checkpoints, Stopped, StopSignals
 from mtdnn.errors import MtdnnError
-from mtdnn.features import training_features
+from mtdnn.features import Features, training_features
 from mtdnn.files import digest, read_json, replacing, write_json, write_text
 from mtdnn.layout import Layout
 from mtdnn.model import MultiTaskModel, build, save
@@ -31,16 +32,26 @@ from mtdnn.settings import RunSettings, TrainingSettings
 STEPS_BETWEEN_READS = 10
 
 
-def train(run_dir: Path, run: RunSettings, threads: int | None = None) -> None:
+def train(
+    run_dir: Path,
+    run: RunSettings,
+    threads: int | None = None,
+    checkpoint_seconds: float = 600.0,
+) -> None:
     """Train a run from its features and schedule; writes `model/` and `training.jsonl`.
+
+    A training that was interrupted goes on from its last checkpoint, to the same result.
 
     Args:
         run_dir: the run's folder, with `schedule.parquet`.
         run: its resolved settings.
         threads: CPU threads; all cores when absent.
+        checkpoint_seconds: time between two checkpoints.
 
     Raises:
-        MtdnnError: something is missing, does not fit, or the loss is not finite.
+        MtdnnError: something is missing, does not fit, or the loss is not finite; or
+            another process is training the run.
+        Stopped: a signal ended the training; its state is kept.
     """
     device = use_device(threads)
     layout = Layout.of_run(run_dir)
@@ -51,10 +62,47 @@ def train(run_dir: Path, run: RunSettings, threads: int | None = None) -> None:
     encoder = layout.encoder(run.encoder_name)
     model = build(encoder, run).to(device).train()
     optimizer = optimizer_for(model, run.training)
-    started, clock = datetime.now(UTC), time.monotonic()
-    log = TrainingLog(clock)
-    with Progress(f"train {run.mixture_label} w{run.qa_weight:g}", len(steps), "steps") as progress:
-        for step in steps:
+    checkpoints = Checkpoints(layout.state(identity["fingerprint"]), checkpoint_seconds)
+    with checkpoints.sole_writer():
+        started = datetime.now(UTC)
+        log = _train_steps(run, steps, features, model, optimizer, device, checkpoints)
+        with replacing(run_dir / "model") as draft:
+            draft.mkdir()
+            save(model, run, encoder, draft)
+            provenance = {
+                **versions,
+                "device": device_name(device),
+                "threads": torch.get_num_threads(),
+                "precision": run.training.precision,
+                "started": started.isoformat(timespec="seconds"),
+                "seconds": log.seconds,
+                "steps": len(steps),
+                "tokens": sum(line["tokens"] for line in log.lines),
+            }
+            write_json(
+                draft / "run.json",
+                {**identity, "provenance": provenance, "settings": run.model_dump(mode="json")},
+            )
+        lines = "".join(json.dumps(line) + "\n" for line in log.lines)
+        write_text(run_dir / "training.jsonl", lines)
+        checkpoints.drop()
+
+
+def _train_steps(
+    run: RunSettings,
+    steps: list[schedule.Step],
+    features: dict[str, Features],
+    model: MultiTaskModel,
+    optimizer: DecoupledAdamax,
+    device: torch.device,
+    checkpoints: Checkpoints,
+) -> "TrainingLog":
+    """All steps that are not yet done; model and optimiser are changed in place."""
+    first, lines = checkpoints.restore(model, optimizer)
+    log = TrainingLog(lines)
+    title = f"train {run.mixture_label} w{run.qa_weight:g}"
+    with StopSignals() as stop, Progress(title, len(steps), "steps", done=first) as progress:
+        for step in steps[first:]:
             batch = batch_of(features[step.corpus], step.rows)
             rate = learning_rate(step.step, len(steps), run.training)
             random_state(run.seed, step.step)
@@ -62,28 +110,20 @@ def train(run_dir: Path, run: RunSettings, threads: int | None = None) -> None:
                 model, optimizer, step.corpus, batch, rate, run.training, device
             )
             log.add(step, loss, norm, rate, batch.tokens)
-            last = step.step + 1 == len(steps)
-            if last or len(log.pending) == STEPS_BETWEEN_READS:
+            following = step.step + 1
+            keep = stop.number is not None or checkpoints.due
+            if keep or following == len(steps) or len(log.pending) == STEPS_BETWEEN_READS:
                 log.read()
+            if keep:
+                checkpoints.save(following, model, optimizer, log.lines)
+            if stop.number is not None:
+                raise Stopped(
+                    f"training: stopped by signal {stop.number} after {following} of {len(steps)} "
+                    "steps; the same command goes on from there",
+                    stop.number,
+                )
             progress.advance(note=log.note)
-    with replacing(run_dir / "model") as draft:
-        draft.mkdir()
-        save(model, run, encoder, draft)
-        provenance = {
-            **versions,
-            "device": device_name(device),
-            "threads": torch.get_num_threads(),
-            "precision": run.training.precision,
-            "started": started.isoformat(timespec="seconds"),
-            "seconds": round(time.monotonic() - clock, 3),
-            "steps": len(steps),
-            "tokens": sum(line["tokens"] for line in log.lines),
-        }
-        write_json(
-            draft / "run.json",
-            {**identity, "provenance": provenance, "settings": run.model_dump(mode="json")},
-        )
-    write_text(run_dir / "training.jsonl", "".join(json.dumps(line) + "\n" for line in log.lines))
+    return log
 
 
 def train_step(
@@ -156,11 +196,17 @@ class _Pending:
 class TrainingLog:
     """Lines of `training.jsonl`, read from the device a few steps at a time."""
 
-    def __init__(self, clock: float):
-        self._clock = clock
-        self.lines: list[dict[str, Any]] = []
+    def __init__(self, lines: list[dict[str, Any]]):
+        # The clock of a resumed training goes on from its last line.
+        self._clock = time.monotonic() - (lines[-1]["seconds"] if lines else 0.0)
+        self.lines = lines
         self.pending: list[_Pending] = []
         self._recent: dict[str, deque[float]] = {}
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on training so far, earlier parts included."""
+        return round(time.monotonic() - self._clock, 3)
 
     def add(
         self, step: schedule.Step, loss: torch.Tensor, norm: torch.Tensor, rate: float, tokens: int
@@ -174,7 +220,7 @@ class TrainingLog:
             "lr": rate,
             "grad_norm": None,
             "tokens": tokens,
-            "seconds": round(time.monotonic() - self._clock, 3),
+            "seconds": self.seconds,
         }
         self.pending.append(_Pending(line, loss, norm))
 
