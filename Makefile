@@ -32,7 +32,7 @@ demo: $(INSTALLED)
 	@echo 'Runs:    results/demo/runs/, and in MLflow: make ui'
 
 test: $(INSTALLED)
-	python -m pytest -n 2
+	python -m pytest -n 2 --dist loadfile
 
 ui: $(INSTALLED)
 	@test -f results/mlflow.db || { echo 'results/mlflow.db: no such file; make demo writes it'; exit 1; }
