@@ -4,6 +4,7 @@ import copy
 import functools
 import http.server
 import json
+import re
 import threading
 from collections import Counter
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mtdnn import corpora, downloads
+from mtdnn.corpora import synthetic
 from mtdnn.corpora.files import read
 from mtdnn.errors import MtdnnError
 from mtdnn.files import sha256
@@ -506,7 +508,7 @@ RECIPES = {
 }
 
 
-def synthetic(recipe: str, train: int = 300, dev: int = 120, **source) -> CorpusSettings:
+def made_up(recipe: str, train: int = 300, dev: int = 120, **source) -> CorpusSettings:
     family, labels = RECIPES[recipe]
     source = {"kind": "synthetic", "recipe": recipe, "train": train, "dev": dev, **source}
     return CorpusSettings(label=recipe, family=family, labels=labels, source=source)
@@ -514,12 +516,12 @@ def synthetic(recipe: str, train: int = 300, dev: int = 120, **source) -> Corpus
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_seed_always_gives_the_same_corpus(recipe, tmp_path):
-    first = fetch(synthetic(recipe), ".", tmp_path / "a")
+    first = fetch(made_up(recipe), ".", tmp_path / "a")
     assert {s: v["rows"] for s, v in first["splits"].items()} == {"train": 300, "dev": 120}
-    assert fetch(synthetic(recipe), ".", tmp_path / "b") == first
-    assert fetch(synthetic(recipe, seed=2), ".", tmp_path / "c")["digest"] != first["digest"]
+    assert fetch(made_up(recipe), ".", tmp_path / "b") == first
+    assert fetch(made_up(recipe, seed=2), ".", tmp_path / "c")["digest"] != first["digest"]
     # More training rows change neither the first ones nor the dev split.
-    fetch(synthetic(recipe, train=400), ".", tmp_path / "d")
+    fetch(made_up(recipe, train=400), ".", tmp_path / "d")
     if recipe != "mrpc":
         assert rows(tmp_path / "d", "train")[:290] == rows(tmp_path / "a", "train")[:290]
         assert rows(tmp_path / "d", "dev") == rows(tmp_path / "a", "dev")
@@ -527,7 +529,7 @@ def test_a_seed_always_gives_the_same_corpus(recipe, tmp_path):
 
 @pytest.mark.parametrize("recipe", ["swag", "cola", "mrpc", "mnli"])
 def test_no_label_is_a_safe_bet(recipe, tmp_path):
-    fetch(synthetic(recipe), ".", tmp_path / "out")
+    fetch(made_up(recipe), ".", tmp_path / "out")
     for split in ("train", "dev"):
         labels = Counter(row["label"] for row in rows(tmp_path / "out", split))
         classes = len(RECIPES[recipe][1]) or 4
@@ -536,7 +538,7 @@ def test_no_label_is_a_safe_bet(recipe, tmp_path):
 
 
 def test_synthetic_questions(tmp_path):
-    fetch(synthetic("squad", train=600, dev=300), ".", tmp_path / "out")
+    fetch(made_up("squad", train=600, dev=300), ".", tmp_path / "out")
     train, dev = rows(tmp_path / "out", "train"), rows(tmp_path / "out", "dev")
     for split in (train, dev):
         unanswerable = sum(not row["answer_texts"] for row in split) / len(split)
@@ -554,8 +556,35 @@ def test_synthetic_questions(tmp_path):
     assert all(len(row["answer_texts"]) <= 1 for row in train)
 
 
+def told(row: dict) -> tuple[bool, bool]:
+    """Whether the context states what is asked: of that person, of anybody."""
+    for relation in synthetic._RELATIONS:
+        for question in relation.questions:
+            before, after = question.split("{p}")
+            if row["question"].startswith(before) and row["question"].endswith(after):
+                person = row["question"].removeprefix(before).removesuffix(after)
+                patterns = [re.escape(s).replace(r"\{a\}", r"\w+") for s in relation.statements]
+                return tuple(
+                    any(re.search(p.replace(r"\{p\}", who), row["context"]) for p in patterns)
+                    for who in (person, r"\w+")
+                )
+    raise AssertionError(f"no template has {row['question']!r}")
+
+
+def test_open_questions_are_open(tmp_path):
+    fetch(made_up("squad", train=900, dev=90), ".", tmp_path / "out")
+    train = rows(tmp_path / "out", "train")
+    elsewhere = 0
+    for row in train:
+        of_person, of_anybody = told(row)
+        assert of_person == bool(row["answer_texts"])
+        elsewhere += of_anybody and not of_person
+    # Some of them can only be told apart by the person.
+    assert elsewhere > len(train) / 40
+
+
 def test_answers_of_long_contexts_lie_everywhere(tmp_path):
-    fetch(synthetic("squad", train=3000, dev=3), ".", tmp_path / "out")
+    fetch(made_up("squad", train=3000, dev=3), ".", tmp_path / "out")
     places = [
         row["answer_starts"][0] / len(row["context"])
         for row in rows(tmp_path / "out", "train")
@@ -566,8 +595,8 @@ def test_answers_of_long_contexts_lie_everywhere(tmp_path):
 
 
 def test_shuffled_answers_are_valid_but_mean_nothing(tmp_path):
-    fetch(synthetic("squad"), ".", tmp_path / "plain")
-    fetch(synthetic("squad", shuffle_answers=True), ".", tmp_path / "shuffled")
+    fetch(made_up("squad"), ".", tmp_path / "plain")
+    fetch(made_up("squad", shuffle_answers=True), ".", tmp_path / "shuffled")
     assert rows(tmp_path / "plain", "dev") == rows(tmp_path / "shuffled", "dev")
     plain, shuffled = rows(tmp_path / "plain", "train"), rows(tmp_path / "shuffled", "train")
     assert [row["question"] for row in plain] == [row["question"] for row in shuffled]
