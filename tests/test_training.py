@@ -245,6 +245,14 @@ def test_random_states_differ_by_seed_and_step():
     assert drawn(1, 11) == drawn(1, 11)
 
 
+def test_each_step_of_training_has_its_own_random_state(tmp_path, monkeypatch):
+    run_dir, run = tiny_run(tmp_path, epochs=1)
+    calls = []
+    monkeypatch.setattr(training, "random_state", lambda *state: calls.append(state))
+    train(run_dir, run, threads=1)
+    assert calls == [(run.seed, line["step"]) for line in lines_of(run_dir)]
+
+
 # --- what goes wrong -------------------------------------------------------------------------
 
 
