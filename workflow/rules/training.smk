@@ -1,7 +1,7 @@
 # The schedule of each run, and its training.
 #
-# A run's config.yaml is written by the step that first needs it and is no input of any:
-# it holds every setting, while a step is done again only for those that matter to it.
+# A run's config.yaml is written by each step and is an input of none: it holds every setting,
+# while a step is done again only for those that matter to it.
 
 
 rule schedule:
@@ -53,10 +53,12 @@ rule train:
         gpu=1 if GPUS else 0,
         mem_mb=4000,
     params:
+        experiment=EXPERIMENT,
         folder=folder,
         settings=settings_of("train"),
         code=code_digest("training"),
     message:
         "Training {wildcards.run}"
     shell:
-        "python -m mtdnn train {params.folder} --threads {threads} > {log} 2>&1"
+        "(python -m mtdnn resolve {params.experiment} {wildcards.run} && "
+        "python -m mtdnn train {params.folder} --threads {threads}) > {log} 2>&1"
