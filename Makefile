@@ -40,8 +40,8 @@ ui: $(INSTALLED)
 	  --host 127.0.0.1 --port $(PORT)
 
 lint: $(INSTALLED)
-	ruff check .
-	ruff format --check .
+	ruff check mtdnn tests
+	ruff format --check mtdnn tests
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 
