@@ -472,9 +472,9 @@ def _clause(rng: random.Random, split: str) -> str:
 
 
 def _spoil(rng: random.Random, words: list[str]) -> list[str]:
-    """An unacceptable sentence: verbs that do not fit together, now and then words out of order."""
-    if rng.random() < 0.8:
-        return [*words[:2], rng.choice(("is", "has", "was")), *words[2:]]
+    """An unacceptable sentence: verbs that do not go together, now and then words out of order."""
+    if rng.random() < 0.85:
+        return [*words[:2], *rng.sample(("be", "does", "has", "is", "was"), 3), *words[2:]]
     spoiled = list(words)
     while spoiled == words:
         rng.shuffle(spoiled)
