@@ -42,7 +42,7 @@ class DecoupledAdamax(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update every parameter that has a gradient."""
+        """Update every parameter that has a gradient; the gradients are overwritten."""
         for group in self.param_groups:
             # Heads that are drawn less often count their own steps.
             by_age: dict[int, list[torch.Tensor]] = {}
@@ -65,10 +65,11 @@ class DecoupledAdamax(torch.optim.Optimizer):
         norms = [self.state[parameter]["exp_inf"] for parameter in parameters]
         beta1, beta2 = group["betas"]
         torch._foreach_lerp_(averages, gradients, 1 - beta1)
-        magnitudes = torch._foreach_abs(gradients)
-        torch._foreach_add_(magnitudes, group["eps"])
+        # The gradients are used up: their memory serves for the magnitudes.
+        torch._foreach_abs_(gradients)
+        torch._foreach_add_(gradients, group["eps"])
         torch._foreach_mul_(norms, beta2)
-        torch._foreach_maximum_(norms, magnitudes)
+        torch._foreach_maximum_(norms, gradients)
         if group["weight_decay"]:
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         if group["legacy"]:
