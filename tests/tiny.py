@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from mtdnn import features, schedule
 from mtdnn.config import Experiment, dump_yaml, parse
+from mtdnn.corpora.rows import SCHEMAS
 from mtdnn.files import digest, write_json, write_text
 from mtdnn.layout import RunId
 from mtdnn.settings import RunSettings
@@ -186,42 +187,13 @@ def mnli_rows(count: int, draw: random.Random) -> list[dict]:
 
 
 ROWS = {"squad": squad_rows, "swag": swag_rows, "cola": cola_rows, "mnli": mnli_rows}
-CORPUS_SCHEMAS = {
-    "question_answering": pa.schema(
-        [
-            ("id", pa.string()),
-            ("title", pa.string()),
-            ("paragraph", pa.int32()),
-            ("context", pa.string()),
-            ("question", pa.string()),
-            ("answer_texts", pa.list_(pa.string())),
-            ("answer_starts", pa.list_(pa.int32())),
-        ]
-    ),
-    "multiple_choice": pa.schema(
-        [
-            ("id", pa.string()),
-            ("sentence", pa.string()),
-            ("choices", pa.list_(pa.string())),
-            ("label", pa.int32()),
-        ]
-    ),
-    "sequence_classification": pa.schema(
-        [
-            ("id", pa.string()),
-            ("sentence1", pa.string()),
-            ("sentence2", pa.string()),
-            ("label", pa.int32()),
-        ]
-    ),
-}
 
 
 def write_corpus(folder: Path, family: str, **splits: list[dict]) -> Path:
     """A corpus as `mtdnn corpus` leaves it, with the given rows in each split."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, rows in splits.items():
-        table = pa.Table.from_pylist(rows, schema=CORPUS_SCHEMAS[family])
+        table = pa.Table.from_pylist(rows, schema=SCHEMAS[family])
         pq.write_table(table, folder / f"{split}.parquet")
     write_json(folder / "manifest.json", {"family": family, "digest": digest(splits)})
     return folder
