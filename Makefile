@@ -36,6 +36,9 @@ test: $(INSTALLED)
 
 ui: $(INSTALLED)
 	@test -f results/mlflow.db || { echo 'results/mlflow.db: no such file; make demo writes it'; exit 1; }
+	@echo 'Runs, with their scores in view (stop with Ctrl-C):'
+	@python -c 'import glob, json; [print("  http://127.0.0.1:$(PORT)/" + json.load(open(f))["page"]) \
+	  for f in sorted(glob.glob("results/*/store.json"))]'
 	mlflow ui --backend-store-uri 'sqlite:///$(CURDIR)/results/mlflow.db' \
 	  --host 127.0.0.1 --port $(PORT)
 
