@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
@@ -430,11 +431,11 @@ def _draws(experiment: Experiment) -> Figure:
 
 
 def _drawn(folder: Path) -> dict[str, int]:
-    """Steps of each corpus in a run's schedule; empty when none was drawn up."""
-    path = folder / "schedule.parquet"
-    if not path.exists():
+    """Steps of each corpus in a run's schedule; empty when there is none that can be read."""
+    try:
+        column = pq.read_table(folder / "schedule.parquet", columns=["corpus"])["corpus"]
+    except (OSError, pa.ArrowInvalid):
         return {}
-    column = pq.read_table(path, columns=["corpus"])["corpus"]
     return {each["values"]: each["counts"] for each in column.value_counts().to_pylist()}
 
 
