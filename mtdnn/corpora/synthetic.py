@@ -182,8 +182,8 @@ _FILLERS = (
 )
 SHORT_PEOPLE, LONG_PEOPLE = 2, 8
 SHARED_SHARE = 0.2  # paragraphs that state one attribute of two people
-GAP_SHARE = 0.2  # open questions whose attribute is told of somebody else only
-LONG_SHARE = 0.06
+GAP_SHARE = 0.05  # open questions whose attribute is told of somebody else only
+LONG_SHARE = 0.03
 LONG_WORDS = (230, 400)
 PARAGRAPHS_PER_ARTICLE = 8
 
