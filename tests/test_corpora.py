@@ -571,7 +571,8 @@ def told(row: dict) -> tuple[bool, bool]:
     raise AssertionError(f"no template has {row['question']!r}")
 
 
-def test_open_questions_are_open(tmp_path):
+def test_open_questions_are_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic, "GAP_SHARE", 0.2)  # enough of the hard ones to count
     fetch(made_up("squad", train=900, dev=90), ".", tmp_path / "out")
     train = rows(tmp_path / "out", "train")
     elsewhere = 0
@@ -580,8 +581,7 @@ def test_open_questions_are_open(tmp_path):
         assert of_person == bool(row["answer_texts"])
         elsewhere += of_anybody and not of_person
     # Some of them can only be told apart by the person.
-    unanswerable = sum(not row["answer_texts"] for row in train)
-    assert elsewhere > synthetic.GAP_SHARE * unanswerable / 2 > 0
+    assert elsewhere > len(train) / 40
 
 
 def test_answers_of_long_contexts_lie_everywhere(tmp_path):
