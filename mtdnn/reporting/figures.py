@@ -505,7 +505,10 @@ def _corpus_legend(
                 label="intended boundary",
             )
         )
-    body.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
+    # About as many entries as a line of the figure has room for.
+    longest = max(len(handle.get_label()) for handle in handles)
+    columns = max(1, min(len(handles), 6, 90 // (longest + 6)))
+    body.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
 def _corpora(experiment: Experiment, run: Any) -> list[str]:
