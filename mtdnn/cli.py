@@ -243,6 +243,21 @@ def _plan(arguments: argparse.Namespace) -> None:
         print(run.path)
 
 
+def _bench(arguments: argparse.Namespace) -> None:
+    from mtdnn import bench
+
+    options = bench.Options(
+        experiment=arguments.experiment,
+        encoder=arguments.encoder,
+        folder=arguments.folder,
+        threads=arguments.threads,
+        rounds=arguments.rounds,
+        precision=arguments.precision,
+        only=arguments.only,
+    )
+    bench.run(arguments.benchmark, options, arguments.json)
+
+
 def _settings(_: argparse.Namespace) -> None:
     from mtdnn import ledger
 
@@ -264,6 +279,13 @@ def _pick(kind: str, name: str, among: dict):
     if name not in among:
         raise MtdnnError(f"unknown {kind} {name!r}; known are {', '.join(among)}")
     return among[name]
+
+
+def _positive(text: str) -> int:
+    """A whole number from 1 on, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
 
 
 # What stands in a run's folder once each step is done, in order.
@@ -382,6 +404,32 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("output", type=Path, metavar="DIR")
     sub = of_experiment("import", _import, "take in a run that was trained elsewhere")
     sub.add_argument("folder", type=Path, metavar="DIR")
+    sub = command("bench", _bench, "time a part of the pipeline against its peers, in turns")
+    sub.add_argument("benchmark", choices=["train"])
+    sub.add_argument("--json", action="store_true", help="print one JSON object")
+    sub.add_argument("--only", default="", metavar="PREFIX", help="cases whose names begin so")
+    sub.add_argument("--rounds", type=_positive, default=9, metavar="N", help="turns (default 9)")
+    sub.add_argument("--precision", choices=["fp32", "bf16"], help="default: the experiment's")
+    sub.add_argument(
+        "--encoder",
+        choices=["pretrained", "minilm", "base", "large", "tiny"],
+        default="pretrained",
+        help="the experiment's own, or a shape with random weights",
+    )
+    sub.add_argument(
+        "--experiment",
+        type=Path,
+        default=Path("config/reduced.yaml"),
+        metavar="EXPERIMENT.yaml",
+        help="its corpora are measured on, else synthetic windows (default config/reduced.yaml)",
+    )
+    sub.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("results/bench"),
+        help="keeps encoders and features for the next time (default results/bench)",
+    )
+    threads(sub)
     command("settings", _settings, "explain every setting: default, meaning, origin")
     sub = command("schema", _schema, "write the JSON schema of experiment files")
     sub.add_argument("output", type=Path, metavar="FILE")

@@ -29,6 +29,7 @@ STEPS = [
     "export",
     "import",
     "run",
+    "bench",
     "settings",
     "schema",
 ]

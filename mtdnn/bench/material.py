@@ -1,0 +1,169 @@
+"""What is measured on: an encoder and feature files, real ones or synthetic ones, labelled."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from mtdnn import corpora, encoders, features
+from mtdnn.bench import Options
+from mtdnn.config import Experiment, load
+from mtdnn.downloads import say
+from mtdnn.errors import MtdnnError
+from mtdnn.features import SCHEMAS, Features
+from mtdnn.files import replacing, write_json
+from mtdnn.layout import RunId
+from mtdnn.settings import Family, RunSettings
+
+PRETRAINED = "pretrained"
+SHAPES = {
+    "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
+    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
+    "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12},
+    "tiny": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
+}
+VOCABULARY = 30522  # of BERT uncased; also MiniLM's
+SYNTHETIC_ITEMS = 4_000
+
+# Tokens of a sequence at the quantiles 0, 10 %, … 100 %: SQuAD's windows, and a sentence or
+# pair of the others, in the published training files (tests/benchmarks/NOTES.md).
+LENGTHS: dict[Family, tuple[int, ...]] = {
+    "question_answering": (39, 106, 124, 135, 146, 159, 174, 191, 215, 261, 384),
+    "sequence_classification": (4, 8, 9, 9, 10, 10, 11, 12, 13, 15, 47),
+    "multiple_choice": (12, 19, 22, 25, 28, 30, 33, 36, 40, 46, 90),
+}
+QUESTION = (6, 11, 13, 14, 15, 16, 17, 18, 19, 20, 33)  # of which [CLS] question [SEP]
+
+
+@dataclass(frozen=True)
+class Material:
+    """A run's settings, its encoder and its training features.
+
+    Attributes:
+        run: settings of a run on the experiment's largest mixture.
+        encoder: the encoder's folder.
+        features: training features by corpus.
+        facts: what was measured on, for the output.
+    """
+
+    run: RunSettings
+    encoder: Path
+    features: dict[str, Features]
+    facts: dict[str, str]
+
+
+def gather(options: Options) -> Material:
+    """The encoder and the windows of the options; synthetic windows where there are no corpora."""
+    experiment = experiment_of(options)
+    name = next(iter(experiment.encoders))
+    mixture = max(experiment.mixtures, key=lambda m: len(experiment.mixtures[m].corpora))
+    run = experiment.resolve(RunId(name, mixture, 0.5, "default", experiment.seeds[0]))
+    try:
+        folders = {corpus: real_features(experiment, name, corpus) for corpus in run.corpora}
+        windows = f"real ({experiment.experiment})"
+    except MtdnnError as error:
+        say(f"bench: synthetic windows, because {error}")
+        folders = {
+            name: _synthetic_features(options.folder / "synthetic" / corpus.family, corpus.family)
+            for name, corpus in run.corpora.items()
+        }
+        windows = "synthetic, SQuAD's lengths"
+    if options.encoder == PRETRAINED:
+        encoder, weights = fetched_encoder(experiment, name), name
+    else:
+        encoder = _random_encoder(options.folder / "shapes" / options.encoder, options.encoder)
+        weights = f"{options.encoder} shape, random weights"
+    return Material(
+        run=run,
+        encoder=encoder,
+        features={
+            corpus: Features(folder / "train.arrow", run.corpora[corpus].family)
+            for corpus, folder in folders.items()
+        },
+        facts={"windows": windows, "encoder": weights},
+    )
+
+
+def experiment_of(options: Options) -> Experiment:
+    """The experiment of the options, its results below the benchmarks' own folder."""
+    return load(options.experiment).model_copy(update={"results": str(options.folder)})
+
+
+def fetched_encoder(experiment: Experiment, name: str) -> Path:
+    """Folder of a pretrained encoder, fetched when it is not there."""
+    folder = experiment.layout.encoder(name)
+    if not folder.exists():
+        lock = Path(experiment.lock)
+        encoders.fetch(name, experiment.encoders[name], lock=lock, output=folder)
+    return folder
+
+
+def fetched_corpus(experiment: Experiment, name: str) -> Path:
+    """Folder of a corpus, fetched when it is not there."""
+    folder = experiment.layout.corpus(name)
+    if not folder.exists():
+        settings, lock = experiment.corpora[name], Path(experiment.lock)
+        root = experiment.data_path(getattr(settings.source, "root", None))
+        corpora.fetch(name, settings, root=root, lock=lock, output=folder)
+    return folder
+
+
+def real_features(experiment: Experiment, encoder: str, corpus: str) -> Path:
+    """Folder of a corpus's features, prepared when they are not there."""
+    folder = experiment.layout.features(encoder, "default", corpus)
+    if not folder.exists():
+        features.prepare(
+            family=experiment.corpora[corpus].family,
+            settings=experiment.features,
+            corpus=fetched_corpus(experiment, corpus),
+            encoder=fetched_encoder(experiment, encoder),
+            output=folder,
+        )
+    return folder
+
+
+def _synthetic_features(folder: Path, family: Family) -> Path:
+    """Feature files of random tokens: the lengths are those of real corpora, nothing else is."""
+    if folder.exists():
+        return folder
+    random = np.random.default_rng(1)
+    places = np.linspace(0, 1, 11)
+    choices = 4 if family == "multiple_choice" else 1
+    columns: dict[str, list] = {name: [] for name in SCHEMAS[family].names}
+    for item in range(SYNTHETIC_ITEMS):
+        heads = [int(np.interp(random.random(), places, QUESTION))] * choices
+        for head in heads:
+            length = int(np.interp(random.random(), places, LENGTHS[family]))
+            tokens = random.integers(1000, VOCABULARY, length)
+            columns["example"].append(item)
+            columns["input_ids"].append(tokens)
+            columns["token_type_ids"].append((np.arange(length) >= head).astype(np.int8))
+            if family == "question_answering":
+                columns["start"].append(min(head, length - 1))
+                columns["end"].append(min(head + 2, length - 1))
+                columns["char_start"].append(np.where(np.arange(length) < head, -1, 0))
+                columns["char_end"].append(np.where(np.arange(length) < head, -1, 1))
+            else:
+                columns["label"].append(0)
+    table = pa.table(columns, schema=SCHEMAS[family])
+    with replacing(folder) as draft:
+        draft.mkdir()
+        with pa.ipc.new_file(str(draft / "train.arrow"), table.schema) as writer:
+            writer.write_table(table, max_chunksize=features.ROWS_AT_A_TIME)
+    return folder
+
+
+def _random_encoder(folder: Path, shape: str) -> Path:
+    """A BERT of a known shape with random weights."""
+    if not folder.exists():
+        from transformers import BertConfig, BertModel
+
+        sizes = SHAPES[shape]
+        config = BertConfig(
+            vocab_size=VOCABULARY, intermediate_size=4 * sizes["hidden_size"], **sizes
+        )
+        with replacing(folder) as draft:
+            BertModel(config).save_pretrained(draft)
+            write_json(draft / "manifest.json", {"encoder": shape, "digest": "random weights"})
+    return folder

@@ -1,0 +1,205 @@
+"""Whole training steps against Hugging Face's, as its own examples run them.
+
+The peer is `Trainer`'s inner step without its bookkeeping: collated tensors, the model class of
+the example, gradients clipped at 1, fused AdamW, the linear schedule. Neither side logs.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    get_linear_schedule_with_warmup,
+)
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from mtdnn.batches import batch_of
+from mtdnn.bench import Options, compare
+from mtdnn.bench.material import Material, gather
+from mtdnn.features import Features
+from mtdnn.model import build
+from mtdnn.optimization import learning_rate, optimizer_for
+from mtdnn.training import precision, random_state, train_step
+
+BATCH = 16
+STEPS = 8  # of a round
+MEGABATCH = 50  # batches that Trainer's length grouping sorts together
+MAX_LENGTH = 384  # the question-answering example's
+
+Step = Callable[[], Any]
+
+
+def cases(options: Options) -> Iterator[dict[str, Any]]:
+    """QA and SC steps against padding to 384, and against dynamic padding."""
+    material, device = gather(options), _device()
+    settings = material.run.training.model_copy(
+        update={"precision": options.precision or material.run.training.precision}
+    )
+    material = replace(material, run=material.run.model_copy(update={"training": settings}))
+    sides = {
+        ("qa_step", "trainer_padded"): _qa_padded,
+        ("qa_step", "trainer_dynamic_grouped"): _qa_grouped,
+        ("sc_step", "trainer_dynamic"): _sc_dynamic,
+    }
+    for (case, peer), steps in sides.items():
+        if case.startswith(options.only):
+            ours, theirs = steps(material, device)
+            yield compare(
+                case,
+                peer,
+                ours,
+                theirs,
+                rounds=options.rounds,
+                wait=torch.cuda.synchronize if device.type == "cuda" else lambda: None,
+                precision=settings.precision,
+                **material.facts,
+            )
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+# --- which windows ---------------------------------------------------------------------------
+
+
+def _qa_padded(material: Material, device: torch.device) -> tuple[list[Step], list[Step]]:
+    """The same random batches on both sides."""
+    corpus = material.run.primary
+    batches = _random_batches(material.features[corpus])
+    peer = Peer(material, corpus, device, pad_to=MAX_LENGTH)
+    return Ours(material, corpus, device).steps(batches), peer.steps(batches)
+
+
+def _qa_grouped(material: Material, device: torch.device) -> tuple[list[Step], list[Step]]:
+    """The peer's batches hold windows of like length, ours the same windows in random order."""
+    corpus = material.run.primary
+    features = material.features[corpus]
+    pool = np.random.default_rng(2).permutation(len(features))[: BATCH * MEGABATCH]
+    order = get_length_grouped_indices(
+        features.lengths[pool].tolist(), BATCH, generator=torch.Generator().manual_seed(1)
+    )
+    grouped = pool[order].reshape(-1, BATCH)
+    # Short and long batches alike: every sixth in order of length.
+    by_length = grouped[np.argsort([features.lengths[rows].max() for rows in grouped])]
+    grouped = by_length[len(by_length) // STEPS // 2 :: len(by_length) // STEPS][:STEPS]
+    shuffled = np.random.default_rng(3).permutation(grouped.ravel()).reshape(-1, BATCH)
+    peer = Peer(material, corpus, device)
+    return Ours(material, corpus, device).steps(shuffled), peer.steps(grouped)
+
+
+def _sc_dynamic(material: Material, device: torch.device) -> tuple[list[Step], list[Step]]:
+    """Single sentences: the smallest steps there are."""
+    corpus = min(
+        (n for n, c in material.run.corpora.items() if c.family == "sequence_classification"),
+        key=lambda name: material.features[name].lengths.mean(),
+    )
+    batches = _random_batches(material.features[corpus], 4 * STEPS)
+    peer = Peer(material, corpus, device)
+    return Ours(material, corpus, device).steps(batches), peer.steps(batches)
+
+
+def _random_batches(features: Features, count: int = STEPS) -> np.ndarray:
+    rows = np.random.default_rng(1).permutation(len(features))[: BATCH * count]
+    return rows.reshape(-1, BATCH)
+
+
+# --- both sides ------------------------------------------------------------------------------
+
+
+class Ours:
+    """Steps as `mtdnn train` takes them."""
+
+    def __init__(self, material: Material, corpus: str, device: torch.device):
+        self.run, self.corpus, self.device = material.run, corpus, device
+        self.features = material.features[corpus]
+        self.model = build(material.encoder, material.run).to(device).train()
+        self.optimizer = optimizer_for(self.model, material.run.training)
+        self.taken = 0
+
+    def steps(self, batches: np.ndarray) -> list[Step]:
+        return [partial(self.step, rows) for rows in batches]
+
+    def step(self, rows: np.ndarray) -> None:
+        settings = self.run.training
+        batch = batch_of(self.features, rows)
+        rate = learning_rate(self.taken, 10_000, settings)
+        random_state(self.run.seed, self.taken)
+        train_step(self.model, self.optimizer, self.corpus, batch, rate, settings, self.device)
+        self.taken += 1
+
+
+class Peer:
+    """Steps as `Trainer` takes them with the model class of Hugging Face's example.
+
+    Args:
+        pad_to: pad every sequence to this length; to the longest of its batch when absent.
+    """
+
+    def __init__(
+        self, material: Material, corpus: str, device: torch.device, pad_to: int | None = None
+    ):
+        settings, about = material.run.training, material.run.corpora[corpus]
+        self.features, self.device, self.pad_to = material.features[corpus], device, pad_to
+        self.settings = settings
+        if about.family == "question_answering":
+            self.targets = {"start_positions": "start", "end_positions": "end"}
+            model = AutoModelForQuestionAnswering.from_pretrained(material.encoder)
+        else:
+            self.targets = {"labels": "label"}
+            model = AutoModelForSequenceClassification.from_pretrained(
+                material.encoder, num_labels=len(about.labels)
+            )
+        self.model = model.to(device).train()
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=settings.learning_rate, fused=True
+        )
+        self.schedule = get_linear_schedule_with_warmup(self.optimizer, 1_000, 10_000)
+
+    def steps(self, batches: np.ndarray) -> list[Step]:
+        # Its data set holds the sequences one by one; stacking them is part of the step.
+        return [partial(self.step, [self._example(row) for row in rows]) for rows in batches]
+
+    def step(self, examples: list[dict[str, torch.Tensor]]) -> None:
+        inputs = self._collate(examples)
+        with precision(self.settings, self.device):
+            loss = self.model(**inputs).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+
+    def _example(self, row: int) -> dict[str, torch.Tensor]:
+        columns = ("input_ids", "token_type_ids", *self.targets.values())
+        columns = self.features.pick([row], columns).columns
+        ids = torch.from_numpy(columns["input_ids"].astype(np.int64))
+        example = {
+            "input_ids": ids,
+            "token_type_ids": torch.from_numpy(columns["token_type_ids"].astype(np.int64)),
+            "attention_mask": torch.ones_like(ids),
+        }
+        if self.pad_to:  # as the example's `map` leaves them
+            example = {
+                k: nn.functional.pad(v, (0, self.pad_to - len(v))) for k, v in example.items()
+            }
+        return example | {k: torch.tensor(columns[v][0]).long() for k, v in self.targets.items()}
+
+    def _collate(self, examples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        batch = {}
+        for name in examples[0]:
+            values = [example[name] for example in examples]
+            if values[0].dim() and not self.pad_to:
+                stacked = nn.utils.rnn.pad_sequence(values, batch_first=True)
+            else:
+                stacked = torch.stack(values)
+            if self.device.type == "cuda":
+                stacked = stacked.pin_memory()
+            batch[name] = stacked.to(self.device, non_blocking=True)
+        return batch
