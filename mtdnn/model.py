@@ -143,6 +143,7 @@ class MultiTaskModel(nn.Module):
         corpora: the mixture.
         head_dropout: dropout before every head.
         span_loss: `sum` or `mean` of the start and end losses.
+        pooling: what the pooler is given: the `first` token, or the `mean` of all tokens.
     """
 
     def __init__(
@@ -151,9 +152,11 @@ class MultiTaskModel(nn.Module):
         corpora: dict[str, CorpusSettings],
         head_dropout: float,
         span_loss: str,
+        pooling: str,
     ):
         super().__init__()
         self.encoder = encoder
+        self.pooling = pooling
         hidden = encoder.config.hidden_size
         # Held apart from the encoder: question answering does not use it.
         self.pooler = getattr(encoder, "pooler", None) or Pooler(hidden)
@@ -190,13 +193,18 @@ class MultiTaskModel(nn.Module):
         """Logits of a batch of `corpus`, fp32: (T, 2) for spans, else (S, outputs)."""
         head = self.heads[corpus]
         hidden = self.encode(batch)
-        return head(self.pool(hidden[batch.first_tokens]) if head.pooled else hidden)
+        return head(self.pool(hidden, batch) if head.pooled else hidden)
 
-    def pool(self, first: torch.Tensor) -> torch.Tensor:
-        """Pooled vectors of sequences from the hidden states of their first tokens, (S, hidden)."""
+    def pool(self, hidden: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        """Pooled vectors of the sequences, (S, hidden), from hidden states (T, hidden)."""
+        if self.pooling == "mean":
+            lengths = torch.tensor(batch.lengths, device=hidden.device)
+            summary = batch.pad(hidden.float(), 0.0).sum(dim=1) / lengths[:, None]
+        else:
+            summary = hidden[batch.first_tokens]
         if isinstance(self.pooler, nn.Linear):  # ALBERT keeps dense layer and tanh apart
-            return torch.tanh(self.pooler(first))
-        return self.pooler(first[:, None])
+            return torch.tanh(self.pooler(summary))
+        return self.pooler(summary[:, None])
 
     def loss(self, corpus: str, batch: PackedBatch) -> torch.Tensor:
         """Mean loss of a batch of `corpus`, a scalar."""
@@ -236,7 +244,14 @@ def build(encoder: Path, run: RunSettings) -> MultiTaskModel:
             f"{encoder}: no usable encoder weights: {len(missing)} are missing, the first is "
             f"{missing[0]}; is model.safetensors that of a {config.model_type} encoder?"
         )
-    return MultiTaskModel(pretrained, run.corpora, settings.head_dropout, settings.span_loss)
+    return _multi_task(pretrained, run)
+
+
+def _multi_task(encoder: nn.Module, run: RunSettings) -> MultiTaskModel:
+    settings = run.training
+    return MultiTaskModel(
+        encoder, run.corpora, settings.head_dropout, settings.span_loss, run.encoder.pooling
+    )
 
 
 def _attention(config: Any, run: RunSettings) -> str | None:
@@ -289,7 +304,7 @@ def load(folder: Path, run: RunSettings) -> MultiTaskModel:
         config,
         attn_implementation=_attention(config, run),
     )
-    model = MultiTaskModel(encoder, run.corpora, run.training.head_dropout, run.training.span_loss)
+    model = _multi_task(encoder, run)
     prefix = model.encoder.base_model_prefix + "."
     state = {}
     for key, value in _weights(folder / "model.safetensors").items():
@@ -314,6 +329,11 @@ def export(run_dir: Path, run: RunSettings, corpus: str, output: Path) -> None:
     if corpus not in run.corpora:
         raise MtdnnError(f"{run_dir}: was not trained on {corpus!r}, but {', '.join(run.corpora)}")
     settings = run.corpora[corpus]
+    if settings.family != "question_answering" and run.encoder.pooling != "first":
+        raise MtdnnError(
+            f"{run_dir}: {corpus} was trained with pooling: {run.encoder.pooling}, which the plain "
+            "classes of transformers do not know; only question answering can be exported"
+        )
     source = run_dir / "model"
     model = load(source, run)
     config = _config(source)

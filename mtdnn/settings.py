@@ -77,6 +77,12 @@ class EncoderSettings(Closed):
         "packed: no padding at all; padded: for encoders whose attention cannot be packed; "
         "auto: packed wherever that is known to be exact",
     )
+    pooling: Literal["first", "mean"] = setting(
+        "first",
+        "code",
+        "what the pooler of the classification heads is given: the first token, [CLS]; or the mean "
+        "of all tokens, for sentence encoders that were pretrained so and leave [CLS] empty",
+    )
 
 
 class HubCorpus(Closed):
@@ -306,6 +312,7 @@ class RunSettings(Closed):
         return {
             "encoder": self.encoder_name,
             "batching": self.encoder.batching,
+            "pooling": self.encoder.pooling,
             "mixture": self.mixture,
             "corpora": {
                 name: {"family": corpus.family, "labels": corpus.labels}

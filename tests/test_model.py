@@ -28,8 +28,8 @@ from mtdnn.model import build, export, load, save
 WITHOUT_DROPOUT = {"batch_size": 8, "head_dropout": 0, "encoder_dropout": 0, "span_loss": "mean"}
 
 
-def with_batching(run, batching):
-    return run.model_copy(update={"encoder": run.encoder.model_copy(update={"batching": batching})})
+def with_encoder(run, **changes):
+    return run.model_copy(update={"encoder": run.encoder.model_copy(update=changes)})
 
 
 class Prepared:
@@ -45,7 +45,7 @@ class Prepared:
         self.features = training_features(self.layout, self.run)
 
     def model(self, batching="auto"):
-        return build(self.encoder, with_batching(self.run, batching))
+        return build(self.encoder, with_encoder(self.run, batching=batching))
 
     def batch(self, corpus, items=range(6)):
         return batch_of(self.features[corpus], items)
@@ -180,16 +180,32 @@ def test_every_encoder_gives_what_it_gives_to_each_sequence_alone(any_encoder):
     assert model.packed == (kind in PACKABLE)
     for corpus in ("squad", "mnli"):
         batch = any_encoder.batch(corpus)
-        hidden = model.encode(batch).split(batch.lengths)
-        for inputs, ours in zip(sequences_of(batch), hidden, strict=True):
+        hidden = model.encode(batch)
+        pooled = model.pool(hidden, batch)
+        each = zip(sequences_of(batch), hidden.split(batch.lengths), pooled, strict=True)
+        for inputs, ours, our_pooled in each:
             if kind not in ("bert", "electra", "albert"):
                 del inputs["token_type_ids"]
             theirs = plain(**inputs)
             torch.testing.assert_close(ours, theirs.last_hidden_state[0], atol=1e-5, rtol=1e-4)
             if getattr(theirs, "pooler_output", None) is not None:
                 torch.testing.assert_close(
-                    model.pool(ours[:1]), theirs.pooler_output, atol=1e-5, rtol=1e-4
+                    our_pooled, theirs.pooler_output[0], atol=1e-5, rtol=1e-4
                 )
+
+
+@pytest.mark.parametrize("corpus", ["swag", "mnli"])
+def test_mean_pooling_averages_the_tokens_of_each_sequence_alone(bert, corpus):
+    model = build(bert.encoder, with_encoder(bert.run, pooling="mean")).eval()
+    plain = AutoModel.from_pretrained(bert.encoder).eval()
+    batch = bert.batch(corpus)
+    states = [plain(**inputs).last_hidden_state[0] for inputs in sequences_of(batch)]
+    means = torch.stack([state.mean(dim=0) for state in states])
+    expected = torch.tanh(plain.pooler.dense(means))
+    torch.testing.assert_close(
+        model.pool(model.encode(batch), batch), expected, atol=1e-5, rtol=1e-4
+    )
+    assert not torch.allclose(bert.model().eval()(corpus, batch), model(corpus, batch), atol=1e-4)
 
 
 def test_segments_matter_where_the_encoder_has_them(bert):
@@ -203,7 +219,7 @@ def test_segments_matter_where_the_encoder_has_them(bert):
 def test_packed_is_refused_where_sequences_would_see_each_other(tmp_path, bert, kind):
     make_encoder(tmp_path / "encoder", kind)
     with pytest.raises(MtdnnError, match=rf"tiny\.batching: {kind} .*use auto or padded") as error:
-        build(tmp_path / "encoder", with_batching(bert.run, "packed"))
+        build(tmp_path / "encoder", with_encoder(bert.run, batching="packed"))
     assert "\n" not in str(error.value)
 
 
@@ -315,6 +331,14 @@ def test_a_head_of_another_shape_is_not_exported(tmp_path):
     assert not (tmp_path / "plain").exists()
     with pytest.raises(MtdnnError, match="was not trained on 'mrpc'"):
         export(tmp_path / "trained", prepared.run, "mrpc", tmp_path / "plain")
+
+
+def test_mean_pooled_heads_are_not_exported(bert, tmp_path):
+    saved(bert, tmp_path)
+    averaged = with_encoder(bert.run, pooling="mean")
+    with pytest.raises(MtdnnError, match=r"cola was trained with pooling: mean.*only question"):
+        export(tmp_path, averaged, "cola", tmp_path / "plain")
+    export(tmp_path, averaged, "squad", tmp_path / "plain")
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "heads.safetensors"])
