@@ -104,7 +104,7 @@ def _score_slices(
     corpus = layout.corpus(run.primary)
     tuned_on = experiment.tune_threshold_on
     names = {entry.split for entry in experiment.slices.values()} | ({tuned_on} - {None})
-    splits = {name: _read_questions(corpus, name, run_dir) for name in sorted(names)}
+    splits = {name: read_questions(corpus, name, run_dir) for name in sorted(names)}
     training = _read(corpus / "train.parquet", ["id", "context"])
     known = set(training["id"].to_pylist()), set(training["context"].unique().to_pylist())
 
@@ -117,7 +117,7 @@ def _score_slices(
 
     results = {}
     for name, entry in experiment.slices.items():
-        questions = _select(name, entry, splits[entry.split])
+        questions = select(name, entry, splits[entry.split])
         seen = sum(questions.overlap(*known))
         if seen:
             results[name] = {
@@ -146,7 +146,7 @@ def _score_slices(
     return results
 
 
-def _select(name: str, entry: Slice, questions: Questions) -> Questions:
+def select(name: str, entry: Slice, questions: Questions) -> Questions:
     """The questions of a slice, whose numbers must be those expected."""
     known = set(questions.titles)
     for title in [*entry.titles, *entry.exclude_titles]:
@@ -171,7 +171,7 @@ def _select(name: str, entry: Slice, questions: Questions) -> Questions:
     return selected
 
 
-def _read_questions(corpus: Path, split: str, run_dir: Path) -> Questions:
+def read_questions(corpus: Path, split: str, run_dir: Path) -> Questions:
     """All questions of a split with the run's predictions, in the order of the corpus."""
     path = run_dir / "predictions.parquet"
     table = _read(corpus / f"{split}.parquet", ["id", "title", "context", "answer_texts"])
