@@ -165,10 +165,35 @@ def _figure(arguments: argparse.Namespace) -> None:
     from mtdnn.config import load
 
     experiment = load(arguments.experiment)
-    known = {**experiment.figures, **dict.fromkeys(reporting.TRAINING_FIGURES)}
+    known = dict.fromkeys([*experiment.figures, *reporting.FIGURES])
     for name in arguments.names or known:
         _pick("figure", name, known)
         reporting.write_figure(experiment, name)
+
+
+def _interference(arguments: argparse.Namespace) -> None:
+    from mtdnn import reporting
+    from mtdnn.config import load
+
+    reporting.write_interference(load(arguments.experiment))
+
+
+def _cases(arguments: argparse.Namespace) -> None:
+    from mtdnn import reporting
+    from mtdnn.config import load
+
+    reporting.write_cases(load(arguments.experiment))
+
+
+def _page(arguments: argparse.Namespace) -> None:
+    from mtdnn import reporting
+    from mtdnn.config import load
+
+    experiment = load(arguments.experiment)
+    known = dict.fromkeys([*experiment.tables, *reporting.PAGES])
+    for name in arguments.names or known:
+        _pick("page", name, known)
+        reporting.write_page(experiment, name)
 
 
 # --- tools -----------------------------------------------------------------------------------
@@ -374,6 +399,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("names", nargs="*", metavar="TABLE")
     sub = of_experiment("figure", _figure, "draw figures from the runs that exist")
     sub.add_argument("names", nargs="*", metavar="FIGURE")
+
+    of_experiment("interference", _interference, "tabulate every task's own dev score")
+    of_experiment("cases", _cases, "find the questions that mixtures answer otherwise")
+    sub = of_experiment("page", _page, "write pages of the HTML report")
+    sub.add_argument("names", nargs="*", metavar="PAGE", help="a table, or cases, runs, …")
 
     sub = of_experiment(
         "run", _run, "train and evaluate runs here, without Snakemake; features must be there"

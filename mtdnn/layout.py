@@ -60,3 +60,7 @@ class Layout:
 
     def figure(self, figure: str, suffix: str) -> Path:
         return self.root / "figures" / f"{figure}.{suffix}"
+
+    def page(self, page: str) -> Path:
+        """A page of the HTML report."""
+        return self.root / "pages" / f"{page}.html"

@@ -9,6 +9,14 @@ from mtdnn.config import Experiment
 TRAINING_FIGURES = ("loss", "draws")
 """Figures that every experiment has: loss curves, and how often each corpus was drawn."""
 
+ANSWER_FIGURES = ("interference", "groups", "precision_recall", "thresholds")
+"""Figures that every experiment has, drawn from its runs' scores and predictions."""
+
+FIGURES = (*TRAINING_FIGURES, *ANSWER_FIGURES)
+
+PAGES = ("cases", "interference", "runs", "settings")
+"""Pages of the HTML report beside those of the tables."""
+
 
 def write_table(experiment: Experiment, name: str) -> None:
     """Write `results/{experiment}/tables/{name}.md`, `.csv` and `.tex`."""
@@ -22,3 +30,24 @@ def write_figure(experiment: Experiment, name: str) -> None:
     from mtdnn.reporting import figures
 
     figures.write(experiment, name)
+
+
+def write_interference(experiment: Experiment) -> None:
+    """Write `results/{experiment}/tables/interference.md`, `.csv` and `.tex`."""
+    from mtdnn.reporting import interference
+
+    interference.write(experiment)
+
+
+def write_cases(experiment: Experiment) -> None:
+    """Write `results/{experiment}/cases.json` and `cases.md`."""
+    from mtdnn.reporting import cases
+
+    cases.write(experiment)
+
+
+def write_page(experiment: Experiment, name: str) -> None:
+    """Write `results/{experiment}/pages/{name}.html`."""
+    from mtdnn.reporting import report
+
+    report.write_page(experiment, name)

@@ -1,10 +1,5 @@
-"""Figures as SVG, PNG and PDF: scores of a table, loss curves, how often corpora were drawn.
+"""Figures as SVG, PNG and PDF: scores of a table, loss curves, how often corpora were drawn."""
 
-The same runs give the same bytes. matplotlib is used without pyplot: no global state, no display.
-"""
-
-import textwrap
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +10,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from mtdnn.config import Experiment, load_run
-from mtdnn.files import replacing
 from mtdnn.layout import RunId
+from mtdnn.reporting import curves, interference
+from mtdnn.reporting.drawing import (
+    GREY,
+    STYLE,
+    canvas,
+    corpus_colours,
+    cycle,
+    footed,
+    same_span,
+    save,
+    say_empty,
+)
 from mtdnn.reporting.results import (
     Result,
     RowResult,
@@ -35,31 +40,6 @@ from mtdnn.reporting.results import (
 from mtdnn.schedule import shares
 from mtdnn.settings import RunSettings
 
-# Okabe and Ito's palette, told apart with any common colour-blindness; yellow is left out.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-GREY = "#767676"
-STYLE = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": "#444444",
-    "axes.grid": True,
-    "axes.labelsize": 9,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": 9,
-    "figure.facecolor": "white",
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.6,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "savefig.dpi": 160,
-    "svg.hashsalt": "mtdnn",
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-}
-_METADATA = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": None}
-_FOOTER_SIZE = 7
 _TRAINING = {
     "loss": "Training loss of each corpus",
     "draws": "How often each corpus was drawn",
@@ -68,19 +48,15 @@ _TRAINING = {
 
 def write(experiment: Experiment, name: str) -> None:
     """Write one figure in three formats, from the runs that exist."""
-    figure = draw(experiment, name)
-    with matplotlib.rc_context(STYLE):
-        for suffix, metadata in _METADATA.items():
-            with replacing(experiment.layout.figure(name, suffix)) as draft:
-                figure.savefig(draft, metadata=metadata)
+    save(experiment, name, lambda: draw(experiment, name))
 
 
 def draw(experiment: Experiment, name: str) -> Figure:
-    """The figure called `name`: of the experiment's own figures, or `loss` or `draws`."""
+    """The figure called `name`: one of the experiment's own, or one that every experiment has."""
     with matplotlib.rc_context(STYLE):
         if name in experiment.figures:
             return _scores(experiment, name)
-        return {"loss": _losses, "draws": _draws}[name](experiment)
+        return _STANDING[name](experiment)
 
 
 # --- scores against QA weight or mixture -----------------------------------------------------
@@ -121,7 +97,7 @@ def _scores(experiment: Experiment, name: str) -> Figure:
     if any(len(row.present) > 1 for row in rows):
         notes[0] += " Small points: single seeds; large: their mean ± sample standard deviation."
     notes += _missing_rows(rows, first)
-    figure, body = _canvas(experiment, (7.4, 4.0), settings.title, notes)
+    figure, body = canvas(experiment, (7.4, 4.0), settings.title, notes)
     panels = body.subplots(1, 2)
     drawn = []
     for axes, metric in zip(panels, ("em", "f1"), strict=True):
@@ -138,7 +114,7 @@ def _scores(experiment: Experiment, name: str) -> Figure:
         margin = 0.06 if by_weight else 0.5
         axes.set_xlim(min(ticks) - margin, max(ticks) + margin)
         drawn.append(values)
-    _same_span(panels, drawn)
+    same_span(panels, drawn)
     if any(drawn):
         # Line plots come before error bars among the handles: sort them by label again.
         handles, labels = panels[0].get_legend_handles_labels()
@@ -160,7 +136,7 @@ def _by_weight(
     for row in rows:
         key = (row.row.mixture, row.row.encoder, row.row.variant)
         groups.setdefault(key, []).append((row.row.qa_weight, row))
-    colours = iter(_cycle())
+    colours = iter(cycle())
     series = []
     for members in groups.values():
         row = members[0][1]
@@ -191,7 +167,7 @@ def _by_mixture(
         groups.setdefault((row.row.encoder, row.row.variant), []).append((place, row))
     series = [
         Series(", ".join(_distinctive(members[0][1], rows)) or "measured", colour, members)
-        for members, colour in zip(groups.values(), _cycle(), strict=False)
+        for members, colour in zip(groups.values(), cycle(), strict=False)
     ]
     return {float(place): label for label, place in places.items()}, series
 
@@ -269,22 +245,6 @@ def _draw_points(
     return values
 
 
-def _same_span(panels: Iterable[Axes], drawn: list[list[float]]) -> None:
-    """Give both panels as many points from bottom to top, so that heights compare."""
-    if not any(drawn):
-        for axes in panels:
-            _say_empty(axes)
-        return
-    span = max(1.0, *(max(values) - min(values) for values in drawn if values)) * 1.2
-    for axes, values in zip(panels, drawn, strict=True):
-        if not values:
-            _say_empty(axes)
-            continue
-        middle = (max(values) + min(values)) / 2
-        axes.set_ylim(max(middle - span / 2, -1), min(middle + span / 2, 101))
-        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-
-
 def _missing_rows(rows: list[RowResult], slice_name: str) -> list[str]:
     """A note for every row of which seeds are not drawn."""
     notes = []
@@ -312,7 +272,7 @@ def _losses(experiment: Experiment) -> Figure:
     columns = max(1, min(len(kinds), 3 if len(kinds) <= 9 else 4))
     lines = max(1, -(-len(kinds) // columns))
     size = (1.2 + 2.4 * max(columns, 2), 1.1 + 1.75 * lines)
-    figure, body = _canvas(
+    figure, body = canvas(
         experiment, size, _TRAINING["loss"], _loss_notes(experiment, results, steps)
     )
     grid = body.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
@@ -333,7 +293,7 @@ def _losses(experiment: Experiment) -> Figure:
         _corpus_legend(experiment, body, colours)
     else:
         grid.flat[0].set_visible(True)
-        _say_empty(grid.flat[0])
+        say_empty(grid.flat[0])
     return figure
 
 
@@ -353,10 +313,10 @@ def run_loss(folder: Path) -> Figure:
     """The loss curves of one run, from its own files."""
     settings = load_run(folder / "config.yaml")
     steps = read_training(folder)
-    colours = dict(zip(settings.corpora, _cycle(), strict=False))
+    colours = dict(zip(settings.corpora, cycle(), strict=False))
     with matplotlib.rc_context(STYLE):
         title = f"Training loss of {settings.mixture_label}"
-        figure, body = _footed((6.4, 3.8), title, [settings.notice or ""])
+        figure, body = footed((6.4, 3.8), title, [settings.notice or ""])
         axes = body.subplots()
         if steps:
             for name, line in _draw_loss(axes, steps, colours).items():
@@ -364,7 +324,7 @@ def run_loss(folder: Path) -> Figure:
             _loss_axis(axes)
             body.legend(loc="outside lower center", ncols=6)
         else:
-            _say_empty(axes)
+            say_empty(axes)
         axes.set_xlabel("training step")
         axes.set_ylabel("loss of a batch (log scale)")
     return figure
@@ -411,7 +371,7 @@ def _draws(experiment: Experiment) -> Figure:
     height = 1.7 + 0.27 * max(len(shown), 3)
     missing = [result for result in results if not counts[result.run]]
     notes = _missing_runs(experiment, missing, "Not drawn")
-    figure, body = _canvas(experiment, (7.4, height), _TRAINING["draws"], notes)
+    figure, body = canvas(experiment, (7.4, height), _TRAINING["draws"], notes)
     axes = body.subplots()
     for place, result in enumerate(shown):
         _draw_bar(axes, place, counts[result.run], experiment.resolve(result.run), colours)
@@ -426,7 +386,7 @@ def _draws(experiment: Experiment) -> Figure:
         axes.tick_params(axis="y", length=0)
         _corpus_legend(experiment, body, colours, marks=True)
     else:
-        _say_empty(axes)
+        say_empty(axes)
     return figure
 
 
@@ -471,16 +431,6 @@ def _draw_bar(
 
 
 # --- shared ----------------------------------------------------------------------------------
-
-
-def corpus_colours(experiment: Experiment) -> dict[str, str]:
-    """A colour for each corpus, the same in all figures of an experiment."""
-    return dict(zip(experiment.corpora, _cycle(), strict=False))
-
-
-def _cycle() -> Iterator[str]:
-    while True:
-        yield from COLOURS
 
 
 def _corpus_legend(
@@ -550,43 +500,11 @@ def _listed(numbers: list[int]) -> str:
     return " and ".join(map(str, numbers))
 
 
-def _say_empty(axes: Axes) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.text(
-        0.5,
-        0.5,
-        "nothing to draw yet",
-        transform=axes.transAxes,
-        ha="center",
-        va="center",
-        color=GREY,
-    )
-
-
-def _canvas(
-    experiment: Experiment, size: tuple[float, float], title: str, notes: list[str]
-) -> tuple[Figure, SubFigure]:
-    """A figure of the experiment: its title and notice stand below the notes."""
-    origin = f"Experiment {experiment.experiment}: {experiment.title}."
-    return _footed(size, title, [*notes, origin, experiment.notice or ""])
-
-
-def _footed(
-    size: tuple[float, float], title: str, paragraphs: list[str]
-) -> tuple[Figure, SubFigure]:
-    """A figure with small print below, and the part of it (of `size` inches) to draw in."""
-    width, height = size
-    characters = int(width / (0.6 * _FOOTER_SIZE / 72))
-    lines = [line for text in paragraphs for line in textwrap.wrap(text, characters)]
-    room = 0.16 + len(lines) * 1.35 * _FOOTER_SIZE / 72
-    figure = Figure(
-        figsize=(width, height + room), layout=ConstrainedLayoutEngine(w_pad=0.09, h_pad=0.06)
-    )
-    body, foot = figure.subfigures(2, 1, height_ratios=[height, room])
-    body.suptitle(title, x=0.02, ha="left", fontsize=11, fontweight="bold")
-    # A dollar would start a formula.
-    text = "\n".join(lines).replace("$", r"\$")
-    size = _FOOTER_SIZE
-    foot.text(0.02, 0.95, text, fontsize=size, color="#555555", va="top", linespacing=1.3)
-    return figure, body
+_STANDING = {
+    "loss": _losses,
+    "draws": _draws,
+    "interference": interference.draw,
+    "groups": curves.draw_groups,
+    "precision_recall": curves.draw_precision_recall,
+    "thresholds": curves.draw_thresholds,
+}

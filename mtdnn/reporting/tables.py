@@ -67,9 +67,9 @@ def write(experiment: Experiment, name: str) -> None:
     rows = read_rows(experiment, name)
     layout = experiment.layout
     notes = Notes()
-    main = _main_block(experiment, rows, notes)
+    main = main_block(experiment, rows, notes)
     tex = _latex(experiment, name, main, list(notes.reasons), rows)
-    others = _slices_block(experiment, rows, notes)
+    others = slices_block(experiment, rows, notes)
     write_text(layout.table(name, "md"), _markdown(experiment, name, main, others, notes, rows))
     write_text(layout.table(name, "tex"), tex)
     with replacing(layout.table(name, "csv")) as draft:
@@ -122,7 +122,7 @@ def _score_columns(experiment: Experiment) -> tuple:
     return _SCORES + (_TUNED if experiment.tune_threshold_on else ())
 
 
-def _main_block(experiment: Experiment, rows: list[RowResult], notes: Notes) -> Block:
+def main_block(experiment: Experiment, rows: list[RowResult], notes: Notes) -> Block:
     first = next(iter(experiment.slices))
     columns = _score_columns(experiment)
     variants = any(row.row.variant != "default" for row in rows)
@@ -146,7 +146,7 @@ def _main_block(experiment: Experiment, rows: list[RowResult], notes: Notes) -> 
     return Block(heading, body, text_columns)
 
 
-def _slices_block(experiment: Experiment, rows: list[RowResult], notes: Notes) -> Block | None:
+def slices_block(experiment: Experiment, rows: list[RowResult], notes: Notes) -> Block | None:
     """EM / F1 on the further slices; None when there is only one slice."""
     others = list(experiment.slices)[1:]
     if not others:
@@ -207,7 +207,7 @@ def _weight(weight: float) -> str:
     return f"{weight:g}" if weight % 1 else f"{weight:.1f}"
 
 
-def _explanation(experiment: Experiment, rows: list[RowResult]) -> str:
+def explanation(experiment: Experiment, rows: list[RowResult]) -> str:
     """What the numbers are: slice, threshold, seeds, tuning."""
     name, first = next(iter(experiment.slices.items()))
     scored = [result.values(name)[0] for row in rows for result in row.present]
@@ -249,7 +249,7 @@ def _markdown(
     if notes.reasons:
         numbered = enumerate(notes.reasons, start=1)
         parts.append("\n".join(f"- \\[{n}\\] {markdown(reason)}" for n, reason in numbered))
-    parts.append(markdown(_explanation(experiment, rows)))
+    parts.append(markdown(explanation(experiment, rows)))
     parts.append(markdown(provenance(result for row in rows for result in row.results)))
     return "\n\n".join(parts) + "\n"
 
@@ -298,7 +298,7 @@ def _latex(
         r"\end{tabular}}",
     ]
     below = [f"[{number}] {reason}" for number, reason in enumerate(notes, start=1)]
-    below.append(_explanation(experiment, rows))
+    below.append(explanation(experiment, rows))
     below.append(provenance(result for row in rows for result in row.results))
     lines.append(r"\par\smallskip\footnotesize\raggedright")
     lines += [rf"{latex(text)}\par" for text in below]

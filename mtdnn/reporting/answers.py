@@ -1,0 +1,190 @@
+"""What the runs of a table's rows answered to the questions of a slice, side by side.
+
+A final answer is a run's best non-null answer, or "" where its null odds exceed the threshold.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from mtdnn.config import Experiment
+from mtdnn.metrics import Questions, read_questions, select
+from mtdnn.reporting.results import Result, RowResult, read_rows
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question of the corpus; `golds` holds text and start of each gold answer."""
+
+    id: str
+    title: str
+    context: str
+    question: str
+    golds: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The final answers of one run; every column has one entry a question."""
+
+    seed: int
+    text: tuple[str, ...]
+    start: np.ndarray
+    end: np.ndarray
+    exact: np.ndarray
+    """Exact match of the final answer, 0 or 1."""
+    f1: np.ndarray
+    """F1 of the final answer, 0 to 1."""
+    odds: np.ndarray
+    empty: np.ndarray
+    questions: Questions
+    """The kept non-null answers, before any threshold."""
+
+
+@dataclass(frozen=True)
+class RowAnswers:
+    """A row of a table: the final answers of each of its seeds that can be read."""
+
+    row: RowResult
+    label: str
+    path: str
+    seeds: dict[int, Answered]
+    missing: tuple[str, ...]
+
+    def common(self, other: "RowAnswers") -> list[int]:
+        """Seeds that both rows have."""
+        return [seed for seed in self.seeds if seed in other.seeds]
+
+    def usual(self, index: int) -> tuple[Answered, int]:
+        """A run with the answer that most seeds give to a question, and how many give it.
+
+        Of equally frequent answers that of the first seed is taken.
+        """
+        counts = Counter(each.text[index] for each in self.seeds.values())
+        text, agreeing = counts.most_common(1)[0]
+        run = next(each for each in self.seeds.values() if each.text[index] == text)
+        return run, agreeing
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Rows of one table on the questions of one slice; the first row is the baseline."""
+
+    table: str
+    slice_name: str
+    slice_label: str
+    questions: tuple[Question, ...]
+    rows: tuple[RowAnswers, ...]
+
+    @property
+    def baseline(self) -> RowAnswers:
+        return self.rows[0]
+
+    @property
+    def others(self) -> tuple[RowAnswers, ...]:
+        return self.rows[1:]
+
+    @cached_property
+    def answerable(self) -> np.ndarray:
+        return np.array([bool(question.golds) for question in self.questions])
+
+
+def table_of_mixtures(experiment: Experiment) -> str | None:
+    """The table that shows most mixtures beside a baseline of question answering alone.
+
+    Of several the first; None where no table has both.
+    """
+
+    def mixtures(name: str) -> set[str]:
+        rows = experiment.tables[name].rows
+        used = {row.mixture for row in rows if row.variant == "default"}
+        return used if any(is_alone(experiment, mixture) for mixture in used) else set()
+
+    best = max(experiment.tables, key=lambda name: len(mixtures(name)))
+    return best if len(mixtures(best)) > 1 else None
+
+
+def is_alone(experiment: Experiment, mixture: str) -> bool:
+    """Does the mixture hold question answering only?"""
+    return len(experiment.mixtures[mixture].corpora) == 1
+
+
+def read_answers(experiment: Experiment) -> Answers | None:
+    """Answers of the table of mixtures on the first slice that its runs were scored on.
+
+    None when no table compares mixtures, or when no run of the baseline has been scored.
+    Only rows of the baseline's encoder and of no variant are compared.
+    """
+    table = table_of_mixtures(experiment)
+    if table is None:
+        return None
+    rows = [row for row in read_rows(experiment, table) if row.row.variant == "default"]
+    alone = next(row for row in rows if is_alone(experiment, row.row.mixture))
+    rows = [alone] + [
+        row for row in rows if row is not alone and row.row.encoder == alone.row.encoder
+    ]
+    name = _measured_slice(experiment, alone)
+    if name is None:
+        return None
+    entry = experiment.slices[name]
+    corpus = experiment.layout.corpus(experiment.resolve(alone.results[0].run).primary)
+    answered = [_row(experiment, name, row) for row in rows]
+    first = next(iter(answered[0].seeds.values()))
+    columns = ["id", "title", "context", "question", "answer_texts", "answer_starts"]
+    table_rows = pq.read_table(corpus / f"{entry.split}.parquet", columns=columns).to_pylist()
+    by_id = {row["id"]: row for row in table_rows}
+    questions = tuple(_question(by_id[each]) for each in first.questions.ids)
+    return Answers(table, name, entry.label, questions, tuple(answered))
+
+
+def _measured_slice(experiment: Experiment, row: RowResult) -> str | None:
+    for name in experiment.slices:
+        if any(not result.values(name)[1] for result in row.present):
+            return name
+    return None
+
+
+def _row(experiment: Experiment, slice_name: str, row: RowResult) -> RowAnswers:
+    seeds = {
+        result.run.seed: _answered(experiment, slice_name, result)
+        for result in row.present
+        if not result.values(slice_name)[1]
+    }
+    path = row.results[0].run.path.rpartition("/")[0]
+    reasons = row.score(slice_name, "exact").reasons
+    return RowAnswers(row, row.label, path, seeds, reasons)
+
+
+def _answered(experiment: Experiment, slice_name: str, result: Result) -> Answered:
+    """Read one run's predictions and score them at its threshold."""
+    entry = experiment.slices[slice_name]
+    primary = experiment.resolve(result.run).primary
+    corpus = experiment.layout.corpus(primary)
+    questions = select(slice_name, entry, read_questions(corpus, entry.split, result.folder))
+    threshold = result.values(slice_name)[0]["threshold"]
+    columns = ["split", "id", "answer", "answer_start", "answer_end"]
+    rows = pq.read_table(result.folder / "predictions.parquet", columns=columns).to_pylist()
+    by_id = {row["id"]: row for row in rows if row["split"] == entry.split}
+    ordered = [by_id[each] for each in questions.ids]
+    odds = np.array(questions.odds)
+    null = odds > threshold
+    unanswerable = ~np.array(questions.scores.answerable)
+    return Answered(
+        seed=result.run.seed,
+        text=tuple("" if null[n] else row["answer"] for n, row in enumerate(ordered)),
+        start=np.array([row["answer_start"] for row in ordered]),
+        end=np.array([row["answer_end"] for row in ordered]),
+        exact=np.where(null, unanswerable, np.array(questions.scores.exact, float)),
+        f1=np.where(null, unanswerable, np.array(questions.scores.f1, float)),
+        odds=odds,
+        empty=null | ~np.array(questions.scores.answered),
+        questions=questions,
+    )
+
+
+def _question(row: dict) -> Question:
+    golds = tuple(dict.fromkeys(zip(row["answer_texts"], row["answer_starts"], strict=True)))
+    return Question(row["id"], row["title"], row["context"], row["question"], golds)

@@ -1,0 +1,133 @@
+"""What made an experiment's results: seeds, commits, corpora, devices, hours, what is missing."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mtdnn.config import Experiment
+from mtdnn.files import read_json
+from mtdnn.reporting.results import Result, read_results
+
+LOCAL_UI = "http://127.0.0.1:5000"
+"""Where `make ui` shows the MLflow store when no tracking server is named."""
+
+
+def facts(experiment: Experiment) -> dict[str, Any]:
+    """Facts of the runs that exist, as plain text; nothing here is a score."""
+    results = read_results(experiment)
+    scored = [result.metrics for result in results if result.metrics]
+    origins = [metrics.get("provenance", {}) for metrics in scored]
+    hours: dict[str, float] = {}
+    for origin in origins:
+        device = str(origin.get("device") or "unknown device")
+        hours[device] = hours.get(device, 0.0) + (origin.get("seconds") or 0) / 3600
+    digests: dict[str, dict[str, None]] = {}
+    for origin in origins:
+        for corpus, digest in origin.get("corpora", {}).items():
+            digests.setdefault(corpus, {})[str(digest)[:12]] = None
+    return {
+        "experiment": experiment.experiment,
+        "title": experiment.title,
+        "notice": experiment.notice or "",
+        "seeds": ", ".join(map(str, experiment.seeds)),
+        "runs": f"{len(scored)} of {len(results)}",
+        "commit": _distinct(origin.get("commit") for origin in origins),
+        "scored": _distinct(origin.get("scored", {}).get("commit") for origin in origins),
+        "devices": ", ".join(hours) or "–",
+        "hours": ", ".join(f"{_time(total)} on {device}" for device, total in hours.items()) or "–",
+        "corpora": [
+            f"{experiment.corpora[name].label}: {', '.join(known)}"
+            for name, known in digests.items()
+            if name in experiment.corpora
+        ],
+        "missing": [f"{result.run.path}: {result.missing}" for result in results if result.missing],
+    }
+
+
+def line(known: Mapping[str, Any]) -> str:
+    """The facts in one line, as it stands below pages and in captions."""
+    return (
+        f"{known['runs']} runs scored; seeds {known['seeds']}; trained at commit "
+        f"{known['commit']}, scored at {known['scored']}; training time {known['hours']}; corpora "
+        f"{'; '.join(known['corpora']) or '–'}."
+    )
+
+
+class Captions(Mapping):
+    """The facts for captions in reStructuredText, read only when a caption is rendered."""
+
+    def __init__(self, experiment: Experiment):
+        self._experiment = experiment
+        self._known: dict[str, Any] | None = None
+
+    def _read(self) -> dict[str, Any]:
+        if self._known is None:
+            known = facts(self._experiment)
+            self._known = {**known, "line": line(known)}
+        return self._known
+
+    def __getitem__(self, name: str) -> Any:
+        value = self._read()[name]
+        return (
+            [restructured(each) for each in value]
+            if isinstance(value, list)
+            else restructured(value)
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def __repr__(self) -> str:
+        return "the facts of the runs"
+
+
+def restructured(text: str) -> str:
+    """Plain text that reStructuredText shows as it is, on one line."""
+    return re.sub(r"([^\w\s])", r"\\\1", " ".join(text.split()))
+
+
+def run_link(experiment: Experiment, result: Result) -> str | None:
+    """Address of a run in MLflow's user interface; None when the run is not known there."""
+    found = _mlflow(experiment, result)
+    return f"{_interface(experiment)}/#/experiments/{found[0]}/runs/{found[1]}" if found else None
+
+
+def compare_link(experiment: Experiment, results: list[Result]) -> str | None:
+    """Address of MLflow's page that compares runs; of the run itself when it is only one."""
+    found = [each for result in results if (each := _mlflow(experiment, result))]
+    if len(found) < 2:
+        links = [run_link(experiment, result) for result in results]
+        return next((link for link in links if link), None)
+    runs = ",".join(f'"{run}"' for _, run in found)
+    query = f'runs=[{runs}]&experiments=["{found[0][0]}"]'.replace('"', "%22")
+    return f"{_interface(experiment)}/#/compare-runs?{query}"
+
+
+def _mlflow(experiment: Experiment, result: Result) -> tuple[str, str] | None:
+    """Ids of the MLflow experiment and run of a result that was logged."""
+    store = experiment.layout.root / "store.json"
+    logged = result.folder / "mlflow.json"
+    if not (store.exists() and logged.exists()):
+        return None
+    run = read_json(logged).get("run_id")
+    known = read_json(store).get("experiment_id")
+    return (str(known), str(run)) if run and known else None
+
+
+def _interface(experiment: Experiment) -> str:
+    """The server of the experiment, without user and password, or the local interface."""
+    uri = experiment.tracking_uri or ""
+    if not uri.startswith(("http:", "https:")):
+        return LOCAL_UI
+    return re.sub(r"//[^@/]+@", "//", uri).rstrip("/")
+
+
+def _distinct(values) -> str:
+    return ", ".join(dict.fromkeys(str(value or "unknown") for value in values)) or "–"
+
+
+def _time(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"

@@ -1,0 +1,113 @@
+"""The pages of the HTML report: one for each table, and those that every experiment has.
+
+Each is a complete file below `pages/`; Snakemake's `--report` puts them into `report.html`.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args, get_origin
+
+from mtdnn.config import Experiment
+from mtdnn.files import read_json, write_text
+from mtdnn.ledger import DESCRIBED
+from mtdnn.reporting import interference, tables
+from mtdnn.reporting.facts import compare_link, facts, line, run_link
+from mtdnn.reporting.pages import render
+from mtdnn.reporting.results import read_results, read_rows
+
+
+def write_page(experiment: Experiment, name: str) -> None:
+    """Write `pages/{name}.html`: a table of the experiment, or one of `PAGES`."""
+    if name in experiment.tables:
+        template, values = "table.html", _table(experiment, name)
+    else:
+        template, values = f"{name}.html", _STANDING[name](experiment)
+    text = render(template, experiment, facts=facts(experiment), line=line, **values)
+    write_text(experiment.layout.page(name), text)
+
+
+def _table(experiment: Experiment, name: str) -> dict[str, Any]:
+    rows, notes = read_rows(experiment, name), tables.Notes()
+    main = tables.main_block(experiment, rows, notes)
+    others = tables.slices_block(experiment, rows, notes)
+    path = experiment.layout.root / "statistics.json"
+    statistics = read_json(path) if path.exists() else {"tables": {}}
+    return {
+        "table": experiment.tables[name],
+        "main": main,
+        "others": others,
+        "notes": notes.reasons,
+        "links": [compare_link(experiment, row.present) for row in rows],
+        "explanation": tables.explanation(experiment, rows),
+        "statistics": statistics,
+        "comparisons": statistics["tables"].get(name, {}).get("comparisons", []),
+    }
+
+
+def _cases(experiment: Experiment) -> dict[str, Any]:
+    return {"cases": read_json(experiment.layout.root / "cases.json")}
+
+
+def _interference(experiment: Experiment) -> dict[str, Any]:
+    known = interference.kinds(experiment)
+    return {
+        "kinds": known,
+        "corpora": interference.auxiliary(experiment),
+        "majority": interference.majority(known),
+        "compare_link": compare_link,
+    }
+
+
+def _runs(experiment: Experiment) -> dict[str, Any]:
+    return {
+        "results": read_results(experiment),
+        "corpora": [_corpus(experiment, name) for name in experiment.corpora],
+        "run_link": run_link,
+    }
+
+
+def _corpus(experiment: Experiment, name: str) -> dict[str, str]:
+    """A corpus's rows and digest, as far as it has been fetched."""
+    path = experiment.layout.corpus(name) / "manifest.json"
+    manifest = read_json(path) if path.exists() else {}
+    rows = {split: f"{each['rows']:,}" for split, each in manifest.get("splits", {}).items()}
+    return {
+        "label": experiment.corpora[name].label,
+        "train": rows.get("train", tables.MISSING),
+        "dev": rows.get("dev", tables.MISSING),
+        "digest": manifest.get("digest", tables.MISSING),
+    }
+
+
+def _settings(experiment: Experiment) -> dict[str, Any]:
+    """Every setting that acts on results: its value here, its default, origin and meaning."""
+    sections = {}
+    for section, model in DESCRIBED.items():
+        values = getattr(experiment, section)
+        sections[section] = [
+            {
+                "name": name,
+                "value": _shown(getattr(values, name)),
+                "default": _shown(field.get_default(call_default_factory=True)),
+                "origin": (field.json_schema_extra or {})["origin"],
+                "meaning": (field.description or "") + _allowed(field.annotation),
+            }
+            for name, field in model.model_fields.items()
+        ]
+    return {"sections": sections}
+
+
+def _shown(value: Any) -> str:
+    return tables.MISSING if value is None else str(value)
+
+
+def _allowed(annotation: Any) -> str:
+    values = get_args(annotation) if get_origin(annotation) is Literal else ()
+    return f" ({', '.join(map(str, values))})" if values else ""
+
+
+_STANDING: dict[str, Callable[[Experiment], dict[str, Any]]] = {
+    "cases": _cases,
+    "interference": _interference,
+    "runs": _runs,
+    "settings": _settings,
+}
