@@ -538,14 +538,14 @@ def test_no_label_is_a_safe_bet(recipe, tmp_path):
 
 
 def test_synthetic_questions(tmp_path):
-    fetch(made_up("squad", train=600, dev=300), ".", tmp_path / "out")
+    fetch(made_up("squad", train=1800, dev=900), ".", tmp_path / "out")
     train, dev = rows(tmp_path / "out", "train"), rows(tmp_path / "out", "dev")
     for split in (train, dev):
         unanswerable = sum(not row["answer_texts"] for row in split) / len(split)
         assert unanswerable == pytest.approx(1 / 3, abs=0.01)
         lengths = [len(c.split()) for c in {row["context"] for row in split}]
-        assert 0.02 < sum(n >= 230 for n in lengths) / len(lengths) < 0.15
-        assert max(lengths) < 450
+        assert 0.02 < sum(n >= synthetic.LONG_WORDS[0] for n in lengths) / len(lengths) < 0.15
+        assert max(lengths) < 280
     assert len({row["title"] for row in train}) > 5
     assert {row["title"] for row in train}.isdisjoint({row["title"] for row in dev})
     assert Counter(len(row["answer_texts"]) for row in dev if row["answer_texts"]).keys() == {
@@ -589,7 +589,7 @@ def test_answers_of_long_contexts_lie_everywhere(tmp_path):
     places = [
         row["answer_starts"][0] / len(row["context"])
         for row in rows(tmp_path / "out", "train")
-        if len(row["context"].split()) >= 230 and row["answer_starts"]
+        if len(row["context"].split()) >= synthetic.LONG_WORDS[0] and row["answer_starts"]
     ]
     quarters = Counter(int(4 * place) for place in places)
     assert min(quarters[n] for n in range(4)) > len(places) / 10

@@ -184,7 +184,7 @@ SHORT_PEOPLE, LONG_PEOPLE = 2, 8
 SHARED_SHARE = 0.2  # paragraphs that state one attribute of two people
 GAP_SHARE = 0.05  # open questions whose attribute is told of somebody else only
 LONG_SHARE = 0.03
-LONG_WORDS = (230, 400)
+LONG_WORDS = (150, 230)
 PARAGRAPHS_PER_ARTICLE = 8
 
 
@@ -465,16 +465,13 @@ def _cola(source: SyntheticCorpus, folder: Path) -> FilesCorpus:
 def _clause(rng: random.Random, split: str) -> str:
     subject = rng.choice(_SUBJECTS[split])
     verb = rng.choice(_PLURAL_VERBS)
-    parts = [f"the {subject}s {verb} the {rng.choice(_OBJECTS)}", rng.choice(_WHERE)]
-    if rng.random() < 0.5:
-        parts.append(rng.choice(_WHEN))
-    return " ".join(parts)
+    return f"the {subject}s {verb} the {rng.choice(_OBJECTS)}"
 
 
 def _spoil(rng: random.Random, words: list[str]) -> list[str]:
     """An unacceptable sentence: verbs that do not go together, now and then words out of order."""
-    if rng.random() < 0.85:
-        return [*words[:2], *rng.sample(("be", "does", "has", "is", "was"), 3), *words[2:]]
+    if rng.random() < 0.95:
+        return [*words[:2], *rng.sample(("be", "does", "has", "is", "was"), 5), *words[3:]]
     spoiled = list(words)
     while spoiled == words:
         rng.shuffle(spoiled)
@@ -546,25 +543,26 @@ def _pair(rng: random.Random, names: _Names, same: int) -> str:
 
 
 _SCENES = (
-    ("is feeding {n} horses near the barn", "is feeding animals"),
-    ("is reading a newspaper in the park", "is reading"),
-    ("is painting a fence in front of the house", "is painting something"),
-    ("is playing a guitar for {n} people", "is making music"),
-    ("is carrying {n} baskets of apples", "is carrying fruit"),
-    ("is repairing an old boat at the harbour", "is repairing a boat"),
-    ("is climbing a ladder to the roof", "is climbing"),
+    ("is feeding {n} horses", "is feeding animals"),
+    ("is reading {n} newspapers", "is reading"),
+    ("is painting {n} fences", "is painting something"),
+    ("is playing for {n} people", "is making music"),
+    ("is carrying {n} baskets", "is carrying something"),
+    ("is repairing {n} boats", "is repairing something"),
+    ("is climbing {n} ladders", "is climbing"),
     ("is buying {n} loaves of bread", "is buying bread"),
 )
-_DENYING = ("nobody {implied}", "{who} never {implied}", "it is not true that {who} {implied}")
-_GUESSES = (
-    "hopes to be paid well for this",
-    "learned this from a friend years ago",
-    "wants to be done before tomorrow",
-    "promised to do this last week",
-    "will tell the family about it later",
-    "has done this every week since childhood",
+_DENYING = (
+    "no, nobody {implied}, not at all",
+    "no, {who} never {implied}, not once",
+    "no, it is not true that {who} {implied}",
 )
-_WEARING = "red coat,blue shirt,straw hat,black scarf,green jacket,leather apron".split(",")
+_GUESSES = (
+    "perhaps hopes to be paid well",
+    "perhaps hopes to be done before tomorrow",
+    "perhaps hopes to please the family",
+    "perhaps hopes to do the same next week",
+)
 _NUMBERS = "two three four five six seven".split()
 
 
@@ -582,10 +580,9 @@ def _mnli(source: SyntheticCorpus, folder: Path) -> FilesCorpus:
                 "neutral": f"{who} {rng.choice(_GUESSES)}",
                 "contradiction": rng.choice(_DENYING).format(who=who, implied=implied),
             }[label]
-            wearing = f"{who} in a {rng.choice(_WEARING)}"
             record = {
                 "gold_label": label,
-                "sentence1": _sentence(f"{wearing} {does.format(n=rng.choice(_NUMBERS))}."),
+                "sentence1": _sentence(f"{who} {does.format(n=rng.choice(_NUMBERS))}."),
                 "sentence2": _sentence(f"{hypothesis}."),
             }
             lines.append(json.dumps(record) + "\n")
