@@ -1,0 +1,225 @@
+"""Do the intervals cover, and do the tests keep their level? Simulated runs with known truth.
+
+A model's score on a question is a function of z = ability - difficulty, where ability belongs
+to the run (its arm's level plus a seed effect) and difficulty is made of normal parts:
+
+- common to all runs: of the paragraph and of the question;
+- of the arm: questions and paragraphs that suit one method better than the other;
+- of the run: what differs from seed to seed, by paragraph and by question.
+
+EM is 1 where z > 0. F1 rises linearly from 0 at z = -0.5 to 1 at z = 0. The parts' variances sum
+to 1, so the expected score of an arm is a one-dimensional integral: the truth is known.
+
+    python -m mtdnn.statistics.simulation            # the long form: every scenario
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import stats
+
+from mtdnn.statistics.inference import Arm, compare, flips, labelings, permutation_test
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Size and variances of a simulated comparison."""
+
+    name: str
+    seeds: int
+    questions: int = 6078
+    paragraph: tuple[int, int] = (5, 25)
+    """Fewest and most questions of a paragraph."""
+    score: float = 0.74
+    """Expected EM of the first arm."""
+    difference: float = 0.0
+    """Expected EM of the second arm minus that of the first, 0 to 1."""
+    deviations: tuple[float, float] = (0.006, 0.006)
+    """Standard deviation of each arm's EM over seeds, on the very same questions."""
+    of_paragraph: float = 0.15
+    """Share of the variance of difficulty that is common to a paragraph, in each part."""
+    of_arm: float = 0.0
+    """Share of the variance of difficulty that belongs to the arm."""
+    of_run: float = 0.05
+    """Share that belongs to the run; 0.05 makes EM correlate at about 0.8 between seeds."""
+    metric: str = "em"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a scenario's simulations gave."""
+
+    scenario: Scenario
+    simulations: int
+    coverage: float
+    """Share of intervals that hold the true difference."""
+    rejected: float
+    """Share of simulations with p <= 0.05 by the interval's t."""
+    permuted: float
+    """Share with p <= 0.05 by the permutation test."""
+    half_width: float
+    """Mean half-width of the intervals."""
+    deviation: float
+    """Mean over simulations of the first arm's standard deviation over seeds."""
+    correlation: float
+    """Mean correlation of two seeds' scores over questions."""
+
+
+def score(z: np.ndarray, metric: str) -> np.ndarray:
+    """Scores, 0 to 1, of ability minus difficulty."""
+    if metric == "em":
+        return (z > 0).astype(np.float64)
+    return np.clip(1 + 2 * z, 0, 1)
+
+
+def expected(level: float, seed_variance: float, metric: str) -> float:
+    """Expected score of an arm over seeds and questions."""
+    grid = np.linspace(-9, 9, 200_001)
+    density = stats.norm.pdf(grid)
+    z = level + math.sqrt(1 + seed_variance) * grid
+    return float((score(z, metric) * density).sum() / density.sum())
+
+
+def truth(scenario: Scenario) -> tuple[tuple[float, float], tuple[float, float], float]:
+    """Levels of the two arms, their seed effects' deviations, and the true difference."""
+    density = stats.norm.pdf(stats.norm.ppf(scenario.score))
+    # What differs between seeds by chance of the questions is part of the wanted deviation.
+    chance = scenario.score * (1 - scenario.score) * _flip_share(scenario) / scenario.questions
+    effects = tuple(
+        math.sqrt(max(0.0, wanted**2 - chance)) / density for wanted in scenario.deviations
+    )
+    targets = (scenario.score, scenario.score + scenario.difference)
+    levels = tuple(
+        float(stats.norm.ppf(target)) * math.sqrt(1 + effect**2)
+        for target, effect in zip(targets, effects, strict=True)
+    )
+    first, second = (
+        expected(level, effect**2, scenario.metric)
+        for level, effect in zip(levels, effects, strict=True)
+    )
+    return levels, effects, second - first
+
+
+def _flip_share(scenario: Scenario) -> float:
+    """1 - correlation of EM between two seeds, over questions."""
+    shared, cut = 1 - scenario.of_run, stats.norm.ppf(scenario.score)
+    both = stats.multivariate_normal.cdf([cut, cut], cov=[[1, shared], [shared, 1]])
+    return 1 - (both - scenario.score**2) / (scenario.score * (1 - scenario.score))
+
+
+def draw(
+    scenario: Scenario,
+    levels: tuple[float, float],
+    effects: tuple[float, float],
+    random: np.random.Generator,
+) -> tuple[tuple[Arm, Arm], float]:
+    """Two arms' runs on newly drawn paragraphs, and the correlation of two seeds' scores."""
+    low, high = scenario.paragraph
+    sizes = random.integers(low, high + 1, 2 * scenario.questions // (low + high) + 50)
+    sizes = sizes[: np.searchsorted(np.cumsum(sizes), scenario.questions)]
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+
+    def part(share: float, *runs: int) -> np.ndarray:
+        """Normal difficulty with variance `share`, some of it common to a paragraph."""
+        paragraphs = random.standard_normal((*runs, len(sizes)), np.float32)
+        questions = random.standard_normal((*runs, sizes.sum()), np.float32)
+        common = math.sqrt(share * scenario.of_paragraph)
+        own = math.sqrt(share * (1 - scenario.of_paragraph))
+        return common * np.repeat(paragraphs, sizes, axis=-1) + own * questions
+
+    common = part(1 - scenario.of_arm - scenario.of_run)
+    arms = []
+    for level, effect in zip(levels, effects, strict=True):
+        ability = level + effect * random.standard_normal((scenario.seeds, 1))
+        difficulty = common + part(scenario.of_arm) + part(scenario.of_run, scenario.seeds)
+        arms.append(score(ability - difficulty, scenario.metric))
+    correlation = float(np.corrcoef(arms[0][0], arms[0][-1])[0, 1])
+    first, second = (Arm(np.add.reduceat(arm, starts, axis=1), sizes) for arm in arms)
+    return (first, second), correlation
+
+
+def simulate(
+    scenario: Scenario, simulations: int, *, resamples: int = 999, seed: int = 0
+) -> Outcome:
+    """Draw and compare `simulations` times."""
+    random = np.random.default_rng(seed)
+    levels, effects, difference = truth(scenario)
+    counts, widths, deviations, correlations = np.zeros(3), [], [], []
+    for _ in range(simulations):
+        (first, second), correlation = draw(scenario, levels, effects, random)
+        estimate = compare(first, second)
+        labels = None
+        if scenario.seeds > 1:
+            labels = labelings(scenario.seeds, resamples, random)
+            deviations.append(first.means.std(ddof=1))
+        signs = flips(len(first.sizes), resamples if labels is None else len(labels), random)
+        (permuted,) = permutation_test([(first, second)], labels, signs)
+        covered = estimate.low <= difference <= estimate.high
+        counts += (covered, estimate.p() <= 0.05, permuted <= 0.05)
+        widths.append(estimate.high - estimate.difference)
+        correlations.append(correlation)
+    return Outcome(
+        scenario,
+        simulations,
+        *(float(count) / simulations for count in counts),
+        half_width=float(np.mean(widths)),
+        deviation=float(np.mean(deviations)) if deviations else math.nan,
+        correlation=float(np.mean(correlations)),
+    )
+
+
+def scenarios() -> Iterable[Scenario]:
+    """Every scenario of the long form, at 3 and at 5 seeds."""
+    small = Scenario(
+        "small", 0, questions=201, paragraph=(3, 7), deviations=(0.03, 0.03), score=0.7
+    )
+    kinds = [
+        Scenario("seed deviation 0.3", 0, deviations=(0.003, 0.003)),
+        Scenario("seed deviation 0.6", 0),
+        Scenario("seed deviation 1.0", 0, deviations=(0.01, 0.01)),
+        Scenario("deviations 0.3 and 1.0", 0, deviations=(0.003, 0.01)),
+        Scenario("arms suit different questions", 0, of_arm=0.05),
+        Scenario("the same, deviation 0.3", 0, of_arm=0.05, deviations=(0.003, 0.003)),
+        Scenario("paragraphs weigh more", 0, of_arm=0.03, of_paragraph=0.5),
+        Scenario("F1", 0, metric="f1", of_arm=0.02),
+        Scenario("a difference of one point", 0, difference=0.01, of_arm=0.02),
+        small,
+        replace(small, name="small, arms suit different questions", of_arm=0.05),
+    ]
+    for seeds in (3, 5):
+        for kind in kinds:
+            yield replace(kind, seeds=seeds)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print one line a scenario; 1 if any interval or test is outside its bounds."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--simulations", type=int, default=2000, metavar="N")
+    options = parser.parse_args(arguments)
+    # Two standard errors of a simulated share.
+    error = 2 * math.sqrt(0.05 * 0.95 / options.simulations)
+    print(f"{options.simulations} simulations; Monte-Carlo error ±{100 * error:.1f} points")
+    print("seeds  coverage  t <= 5 %  permutation <= 5 %  half-width  sd of seeds  correlation")
+    wrong = 0
+    for scenario in scenarios():
+        outcome = simulate(scenario, options.simulations)
+        is_null = scenario.difference == 0
+        good = 0.93 <= outcome.coverage <= 0.97
+        good &= not is_null or max(outcome.rejected, outcome.permuted) <= 0.05 + error
+        wrong += not good
+        print(
+            f"{scenario.seeds:5d}  {outcome.coverage:8.3f}  {outcome.rejected:8.3f}  "
+            f"{outcome.permuted:18.3f}  {100 * outcome.half_width:10.2f}  "
+            f"{100 * outcome.deviation:11.2f}  {outcome.correlation:11.2f}  {scenario.name}"
+            f"{'' if good else '  OUTSIDE'}",
+            flush=True,
+        )
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
