@@ -84,10 +84,11 @@ class Components:
 
     @property
     def degrees(self) -> float:
-        """Satterthwaite's degrees of freedom; infinite without any variance."""
+        """Satterthwaite's degrees of freedom, never fewer than those of the scarcest component."""
+        scarcest = self.paragraphs - 1 if self.seeds == 1 else self.seeds - 1
         spread = sum(each**2 for each in self.between) / max(self.seeds - 1, 1)
         spread += (self.clusters**2 + self.rest**2) / (self.paragraphs - 1)
-        return self.variance**2 / spread if spread else math.inf
+        return max(scarcest, self.variance**2 / spread) if spread else scarcest
 
 
 @dataclass(frozen=True)

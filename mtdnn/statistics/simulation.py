@@ -145,8 +145,8 @@ def draw(
 def simulate(
     scenario: Scenario, simulations: int, *, resamples: int = 999, seed: int = 0
 ) -> Outcome:
-    """Draw and compare `simulations` times."""
-    random = np.random.default_rng(seed)
+    """Draw and compare `simulations` times; scenarios of other names draw other numbers."""
+    random = np.random.default_rng([seed, scenario.seeds, *scenario.name.encode()])
     levels, effects, difference = truth(scenario)
     counts, widths, deviations, correlations = np.zeros(3), [], [], []
     for _ in range(simulations):
