@@ -46,15 +46,52 @@ class Variant(Closed):
     decoding: dict[str, Any] = Field({}, description="overrides of `decoding`")
 
 
+QuestionType = Literal[
+    "how many", "how", "what", "when", "where", "which", "who", "why", "other"
+]
+
+
+class WordCount(Closed):
+    """A range of lengths in words, both ends included."""
+
+    least: int = Field(0, ge=0, description="at least so many words")
+    most: int | None = Field(None, ge=0, description="at most so many words")
+
+
 class Slice(Closed):
-    """The questions on which a score is computed."""
+    """The questions on which a score is computed: those for which every given key holds."""
 
     label: str = Field(description="name shown in tables and figures")
     split: Literal["dev", "held_out"] = Field("dev", description="the corpus's split")
     titles: list[str] = Field([], description="only questions of these articles; all when empty")
     exclude_titles: list[str] = Field([], description="not the questions of these articles")
+    only: Literal["answerable", "unanswerable"] | None = Field(
+        None, description="only questions with an answer, or without one"
+    )
+    question_types: list[QuestionType] = Field(
+        [], description="only questions whose first interrogative is one of these; all when empty"
+    )
+    question_words: WordCount | None = Field(
+        None, description="only questions of this length in words: {least: 1, most: 9}"
+    )
+    context_words: WordCount | None = Field(
+        None, description="only questions about a context of this length"
+    )
+    answer_words: WordCount | None = Field(
+        None, description="only answerable questions whose shortest gold answer has this length"
+    )
     questions: int | None = Field(None, description="expected number; a difference is refused")
     answerable: int | None = Field(None, description="expected number with an answer")
+    tune_threshold_on: Name | None = Field(
+        None,
+        description="another slice, on whose questions this one's null threshold is tuned; "
+        "absent: the experiment's tune_threshold_on",
+    )
+    published: str | None = Field(
+        None,
+        description="`split` of the published numbers to set beside this slice; "
+        "dev for the first slice when absent",
+    )
 
 
 class Row(Closed):
@@ -71,6 +108,9 @@ class Table(Closed):
     """A table of scores, a row for each kind of run."""
 
     title: str = Field(description="shown above the table")
+    slice: Name | None = Field(
+        None, description="the slice on which it scores; the experiment's first when absent"
+    )
     rows: list[Row] = Field(min_length=1, description="its rows")
 
 
@@ -142,7 +182,15 @@ class Experiment(Closed):
                 )
             if len(set(mixture.corpora)) != len(mixture.corpora):
                 raise ValueError(f"mixtures.{name}: each corpus may stand only once")
+        for name, entry in self.slices.items():
+            if entry.tune_threshold_on:
+                place = f"slices.{name}.tune_threshold_on"
+                _known(place, entry.tune_threshold_on, self.slices)
+                if entry.tune_threshold_on == name:
+                    raise ValueError(f"{place}: a slice cannot be tuned on itself; name another")
         for name, table in self.tables.items():
+            if table.slice:
+                _known(f"tables.{name}.slice", table.slice, self.slices)
             for index, row in enumerate(table.rows):
                 place = f"tables.{name}.rows.{index}"
                 _known(f"{place}.encoder", row.encoder, self.encoders)
@@ -160,6 +208,17 @@ class Experiment(Closed):
                         f"{place}.qa_weight: with 1.0 the auxiliary corpora of {row.mixture} "
                         "are never drawn; give a weight below 1"
                     )
+                override = {} if row.variant == "default" else self.variants[row.variant].schedule
+                if not alone and "steps_of_weight" in override:
+                    raise ValueError(
+                        f"{place}.variant: {row.variant} has schedule.steps_of_weight, which is "
+                        f"for question answering alone, not for {row.mixture}"
+                    )
+        if self.schedule.steps_of_weight:
+            raise ValueError(
+                "schedule.steps_of_weight: is for question answering alone; set it in a variant "
+                "and name that in the rows concerned"
+            )
         for name, figure in self.figures.items():
             _known(f"figures.{name}.table", figure.table, self.tables)
         held_out = any(corpus.held_out_titles for corpus in self.corpora.values())
@@ -190,6 +249,22 @@ class Experiment(Closed):
             return root
         base = os.environ.get("MTDNN_DATA") or self.data_root
         return os.path.normpath(os.path.join(base, root or "."))
+
+    def slice_of(self, table: str) -> str:
+        """Name of the slice on which a table scores."""
+        return self.tables[table].slice or next(iter(self.slices))
+
+    def tuned_on(self, slice_name: str) -> str | None:
+        """On what a slice's null threshold is tuned, for people; None if it is not."""
+        other = self.slices[slice_name].tune_threshold_on
+        if other:
+            return self.slices[other].label
+        return "held-out training questions" if self.tune_threshold_on else None
+
+    def published_split(self, slice_name: str) -> str | None:
+        """The split of the published numbers that belongs to a slice."""
+        is_first = slice_name == next(iter(self.slices))
+        return self.slices[slice_name].published or ("dev" if is_first else None)
 
     def runs_of(self, row: Row) -> list[RunId]:
         """The runs of a table's row, one for each seed."""

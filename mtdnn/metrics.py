@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mtdnn.config import Experiment, Slice, load_run
+from mtdnn import slices
+from mtdnn.config import Experiment, load_run
 from mtdnn.errors import MtdnnError
 from mtdnn.files import read_json, write_json
 from mtdnn.layout import Layout
@@ -23,7 +24,6 @@ class Questions:
     """Questions of one split and how a run answered them; every column has one entry each."""
 
     ids: list[str]
-    titles: list[str]
     contexts: list[str]
     odds: list[float]
     scores: Scores
@@ -33,7 +33,7 @@ class Questions:
 
     def take(self, indices: list[int]) -> "Questions":
         """Some of the questions, in the order of `indices`."""
-        columns = (self.ids, self.titles, self.contexts, self.odds)
+        columns = (self.ids, self.contexts, self.odds)
         return Questions(
             *([column[index] for index in indices] for column in columns),
             self.scores.take(indices),
@@ -52,8 +52,8 @@ def write(run_dir: Path, experiment: Experiment) -> None:
 
     A slice that shares a question's id or a context with the run's training split is not
     measurable and gets no scores. With `tune_threshold_on`, each slice is scored again at
-    the null threshold that maximises F1 on that split's questions, except a slice that
-    shares questions or contexts with them.
+    the null threshold that maximises F1 on the questions of that split or other slice, as far
+    as the run was not trained on them; except a slice that shares questions or contexts with them.
 
     Raises:
         MtdnnError: a slice names unknown articles or has other counts than expected; the
@@ -102,22 +102,18 @@ def _score_slices(
 ) -> dict[str, dict[str, Any]]:
     """Scores of every slice, in the experiment's order."""
     corpus = layout.corpus(run.primary)
-    tuned_on = experiment.tune_threshold_on
-    names = {entry.split for entry in experiment.slices.values()} | ({tuned_on} - {None})
-    splits = {name: read_questions(corpus, name, run_dir) for name in sorted(names)}
     training = _read(corpus / "train.parquet", ["id", "context"])
     known = set(training["id"].to_pylist()), set(training["context"].unique().to_pylist())
-
-    tuning, tuned_threshold = None, None
-    if tuned_on:
-        seen = splits[tuned_on].overlap(*known)
-        tuning = splits[tuned_on].take([index for index, each in enumerate(seen) if not each])
-        scores = tuning.scores
-        tuned_threshold = tune(scores.f1, scores.answerable, scores.answered, tuning.odds)
-
+    measured, tuning = _select(run_dir, experiment, corpus)
+    unseen = {
+        name: questions.take(
+            [index for index, each in enumerate(questions.overlap(*known)) if not each]
+        )
+        for name, questions in tuning.items()
+    }
     results = {}
     for name, entry in experiment.slices.items():
-        questions = select(name, entry, splits[entry.split])
+        questions = measured[name]
         seen = sum(questions.overlap(*known))
         if seen:
             results[name] = {
@@ -137,63 +133,61 @@ def _score_slices(
             "null_odds_auc": null_odds_auc(questions.odds, questions.scores.answerable),
             "tuned": None,
         }
-        if tuning and not any(questions.overlap(set(tuning.ids), set(tuning.contexts))):
+        other = entry.tune_threshold_on or experiment.tune_threshold_on
+        others = unseen.get(other)
+        if others and not any(questions.overlap(set(others.ids), set(others.contexts))):
+            scores = others.scores
+            tuned = tune(scores.f1, scores.answerable, scores.answered, others.odds)
             results[name]["tuned"] = {
-                "threshold": tuned_threshold,
-                "tuned_on": tuned_on,
-                **summary(questions.scores, questions.odds, tuned_threshold),
+                "threshold": tuned,
+                "tuned_on": other,
+                **summary(questions.scores, questions.odds, tuned),
             }
     return results
 
 
-def select(name: str, entry: Slice, questions: Questions) -> Questions:
-    """The questions of a slice, whose numbers must be those expected."""
-    known = set(questions.titles)
-    for title in [*entry.titles, *entry.exclude_titles]:
-        if title not in known:
-            raise MtdnnError(f"slices.{name}: the split {entry.split} has no article {title!r}")
-    selected = questions.take(
-        [
-            index
-            for index, title in enumerate(questions.titles)
-            if (not entry.titles or title in entry.titles) and title not in entry.exclude_titles
-        ]
-    )
-    answerable = sum(selected.scores.answerable)
-    for what, found, expected in (
-        ("questions", len(selected), entry.questions),
-        ("answerable questions", answerable, entry.answerable),
-    ):
-        if expected is not None and found != expected:
-            raise MtdnnError(f"slices.{name}: has {found} {what}, {expected} are expected")
-    if not len(selected):
-        raise MtdnnError(f"slices.{name}: has no questions")
-    return selected
+def _select(
+    run_dir: Path, experiment: Experiment, corpus: Path
+) -> tuple[dict[str, Questions], dict[str, Questions]]:
+    """The questions of each slice, and those on which thresholds are tuned, by slice or split."""
+    split = experiment.tune_threshold_on
+    names = {entry.split for entry in experiment.slices.values()} | ({split} - {None})
+    columns = slices.columns(list(experiment.slices.values()))
+    rows, answered = {}, {}
+    for name in sorted(names):
+        table = _read(corpus / f"{name}.parquet", ["id", *columns])
+        rows[name] = {column: table[column].to_pylist() for column in ["id", *columns]}
+        answered[name] = _read_answers(rows[name], f"{corpus.name} {name}", name, run_dir)
+    measured = {
+        name: answered[entry.split].take(slices.select(name, entry, rows[entry.split]))
+        for name, entry in experiment.slices.items()
+    }
+    return measured, measured | ({split: answered[split]} if split else {})
 
 
-def read_questions(corpus: Path, split: str, run_dir: Path) -> Questions:
+def _read_answers(
+    rows: Mapping[str, list], name: str, split: str, run_dir: Path
+) -> Questions:
     """All questions of a split with the run's predictions, in the order of the corpus."""
     path = run_dir / "predictions.parquet"
-    table = _read(corpus / f"{split}.parquet", ["id", "title", "context", "answer_texts"])
-    ids = table["id"].to_pylist()
     predictions = {
         row["id"]: row
         for row in _read(path, ["split", "id", "answer", "null_odds"]).to_pylist()
         if row["split"] == split
     }
+    ids = rows["id"]
     missing = [identifier for identifier in ids if identifier not in predictions]
     if missing:
         raise MtdnnError(
-            f"{path}: {len(missing)} of the {len(ids)} questions of {corpus.name} {split} are "
+            f"{path}: {len(missing)} of the {len(ids)} questions of {name} are "
             f"missing, the first is {missing[0]!r}; evaluate the run again"
         )
     answers = [predictions[identifier]["answer"] for identifier in ids]
     return Questions(
         ids=ids,
-        titles=table["title"].to_pylist(),
-        contexts=table["context"].to_pylist(),
+        contexts=rows["context"],
         odds=[predictions[identifier]["null_odds"] for identifier in ids],
-        scores=score_answers(table["answer_texts"].to_pylist(), answers),
+        scores=score_answers(rows["answer_texts"], answers),
     )
 
 

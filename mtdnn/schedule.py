@@ -27,6 +27,9 @@ SCHEMA = pa.schema(
     ]
 )
 
+# Stands for the primary corpus among the shares and decks of a run with `steps_of_weight`.
+_SECOND_DECK = ""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -93,6 +96,10 @@ def draw(
 ) -> Iterator[Step]:
     """Draw the steps of a whole training.
 
+    With `steps_of_weight` the primary corpus has a second deck, of its own order, which takes the
+    place of a mixture's other corpora: the same seed gives as many steps as a mixture which names
+    the primary corpus first.
+
     Args:
         probabilities: share of each corpus, summing to 1.
         primary: the question-answering corpus; an epoch ends with its last batch.
@@ -114,6 +121,15 @@ def draw(
         )
         for name in names
     }
+    if settings.steps_of_weight:
+        weight = settings.steps_of_weight
+        probabilities = {primary: weight, _SECOND_DECK: 1 - weight}
+        decks[_SECOND_DECK] = _Deck(
+            sizes[primary],
+            batch_size,
+            settings.recut == "each_epoch",
+            np.random.default_rng([seed, 2, *primary.encode()]),
+        )
     number = 0
     for epoch in range(epochs):
         for deck in decks.values():
@@ -124,7 +140,7 @@ def draw(
                 if settings.dry == "skip":
                     continue
                 decks[name].refill()
-            yield Step(number, epoch, name, decks[name].pop())
+            yield Step(number, epoch, name or primary, decks[name].pop())
             number += 1
 
 

@@ -222,6 +222,15 @@ class ScheduleSettings(Closed):
         "reading",
         "batches are cut anew from reshuffled rows each epoch, or cut once and only reordered",
     )
+    steps_of_weight: float | None = setting(
+        None,
+        "ours",
+        "a control, for question answering alone: as many steps as a mixture with this QA weight "
+        "takes with the same seed; the steps of the mixture's other corpora take further QA "
+        "batches",
+        gt=0,
+        lt=1,
+    )
 
 
 class TrainingSettings(Closed):

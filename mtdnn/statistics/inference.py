@@ -20,12 +20,15 @@ means over S seeds each has the variance
     rest:     the same of what is left of each seed: estimates term 3 alone.
 
 So the variance is between + (clusters - rest), the rest not counted twice, where clusters - rest,
-a variance that may be estimated below zero, is taken as at least zero. `between` has S - 1
-degrees of freedom an arm and the other two almost as many as there are paragraphs; the interval is
-Student's t with the degrees of freedom of Satterthwaite (1946), which for `between` alone are
-Welch's. The arms' seed variances may differ. A seed of one arm is not paired with the same seed of
-the other: they share the order of the batches and little else, and pairing would cost half of the
-few degrees of freedom.
+a variance that may be estimated below zero, is taken as at least zero. The interval is Student's t.
+`between` has few degrees of freedom: Welch's, of Satterthwaite (1946), with his estimate freed of
+its bias at few seeds. The other parts have about as many as there are paragraphs. For their sum
+the degrees of freedom of `between` are divided by its share in the variance. (Satterthwaite divides
+by the squared share; then intervals from 3 seeds cover too seldom, since by chance the same seeds
+make the error small and the degrees of freedom many. `mtdnn.statistics.simulation` shows what this
+rule covers.) The arms' seed variances may differ. A seed of one arm is not paired with the same
+seed of the other: they share the order of batches and little else, and pairing would cost half of
+the few degrees of freedom.
 
 With one seed an arm nothing is known of seed variance. What is left is `clusters`, and the
 interval is about the two models.
@@ -84,11 +87,14 @@ class Components:
 
     @property
     def degrees(self) -> float:
-        """Satterthwaite's degrees of freedom, never fewer than those of the scarcest component."""
-        scarcest = self.paragraphs - 1 if self.seeds == 1 else self.seeds - 1
-        spread = sum(each**2 for each in self.between) / max(self.seeds - 1, 1)
-        spread += (self.clusters**2 + self.rest**2) / (self.paragraphs - 1)
-        return max(scarcest, self.variance**2 / spread) if spread else scarcest
+        """Degrees of freedom of the variance, as the module explains."""
+        between = sum(self.between)
+        if not between:
+            return self.paragraphs - 1
+        fewest = self.seeds - 1
+        squares = sum(each**2 for each in self.between)
+        welch = min(max((self.seeds + 1) * between**2 / squares - 2, fewest), 2 * fewest)
+        return min(welch * self.variance / between, self.paragraphs - 1)
 
 
 @dataclass(frozen=True)
