@@ -46,9 +46,7 @@ class Variant(Closed):
     decoding: dict[str, Any] = Field({}, description="overrides of `decoding`")
 
 
-QuestionType = Literal[
-    "how many", "how", "what", "when", "where", "which", "who", "why", "other"
-]
+QuestionType = Literal["how many", "how", "what", "when", "where", "which", "who", "why", "other"]
 
 
 class WordCount(Closed):

@@ -4,7 +4,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from mtdnn.config import Experiment, Figure, Mixture, Row, Slice, Table, Variant
+from mtdnn.config import Experiment, Figure, Mixture, Row, Slice, Table, Variant, WordCount
 from mtdnn.settings import (
     Closed,
     CorpusSettings,
@@ -41,6 +41,7 @@ STRUCTURE: dict[str, type[Closed]] = {
     "mixtures.NAME": Mixture,
     "variants.NAME": Variant,
     "slices.NAME": Slice,
+    "slices.NAME.question_words, context_words, answer_words": WordCount,
     "tables.NAME": Table,
     "tables.NAME.rows": Row,
     "figures.NAME": Figure,

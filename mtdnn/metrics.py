@@ -8,13 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mtdnn import slices
-from mtdnn.config import Experiment, load_run
+from mtdnn.config import Experiment, Slice, load_run
 from mtdnn.errors import MtdnnError
 from mtdnn.files import read_json, write_json
 from mtdnn.layout import Layout
 from mtdnn.provenance import commit
 from mtdnn.settings import RunSettings
+from mtdnn.slices import belongs
 from mtdnn.squad.scoring import Scores, best, score_answers, summary
 from mtdnn.squad.thresholds import null_odds_auc, tune
 
@@ -24,7 +24,11 @@ class Questions:
     """Questions of one split and how a run answered them; every column has one entry each."""
 
     ids: list[str]
+    titles: list[str]
     contexts: list[str]
+    texts: list[str]
+    answers: list[list[str]]
+    """Gold answers; none of an unanswerable question."""
     odds: list[float]
     scores: Scores
 
@@ -33,7 +37,7 @@ class Questions:
 
     def take(self, indices: list[int]) -> "Questions":
         """Some of the questions, in the order of `indices`."""
-        columns = (self.ids, self.contexts, self.odds)
+        columns = (self.ids, self.titles, self.contexts, self.texts, self.answers, self.odds)
         return Questions(
             *([column[index] for index in indices] for column in columns),
             self.scores.take(indices),
@@ -102,14 +106,18 @@ def _score_slices(
 ) -> dict[str, dict[str, Any]]:
     """Scores of every slice, in the experiment's order."""
     corpus = layout.corpus(run.primary)
+    tuned_on = experiment.tune_threshold_on
+    names = {entry.split for entry in experiment.slices.values()} | ({tuned_on} - {None})
+    splits = {name: read_questions(corpus, name, run_dir) for name in sorted(names)}
     training = _read(corpus / "train.parquet", ["id", "context"])
     known = set(training["id"].to_pylist()), set(training["context"].unique().to_pylist())
-    measured, tuning = _select(run_dir, experiment, corpus)
-    unseen = {
-        name: questions.take(
-            [index for index, each in enumerate(questions.overlap(*known)) if not each]
-        )
-        for name, questions in tuning.items()
+    measured = {
+        name: select(name, entry, splits[entry.split]) for name, entry in experiment.slices.items()
+    }
+    tuning = {
+        name: _tune((measured | splits)[name], known)
+        for name in {entry.tune_threshold_on or tuned_on for entry in experiment.slices.values()}
+        if name
     }
     results = {}
     for name, entry in experiment.slices.items():
@@ -133,11 +141,9 @@ def _score_slices(
             "null_odds_auc": null_odds_auc(questions.odds, questions.scores.answerable),
             "tuned": None,
         }
-        other = entry.tune_threshold_on or experiment.tune_threshold_on
-        others = unseen.get(other)
+        other = entry.tune_threshold_on or tuned_on
+        tuned, others = tuning.get(other) or (None, None)
         if others and not any(questions.overlap(set(others.ids), set(others.contexts))):
-            scores = others.scores
-            tuned = tune(scores.f1, scores.answerable, scores.answered, others.odds)
             results[name]["tuned"] = {
                 "threshold": tuned,
                 "tuned_on": other,
@@ -146,48 +152,66 @@ def _score_slices(
     return results
 
 
-def _select(
-    run_dir: Path, experiment: Experiment, corpus: Path
-) -> tuple[dict[str, Questions], dict[str, Questions]]:
-    """The questions of each slice, and those on which thresholds are tuned, by slice or split."""
-    split = experiment.tune_threshold_on
-    names = {entry.split for entry in experiment.slices.values()} | ({split} - {None})
-    columns = slices.columns(list(experiment.slices.values()))
-    rows, answered = {}, {}
-    for name in sorted(names):
-        table = _read(corpus / f"{name}.parquet", ["id", *columns])
-        rows[name] = {column: table[column].to_pylist() for column in ["id", *columns]}
-        answered[name] = _read_answers(rows[name], f"{corpus.name} {name}", name, run_dir)
-    measured = {
-        name: answered[entry.split].take(slices.select(name, entry, rows[entry.split]))
-        for name, entry in experiment.slices.items()
-    }
-    return measured, measured | ({split: answered[split]} if split else {})
+def _tune(questions: Questions, known: tuple[set[str], set[str]]) -> tuple[float, Questions] | None:
+    """The threshold with the best F1 on questions that were not trained on, and those questions.
+
+    `known` are ids and contexts that were trained on. None if no question is left.
+    """
+    unseen = [index for index, seen in enumerate(questions.overlap(*known)) if not seen]
+    if not unseen:
+        return None
+    left = questions.take(unseen)
+    scores = left.scores
+    return tune(scores.f1, scores.answerable, scores.answered, left.odds), left
 
 
-def _read_answers(
-    rows: Mapping[str, list], name: str, split: str, run_dir: Path
-) -> Questions:
+def select(name: str, entry: Slice, questions: Questions) -> Questions:
+    """The questions of a slice, whose numbers must be those expected."""
+    known = set(questions.titles)
+    for title in [*entry.titles, *entry.exclude_titles]:
+        if title not in known:
+            raise MtdnnError(f"slices.{name}: the split {entry.split} has no article {title!r}")
+    columns = (questions.titles, questions.contexts, questions.texts, questions.answers)
+    rows = enumerate(zip(*columns, strict=True))
+    selected = questions.take([index for index, row in rows if belongs(entry, *row)])
+    answerable = sum(selected.scores.answerable)
+    for what, found, expected in (
+        ("questions", len(selected), entry.questions),
+        ("answerable questions", answerable, entry.answerable),
+    ):
+        if expected is not None and found != expected:
+            raise MtdnnError(f"slices.{name}: has {found} {what}, {expected} are expected")
+    if not len(selected):
+        raise MtdnnError(f"slices.{name}: has no questions")
+    return selected
+
+
+def read_questions(corpus: Path, split: str, run_dir: Path) -> Questions:
     """All questions of a split with the run's predictions, in the order of the corpus."""
     path = run_dir / "predictions.parquet"
+    columns = ["id", "title", "context", "question", "answer_texts"]
+    table = _read(corpus / f"{split}.parquet", columns)
+    ids, titles, contexts, texts, golds = (table[column].to_pylist() for column in columns)
     predictions = {
         row["id"]: row
         for row in _read(path, ["split", "id", "answer", "null_odds"]).to_pylist()
         if row["split"] == split
     }
-    ids = rows["id"]
     missing = [identifier for identifier in ids if identifier not in predictions]
     if missing:
         raise MtdnnError(
-            f"{path}: {len(missing)} of the {len(ids)} questions of {name} are "
+            f"{path}: {len(missing)} of the {len(ids)} questions of {corpus.name} {split} are "
             f"missing, the first is {missing[0]!r}; evaluate the run again"
         )
     answers = [predictions[identifier]["answer"] for identifier in ids]
     return Questions(
         ids=ids,
-        contexts=rows["context"],
+        titles=titles,
+        contexts=contexts,
+        texts=texts,
+        answers=golds,
         odds=[predictions[identifier]["null_odds"] for identifier in ids],
-        scores=score_answers(rows["answer_texts"], answers),
+        scores=score_answers(golds, answers),
     )
 
 

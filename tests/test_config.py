@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from snakemake.utils import update_config
 
 from mtdnn.config import Experiment, dump_yaml, load, load_run, parse
 from mtdnn.errors import MtdnnError
+from mtdnn.files import digest
 from mtdnn.layout import RunId
 from mtdnn.workflow import corpus_settings, load_experiment, run_settings
 
@@ -145,6 +147,31 @@ def small(**changes: object) -> dict:
             {"corpora__cola__labels": ["good"]},
             "corpora.cola: labels: a sequence_classification corpus needs at least two",
         ),
+        (
+            {
+                "variants__longer": {"schedule": {"steps_of_weight": 0.8}},
+                "tables__table1__rows__1__variant": "longer",
+            },
+            f"{ROW}.variant: longer has schedule.steps_of_weight, which is for question answering "
+            "alone, not for qa_sc",
+        ),
+        (
+            {"schedule__steps_of_weight": 0.8},
+            "schedule.steps_of_weight: is for question answering alone; set it in a variant "
+            "and name that in the rows concerned",
+        ),
+        (
+            {"slices__dev__tune_threshold_on": "dev"},
+            "slices.dev.tune_threshold_on: a slice cannot be tuned on itself; name another",
+        ),
+        (
+            {"slices__dev__tune_threshold_on": "test"},
+            "slices.dev.tune_threshold_on: unknown name 'test'; known are dev",
+        ),
+        (
+            {"tables__table1__slice": "test"},
+            "tables.table1.slice: unknown name 'test'; known are dev",
+        ),
         ({"seeds": [1, 1]}, "seeds: each may stand only once"),
         (
             {"tune_threshold_on": "held_out"},
@@ -223,10 +250,33 @@ def load_paper() -> Experiment:
     return load(ROOT / "config" / "paper.yaml")
 
 
+def runs_of(experiment: Experiment, *tables: str) -> set[RunId]:
+    rows = [row for table in tables for row in experiment.tables[table].rows]
+    return {run for row in rows for run in experiment.runs_of(row)}
+
+
+def test_sensitivity_is_laid_over_the_paper_and_shares_its_runs():
+    paper = yaml.safe_load((ROOT / "config" / "paper.yaml").read_text())
+    overlay = yaml.safe_load((ROOT / "config" / "sensitivity.yaml").read_text())
+    update_config(paper, overlay)
+    experiment = parse(paper, where="both")
+    before, after = set(load_paper().runs()), set(experiment.runs())
+    assert len(after - before) == 11 * 3
+    table = runs_of(experiment, "sensitivity")
+    assert len(table & before) == 2 * 3
+    # Every choice is another one than the paper's: it determines another model.
+    kinds = {digest(experiment.resolve(run).determining()) for run in table}
+    assert len(kinds) == len(table)
+
+
 def test_tables_share_their_runs():
     experiment = load_paper()
-    assert len({(r.encoder, r.mixture, r.qa_weight) for r in experiment.runs()}) == 9
-    assert len(experiment.runs()) == 9 * 3
+    of_paper = runs_of(experiment, "table1", "table2", "table3", "validation")
+    assert len({(r.encoder, r.mixture, r.qa_weight) for r in of_paper}) == 9
+    assert len(of_paper) == 9 * 3
+    assert len(experiment.runs()) == (9 + 5) * 3
+    reduced = load(ROOT / "config" / "reduced.yaml")
+    assert (len(runs_of(reduced, "table1", "table2")), len(reduced.runs())) == (7, 9)
     assert len(load(ROOT / "config" / "demo.yaml").runs()) == 9
 
 

@@ -1,6 +1,7 @@
 """metrics.json of a tiny made-up run: slices, thresholds, training overlap, auxiliary corpora."""
 
 import json
+from collections import defaultdict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ from mtdnn import metrics
 from mtdnn.config import dump_yaml, parse
 from mtdnn.errors import MtdnnError
 from mtdnn.files import read_json, write_json, write_text
+from mtdnn.slices import question_type
 
 SYNTHETIC = {"kind": "synthetic", "train": 10, "dev": 10}
 EXPERIMENT = {
@@ -64,6 +66,9 @@ HELD_OUT = [
     ("h1", "Cocoa", "Cocoa is sweet.", ["sweet"], "sweet", 1.2),
     ("h2", "Cocoa", "Cocoa is sweet.", [], "Cocoa", 1.8),
 ]
+QUESTIONS = defaultdict(
+    lambda: "Is it?", d1="How hot is tea?", d2="Then what is hot?", d3="Who drinks tea?"
+)
 # corpus: (label, prediction) of each row
 AUXILIARY = {
     "cola": [(1, 1), (1, 0), (0, 0), (0, 1), (1, 1)],
@@ -100,7 +105,12 @@ def tiny(tmp_path):
         splits = {"train": train, "dev": dev, "held_out": held_out}
         for split, rows in splits.items():
             names = ("id", "title", "context", "answer_texts")
-            table = pa.Table.from_pylist([dict(zip(names, row, strict=False)) for row in rows])
+            table = pa.Table.from_pylist(
+                [
+                    {**dict(zip(names, row, strict=False)), "question": QUESTIONS[row[0]]}
+                    for row in rows
+                ]
+            )
             pq.write_table(table, layout.corpus("squad") / f"{split}.parquet")
         predictions = [
             {"split": split, "id": row[0], "answer": row[4], "null_odds": row[5]}
@@ -311,3 +321,66 @@ def test_other_rows_than_those_of_training_are_refused(tiny):
     write_json(manifest, {**json.loads(manifest.read_text()), "digest": "other"})
     with pytest.raises(MtdnnError, match=r"cola/manifest\.json: digest: differs"):
         metrics.write(folder, experiment)
+
+
+@pytest.mark.parametrize(
+    ("entry", "members"),
+    [
+        ({"only": "answerable"}, {"d1", "d2", "d4"}),
+        ({"only": "unanswerable"}, {"d3"}),
+        ({"question_types": ["what", "who"]}, {"d2", "d3"}),
+        ({"question_words": {"least": 3, "most": 3}}, {"d3"}),
+        ({"context_words": {"most": 2}}, {"d3"}),
+        ({"answer_words": {}}, {"d1", "d2", "d4"}),
+        ({"answer_words": {"least": 2}}, None),
+        ({"titles": ["Tea"], "question_types": ["how", "other"]}, {"d1"}),
+    ],
+)
+def test_slices_by_question_answer_and_length(tiny, entry, members):
+    experiment, folder = tiny(slices={"some": {"label": "Some", **entry}})
+    if members is None:
+        with pytest.raises(MtdnnError, match=r"slices.some: has no questions"):
+            metrics.write(folder, experiment)
+        return
+    corpus = experiment.layout.corpus("squad")
+    questions = metrics.read_questions(corpus, "dev", folder)
+    chosen = metrics.select("some", experiment.slices["some"], questions)
+    assert set(chosen.ids) == members
+    metrics.write(folder, experiment)
+    scores = read_json(folder / "metrics.json")["slices"]["some"]
+    assert scores["questions"] == len(members)
+
+
+def test_two_slices_tune_each_other_and_none_tunes_itself(tiny):
+    cross = {
+        "tea": {"label": "Tea", "titles": ["Tea"], "tune_threshold_on": "rest"},
+        "rest": {"label": "Rest", "exclude_titles": ["Tea"], "tune_threshold_on": "tea"},
+        "every": {"label": "Every", "tune_threshold_on": "tea"},
+    }
+    result = measured(tiny, slices=cross, tune_threshold_on=None)["slices"]
+    # The best of Rest is to answer nothing, as its only answer is wrong; of Tea, to answer d1
+    # and d2 (odds -1 and 1) and not d3 (odds 2). At -1, d1 alone is answered, and rightly.
+    assert result["tea"]["tuned"]["threshold"] == -1.0
+    assert result["tea"]["tuned"]["exact"] == pytest.approx(200 / 3)
+    assert result["rest"]["tuned"]["threshold"] == 1.5
+    assert result["rest"]["tuned"]["tuned_on"] == "tea"
+    assert result["every"]["tuned"] is None
+    known = [("t1", "Rice", "Rice is dry.", ["dry"])]
+    trained = measured(tiny, slices=cross, tune_threshold_on=None, train=known)["slices"]
+    assert trained["rest"]["measurable"] is False
+    assert trained["tea"]["tuned"] is None
+
+
+@pytest.mark.parametrize(
+    ("question", "kind"),
+    [
+        ("How many people live there?", "how many"),
+        ("In how  much time?", "how many"),
+        ("Whose idea was it, and when?", "who"),
+        ("Then what did he do?", "what"),
+        ("Name the river.", "other"),
+        ("Somehow it is whatever?", "other"),
+    ],
+)
+def test_types_of_questions(question, kind):
+    assert question_type(question) == kind

@@ -250,3 +250,24 @@ def test_an_unreadable_schedule_is_refused_in_one_line(run_folder, tmp_path, dam
     with pytest.raises(MtdnnError, match=r"not a readable schedule .*draw it again") as error:
         schedule.read(tmp_path, sizes_of(run_dir, run))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("recut", ["each_epoch", "once"])
+def test_steps_of_weight_takes_as_many_steps_as_the_mixture(recut):
+    sizes = {"squad": 500, "swag": 90, "cola": 40}
+    common = {"batch_size": 16, "epochs": 2, "seed": 7}
+    mixed = draw(
+        {"squad": 0.8, "swag": 0.1, "cola": 0.1},
+        "squad",
+        sizes,
+        settings=ScheduleSettings(recut=recut),
+        **common,
+    )
+    longer = ScheduleSettings(recut=recut, steps_of_weight=0.8)
+    alone = list(draw({"squad": 1.0}, "squad", sizes, settings=longer, **common))
+    plain = draw({"squad": 1.0}, "squad", sizes, settings=ScheduleSettings(recut=recut), **common)
+    assert [step.step for step in alone] == [step.step for step in mixed]
+    assert {step.corpus for step in alone} == {"squad"}
+    # The batches of the run without the setting, in their order, with others between them.
+    rest = iter([step.rows.tolist() for step in alone])
+    assert all(step.rows.tolist() in rest for step in plain)

@@ -5,7 +5,6 @@ directions are counted and shown alike, and several seeds must agree before a ve
 """
 
 import itertools
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from mtdnn.config import Experiment
 from mtdnn.files import write_json, write_text
 from mtdnn.reporting.answers import Answered, Answers, Question, RowAnswers, read_answers
+from mtdnn.slices import QUESTION_TYPES, answer_words, question_type
 from mtdnn.squad.scoring import normalise
 
 SHOWN = 3
@@ -214,33 +214,12 @@ def _published_places(answers: Answers) -> list[int]:
 
 # --- groups of questions ---------------------------------------------------------------------
 
-_TYPES = (
-    ("how many", r"\bhow (many|much)\b"),
-    ("how", r"\bhow\b"),
-    ("who", r"\bwho(m|se)?\b"),
-    ("when", r"\bwhen\b"),
-    ("where", r"\bwhere\b"),
-    ("why", r"\bwhy\b"),
-    ("which", r"\bwhich\b"),
-    ("what", r"\bwhat\b"),
-)
-
-
-def question_type(question: str) -> str:
-    """By its first question word; “how many” also stands for “how much”."""
-    found = [
-        (match.start(), order, name)
-        for order, (name, pattern) in enumerate(_TYPES)
-        if (match := re.search(pattern, question.lower()))
-    ]
-    return min(found)[2] if found else "other"
-
 
 def _answer_length(question: Question) -> str:
     """Words of the shortest gold answer, as a class."""
     if not question.golds:
         return "unanswerable"
-    words = min(len(text.split()) for text, _ in question.golds)
+    words = answer_words([text for text, _ in question.golds])
     return next(
         name
         for most, name in ((1, "1 word"), (2, "2 words"), (4, "3–4 words"), (10**9, "5 or more"))
@@ -256,8 +235,7 @@ def group_differences(answers: Answers) -> list[dict[str, Any]]:
 def _groupings(answers: Answers) -> Iterator[tuple[str, list[str], list[str]]]:
     """Title, group of each question, and all groups in the order in which they are shown."""
     types = [question_type(question.question) for question in answers.questions]
-    names = [*(name for name, _ in _TYPES), "other"]
-    yield "Question type", types, sorted(set(types), key=names.index)
+    yield "Question type", types, sorted(set(types), key=QUESTION_TYPES.index)
     lengths = [_answer_length(question) for question in answers.questions]
     order = ["unanswerable", "1 word", "2 words", "3–4 words", "5 or more"]
     yield "Answer length", lengths, sorted(set(lengths), key=order.index)

@@ -97,7 +97,8 @@ def draw_thresholds(experiment: Experiment) -> Figure:
         "threshold in use. Crosses: the best threshold on these very questions, which no "
         "honest score may use."
     )
-    note += " Triangles: tuned on held-out questions." if experiment.tune_threshold_on else ""
+    if experiment.tune_threshold_on or any(s.tune_threshold_on for s in experiment.slices.values()):
+        note += " Triangles: tuned on other questions."
 
     threshold = experiment.decoding.null_threshold
 

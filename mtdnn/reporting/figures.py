@@ -92,7 +92,8 @@ def _scores(experiment: Experiment, name: str) -> Figure:
     rows = read_rows(experiment, settings.table)
     by_weight = settings.x == "qa_weight"
     ticks, series = _by_weight(experiment, rows) if by_weight else _by_mixture(experiment, rows)
-    first, entry = next(iter(experiment.slices.items()))
+    first = experiment.slice_of(settings.table)
+    entry = experiment.slices[first]
     notes = [f"Scores on {entry.label} at null threshold {experiment.decoding.null_threshold:g}."]
     if any(len(row.present) > 1 for row in rows):
         notes[0] += " Small points: single seeds; large: their mean ± sample standard deviation."

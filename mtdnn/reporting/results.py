@@ -70,6 +70,8 @@ class RowResult:
     results: tuple[Result, ...]
     published: dict[str, float]
     """Published `em` and `f1`; empty when there are none."""
+    slice_name: str
+    """The slice on which the table scores."""
 
     @property
     def present(self) -> list[Result]:
@@ -130,6 +132,7 @@ def read_rows(experiment: Experiment, table: str) -> list[RowResult]:
             variant_label=variant_label(experiment, row.variant),
             results=tuple(read_result(experiment, run) for run in experiment.runs_of(row)),
             published=_published_of(experiment, table, row, published),
+            slice_name=experiment.slice_of(table),
         )
         for row in experiment.tables[table].rows
     ]
@@ -170,14 +173,15 @@ def read_published(experiment: Experiment) -> list[dict[str, str]]:
 def _published_of(
     experiment: Experiment, table: str, row: Row, published: Iterable[dict[str, str]]
 ) -> dict[str, float]:
-    """Published dev scores of the same table, encoder, mixture and QA weight.
+    """Published scores of the same table, encoder, mixture and QA weight, for its slice's split.
 
     The encoder may be named by its key, its label or the last part of its repository. A
     variant is our own addition, so it has no published counterpart.
     """
     encoder = experiment.encoders[row.encoder]
     repository = getattr(encoder.source, "repo", "").rpartition("/")[2]
-    wanted = (table, row.mixture, row.qa_weight, "dev")
+    split = experiment.published_split(experiment.slice_of(table))
+    wanted = (table, row.mixture, row.qa_weight, split)
     for line in published:
         key = (line["table"], line["mixture"], float(line["qa_weight"]), line["split"])
         same_encoder = line["encoder"] in (row.encoder, encoder.label, repository)

@@ -61,7 +61,7 @@ class Block:
 def write(experiment: Experiment, name: str) -> None:
     """Write one table in three formats, from the runs that exist.
 
-    The table shows the experiment's first slice at the configured null threshold; several seeds
+    The table shows its slice, or the first, at the configured null threshold; several seeds
     give mean ± sample standard deviation. A cell without a value says why below the table.
     """
     rows = read_rows(experiment, name)
@@ -78,7 +78,7 @@ def write(experiment: Experiment, name: str) -> None:
 
 def frame(experiment: Experiment, name: str, rows: list[RowResult]) -> pd.DataFrame:
     """The table with all digits, one record a row, every slice; this is what the CSV holds."""
-    first, *others = experiment.slices
+    first, others = _slices(experiment, rows)
     records = []
     for row in rows:
         record = {
@@ -91,7 +91,7 @@ def frame(experiment: Experiment, name: str, rows: list[RowResult]) -> pd.DataFr
             "seeds_wanted": len(row.results),
         }
         reasons: dict[str, None] = {}
-        for _, column, key, tuned in _score_columns(experiment):
+        for _, column, key, tuned in _score_columns(experiment, first):
             score = row.score(first, key, tuned)
             record |= {column: score.mean, f"{column}_sd": score.deviation}
             reasons |= dict.fromkeys(score.reasons)
@@ -118,13 +118,19 @@ def frame(experiment: Experiment, name: str, rows: list[RowResult]) -> pd.DataFr
     return pd.DataFrame(records)
 
 
-def _score_columns(experiment: Experiment) -> tuple:
-    return _SCORES + (_TUNED if experiment.tune_threshold_on else ())
+def _slices(experiment: Experiment, rows: list[RowResult]) -> tuple[str, list[str]]:
+    """The slice on which a table scores, and the other slices."""
+    first = rows[0].slice_name
+    return first, [other for other in experiment.slices if other != first]
+
+
+def _score_columns(experiment: Experiment, slice_name: str) -> tuple:
+    return _SCORES + (_TUNED if experiment.tuned_on(slice_name) else ())
 
 
 def main_block(experiment: Experiment, rows: list[RowResult], notes: Notes) -> Block:
-    first = next(iter(experiment.slices))
-    columns = _score_columns(experiment)
+    first, _ = _slices(experiment, rows)
+    columns = _score_columns(experiment, first)
     variants = any(row.row.variant != "default" for row in rows)
     heading = ["", "Encoder", *(["Variant"] if variants else []), "QA weight"]
     text_columns = len(heading) - 1
@@ -148,7 +154,7 @@ def main_block(experiment: Experiment, rows: list[RowResult], notes: Notes) -> B
 
 def slices_block(experiment: Experiment, rows: list[RowResult], notes: Notes) -> Block | None:
     """EM / F1 on the further slices; None when there is only one slice."""
-    others = list(experiment.slices)[1:]
+    _, others = _slices(experiment, rows)
     if not others:
         return None
     heading = ["", "Encoder", "QA weight"]
@@ -209,8 +215,9 @@ def _weight(weight: float) -> str:
 
 def explanation(experiment: Experiment, rows: list[RowResult]) -> str:
     """What the numbers are: slice, threshold, seeds, tuning."""
-    name, first = next(iter(experiment.slices.items()))
-    scored = [result.values(name)[0] for row in rows for result in row.present]
+    slice_name, _ = _slices(experiment, rows)
+    first = experiment.slices[slice_name]
+    scored = [result.values(slice_name)[0] for row in rows for result in row.present]
     questions = next((s["total"] for s in scored if s.get("total")), first.questions)
     size = f" ({questions:,} questions)" if questions else ""
     threshold = experiment.decoding.null_threshold
@@ -218,14 +225,16 @@ def explanation(experiment: Experiment, rows: list[RowResult]) -> str:
     parts.append(
         "Null AUC: area under the ROC curve of the null odds, unanswerable against answerable."
     )
-    if experiment.tune_threshold_on:
-        split = experiment.tune_threshold_on.replace("_", "-")
-        parts.append(f"Tuned: at the null threshold that is best on {split} training questions.")
+    tuned_on = experiment.tuned_on(slice_name)
+    if tuned_on:
+        parts.append(f"Tuned: at the null threshold that is best on {tuned_on}.")
     if len(experiment.seeds) > 1:
         parts.append("Several seeds: mean ± sample standard deviation.")
     if experiment.published:
+        split = experiment.published_split(slice_name)
+        parts.append(f"Published: on its split {split}." if split not in (None, "dev") else "")
         parts.append("Δ: measured minus published.")
-    return " ".join(parts)
+    return " ".join(filter(None, parts))
 
 
 # --- Markdown --------------------------------------------------------------------------------
