@@ -1,6 +1,6 @@
 """Packed batches: the sequences of a batch laid end to end, without a padding token."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -46,6 +46,16 @@ class PackedBatch:
             targets={k: v.to(device, non_blocking=True) for k, v in self.targets.items()},
         )
 
+    def pinned(self) -> "PackedBatch":
+        """The same batch in memory from which a GPU can fetch it while the host goes on."""
+        return replace(
+            self,
+            input_ids=self.input_ids.pin_memory(),
+            token_type_ids=self.token_type_ids.pin_memory(),
+            position_ids=self.position_ids.pin_memory(),
+            targets={name: target.pin_memory() for name, target in self.targets.items()},
+        )
+
     def slice(self, first: int, last: int) -> "PackedBatch":
         """The batch of items `first` to `last` (exclusive) alone."""
         a, b = int(self.items[first]), int(self.items[last])
@@ -68,6 +78,12 @@ class PackedBatch:
         """Place of each sequence's first token among the T tokens, shape (S,)."""
         ends = np.cumsum(self.lengths)
         return torch.as_tensor(ends - self.lengths, device=self.input_ids.device)
+
+    @cached_property
+    def bounds(self) -> torch.Tensor:
+        """Where the sequences begin and the last one ends, (S + 1,) int32."""
+        ends = np.cumsum((0, *self.lengths), dtype=np.int32)
+        return torch.as_tensor(ends, device=self.input_ids.device)
 
     @cached_property
     def sequence_of(self) -> torch.Tensor:

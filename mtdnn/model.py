@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from mtdnn.attention import PACKABLE, PACKED
 from mtdnn.batches import PackedBatch
+from mtdnn.dropout import Dropout, speed_up
 from mtdnn.errors import MtdnnError
 from mtdnn.files import replacing
 from mtdnn.settings import CorpusSettings, Family, RunSettings
@@ -43,7 +44,7 @@ class Head(nn.Module):
 
     def __init__(self, hidden: int, outputs: int, dropout: float):
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.linear = nn.Linear(hidden, outputs)
         nn.init.normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
@@ -155,7 +156,7 @@ class MultiTaskModel(nn.Module):
         pooling: str,
     ):
         super().__init__()
-        self.encoder = encoder
+        self.encoder = speed_up(encoder)
         self.pooling = pooling
         hidden = encoder.config.hidden_size
         # Held apart from the encoder: question answering does not use it.

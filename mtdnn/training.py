@@ -1,10 +1,13 @@
 """Training of one run: its schedule, step by step, on one device."""
 
+import ctypes
 import hashlib
 import json
 import math
 import time
 from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -19,17 +22,19 @@ from mtdnn import schedule
 from mtdnn.batches import PackedBatch, batch_of
 from mtdnn.checkpoints import Checkpoints, Stopped, StopSignals
 from mtdnn.errors import MtdnnError
+from mtdnn.fast import fast, plain
 from mtdnn.features import Features, training_features
 from mtdnn.files import digest, read_json, replacing, write_json, write_text
 from mtdnn.layout import Layout
 from mtdnn.model import MultiTaskModel, build, save
-from mtdnn.optimization import DecoupledAdamax, learning_rate, optimizer_for
+from mtdnn.optimization import DecoupledAdamax, clip_scale, learning_rate, optimizer_for
 from mtdnn.progress import Progress
 from mtdnn.provenance import code_digest, environment
 from mtdnn.settings import RunSettings, TrainingSettings
 
 # Losses stay on the device for so many steps; reading each would make a GPU wait every step.
 STEPS_BETWEEN_READS = 10
+BATCHES_AHEAD = 2
 
 
 def train(
@@ -102,8 +107,7 @@ def _train_steps(
     log = TrainingLog(lines)
     title = f"train {run.mixture_label} w{run.qa_weight:g}"
     with StopSignals() as stop, Progress(title, len(steps), "steps", done=first) as progress:
-        for step in steps[first:]:
-            batch = batch_of(features[step.corpus], step.rows)
+        for step, batch in _batches(steps[first:], features, device):
             rate = learning_rate(step.step, len(steps), run.training)
             random_state(run.seed, step.step)
             loss, norm = train_step(
@@ -114,6 +118,7 @@ def _train_steps(
             keep = stop.number is not None or checkpoints.due
             if keep or following == len(steps) or len(log.pending) == STEPS_BETWEEN_READS:
                 log.read()
+                return_memory()
             if keep:
                 checkpoints.save(following, model, optimizer, log.lines)
             if stop.number is not None:
@@ -124,6 +129,27 @@ def _train_steps(
                 )
             progress.advance(note=log.note)
     return log
+
+
+def _batches(
+    steps: list[schedule.Step], features: dict[str, Features], device: torch.device
+) -> Iterator[tuple[schedule.Step, PackedBatch]]:
+    """Every step with its batch, each assembled while the one before it is being learnt."""
+
+    def assemble(step: schedule.Step) -> PackedBatch:
+        batch = batch_of(features[step.corpus], step.rows)
+        return batch.pinned() if device.type == "cuda" else batch
+
+    if not fast("prefetch"):
+        yield from ((step, assemble(step)) for step in steps)
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as ahead:
+        waiting = deque(ahead.submit(assemble, step) for step in steps[:BATCHES_AHEAD])
+        for number, step in enumerate(steps):
+            batch = waiting.popleft().result()
+            if number + BATCHES_AHEAD < len(steps):
+                waiting.append(ahead.submit(assemble, steps[number + BATCHES_AHEAD]))
+            yield step, batch
 
 
 def train_step(
@@ -148,11 +174,11 @@ def train_step(
             loss = model.loss(corpus, part.to(device)) * share
         loss.backward()
         total += loss.detach()
-    parameters = [p for p in model.parameters() if p.grad is not None]
-    norm = nn.utils.clip_grad_norm_(parameters, settings.clip_norm, foreach=True)
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients, foreach=True)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    optimizer.step()
+    optimizer.step(clip_scale(norm, settings.clip_norm))
     return total, norm
 
 
@@ -259,6 +285,15 @@ def use_device(threads: int | None) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def return_memory() -> None:
+    """Give freed memory back to the system, where the C library can.
+
+    Batches of ever new sizes leave holes in glibc's heap, and a process would grow for hours.
+    """
+    if fast("memory") and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
+
+
 def device_name(device: torch.device) -> str:
     """The device's name as its maker gives it."""
     if device.type == "cuda":
@@ -282,6 +317,7 @@ def fingerprint(layout: Layout, run: RunSettings) -> dict[str, Any]:
             for name in run.corpora
         },
         "encoder": read_json(layout.encoder(run.encoder_name) / "manifest.json")["digest"],
-        "code": code_digest("training"),
+        # Plain paths draw other dropout masks: a training goes on only as it began.
+        "code": "-".join([code_digest("training"), *plain()]),
     }
     return {"fingerprint": digest(parts)[:32], **parts}

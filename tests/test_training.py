@@ -172,7 +172,7 @@ def test_bf16_is_near_fp32_and_keeps_weights_in_fp32(tmp_path):
 
 
 class Recorded:
-    """An optimiser that only notes the gradients that it is given."""
+    """An optimiser that only notes the gradients that it is given, scaled as it is told."""
 
     def __init__(self, model):
         self.model, self.param_groups, self.gradients = model, [{"lr": None}], {}
@@ -180,9 +180,9 @@ class Recorded:
     def zero_grad(self, set_to_none):
         self.model.zero_grad(set_to_none=set_to_none)
 
-    def step(self):
+    def step(self, scale):
         named = self.model.named_parameters()
-        self.gradients = {n: p.grad.clone() for n, p in named if p.grad is not None}
+        self.gradients = {n: p.grad * scale for n, p in named if p.grad is not None}
 
 
 @pytest.mark.parametrize("corpus", FAMILIES)
