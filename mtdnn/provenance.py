@@ -3,6 +3,7 @@
 import ast
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -27,10 +28,16 @@ def code_digest(*modules: str) -> str:
             continue
         path = PACKAGE.joinpath(*module.split("."))
         path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        pending += _imported(tree)
-        seen[module] = ast.dump(_without_docstrings(tree))
+        imports, seen[module] = _read(path.read_text(encoding="utf-8"))
+        pending += imports
     return digest(seen)[:16]
+
+
+@cache
+def _read(source: str) -> tuple[list[str], str]:
+    """What a module imports of this package, and what of it counts."""
+    tree = ast.parse(source)
+    return _imported(tree), ast.dump(_without_docstrings(tree))
 
 
 def _imported(tree: ast.Module) -> list[str]:

@@ -1,6 +1,7 @@
 # What all rules share: the checked experiment, its paths, and the digests that decide what is
 # done again.
 
+import gc
 import os
 import re
 import sys
@@ -13,6 +14,10 @@ from mtdnn.files import digest, write_text
 from mtdnn.layout import Layout
 from mtdnn.provenance import code_digest
 from mtdnn.reporting import TRAINING_FIGURES
+
+# Thousands of runs make millions of objects that stay; looking through them for garbage again
+# and again takes a fifth of the time of planning.
+gc.set_threshold(200_000, 20, 20)
 
 # The rules' `python` is the one that runs Snakemake, also where no environment is activated.
 os.environ.update(
@@ -33,25 +38,33 @@ RUNS = {run.path: run for run in experiment.runs()}
 GPUS = steps.count_gpus()
 
 
+# Not the names themselves: Snakemake would go through all of them for every file of every run.
 wildcard_constraints:
-    run="|".join(map(re.escape, RUNS)),
-    encoder="|".join(map(re.escape, experiment.encoders)),
-    corpus="|".join(map(re.escape, experiment.corpora)),
-    variant="|".join(map(re.escape, ["default", *experiment.variants])),
+    run="/".join(["[^/]+"] * 5),
+    encoder="[^/]+",
+    corpus="[^/]+",
+    variant="[^/]+",
     table="|".join(map(re.escape, experiment.tables)),
     figure="|".join(map(re.escape, [*experiment.figures, *TRAINING_FIGURES])),
 
 
+def run_of(wildcards):
+    """The run that a rule works on."""
+    if wildcards.run not in RUNS:
+        raise MtdnnError(f"{wildcards.run}: no such run in this experiment")
+    return RUNS[wildcards.run]
+
+
 def folder(wildcards):
     """The folder of the run that a rule works on."""
-    return experiment.layout.run(RUNS[wildcards.run])
+    return experiment.layout.run(run_of(wildcards))
 
 
 def unless_imported(step, files):
     """Input function: `files(run)`, or nothing for a run whose `step` was done elsewhere."""
 
     def inputs(wildcards):
-        run = RUNS[wildcards.run]
+        run = run_of(wildcards)
         return [] if step in IMPORTED[run] else files(run)
 
     return inputs
@@ -59,12 +72,13 @@ def unless_imported(step, files):
 
 def settings_of(step):
     """Parameter function: digest of the settings that matter to a step of a run."""
-    return lambda wildcards: steps.run_settings(experiment, RUNS[wildcards.run], step)
+    return lambda wildcards: steps.run_settings(experiment, run_of(wildcards), step)
 
 
 def products(runs, *names):
     """Files of these runs."""
-    return [experiment.layout.run(run) / name for run in runs for name in names]
+    folders = (experiment.layout.run(run) for run in runs)
+    return [f"{folder}/{name}" for folder in folders for name in names]
 
 
 def encoder_of(run):
@@ -75,11 +89,10 @@ def encoder_of(run):
 
 def features_of(run, *names):
     """Files of the features of each corpus that a run is trained on."""
-    settings = experiment.resolve(run)
+    variant = experiment.features_variant(run.variant)
     return [
-        experiment.layout.features(run.encoder, settings.features_variant, corpus)
-        / name
-        for corpus in settings.corpora
+        experiment.layout.features(run.encoder, variant, corpus) / name
+        for corpus in experiment.mixtures[run.mixture].corpora
         for name in names
     ]
 

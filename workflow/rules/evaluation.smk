@@ -35,7 +35,7 @@ rule metrics:
         predictions=ROOT / "runs/{run}/predictions.parquet",
         auxiliary=ROOT / "runs/{run}/auxiliary.parquet",
         corpora=lambda wildcards: corpora_of(
-            RUNS[wildcards.run], "manifest.json", "dev.parquet"
+            run_of(wildcards), "manifest.json", "dev.parquet"
         ),
     output:
         ROOT / "runs/{run}/metrics.json",
