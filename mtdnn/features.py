@@ -8,6 +8,7 @@ classification), or all choices of a question together (multiple choice).
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -315,56 +316,119 @@ def window_starts(tokens: int, capacity: int, settings: FeatureSettings) -> list
 
 
 def _windows(rows: dict[str, list], tokenizer: Tokenizer, settings: FeatureSettings) -> dict:
-    """Windows of [CLS] question [SEP] part of the context [SEP]."""
+    """Windows of [CLS] question [SEP] part of the context [SEP].
+
+    Tokens are gathered from a pool: the heads ([CLS] question [SEP]) of all questions, all
+    contexts, what stands behind a context. A window is three ranges of the pool.
+    """
     frame = tokenizer.frame
     questions = [
         encoding.ids[: settings.max_question_length]
         for encoding in tokenizer.plain([q.lstrip() for q in rows["question"]])
     ]
     # Questions about one context stand together: each context is tokenised once.
-    distinct = dict.fromkeys(rows["context"])
-    contexts = {}
-    for text, encoding in zip(distinct, tokenizer.plain(list(distinct)), strict=True):
-        offsets = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
-        contexts[text] = (np.array(encoding.ids, dtype=np.int32), offsets)
-    columns: dict[str, list] = {name: [] for name in SCHEMAS["question_answering"].names}
-    for index, question in enumerate(questions):
-        ids, offsets = contexts[rows["context"][index]]
-        head = np.array([*frame.before, *question, *frame.between], dtype=np.int32)
-        capacity = settings.max_length - frame.size - len(question)
-        answer = _answer_tokens(offsets, rows["answer_texts"][index], rows["answer_starts"][index])
-        head_types = np.repeat(
-            np.array(frame.types[:3], dtype=np.int8),
-            [len(frame.before), len(question), len(frame.between)],
-        )
-        for first in window_starts(len(ids), capacity, settings):
-            part = slice(first, first + capacity)
-            size = len(ids[part])
-            tail = np.repeat(np.array(frame.types[3:], dtype=np.int8), [size, len(frame.after)])
-            columns["example"].append(rows["row"][index])
-            columns["input_ids"].append(np.concatenate([head, ids[part], frame.after]))
-            columns["token_type_ids"].append(np.concatenate([head_types, tail]))
-            start = end = 0  # the [CLS] position: no answer in this window
-            if answer and first <= answer[0] and answer[1] < first + size:
-                start, end = (token - first + len(head) for token in answer)
-            columns["start"].append(start)
-            columns["end"].append(end)
-            for name, side in (("char_start", 0), ("char_end", 1)):
-                outside = (np.full(len(head), -1), np.full(len(frame.after), -1))
-                columns[name].append(np.concatenate([outside[0], offsets[part, side], outside[1]]))
+    places = {text: place for place, text in enumerate(dict.fromkeys(rows["context"]))}
+    context = np.array([places[text] for text in rows["context"]])
+    encodings = tokenizer.plain(list(places))
+    offsets = np.array([pair for e in encodings for pair in e.offsets], np.int32).reshape(-1, 2)
+    sizes = np.array([len(encoding) for encoding in encodings])
+    starts = np.cumsum(sizes) - sizes  # of the contexts, among the contexts' tokens
+
+    heads = [[*frame.before, *question, *frame.between] for question in questions]
+    head_sizes = np.array([len(head) for head in heads])
+    head_starts = np.cumsum(head_sizes) - head_sizes
+    heads_end, contexts_end = head_sizes.sum(), head_sizes.sum() + sizes.sum()
+    pool = {
+        "input_ids": np.fromiter(
+            chain(chain(*heads), chain(*(e.ids for e in encodings)), frame.after), np.int32
+        ),
+        "token_type_ids": np.concatenate(
+            [
+                np.concatenate([_head_types(frame, len(question)) for question in questions]),
+                np.repeat(np.array(frame.types[3:], np.int8), [sizes.sum(), len(frame.after)]),
+            ]
+        ),
+    }
+    outside = np.full(heads_end, -1, np.int32), np.full(len(frame.after), -1, np.int32)
+    for side, name in enumerate(("char_start", "char_end")):
+        pool[name] = np.concatenate([outside[0], offsets[:, side], outside[1]])
+
+    capacities = settings.max_length - frame.size - np.array([len(q) for q in questions])
+    firsts = [
+        window_starts(tokens, capacity, settings)
+        for tokens, capacity in zip(sizes[context].tolist(), capacities.tolist(), strict=True)
+    ]
+    row = np.repeat(np.arange(len(questions)), [len(some) for some in firsts])
+    first = np.fromiter(chain(*firsts), np.int64)
+    part = np.minimum(capacities[row], sizes[context[row]] - first)
+    lengths = np.stack([head_sizes[row], part, np.full(len(row), len(frame.after))], axis=1)
+    begins = np.stack(
+        [
+            head_starts[row],
+            heads_end + starts[context[row]] + first,
+            np.full(len(row), contexts_end),
+        ],
+        axis=1,
+    )
+    tokens = ranges(begins.ravel(), lengths.ravel())
+    ends = np.concatenate([[0], np.cumsum(lengths.sum(axis=1))])
+    columns = {
+        name: pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(values[tokens]))
+        for name, values in pool.items()
+    }
+    answers = _answer_tokens(offsets, starts, context, rows["answer_texts"], rows["answer_starts"])
+    inside = (answers[0][row] >= first) & (answers[1][row] < first + part)
+    inside &= answers[0][row] <= answers[1][row]
+    for name, answer in zip(("start", "end"), answers, strict=True):
+        # The [CLS] position where the window does not hold the answer.
+        columns[name] = np.where(inside, answer[row] - first + head_sizes[row], 0)
+    columns["example"] = np.asarray(rows["row"])[row]
     return columns
 
 
+def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The numbers of several ranges, end to end: `starts[i]`, …, `starts[i] + lengths[i] - 1`."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1]) + np.repeat(starts - ends + lengths, lengths)
+
+
+def _head_types(frame: _Frame, question: int) -> np.ndarray:
+    """Token types before the context."""
+    counts = [len(frame.before), question, len(frame.between)]
+    return np.repeat(np.array(frame.types[:3], dtype=np.int8), counts)
+
+
 def _answer_tokens(
-    offsets: np.ndarray, texts: list[str], starts: list[int]
-) -> tuple[int, int] | None:
-    """First and last context token of the first gold answer; None when unanswerable."""
-    if not texts:
-        return None
-    begin, stop = starts[0], starts[0] + len(texts[0])
-    first = int(np.searchsorted(offsets[:, 1], begin, side="right"))
-    last = int(np.searchsorted(offsets[:, 0], stop, side="left")) - 1
-    return (first, last) if first <= last else None
+    offsets: np.ndarray,
+    starts: np.ndarray,
+    context: np.ndarray,
+    texts: list[list[str]],
+    begins: list[list[int]],
+) -> tuple[np.ndarray, np.ndarray]:
+    """First and last context token of the first gold answer of every row.
+
+    Args:
+        offsets: (T, 2) characters of the tokens of all contexts, end to end.
+        starts: (contexts,) where each context's tokens start.
+        context: (rows,) number of each row's context.
+        texts, begins: gold answers and their first characters.
+
+    Returns:
+        Two arrays of shape (rows,), counted from the context's first token; the first is above
+        the last where there is no answer.
+    """
+    # All contexts in one search: each has a stretch of the number line to itself.
+    stretch = np.int64(1) << 32
+    lines = (np.repeat(np.arange(len(starts)), np.diff(starts, append=len(offsets))) * stretch)[
+        :, None
+    ] + offsets
+    begin = np.array([some[0] if some else 0 for some in begins], np.int64)
+    stop = begin + [len(some[0]) if some else 0 for some in texts]
+    line = context * stretch
+    first = np.searchsorted(lines[:, 1], line + begin, side="right") - starts[context]
+    last = np.searchsorted(lines[:, 0], line + stop, side="left") - 1 - starts[context]
+    answered = np.array([bool(some) for some in texts])
+    return np.where(answered, first, 1), np.where(answered, last, 0)
 
 
 def _choices(rows: dict[str, list], tokenizer: Tokenizer, settings: FeatureSettings) -> dict:
@@ -411,9 +475,13 @@ def _write(target: Path, schema: pa.Schema, batches: Iterable[dict]) -> dict[str
     sequences = tokens = 0
     with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for columns in batches:
-            arrays = [pa.array(columns[field.name], type=field.type) for field in schema]
+            arrays = [_array(columns[field.name], field.type) for field in schema]
             batch = pa.record_batch(arrays, schema=schema)
             writer.write_batch(batch)
             sequences += len(batch)
             tokens += len(batch.column("input_ids").flatten())
     return {"sequences": sequences, "tokens": tokens}
+
+
+def _array(column: Any, kind: pa.DataType) -> pa.Array:
+    return column.cast(kind) if isinstance(column, pa.Array) else pa.array(column, type=kind)
