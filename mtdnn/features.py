@@ -342,11 +342,13 @@ def _windows(rows: dict[str, list], tokenizer: Tokenizer, settings: FeatureSetti
         "input_ids": np.fromiter(
             chain(chain(*heads), chain(*(e.ids for e in encodings)), frame.after), np.int32
         ),
-        "token_type_ids": np.concatenate(
+        "token_type_ids": np.repeat(
+            np.array([*frame.types[:3] * len(questions), *frame.types[3:]], np.int8),
             [
-                np.concatenate([_head_types(frame, len(question)) for question in questions]),
-                np.repeat(np.array(frame.types[3:], np.int8), [sizes.sum(), len(frame.after)]),
-            ]
+                *chain(*((len(frame.before), len(q), len(frame.between)) for q in questions)),
+                sizes.sum(),
+                len(frame.after),
+            ],
         ),
     }
     outside = np.full(heads_end, -1, np.int32), np.full(len(frame.after), -1, np.int32)
@@ -392,12 +394,6 @@ def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.arange(ends[-1]) + np.repeat(starts - ends + lengths, lengths)
 
 
-def _head_types(frame: _Frame, question: int) -> np.ndarray:
-    """Token types before the context."""
-    counts = [len(frame.before), question, len(frame.between)]
-    return np.repeat(np.array(frame.types[:3], dtype=np.int8), counts)
-
-
 def _answer_tokens(
     offsets: np.ndarray,
     starts: np.ndarray,
@@ -419,9 +415,8 @@ def _answer_tokens(
     """
     # All contexts in one search: each has a stretch of the number line to itself.
     stretch = np.int64(1) << 32
-    lines = (np.repeat(np.arange(len(starts)), np.diff(starts, append=len(offsets))) * stretch)[
-        :, None
-    ] + offsets
+    line_of = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(offsets))) * stretch
+    lines = offsets + line_of[:, None]
     begin = np.array([some[0] if some else 0 for some in begins], np.int64)
     stop = begin + [len(some[0]) if some else 0 for some in texts]
     line = context * stretch

@@ -213,5 +213,11 @@ def _best_pairs(
 
 def _highest(values: np.ndarray, n: int) -> np.ndarray:
     """Columns of each row's `n` highest values, in ascending order; of equals the lower ones."""
-    ranked = np.argsort(-values, axis=1, kind="stable")[:, :n]
-    return np.sort(ranked, axis=1)
+    rows, width = values.shape
+    if width <= n:
+        return np.broadcast_to(np.arange(width), values.shape)
+    lowest = np.partition(values, width - n, axis=1)[:, width - n, None]
+    above, equal = values > lowest, values == lowest
+    room = n - above.sum(axis=1, keepdims=True)
+    chosen = above | (equal & (np.cumsum(equal, axis=1, dtype=np.int32) <= room))
+    return np.nonzero(chosen)[1].reshape(rows, n)
