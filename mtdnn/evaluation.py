@@ -9,14 +9,14 @@ import pyarrow.parquet as pq
 import torch
 
 from mtdnn.batches import pack
-from mtdnn.features import Features
+from mtdnn.features import ROWS_AT_A_TIME, Features
 from mtdnn.files import replacing
 from mtdnn.layout import Layout
 from mtdnn.model import MultiTaskModel, load
 from mtdnn.progress import Progress
 from mtdnn.settings import RunSettings
-from mtdnn.squad.decoding import Answers, Decoder, SpanLogits, predictions_table
-from mtdnn.training import precision, use_device
+from mtdnn.squad.decoding import PREDICTIONS, Answers, Decoder, SpanLogits, predictions_table
+from mtdnn.training import use_device
 
 # Tokens of a batch: large enough to keep a device busy, small enough for any memory.
 TOKENS_PER_BATCH = {"cpu": 4_096, "cuda": 32_768}
@@ -27,26 +27,36 @@ def evaluate(run_dir: Path, run: RunSettings, threads: int | None = None) -> Non
     device = use_device(threads)
     layout = Layout.of_run(run_dir)
     model = load(run_dir / "model", run).to(device).eval()
-    answers, labels = [], []
-    for name, corpus in run.corpora.items():
-        folder = layout.features(run.encoder_name, run.features_variant, name)
-        if name == run.primary:
+    labels = [_no_labels()]
+    with (
+        replacing(run_dir / "predictions.parquet") as draft,
+        pq.ParquetWriter(draft, PREDICTIONS, compression="zstd") as writer,
+    ):
+        for name, corpus in run.corpora.items():
+            folder = layout.features(run.encoder_name, run.features_variant, name)
+            if name != run.primary:
+                features = Features(folder / "dev.arrow", corpus.family)
+                labels.append(classify(model, name, features, run, device))
+                continue
             for split in ("dev", "held_out"):
                 if (folder / f"{split}.arrow").exists():
-                    rows = pq.read_table(
-                        layout.corpus(name) / f"{split}.parquet", columns=["id", "context"]
-                    )
                     features = Features(folder / f"{split}.arrow", corpus.family)
-                    best = answer(model, name, features, len(rows), run, device)
-                    ids, contexts = rows["id"].to_pylist(), rows["context"].to_pylist()
-                    answers.append(predictions_table(split, ids, contexts, best))
-        else:
-            labels.append(
-                classify(model, name, Features(folder / "dev.arrow", corpus.family), run, device)
-            )
-    for file, tables in (("predictions", answers), ("auxiliary", labels or [_no_labels()])):
-        with replacing(run_dir / f"{file}.parquet") as draft:
-            pq.write_table(pa.concat_tables(tables), draft, compression="zstd")
+                    rows = layout.corpus(name) / f"{split}.parquet"
+                    questions = pq.read_metadata(rows).num_rows
+                    best = answer(model, name, features, questions, run, device)
+                    for table in _predictions(split, rows, best):
+                        writer.write_table(table)
+    with replacing(run_dir / "auxiliary.parquet") as draft:
+        pq.write_table(pa.concat_tables(labels), draft, compression="zstd")
+
+
+def _predictions(split: str, rows: Path, best: Answers) -> Iterator[pa.Table]:
+    """The answers in words, in portions: the contexts of a large corpus fill a memory."""
+    first = 0
+    for batch in pq.ParquetFile(rows).iter_batches(ROWS_AT_A_TIME, columns=["id", "context"]):
+        part = best.part(first, first + len(batch))
+        first += len(batch)
+        yield predictions_table(split, *(batch[n].to_pylist() for n in ("id", "context")), part)
 
 
 def answer(
@@ -104,15 +114,28 @@ def _outputs(
     """Sequences and their logits, batch by batch, longest items first.
 
     Batches of equal lengths waste nothing, and the largest comes first: if memory is too
-    small, that is known at once.
+    small, that is known at once. A GPU is at work on the next batch while one is decoded.
     """
+    ahead = None
     with Progress(f"evaluate {corpus}", len(features), "items") as progress:
         for items in _batches_by_length(features, TOKENS_PER_BATCH[device.type]):
             sequences = features.pick(items)
-            with precision(run.training, device):
+            with _precision(run, device):
                 logits = model(corpus, pack(sequences, features.family).to(device))
-            yield sequences, logits.float().cpu().numpy()
+            if ahead:
+                yield ahead[0], ahead[1].float().cpu().numpy()
+            ahead = sequences, logits
             progress.advance(len(items))
+    if ahead:
+        yield ahead[0], ahead[1].float().cpu().numpy()
+
+
+def _precision(run: RunSettings, device: torch.device) -> torch.autocast:
+    """The arithmetic of the forward pass; `auto` is bf16 on a GPU, else that of the training."""
+    wanted = run.decoding.precision
+    if wanted == "auto":
+        wanted = "bf16" if device.type == "cuda" else run.training.precision
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted == "bf16")
 
 
 def _batches_by_length(features: Features, tokens: int) -> Iterator[np.ndarray]:

@@ -277,6 +277,11 @@ class DecodingSettings(Closed):
     null_threshold: float = setting(
         0.0, "code", 'answer "" when the null score exceeds the best answer\'s by more than this'
     )
+    precision: Literal["auto", "fp32", "bf16"] = setting(
+        "auto",
+        "ours",
+        "arithmetic of the encoder when it predicts; auto: bf16 on a GPU, else the training's",
+    )
 
 
 class RunSettings(Closed):

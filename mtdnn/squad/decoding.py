@@ -10,7 +10,7 @@ any size and order.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,20 @@ from mtdnn.settings import DecodingSettings
 NO_SCORE = -1e30
 """Score of a question without any admissible pair: its null odds exceed every threshold,
 and still are finite numbers that JSON can hold."""
+
+PREDICTIONS = pa.schema(
+    [
+        ("split", pa.string()),
+        ("id", pa.string()),
+        ("answer", pa.string()),
+        ("answer_start", pa.int32()),
+        ("answer_end", pa.int32()),
+        ("score", pa.float64()),
+        ("null_score", pa.float64()),
+        ("null_odds", pa.float64()),
+    ]
+)
+"""Columns of predictions.parquet."""
 
 _CELLS = 1 << 21
 """Numbers that one chunk of windows may hold in one intermediate array."""
@@ -64,6 +78,10 @@ class Answers:
     def null_odds(self) -> np.ndarray:
         """(N,) float64: how much "no answer" is ahead of the answer."""
         return self.null_score - self.score
+
+    def part(self, first: int, last: int) -> "Answers":
+        """Those of the questions `first` to `last` (exclusive)."""
+        return Answers(*(getattr(self, field.name)[first:last] for field in fields(self)))
 
 
 class Decoder:
@@ -152,18 +170,17 @@ def predictions_table(
     """
     spans = zip(contexts, answers.char_start.tolist(), answers.char_end.tolist(), strict=True)
     texts = [context[start:end] if start >= 0 else "" for context, start, end in spans]
-    return pa.table(
-        {
-            "split": pa.array([split] * len(texts), pa.string()),
-            "id": pa.array(ids, pa.string()),
-            "answer": pa.array(texts, pa.string()),
-            "answer_start": pa.array(answers.char_start, pa.int32()),
-            "answer_end": pa.array(answers.char_end, pa.int32()),
-            "score": pa.array(answers.score, pa.float64()),
-            "null_score": pa.array(answers.null_score, pa.float64()),
-            "null_odds": pa.array(answers.null_odds, pa.float64()),
-        }
-    )
+    columns = {
+        "split": [split] * len(texts),
+        "id": ids,
+        "answer": texts,
+        "answer_start": answers.char_start,
+        "answer_end": answers.char_end,
+        "score": answers.score,
+        "null_score": answers.null_score,
+        "null_odds": answers.null_odds,
+    }
+    return pa.table(columns, schema=PREDICTIONS)
 
 
 def _best_pairs(
