@@ -4,6 +4,7 @@ Heavy libraries are imported inside the commands that need them.
 """
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -262,10 +263,10 @@ def _import(arguments: argparse.Namespace) -> None:
 
 def _plan(arguments: argparse.Namespace) -> None:
     from mtdnn.config import load
+    from mtdnn.planning import described, plan
 
-    experiment = load(arguments.experiment)
-    for run in experiment.runs():
-        print(run.path)
+    planned = plan(load(arguments.experiment), arguments.threads, not arguments.no_measuring)
+    print(json.dumps(planned, indent=2) if arguments.json else "\n".join(described(planned)))
 
 
 def _bench(arguments: argparse.Namespace) -> None:
@@ -364,7 +365,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
 
     of_experiment("check", _check, "check an experiment's YAML file")
-    of_experiment("plan", _plan, "list the runs that fill all tables")
+    sub = of_experiment("plan", _plan, "show runs, steps, time and memory before anything starts")
+    sub.add_argument("--json", action="store_true", help="print one JSON object")
+    sub.add_argument(
+        "--no-measuring", action="store_true", help="use only the rates that were measured before"
+    )
+    threads(sub)
     sub = of_experiment("encoder", _encoder, "fetch and verify an encoder")
     sub.add_argument("name")
     sub = of_experiment("corpus", _corpus, "fetch, verify and normalise a corpus")

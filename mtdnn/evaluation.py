@@ -1,6 +1,6 @@
 """Predictions of a run: answers of every question, labels of every auxiliary dev set."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import torch
 
 from mtdnn.batches import pack
-from mtdnn.features import ROWS_AT_A_TIME, Features
+from mtdnn.features import ROWS_AT_A_TIME, Features, Sequences
 from mtdnn.files import replacing
 from mtdnn.layout import Layout
 from mtdnn.model import MultiTaskModel, load
@@ -69,7 +69,8 @@ def answer(
 ) -> Answers:
     """The best answer and null score of each of `questions` questions."""
     decoder = Decoder(questions, run.decoding)
-    for sequences, logits in _outputs(model, corpus, features, run, device):
+    batches = _batches_by_length(features, TOKENS_PER_BATCH[device.type])
+    for sequences, logits in outputs(model, corpus, features, run, device, batches):
         columns = sequences.columns
         decoder.add(
             SpanLogits(
@@ -89,7 +90,8 @@ def classify(
 ) -> pa.Table:
     """The label that the model gives to every item, beside the right one."""
     head, tables = model.heads[corpus], []
-    for sequences, logits in _outputs(model, corpus, features, run, device):
+    batches = _batches_by_length(features, TOKENS_PER_BATCH[device.type])
+    for sequences, logits in outputs(model, corpus, features, run, device, batches):
         first = sequences.items[:-1]
         scores = head.scores(torch.from_numpy(logits), pack(sequences, features.family))
         tables.append(
@@ -104,21 +106,21 @@ def classify(
 
 
 @torch.inference_mode()
-def _outputs(
+def outputs(
     model: MultiTaskModel,
     corpus: str,
     features: Features,
     run: RunSettings,
     device: torch.device,
-) -> Iterator[tuple]:
-    """Sequences and their logits, batch by batch, longest items first.
+    batches: Iterable[np.ndarray],
+) -> Iterator[tuple[Sequences, np.ndarray]]:
+    """The sequences of batches of items, and their logits in fp32.
 
-    Batches of equal lengths waste nothing, and the largest comes first: if memory is too
-    small, that is known at once. A GPU is at work on the next batch while one is decoded.
+    A GPU is at work on the next batch while one is decoded.
     """
     ahead = None
     with Progress(f"evaluate {corpus}", len(features), "items") as progress:
-        for items in _batches_by_length(features, TOKENS_PER_BATCH[device.type]):
+        for items in batches:
             sequences = features.pick(items)
             with _precision(run, device):
                 logits = model(corpus, pack(sequences, features.family).to(device))
@@ -139,7 +141,11 @@ def _precision(run: RunSettings, device: torch.device) -> torch.autocast:
 
 
 def _batches_by_length(features: Features, tokens: int) -> Iterator[np.ndarray]:
-    """Items in order of falling length, in batches of about `tokens` tokens."""
+    """Items in order of falling length, in batches of about `tokens` tokens.
+
+    Batches of equal lengths waste nothing, and the largest comes first: if memory is too
+    small, that is known at once.
+    """
     lengths = np.add.reduceat(features.lengths, features.item_starts[:-1])
     order = np.argsort(-lengths, kind="stable")
     batch = (np.cumsum(lengths[order]) - lengths[order]) // tokens
