@@ -112,6 +112,10 @@ def compare(
 
 def _line(case: dict[str, Any]) -> str:
     """A case for people, the ratio first."""
+    if "ours_bytes" in case:
+        mine, its = (case[side] / 2**20 for side in ("ours_bytes", "peer_bytes"))
+        figures = f"{case['ratio']:.2f}, {mine:,.0f} against {its:,.0f} MiB"
+        return f"{case['case']} vs {case['peer']}: {figures}"
     low, high = case["ratio_spread"]
     facts = ", ".join(f"{k} {v}" for k, v in case.items() if isinstance(v, str))
     return (

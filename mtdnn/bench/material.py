@@ -24,7 +24,7 @@ SHAPES = {
     "tiny": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
 }
 VOCABULARY = 30522  # of BERT uncased; also MiniLM's
-SYNTHETIC_ITEMS = 4_000
+SYNTHETIC_ITEMS = 1_000
 
 # Tokens of a sequence at the quantiles 0, 10 %, … 100 %: SQuAD's windows, and a sentence or
 # pair of the others, in the published training files (tests/benchmarks/NOTES.md).

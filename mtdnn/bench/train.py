@@ -4,15 +4,20 @@ The peer is `Trainer`'s inner step without its bookkeeping: collated tensors, th
 the example, gradients clipped at 1, fused AdamW, the linear schedule. Neither side logs.
 """
 
+import multiprocessing
+import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     get_linear_schedule_with_warmup,
@@ -25,10 +30,10 @@ from mtdnn.bench.material import Material, gather
 from mtdnn.features import Features
 from mtdnn.model import build
 from mtdnn.optimization import learning_rate, optimizer_for
-from mtdnn.training import precision, random_state, train_step
+from mtdnn.training import precision, random_state, train_step, use_device
 
 BATCH = 16
-STEPS = 8  # of a round
+STEPS = 4  # of a round
 MEGABATCH = 50  # batches that Trainer's length grouping sorts together
 MAX_LENGTH = 384  # the question-answering example's
 
@@ -36,30 +41,34 @@ Step = Callable[[], Any]
 
 
 def cases(options: Options) -> Iterator[dict[str, Any]]:
-    """QA and SC steps against padding to 384, and against dynamic padding."""
-    material, device = gather(options), _device()
-    settings = material.run.training.model_copy(
-        update={"precision": options.precision or material.run.training.precision}
-    )
-    material = replace(material, run=material.run.model_copy(update={"training": settings}))
-    sides = {
-        ("qa_step", "trainer_padded"): _qa_padded,
-        ("qa_step", "trainer_dynamic_grouped"): _qa_grouped,
-        ("sc_step", "trainer_dynamic"): _sc_dynamic,
-    }
-    for (case, peer), steps in sides.items():
+    """QA and SC steps against padding to 384, and against dynamic padding; peak memory."""
+    material, device = _gather(options), _device()
+    about = {"precision": material.run.training.precision, **material.facts}
+    for (case, peer), steps in SIDES.items():
         if case.startswith(options.only):
             ours, theirs = steps(material, device)
-            yield compare(
-                case,
-                peer,
-                ours,
-                theirs,
-                rounds=options.rounds,
-                wait=torch.cuda.synchronize if device.type == "cuda" else lambda: None,
-                precision=settings.precision,
-                **material.facts,
-            )
+            wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+            result = compare(case, peer, ours, theirs, options.rounds, wait, **about)
+            if device.type == "cuda" and case == "qa_step":
+                result["flop_utilisation"] = _utilisation(material, result["ours_s"], device)
+            yield result
+    if "qa_memory".startswith(options.only):
+        mine, its = (_in_own_process(_peak_memory, options, side) for side in (0, 1))
+        yield {
+            "case": "qa_memory",
+            "peer": "trainer_padded",
+            "ours_bytes": mine,
+            "peer_bytes": its,
+            "ratio": its / mine,
+            **about,
+        }
+
+
+def _gather(options: Options) -> Material:
+    material = gather(options)
+    precision = options.precision or material.run.training.precision
+    training = material.run.training.model_copy(update={"precision": precision})
+    return replace(material, run=material.run.model_copy(update={"training": training}))
 
 
 def _device() -> torch.device:
@@ -86,7 +95,7 @@ def _qa_grouped(material: Material, device: torch.device) -> tuple[list[Step], l
         features.lengths[pool].tolist(), BATCH, generator=torch.Generator().manual_seed(1)
     )
     grouped = pool[order].reshape(-1, BATCH)
-    # Short and long batches alike: every sixth in order of length.
+    # Short and long batches alike: evenly spread over the order of length.
     by_length = grouped[np.argsort([features.lengths[rows].max() for rows in grouped])]
     grouped = by_length[len(by_length) // STEPS // 2 :: len(by_length) // STEPS][:STEPS]
     shuffled = np.random.default_rng(3).permutation(grouped.ravel()).reshape(-1, BATCH)
@@ -110,6 +119,62 @@ def _random_batches(features: Features, count: int = STEPS) -> np.ndarray:
     return rows.reshape(-1, BATCH)
 
 
+SIDES = {
+    ("qa_step", "trainer_padded"): _qa_padded,
+    ("qa_step", "trainer_dynamic_grouped"): _qa_grouped,
+    ("sc_step", "trainer_dynamic"): _sc_dynamic,
+}
+
+
+# --- memory and arithmetic -------------------------------------------------------------------
+
+
+def _in_own_process(function: Callable, *arguments: Any) -> Any:
+    """A call in a fresh process: memory that others used before is not counted."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def _peak_memory(options: Options, side: int) -> int:
+    """Peak bytes while ours (side 0) or the peer (side 1) trains: of the GPU, or the process."""
+    device = use_device(options.threads)
+    for step in _qa_padded(_gather(options), device)[side]:
+        step()
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
+
+
+def _utilisation(material: Material, seconds: float, device: torch.device) -> float:
+    """Arithmetic of a whole QA step on real tokens, as a share of the card's bf16 products.
+
+    Counted are the encoder's matrix products, forward and twice that backward.
+    """
+    config = AutoConfig.from_pretrained(material.encoder)
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    features = material.features[material.run.primary]
+    lengths = features.lengths[_random_batches(features)].astype(float)
+    dense = lengths.sum() * (8 * hidden**2 + 4 * hidden * config.intermediate_size)
+    attention = 4 * hidden * (lengths**2).sum()
+    work = 3 * layers * (dense + attention) / STEPS
+    return work / seconds / _product_rate(device)
+
+
+def _product_rate(device: torch.device, size: int = 8192, times: int = 20) -> float:
+    """Measured operations per second of a large bf16 matrix product."""
+    matrix = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    for _ in range(3):
+        matrix @ matrix
+    start.record()
+    for _ in range(times):
+        matrix @ matrix
+    end.record()
+    torch.cuda.synchronize()
+    return 2 * size**3 * times / (start.elapsed_time(end) / 1000)
+
+
 # --- both sides ------------------------------------------------------------------------------
 
 
@@ -129,6 +194,8 @@ class Ours:
     def step(self, rows: np.ndarray) -> None:
         settings = self.run.training
         batch = batch_of(self.features, rows)
+        if self.device.type == "cuda":
+            batch = batch.pinned()
         rate = learning_rate(self.taken, 10_000, settings)
         random_state(self.run.seed, self.taken)
         train_step(self.model, self.optimizer, self.corpus, batch, rate, settings, self.device)
