@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from mtdnn.bench import compare
 from mtdnn.cli import main
 
@@ -27,6 +29,7 @@ def test_sides_take_turns_and_the_first_round_does_not_count(monkeypatch):
     assert case["windows"] == "none"
 
 
+@pytest.mark.slow
 def test_the_training_benchmark_without_any_corpus(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("MTDNN_DATA", str(tmp_path / "nowhere"))
     monkeypatch.setenv("MTDNN_CACHE", str(tmp_path / "empty"))
