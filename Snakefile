@@ -1,7 +1,8 @@
 # From one YAML file to every table: `snakemake [TARGET …] --configfile config/demo.yaml`.
 #
 # Targets are `all` (the default), each table and figure of the config by its name (table1,
-# figure3, …), the training figures `loss` and `draws`, and any file of results/.
+# figure3, …), the figures that every experiment has (loss, draws, interference, groups,
+# precision_recall, thresholds), `cases`, `report`, and any file of results/.
 
 # Snakemake merges a configfile with what the command line names: load the demo only when
 # nothing else is asked for, so that its mixtures never leak into another experiment.
@@ -23,7 +24,9 @@ rule all:
     input:
         tables_of(experiment.tables),
         figures_of(experiment.figures),
-        figures_of(TRAINING_FIGURES),
+        figures_of(FIGURES),
+        rules.answers.output,
+        rules.report.output,
         products(experiment.runs(), "metrics.json", "mlflow.json"),
 
 
@@ -38,7 +41,7 @@ for name in experiment.tables:
             products(runs_of(name), "metrics.json"),
 
 
-for name in [*experiment.figures, *TRAINING_FIGURES]:
+for name in [*experiment.figures, *FIGURES]:
 
     rule:
         name:
@@ -46,6 +49,11 @@ for name in [*experiment.figures, *TRAINING_FIGURES]:
         input:
             figures_of([name]),
             products(runs_drawn(name), "metrics.json"),
+
+
+rule cases:
+    input:
+        ROOT / "cases.md",
 
 
 # Every step reads the experiment from this file, overrides of the command line included. It
@@ -58,7 +66,14 @@ onstart:
 # written here is unknown to Snakemake, so it is dated back: the next call makes it anew.
 onerror:
     shell("python -m mtdnn table {EXPERIMENT} || true")
-    shell("python -m mtdnn figure {EXPERIMENT} || true")
-    for file in [*tables_of(experiment.tables), *figures_of(experiment.figures)]:
+    for step in ("figure", "cases", "page"):
+        shell(f"python -m mtdnn {step} {EXPERIMENT} || true")
+    shell(f"({REPORT}) > /dev/null 2>&1 || true")
+    for file in [
+        *tables_of([*experiment.tables, "interference"]),
+        *figures_of([*experiment.figures, *FIGURES]),
+        *(ROOT / name for name in ("cases.json", "cases.md", "report.html")),
+        *REPORTED,
+    ]:
         if file.exists():
             os.utime(file, (1, 1))

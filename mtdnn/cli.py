@@ -172,18 +172,20 @@ def _figure(arguments: argparse.Namespace) -> None:
         reporting.write_figure(experiment, name)
 
 
-def _interference(arguments: argparse.Namespace) -> None:
-    from mtdnn import reporting
-    from mtdnn.config import load
-
-    reporting.write_interference(load(arguments.experiment))
-
-
 def _cases(arguments: argparse.Namespace) -> None:
     from mtdnn import reporting
     from mtdnn.config import load
 
-    reporting.write_cases(load(arguments.experiment))
+    experiment = load(arguments.experiment)
+    reporting.write_cases(experiment)
+    reporting.write_interference(experiment)
+
+
+def _summary(arguments: argparse.Namespace) -> None:
+    from mtdnn import reporting
+    from mtdnn.config import load
+
+    reporting.write_summary(load(arguments.experiment))
 
 
 def _page(arguments: argparse.Namespace) -> None:
@@ -406,8 +408,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = of_experiment("figure", _figure, "draw figures from the runs that exist")
     sub.add_argument("names", nargs="*", metavar="FIGURE")
 
-    of_experiment("interference", _interference, "tabulate every task's own dev score")
-    of_experiment("cases", _cases, "find the questions that mixtures answer otherwise")
+    of_experiment("cases", _cases, "find what mixtures answer otherwise, and every task's score")
+    of_experiment("summary", _summary, "write summary.md, for a paper's appendix")
     sub = of_experiment("page", _page, "write pages of the HTML report")
     sub.add_argument("names", nargs="*", metavar="PAGE", help="a table, or cases, runs, …")
 
@@ -441,7 +443,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = of_experiment("import", _import, "take in a run that was trained elsewhere")
     sub.add_argument("folder", type=Path, metavar="DIR")
     sub = command("bench", _bench, "time a part of the pipeline against its peers, in turns")
-    sub.add_argument("benchmark", choices=["train", "prepare", "decode", "plan"])
+    sub.add_argument("benchmark", choices=["train"])
     sub.add_argument("--json", action="store_true", help="print one JSON object")
     sub.add_argument("--only", default="", metavar="PREFIX", help="cases whose names begin so")
     sub.add_argument("--rounds", type=_positive, default=9, metavar="N", help="turns (default 9)")

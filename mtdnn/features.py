@@ -73,7 +73,7 @@ def prepare(
             source = corpus / f"{split}.parquet"
             if source.exists():
                 target = draft / f"{split}.arrow"
-                counts[split] = tokenise(family, settings, tokenizer, portions(source), target)
+                counts[split] = tokenise(family, settings, tokenizer, _rows(source), target)
         write_json(
             draft / "features.json",
             {
@@ -90,7 +90,7 @@ def tokenise(
     family: str,
     settings: FeatureSettings,
     tokenizer: "Tokenizer",
-    rows: Iterable[dict[str, list]],
+    portions: Iterable[dict[str, list]],
     target: Path,
 ) -> dict[str, int]:
     """Write the features of rows, given as columns in portions, to the Arrow file `target`.
@@ -103,7 +103,7 @@ def tokenise(
         "multiple_choice": _choices,
         "sequence_classification": _sentences,
     }[family]
-    batches = (encode(portion, tokenizer, settings) for portion in rows)
+    batches = (encode(rows, tokenizer, settings) for rows in portions)
     return _write(target, SCHEMAS[family], batches)
 
 
@@ -455,7 +455,7 @@ def _classified(encoded: Any, example: Iterable[int], label: Iterable[int]) -> d
 # --- files -----------------------------------------------------------------------------------
 
 
-def portions(source: Path) -> Iterator[dict[str, list]]:
+def _rows(source: Path) -> Iterator[dict[str, list]]:
     """Rows of a corpus file in portions, with their number in the file as `row`."""
     first = 0
     for batch in pq.ParquetFile(source).iter_batches(ROWS_AT_A_TIME):

@@ -6,6 +6,7 @@ nothing else: a new title or figure never retrains a model. Imports nothing heav
 
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,21 @@ def imported_steps(experiment: Experiment, run: RunId) -> list[str]:
                 f"changed since; change them back, or delete this file to {step} the run here"
             )
     return list(recorded)
+
+
+def report_command(experiment: Path, snakefile: str, reported: Iterable[Path], root: Path) -> str:
+    """Shell command that lets Snakemake put `reported` files into `{root}/report.html`.
+
+    It is written beside its place and moved there, so that it is never half written.
+    """
+    draft = root / ".report.html"
+    files = " ".join(shlex.quote(str(file)) for file in reported)
+    return (
+        f"python -m snakemake {files} --snakefile {shlex.quote(str(snakefile))} "
+        f"--configfile {shlex.quote(str(experiment))} --report {shlex.quote(str(draft))} "
+        f"--nolock --cores 1 --workflow-profile none "
+        f"&& mv {shlex.quote(str(draft))} {shlex.quote(str(root / 'report.html'))}"
+    )
 
 
 def count_gpus() -> int:

@@ -10,7 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mtdnn import metrics
 from mtdnn.config import Experiment, dump_yaml, parse
+from mtdnn.corpora.rows import SCHEMAS
 from mtdnn.files import digest, write_json, write_text
 from mtdnn.layout import RunId
 
@@ -160,7 +162,7 @@ def make_run(
         scores[name] = _slice(entry.label, em - distance, f1 - distance, tuned)
         scores[name].update((slices or {}).get(name, {}))
     first = next(iter(scores.values()))
-    metrics = {
+    written = {
         "experiment": experiment.experiment,
         "notice": experiment.notice,
         "run": {
@@ -192,7 +194,7 @@ def make_run(
             "corpora": corpus_digests,
         },
     }
-    write_json(folder / "metrics.json", metrics)
+    write_json(folder / "metrics.json", written)
     return folder
 
 
@@ -284,3 +286,146 @@ def _write_predictions(folder: Path, draw: random.Random) -> None:
         }
     )
     pq.write_table(predictions, folder / "predictions.parquet")
+
+
+def make_questions(experiment: Experiment, rows: list[dict[str, Any]]) -> None:
+    """Write the dev split of SQuAD, with manifests of all corpora as `make_run` digests them.
+
+    Args:
+        rows: `id`, `question`, `context`, and `answers`, a list of texts that the context holds.
+    """
+    table = [
+        {
+            "id": row["id"],
+            "title": row.get("title", "An article"),
+            "paragraph": number,
+            "context": row["context"],
+            "question": row["question"],
+            "answer_texts": row["answers"],
+            "answer_starts": [row["context"].index(text) for text in row["answers"]],
+        }
+        for number, row in enumerate(rows)
+    ]
+    folder = experiment.layout.corpus("squad")
+    folder.mkdir(parents=True, exist_ok=True)
+    schema = SCHEMAS["question_answering"]
+    pq.write_table(pa.Table.from_pylist(table, schema), folder / "dev.parquet")
+    other = {**table[0], "id": "of training", "context": "Another context."}
+    pq.write_table(pa.Table.from_pylist([other], schema), folder / "train.parquet")
+    for name in experiment.corpora:
+        manifest = {"digest": digest(name), "splits": {"dev": {"rows": 4}}}
+        write_json(experiment.layout.corpus(name) / "manifest.json", manifest)
+
+
+def make_answers(experiment: Experiment, run: RunId, answers: dict[str, tuple[str, float]]) -> Path:
+    """A finished run that gives these answers with these null odds, scored by `mtdnn.metrics`."""
+    folder = make_run(experiment, run)
+    dev = pq.read_table(experiment.layout.corpus("squad") / "dev.parquet").to_pylist()
+    rows = []
+    for row in dev:
+        text, odds = answers[row["id"]]
+        start = row["context"].index(text)
+        rows.append(
+            {
+                "split": "dev",
+                "id": row["id"],
+                "answer": text,
+                "answer_start": start,
+                "answer_end": start + len(text),
+                "score": 1.0,
+                "null_score": 1.0 + odds,
+                "null_odds": odds,
+            }
+        )
+    pq.write_table(pa.Table.from_pylist(rows), folder / "predictions.parquet")
+    corpora = [name for name in experiment.resolve(run).corpora if name != "squad"]
+    labels = [(name, row, row % 2, row % 2) for name in corpora for row in range(4)]
+    columns = [("corpus", pa.string())]
+    columns += [(name, pa.int32()) for name in ("row", "label", "prediction")]
+    rows = [
+        dict(zip(("corpus", "row", "label", "prediction"), each, strict=True)) for each in labels
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, pa.schema(columns)), folder / "auxiliary.parquet")
+    metrics.write(folder, experiment)
+    return folder
+
+
+def make_statistics(experiment: Experiment) -> dict[str, Any]:
+    """Write a `statistics.json` with made-up differences between the rows of every table."""
+    draw = random.Random(experiment.experiment)
+    tables, cells = {}, {}
+    for name, table in experiment.tables.items():
+        own = experiment.slice_of(name)
+        paths = [experiment.runs_of(row)[0].path.rpartition("/")[0] for row in table.rows]
+        labels = [row.label or experiment.mixtures[row.mixture].label for row in table.rows]
+        for path in paths:
+            cells[path] = {
+                slice_name: {
+                    metric: {
+                        "mean": draw.uniform(60, 80),
+                        "deviation": draw.uniform(0, 1) if len(experiment.seeds) > 1 else None,
+                        "seeds": experiment.seeds,
+                    }
+                    for metric in ("em", "f1")
+                }
+                for slice_name in experiment.slices
+            }
+        base = next(n for n, row in enumerate(table.rows) if row.mixture == "qa")
+        tables[name] = {
+            "title": table.title,
+            "slice": own,
+            "comparisons": [
+                _comparison(experiment, draw, own, (paths[base], labels[base]), each)
+                for each in zip(paths, labels, strict=True)
+                if each[0] != paths[base]
+            ],
+            "left_out": [],
+        }
+    statistics = {
+        "experiment": experiment.experiment,
+        "notice": experiment.notice,
+        "confidence": 0.95,
+        "resamples": 100,
+        "seeds": experiment.seeds,
+        "tables": tables,
+        "cells": cells,
+    }
+    write_json(experiment.layout.root / "statistics.json", statistics)
+    return statistics
+
+
+def _comparison(
+    experiment: Experiment,
+    draw: random.Random,
+    slice_name: str,
+    first: tuple[str, str],
+    second: tuple[str, str],
+) -> dict[str, Any]:
+    def numbers() -> dict[str, float]:
+        difference, reach = draw.uniform(-2, 2), draw.uniform(0.3, 2)
+        return {
+            "difference": difference,
+            "low": difference - reach,
+            "high": difference + reach,
+            "p_holm": draw.random(),
+            "detectable": draw.uniform(1, 3),
+        }
+
+    published = {"em": draw.uniform(-1, 1), "f1": draw.uniform(-1, 1)}
+    word = draw.choice(["supported", "contradicted", "not decidable"])
+    return {
+        "kind": "baseline",
+        "from": first[0],
+        "to": second[0],
+        "from_label": first[1],
+        "to_label": second[1],
+        "slice": slice_name,
+        "slice_label": experiment.slices[slice_name].label,
+        "threshold": "zero",
+        "seeds": experiment.seeds,
+        "em": numbers(),
+        "f1": numbers(),
+        "published": published,
+        "verdict": {"em": word, "f1": word, "text": f"A sentence on {second[1]}."},
+        "notes": ["A note."],
+    }

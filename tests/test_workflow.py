@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from browser import open_page
 from tiny import make_encoder
 
 import mtdnn
 from mtdnn.files import read_json
+from mtdnn.reporting import FIGURES
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(mtdnn.__file__).parent
@@ -92,7 +94,7 @@ class Room:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=300,
+            timeout=1200,
         )
 
     def snakemake(self, *arguments: str) -> subprocess.CompletedProcess:
@@ -144,7 +146,7 @@ def test_from_nothing_to_tables_and_then_nothing_more(finished):
     tables = [finished.results / "tables" / f"table1.{end}" for end in ("md", "csv", "tex")]
     figures = [
         finished.results / "figures" / f"{name}.{end}"
-        for name in ("figure4", "loss", "draws")
+        for name in ("figure4", *FIGURES)
         for end in ("svg", "png", "pdf")
     ]
     runs = [
@@ -152,14 +154,42 @@ def test_from_nothing_to_tables_and_then_nothing_more(finished):
         for run in RUNS.values()
         for name in ("config.yaml", "metrics.json", "mlflow.json")
     ]
-    for file in [*tables, *figures, *runs, finished.folder / "results" / "mlflow.db"]:
+    others = [finished.results / name for name in ("cases.json", "cases.md", "report.html")]
+    others += [finished.results / "pages" / f"{name}.html" for name in ("table1", "cases", "runs")]
+    for file in [*tables, *figures, *runs, *others, finished.folder / "results" / "mlflow.db"]:
         assert file.stat().st_size > 0, file
     assert "QA+SC" in tables[0].read_text()
     assert "Nothing to be done" in finished.snakemake().stdout
 
 
+def test_the_report_holds_pages_and_figures_and_needs_no_network(finished):
+    with open_page() as page:
+        page.goto((finished.results / "report.html").as_uri())
+        page.get_by_text("A small experiment").first.wait_for()
+        facts = page.locator(".prose").inner_text()
+        metrics = read_json(finished.results / "runs" / RUNS["qa"] / "metrics.json")
+        for fact in (
+            "3 of 3",
+            metrics["provenance"]["device"],
+            metrics["provenance"]["corpora"]["squad"][:12],
+        ):
+            assert fact in facts
+        page.get_by_text("Tables", exact=True).first.click()
+        page.get_by_text("table1: Mixtures").locator("..").locator("a").first.click()
+        table = page.frame_locator("iframe")
+        link = table.locator("td a").first
+        run = read_json(finished.results / "runs" / RUNS["qa"] / "mlflow.json")["run_id"]
+        assert link.get_attribute("href").endswith(f"/runs/{run}")
+        table.get_by_role("button", name="F1", exact=True).click()
+        assert table.locator("th[aria-sort]").inner_text().startswith("F1")
+        page.get_by_text("Results", exact=True).first.click()
+        page.get_by_text("Figures", exact=True).first.click()
+        page.get_by_text("figure4: Mixtures").locator("..").locator("a").first.click()
+        page.locator("img[src^='data:image/svg']").wait_for()
+
+
 def test_tables_and_figures_are_targets_by_name(finished):
-    for target in ("table1", "table2", "figure4", "loss", "draws", "all"):
+    for target in ("table1", "table2", "figure4", *FIGURES, "cases", "report", "all"):
         assert finished.planned(target) == set()
 
 
@@ -231,6 +261,9 @@ def test_a_failed_run_stops_no_other_and_is_tried_again(room):
     assert (folders[1] / "metrics.json").exists()
     table = (room.results / "tables" / "table1.md").read_text()
     assert "–" in table and "its features have changed" in table
+    page = (room.results / "pages" / "table1.html").read_text()
+    assert "–" in page and "its features have changed" in page
+    assert (room.results / "report.html").stat().st_mtime == 1
 
     # Whoever gives the row up has its table at once; whoever mends it has it trained.
     assert trained(room.planned("table1")) == {"tiny/qa_sc/w0.5/default/seed1"}

@@ -4,18 +4,27 @@ Everything is read from the runs' files, never from MLflow. Heavy libraries are 
 by the part that needs them: tables do without matplotlib.
 """
 
+from pathlib import Path
+
 from mtdnn.config import Experiment
+from mtdnn.files import digest, sha256
 
 TRAINING_FIGURES = ("loss", "draws")
 """Figures that every experiment has: loss curves, and how often each corpus was drawn."""
 
-ANSWER_FIGURES = ("interference", "groups", "precision_recall", "thresholds")
+ANSWER_FIGURES = ("effects", "interference", "groups", "precision_recall", "thresholds")
 """Figures that every experiment has, drawn from its runs' scores and predictions."""
 
 FIGURES = (*TRAINING_FIGURES, *ANSWER_FIGURES)
 
 PAGES = ("cases", "interference", "runs", "settings")
 """Pages of the HTML report beside those of the tables."""
+
+
+def templates_digest() -> str:
+    """Digest of the templates of pages, which the digest of the code does not know."""
+    templates = sorted(Path(__file__).with_name("templates").iterdir())
+    return digest({template.name: sha256(template) for template in templates})[:16]
 
 
 def write_table(experiment: Experiment, name: str) -> None:
@@ -51,3 +60,10 @@ def write_page(experiment: Experiment, name: str) -> None:
     from mtdnn.reporting import report
 
     report.write_page(experiment, name)
+
+
+def write_summary(experiment: Experiment) -> None:
+    """Write `results/{experiment}/summary.md`."""
+    from mtdnn.reporting import summary
+
+    summary.write(experiment)

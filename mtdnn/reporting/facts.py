@@ -63,7 +63,8 @@ class Captions(Mapping):
     def _read(self) -> dict[str, Any]:
         if self._known is None:
             known = facts(self._experiment)
-            self._known = {**known, "line": line(known)}
+            text = " ".join(filter(None, [known["notice"], line(known)]))
+            self._known = {**known, "line": text}
         return self._known
 
     def __getitem__(self, name: str) -> Any:

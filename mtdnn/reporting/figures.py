@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from mtdnn.config import Experiment, load_run
 from mtdnn.layout import RunId
-from mtdnn.reporting import curves, interference
+from mtdnn.reporting import curves, effects, interference
 from mtdnn.reporting.drawing import (
     GREY,
     STYLE,
@@ -504,6 +504,7 @@ def _listed(numbers: list[int]) -> str:
 _STANDING = {
     "loss": _losses,
     "draws": _draws,
+    "effects": effects.draw,
     "interference": interference.draw,
     "groups": curves.draw_groups,
     "precision_recall": curves.draw_precision_recall,

@@ -97,9 +97,8 @@ def interval(value: dict[str, Any]) -> str:
     return f"{signed_or_missing(low)} to {signed_or_missing(high)}"
 
 
-def badge(comparison: dict[str, Any]) -> Markup:
-    """The verdict of a comparison on EM, as a coloured word."""
-    word = (comparison.get("verdict") or {}).get("em")
+def badge(word: str | None) -> Markup:
+    """A verdict as a coloured word."""
     if not word:
         return Markup(MISSING)
     return Markup('<span class="verdict {}">{}</span>').format(word.replace(" ", "-"), word)
@@ -124,7 +123,7 @@ def segments(
     marked = [place for place, each in enumerate(inside) if each]
     first, last = (marked[0], marked[-1] + 1) if marked else (0, 0)
     margin = max(0, excerpt - (last - first)) // 2
-    begin, stop = _at_space(text, first - margin), _at_space(text, last + margin)
+    begin, stop = _at_space(text, first - margin), max(last, _at_space(text, last + margin))
     if not marked or len(text) <= excerpt:
         begin, stop = 0, len(text) if len(text) <= excerpt else _at_space(text, excerpt)
     pieces: list[tuple[str, bool]] = [("…", False)] if begin > 0 else []

@@ -10,6 +10,7 @@ from mtdnn.config import Experiment
 from mtdnn.files import read_json, write_text
 from mtdnn.ledger import DESCRIBED
 from mtdnn.reporting import interference, tables
+from mtdnn.reporting.effects import read_statistics
 from mtdnn.reporting.facts import compare_link, facts, line, run_link
 from mtdnn.reporting.pages import render
 from mtdnn.reporting.results import read_results, read_rows
@@ -29,8 +30,8 @@ def _table(experiment: Experiment, name: str) -> dict[str, Any]:
     rows, notes = read_rows(experiment, name), tables.Notes()
     main = tables.main_block(experiment, rows, notes)
     others = tables.slices_block(experiment, rows, notes)
-    path = experiment.layout.root / "statistics.json"
-    statistics = read_json(path) if path.exists() else {"tables": {}}
+    statistics = read_statistics(experiment)
+    found = statistics["tables"].get(name, {"comparisons": [], "left_out": []})
     return {
         "table": experiment.tables[name],
         "main": main,
@@ -39,7 +40,9 @@ def _table(experiment: Experiment, name: str) -> dict[str, Any]:
         "links": [compare_link(experiment, row.present) for row in rows],
         "explanation": tables.explanation(experiment, rows),
         "statistics": statistics,
-        "comparisons": statistics["tables"].get(name, {}).get("comparisons", []),
+        "comparisons": found["comparisons"],
+        "left_out": found["left_out"],
+        "own": rows[0].slice_name,
     }
 
 

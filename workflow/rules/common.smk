@@ -13,7 +13,14 @@ from mtdnn.errors import MtdnnError
 from mtdnn.files import digest, write_text
 from mtdnn.layout import Layout
 from mtdnn.provenance import code_digest
-from mtdnn.reporting import TRAINING_FIGURES
+from mtdnn.reporting import (
+    ANSWER_FIGURES,
+    FIGURES,
+    PAGES,
+    TRAINING_FIGURES,
+    templates_digest,
+)
+from mtdnn.reporting.facts import Captions
 
 # Thousands of runs make millions of objects that stay; looking through them for garbage again
 # and again takes a fifth of the time of planning.
@@ -114,9 +121,36 @@ def runs_of(table):
 
 def runs_drawn(figure):
     """The runs that a figure shows: those of its table, or every run."""
-    if figure in TRAINING_FIGURES:
+    if figure in FIGURES:
         return experiment.runs()
     return runs_of(experiment.figures[figure].table)
+
+
+def reported_figure(figure):
+    """A figure as an entry of the report."""
+    return report(
+        experiment.layout.figure(figure, "svg"),
+        caption=f"../report/{figure}.rst",
+        category="Figures",
+        labels=shown("figure", figure, experiment.figures),
+    )
+
+
+def reported_page(page):
+    """A page as an entry of the report."""
+    places = {"cases": "Answers", "runs": "Provenance", "settings": "Provenance"}
+    return report(
+        experiment.layout.page(page),
+        caption=f"../report/{page if page in PAGES else 'table'}.rst",
+        category=places.get(page, "Tables"),
+        labels=shown("page", page, experiment.tables),
+    )
+
+
+def shown(kind, name, entries):
+    """How an entry is called in the report's menu, which is a script that </ would end."""
+    title = f"{name}: {entries[name].title}" if name in entries else name
+    return {kind: title.replace("_", " ").replace("<", "‹")}
 
 
 def tables_of(names):

@@ -1,0 +1,50 @@
+"""`summary.md`: scores, differences and verdicts for a paper's appendix, with LaTeX tables.
+
+Every number stands in `statistics.json` or in a run's `metrics.json`.
+"""
+
+from mtdnn.config import Experiment
+from mtdnn.errors import MtdnnError
+from mtdnn.files import write_text
+from mtdnn.reporting.effects import read_statistics
+from mtdnn.reporting.pages import render
+from mtdnn.reporting.results import RowResult, read_rows
+
+
+def write(experiment: Experiment) -> None:
+    """Write `summary.md` from `statistics.json`.
+
+    Raises:
+        MtdnnError: there is no `statistics.json`.
+    """
+    root = experiment.layout.root
+    if not (root / "statistics.json").exists():
+        raise MtdnnError(f"{root / 'statistics.json'}: no such file; run mtdnn statistics first")
+    statistics = read_statistics(experiment)
+    tables = {}
+    for name, table in experiment.tables.items():
+        rows = [
+            (_label(row), statistics["cells"].get(_path(row), {}), row.missing)
+            for row in read_rows(experiment, name)
+        ]
+        tables[name] = {
+            "title": table.title,
+            "rows": rows,
+            **{key: statistics["tables"][name][key] for key in ("comparisons", "left_out")},
+        }
+    write_text(
+        root / "summary.md",
+        render("summary.md", experiment, statistics=statistics, tables=tables),
+    )
+
+
+def _path(row: RowResult) -> str:
+    return row.results[0].run.path.rpartition("/")[0]
+
+
+def _label(row: RowResult) -> str:
+    """The row's name with its weight where it mixes, and its variant."""
+    parts = [row.label]
+    parts += [f"w {row.row.qa_weight:g}"] if row.row.qa_weight < 1 else []
+    parts += [] if row.row.variant == "default" else [row.variant_label]
+    return ", ".join(parts)

@@ -1,0 +1,117 @@
+"""Pages and MLflow's interface as a browser shows them. Skipped where there is no Chromium."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+from browser import open_page
+from factories import make_experiment, make_run
+from test_cases import HOSTILE, make
+
+from mtdnn import reporting, tracking
+from mtdnn.files import read_json
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    """Three seeds of table 2 with hostile questions; the pages are written."""
+    made = make(tmp_path_factory.mktemp("pages"), seeds=(1, 2, 3))
+    reporting.write_cases(made)
+    for page in [*made.tables, *reporting.PAGES]:
+        reporting.write_page(made, page)
+    return made
+
+
+def test_a_click_on_a_heading_sorts(experiment):
+    with open_page() as page:
+        page.goto(experiment.layout.page("runs").as_uri())
+
+        def column(number):
+            return page.locator(f"table.sortable tbody td:nth-child({number})").all_inner_texts()
+
+        page.get_by_role("button", name="F1").click()
+        known = [float(text) for text in column(5) if text != "–"]
+        assert known == sorted(known) and "–" in column(5)[-1]
+        page.get_by_role("button", name="F1").click()
+        known = [float(text) for text in column(5) if text != "–"]
+        assert known == sorted(known, reverse=True) and "–" in column(5)[-1]
+        page.get_by_role("button", name="run").click()
+        first = column(1)
+        page.get_by_role("button", name="run").click()
+        assert column(1) == first[::-1] != first
+
+
+def test_hostile_text_is_seen_and_not_run(experiment):
+    with open_page() as page:
+        page.goto(experiment.layout.page("cases").as_uri())
+        assert f"Who is {HOSTILE}?" in page.locator(".question").all_inner_texts()
+        assert HOSTILE in page.locator("mark.gold").all_inner_texts()
+        assert page.locator("img").count() == 0
+        page.wait_for_timeout(200)  # a script that got in would have had its dialog by now
+
+
+@pytest.fixture(scope="module")
+def interface(tmp_path_factory):
+    """MLflow's own server on a store with three runs; gives the experiment and its address."""
+    made = make_experiment(tmp_path_factory.mktemp("interface"))
+    tracking.create_store(made)
+    for number, run in enumerate(made.runs()[:3]):
+        tracking.log_run(made, make_run(made, run, em=70.5 + number))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
+            *("--workers", "1", "--backend-store-uri", made.store_uri),
+        ],
+        env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_for(address, server)
+        yield made, address
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(30)
+
+
+def wait_for(address, server):
+    for _ in range(600):
+        assert server.poll() is None, "mlflow server ended"
+        try:
+            urllib.request.urlopen(f"{address}/health", timeout=5)
+            return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail("mlflow server does not answer")
+
+
+def test_mlflow_shows_runs_charts_and_comparison(interface):
+    made, address = interface
+    allowed = (address, "file:", "data:", "blob:", "https://api.github.com", "https://www.google")
+    store = read_json(made.layout.root / "store.json")
+    ids = [read_json(made.layout.run(run) / "mlflow.json")["run_id"] for run in made.runs()[:3]]
+    with open_page((*allowed, "https://")) as page:
+        page.goto(f"{address}/{store['page']}")
+        page.get_by_text("QA+MCC+SC w0.5 base seed1").first.wait_for()
+        assert page.get_by_text("70.5", exact=True).count() > 0
+
+        page.goto(f"{address}/#/experiments/{store['experiment_id']}/runs?compareRunsMode=CHART")
+        page.get_by_text("loss/squad").first.wait_for()
+
+        runs = ",".join(f"%22{run}%22" for run in ids)
+        page.goto(
+            f"{address}/#/compare-runs?runs=[{runs}]&experiments=[%22{store['experiment_id']}%22]"
+        )
+        page.get_by_text("Comparing 3 Runs").first.wait_for()
+
+        page.goto(f"{address}/#/experiments/{store['experiment_id']}/runs/{ids[0]}")
+        page.get_by_text("slices/official/HasAns_f1").first.wait_for()
