@@ -185,7 +185,7 @@ def test_the_report_holds_pages_and_figures_and_needs_no_network(finished):
         page.get_by_text("Results", exact=True).first.click()
         page.get_by_text("Figures", exact=True).first.click()
         page.get_by_text("figure4: Mixtures").locator("..").locator("a").first.click()
-        page.locator("img[src^='data:image/svg']").wait_for()
+        page.locator("img[src*='filename=figure4.svg']").wait_for()
 
 
 def test_tables_and_figures_are_targets_by_name(finished):
