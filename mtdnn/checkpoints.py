@@ -5,10 +5,8 @@ Snakemake deletes a failed job's outputs before it tries again.
 """
 
 import json
-import os
 import shutil
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,16 +15,19 @@ from types import FrameType
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from mtdnn.errors import MtdnnError
-from mtdnn.files import replacing, sha256, write_json, write_text
+from mtdnn.files import flush, replacing, save_tensors, sha256, sweep, write_json, write_text
+from mtdnn.lease import Lease
 
 # Kept so that a damaged newest one costs some minutes instead of the run.
 KEPT = 2
+# Of the training time, by checkpoints.
+LARGEST_SHARE = 0.02
+VERSION = 2
 
 
 class Stopped(MtdnnError):
@@ -46,38 +47,39 @@ class Checkpoints:
 
     Args:
         folder: where they lie; named by the run's fingerprint.
-        seconds: time from one checkpoint to the next.
+        seconds: time from one checkpoint to the next; more where the disk is so slow that
+            checkpoints would take more than `LARGEST_SHARE` of the time. 0: after each step.
+        origin: what this process runs on; results are the same to the bit on the same only.
+
+    Attributes:
+        parts: what the run was trained on so far: {"from_step", **origin} for each part.
     """
 
-    def __init__(self, folder: Path, seconds: float):
+    def __init__(self, folder: Path, seconds: float, origin: dict[str, Any] | None = None):
         self._folder, self._seconds = folder, seconds
-        self._last = time.monotonic()
+        self._origin = origin or {}
+        self._last, self._cost = time.monotonic(), 0.0
+        self._lease: Lease | None = None
+        self.parts: list[dict[str, Any]] = [{"from_step": 0, **self._origin}]
 
     @contextmanager
-    def sole_writer(self) -> Iterator[None]:
+    def sole_writer(self, wait: bool = False) -> Iterator[Lease]:
         """Hold the run for this process.
 
         Raises:
-            MtdnnError: another process is training it.
+            Busy: another process is training it, and `wait` is false.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        holder = self._folder / "holder"
-        lock = FileLock(self._folder / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
-            raise MtdnnError(f"{self._folder}: the run is being trained by {who}") from None
-        try:
-            write_text(holder, f"process {os.getpid()} on {socket.gethostname()}")
-            yield
-        finally:
-            lock.release()
+        with Lease(self._folder, "the run is being trained", wait) as self._lease:
+            sweep(self._folder / "step*")
+            yield self._lease
 
     @property
     def due(self) -> bool:
         """Whether it is time for the next one."""
-        return time.monotonic() - self._last >= self._seconds
+        passed = time.monotonic() - self._last
+        return passed >= self._seconds and (
+            not self._seconds or passed >= self._cost / LARGEST_SHARE
+        )
 
     def save(
         self,
@@ -86,28 +88,40 @@ class Checkpoints:
         optimizer: torch.optim.Optimizer,
         lines: list[dict[str, Any]],
     ) -> None:
-        """Keep the state before step number `step`, and the log up to it."""
+        """Keep the state before step number `step`, and the log up to it.
+
+        Raises:
+            MtdnnError: another process has taken the run over.
+            OSError: it cannot be written; the checkpoints before it are kept.
+        """
+        if self._lease:
+            self._lease.check()
+        began = time.monotonic()
         tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-        ages = {}
+        numbers: dict[str, dict[str, float]] = {}
         for name, parameter in model.named_parameters():
-            state = optimizer.state.get(parameter)
-            if state:
-                ages[name] = state["step"]
-                tensors[f"exp_avg.{name}"] = state["exp_avg"]
-                tensors[f"exp_inf.{name}"] = state["exp_inf"]
+            for key, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"{key}.{name}"] = value
+                else:
+                    numbers.setdefault(key, {})[name] = value
         with replacing(self._folder / f"step{step:08d}") as draft:
             draft.mkdir()
-            save_file(
-                {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, draft / _STATE
-            )
-            with open(draft / _STATE, "rb") as file:
-                os.fsync(file.fileno())
+            save_tensors(tensors, draft / _STATE)
             write_text(draft / _LINES, "".join(json.dumps(line) + "\n" for line in lines))
-            description = {"step": step, "ages": ages, "sha256": sha256(draft / _STATE)}
+            description = {
+                "version": VERSION,
+                "step": step,
+                "numbers": numbers,
+                "parts": self.parts,
+                "sha256": {name: sha256(draft / name) for name in (_STATE, _LINES)},
+            }
             write_json(draft / _DESCRIPTION, description)
+            flush(draft)
         for old in self._all()[KEPT:]:
             shutil.rmtree(old)
         self._last = time.monotonic()
+        self._cost = self._last - began
 
     def restore(
         self, model: nn.Module, optimizer: torch.optim.Optimizer
@@ -120,14 +134,27 @@ class Checkpoints:
         for folder in self._all():
             try:
                 description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
-                if sha256(folder / _STATE) != description["sha256"]:
-                    raise ValueError("the weights are damaged")
+                if description["version"] != VERSION:
+                    raise ValueError(f"another version wrote it ({description['version']!r})")
+                for name, expected in description["sha256"].items():
+                    if sha256(folder / name) != expected:
+                        raise ValueError(f"{_CALLED[name]} damaged")
                 lines = [json.loads(line) for line in (folder / _LINES).open(encoding="utf-8")]
-                _apply(load_file(folder / _STATE), description["ages"], model, optimizer)
-            except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+                step, parts = description["step"], description["parts"]
+                _apply(load_file(folder / _STATE), description["numbers"], model, optimizer)
+            except _UNUSABLE as error:
                 print(f"mtdnn: {folder}: is passed over: {error}", flush=True)
                 continue
-            return description["step"], lines
+            print(f"mtdnn: goes on after {step} steps, from {folder}", flush=True)
+            if parts[-1] != {**parts[-1], **self._origin}:
+                parts = [*parts, {"from_step": step, **self._origin}]
+                print(
+                    f"mtdnn: on {self._origin} from here on, so the result is as good as "
+                    "without an interruption, but not the same to the bit",
+                    flush=True,
+                )
+            self.parts = parts
+            return step, lines
         return 0, []
 
     def drop(self) -> None:
@@ -140,23 +167,42 @@ class Checkpoints:
 
 
 _STATE, _LINES, _DESCRIPTION = "state.safetensors", "training.jsonl", "checkpoint.json"
+_CALLED = {_STATE: "the weights are", _LINES: "the log is"}
+# What a damaged file, or one that somebody else made, leads to.
+_UNUSABLE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError),
+    *(RuntimeError, RecursionError, SafetensorError),
+)
 
 
 def _apply(
     tensors: dict[str, torch.Tensor],
-    ages: dict[str, int],
+    numbers: dict[str, dict[str, float]],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+    """Set the weights, and the state of each parameter that has one."""
+    kinds: dict[str, dict[str, Any]] = {}
+    for key, value in tensors.items():
+        kind, name = key.split(".", 1)
+        kinds.setdefault(kind, {})[name] = value
+    weights = kinds.pop("model")
+    if _shapes(weights) != _shapes(model.state_dict()):
+        raise ValueError("is that of another model")
     model.load_state_dict(weights)
     for name, parameter in model.named_parameters():
-        if name in ages:
-            optimizer.state[parameter] = {
-                "step": ages[name],
-                "exp_avg": tensors[f"exp_avg.{name}"].to(parameter.device),
-                "exp_inf": tensors[f"exp_inf.{name}"].to(parameter.device),
-            }
+        state: dict[str, Any] = {
+            kind: values[name].to(parameter.device)
+            for kind, values in kinds.items()
+            if name in values
+        }
+        state |= {kind: values[name] for kind, values in numbers.items() if name in values}
+        if state:
+            optimizer.state[parameter] = state
+
+
+def _shapes(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 class StopSignals:

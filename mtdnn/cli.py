@@ -4,14 +4,16 @@ Heavy libraries are imported inside the commands that need them.
 """
 
 import argparse
+import errno
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mtdnn import __version__
-from mtdnn.errors import MtdnnError
+from mtdnn.errors import Busy, MtdnnError
 from mtdnn.files import read_json, write_json, write_text
 
 
@@ -30,6 +32,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        print(f"mtdnn: error: {_of_the_disk(error)}", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print(
+            "mtdnn: error: out of memory; close other programs, or use a larger machine",
+            file=sys.stderr,
+        )
+        return 2
     return 0
 
 
@@ -111,7 +122,7 @@ def _train(arguments: argparse.Namespace) -> None:
     _run_step(
         "train",
         arguments.run,
-        lambda: training.train(arguments.run, run, arguments.threads, seconds),
+        lambda: training.train(arguments.run, run, arguments.threads, seconds, arguments.wait),
     )
 
 
@@ -302,6 +313,18 @@ def _schema(arguments: argparse.Namespace) -> None:
 # --- helpers ---------------------------------------------------------------------------------
 
 
+def _of_the_disk(error: OSError) -> str:
+    """One line: the file, what is wrong with it or its disk, the remedy."""
+    remedy = {
+        errno.ENOSPC: "; free some space and repeat the command: nothing that was kept is lost",
+        errno.EDQUOT: "; free some space and repeat the command: nothing that was kept is lost",
+        errno.EROFS: "; make it writable, or set `results` to another folder",
+        errno.EACCES: "; make it readable and writable for you",
+    }
+    reason = " ".join((error.strerror or str(error) or type(error).__name__).split())
+    return f"{error.filename or 'a file'}: {reason}{remedy.get(error.errno, '')}"
+
+
 def _pick(kind: str, name: str, among: dict):
     """`among[name]`, or a message that names what there is."""
     if name not in among:
@@ -338,11 +361,13 @@ def _run_step(step: str, run: Path, work: Callable[[], None]) -> None:
             (run / name).unlink(missing_ok=True)
     try:
         work()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Busy):
         raise
     except BaseException as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        write_json(failure, {"step": step, "reason": reason})
+        reason = _of_the_disk(error) if isinstance(error, OSError) else str(error)
+        reason = reason.splitlines()[0] if reason else type(error).__name__
+        with suppress(OSError):  # the disk may be what has failed
+            write_json(failure, {"step": step, "reason": reason})
         raise
 
 
@@ -393,6 +418,11 @@ def _parser() -> argparse.ArgumentParser:
         default=10.0,
         metavar="M",
         help="time between two checkpoints (default 10)",
+    )
+    sub.add_argument(
+        "--wait",
+        action="store_true",
+        help="when another process trains the run, wait for it and take what it made",
     )
     threads(sub)
     sub = command("evaluate", _evaluate, "predict a run's dev sets")

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from mtdnn.downloads import cache_folder, check_digest, exclusive, say
 from mtdnn.errors import MtdnnError
-from mtdnn.files import digest, read_json, replacing, sha256, write_json
+from mtdnn.files import digest, read_json, replacing, save_tensors, sha256, write_json
 from mtdnn.settings import EncoderSettings, FilesEncoder, HubEncoder, WheelEncoder
 
 REQUIRED = ("config.json", "model.safetensors", "tokenizer.json")
@@ -228,9 +228,8 @@ def _layer(name: str) -> int | None:
 
 def _keep(weights: Path, names: list[str], metadata: dict[str, str]) -> None:
     from safetensors import safe_open
-    from safetensors.torch import save_file
 
     with safe_open(weights, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in names}
     with replacing(weights) as draft:
-        save_file(tensors, draft, metadata={"format": "pt", **metadata})
+        save_tensors(tensors, draft, {"format": "pt", **metadata})

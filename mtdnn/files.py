@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -30,8 +31,25 @@ def replacing(target: Path | str) -> Iterator[Path]:
             # A folder cannot be renamed onto a full one: move the old one aside first.
             os.rename(target, room / f"{target.name}.old")
         os.replace(draft, target)
+    except OSError as error:
+        error.filename = error.filename or str(target)  # a full disk is reported without a name
+        raise
     finally:
         shutil.rmtree(room, ignore_errors=True)
+
+
+def sweep(target: Path | str) -> None:
+    """Remove the drafts of `target` that killed processes left; nobody else may be writing it."""
+    target = Path(target)
+    for room in target.parent.glob(f".{target.name}.*"):
+        shutil.rmtree(room, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or every file of a folder, is on the disk."""
+    for file in path.iterdir() if path.is_dir() else [path]:
+        with open(file, "rb") as opened:
+            os.fsync(opened.fileno())
 
 
 def write_text(target: Path | str, text: str) -> None:
@@ -54,6 +72,25 @@ def read_json(path: Path | str) -> Any:
         raise MtdnnError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
         raise MtdnnError(f"{path}: not readable as JSON: {error}") from None
+
+
+def save_tensors(tensors: dict[str, Any], target: Path, metadata: dict | None = None) -> None:
+    """Write tensors as safetensors; a full disk is an `OSError`, as with any other file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            target,
+            metadata,
+        )
+    except SafetensorError as error:
+        reported = re.search(r"os error (\d+)", str(error))
+        if not reported:
+            raise
+        number = int(reported[1])
+        raise OSError(number, os.strerror(number), str(target)) from None
 
 
 def sha256(path: Path | str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import (
@@ -23,7 +23,7 @@ from mtdnn.attention import PACKABLE, PACKED
 from mtdnn.batches import PackedBatch
 from mtdnn.dropout import Dropout, speed_up
 from mtdnn.errors import MtdnnError
-from mtdnn.files import replacing
+from mtdnn.files import replacing, save_tensors
 from mtdnn.settings import CorpusSettings, Family, RunSettings
 
 TOKENIZER_FILES = (
@@ -290,8 +290,8 @@ def save(model: MultiTaskModel, run: RunSettings, encoder: Path, folder: Path) -
     ]
     config.dtype = "float32"
     config.save_pretrained(folder)
-    save_file(_cpu(weights), folder / "model.safetensors", metadata={"format": "pt"})
-    save_file(_cpu(heads), folder / "heads.safetensors", metadata={"format": "pt"})
+    save_tensors(weights, folder / "model.safetensors", {"format": "pt"})
+    save_tensors(heads, folder / "heads.safetensors", {"format": "pt"})
     for name in TOKENIZER_FILES:
         if (encoder / name).exists():
             shutil.copy(encoder / name, folder / name)
@@ -379,10 +379,6 @@ def _weights(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise MtdnnError(f"{path}: not readable as safetensors: {error}") from None
-
-
-def _cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _quietly(function: Any, *arguments: Any, **options: Any) -> Any:

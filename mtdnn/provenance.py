@@ -11,8 +11,8 @@ from mtdnn.files import digest
 
 PACKAGE = Path(__file__).parent
 
-# Modules that show or report, but cannot change a result.
-_WITHOUT_EFFECT = {"errors", "progress", "provenance"}
+# Modules that show, report or wait, but cannot change a result.
+_WITHOUT_EFFECT = {"errors", "lease", "progress", "provenance"}
 
 
 def code_digest(*modules: str) -> str:

@@ -267,6 +267,11 @@ class TrainingSettings(Closed):
     accumulation: int = setting(
         1, "ours", "cut each batch into this many parts to save memory; same gradients", ge=1
     )
+    deterministic: bool = setting(
+        True,
+        "ours",
+        "a GPU computes the same bits each time, somewhat slower; a CPU always does",
+    )
 
 
 class DecodingSettings(Closed):

@@ -4,6 +4,7 @@ import ctypes
 import hashlib
 import json
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -24,7 +25,16 @@ from mtdnn.checkpoints import Checkpoints, Stopped, StopSignals
 from mtdnn.errors import MtdnnError
 from mtdnn.fast import fast, plain
 from mtdnn.features import Features, training_features
-from mtdnn.files import digest, read_json, replacing, write_json, write_text
+from mtdnn.files import (
+    digest,
+    flush,
+    read_json,
+    replacing,
+    sha256,
+    sweep,
+    write_json,
+    write_text,
+)
 from mtdnn.layout import Layout
 from mtdnn.model import MultiTaskModel, build, save
 from mtdnn.optimization import DecoupledAdamax, clip_scale, learning_rate, optimizer_for
@@ -42,6 +52,7 @@ def train(
     run: RunSettings,
     threads: int | None = None,
     checkpoint_seconds: float = 600.0,
+    wait: bool = False,
 ) -> None:
     """Train a run from its features and schedule; writes `model/` and `training.jsonl`.
 
@@ -52,45 +63,72 @@ def train(
         run: its resolved settings.
         threads: CPU threads; all cores when absent.
         checkpoint_seconds: time between two checkpoints.
+        wait: when another process is training the run, wait for it and take what it made.
 
     Raises:
-        MtdnnError: something is missing, does not fit, or the loss is not finite; or
-            another process is training the run.
+        MtdnnError: something is missing, does not fit, or the loss is not finite.
+        Busy: another process is training the run, and `wait` is false.
         Stopped: a signal ended the training; its state is kept.
     """
-    device = use_device(threads)
+    device = use_device(threads, run.training.deterministic)
     layout = Layout.of_run(run_dir)
     # Now, not at the end: files may change while a long training goes on.
     identity, versions = fingerprint(layout, run), environment()
-    features = training_features(layout, run)
-    steps = schedule.read(run_dir, {name: len(some) for name, some in features.items()})
-    encoder = layout.encoder(run.encoder_name)
-    model = build(encoder, run).to(device).train()
-    optimizer = optimizer_for(model, run.training)
-    checkpoints = Checkpoints(layout.state(identity["fingerprint"]), checkpoint_seconds)
-    with checkpoints.sole_writer():
+    origin = {
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "torch": versions["torch"],
+    }
+    folder = layout.state(identity["fingerprint"])
+    checkpoints = Checkpoints(folder, checkpoint_seconds, origin)
+    with checkpoints.sole_writer(wait) as lease:
+        if lease.waited and _is_finished(run_dir, identity):
+            checkpoints.drop()
+            return
+        for name in ("model", "training.jsonl"):
+            sweep(run_dir / name)
+        features = training_features(layout, run)
+        steps = schedule.read(run_dir, {name: len(some) for name, some in features.items()})
+        encoder = layout.encoder(run.encoder_name)
+        model = build(encoder, run).to(device).train()
+        optimizer = optimizer_for(model, run.training)
         started = datetime.now(UTC)
         log = _train_steps(run, steps, features, model, optimizer, device, checkpoints)
+        lease.check()
         with replacing(run_dir / "model") as draft:
             draft.mkdir()
             save(model, run, encoder, draft)
             provenance = {
                 **versions,
-                "device": device_name(device),
-                "threads": torch.get_num_threads(),
+                **origin,
                 "precision": run.training.precision,
                 "started": started.isoformat(timespec="seconds"),
                 "seconds": log.seconds,
                 "steps": len(steps),
                 "tokens": sum(line["tokens"] for line in log.lines),
+                "parts": checkpoints.parts,
             }
             write_json(
                 draft / "run.json",
-                {**identity, "provenance": provenance, "settings": run.model_dump(mode="json")},
+                {
+                    **identity,
+                    "files": {file.name: sha256(file) for file in sorted(draft.iterdir())},
+                    "provenance": provenance,
+                    "settings": run.model_dump(mode="json"),
+                },
             )
+            flush(draft)
         lines = "".join(json.dumps(line) + "\n" for line in log.lines)
         write_text(run_dir / "training.jsonl", lines)
         checkpoints.drop()
+
+
+def _is_finished(run_dir: Path, identity: dict[str, Any]) -> bool:
+    """Whether the run's folder holds all that this training would make."""
+    description = run_dir / "model" / "run.json"
+    if not description.exists() or not (run_dir / "training.jsonl").exists():
+        return False
+    return read_json(description).get("fingerprint") == identity["fingerprint"]
 
 
 def _train_steps(
@@ -110,9 +148,12 @@ def _train_steps(
         for step, batch in _batches(steps[first:], features, device):
             rate = learning_rate(step.step, len(steps), run.training)
             random_state(run.seed, step.step)
-            loss, norm = train_step(
-                model, optimizer, step.corpus, batch, rate, run.training, device
-            )
+            try:
+                loss, norm = train_step(
+                    model, optimizer, step.corpus, batch, rate, run.training, device
+                )
+            except torch.OutOfMemoryError:
+                raise _out_of_memory(step, batch, run.training) from None
             log.add(step, loss, norm, rate, batch.tokens)
             following = step.step + 1
             keep = stop.number is not None or checkpoints.due
@@ -150,6 +191,16 @@ def _batches(
             if number + BATCHES_AHEAD < len(steps):
                 waiting.append(ahead.submit(assemble, steps[number + BATCHES_AHEAD]))
             yield step, batch
+
+
+def _out_of_memory(
+    step: schedule.Step, batch: PackedBatch, settings: TrainingSettings
+) -> MtdnnError:
+    return MtdnnError(
+        f"training: step {step.step} ({step.corpus}): the GPU's memory is too small for a batch of "
+        f"{batch.tokens} tokens in {settings.accumulation} parts; raise training.accumulation, "
+        "which cuts a batch into more parts and leaves its size and its gradients as they are"
+    )
 
 
 def train_step(
@@ -215,6 +266,7 @@ def random_state(seed: int, step: int) -> None:
 @dataclass
 class _Pending:
     line: dict[str, Any]
+    rows: np.ndarray
     loss: torch.Tensor
     norm: torch.Tensor
 
@@ -248,7 +300,7 @@ class TrainingLog:
             "tokens": tokens,
             "seconds": self.seconds,
         }
-        self.pending.append(_Pending(line, loss, norm))
+        self.pending.append(_Pending(line, step.rows, loss, norm))
 
     def read(self) -> None:
         """Fetch what is pending.
@@ -262,7 +314,8 @@ class TrainingLog:
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise MtdnnError(
                     f"training: step {line['step']} ({line['corpus']}): loss {loss}, gradient norm "
-                    f"{norm}; lower training.learning_rate, or use precision fp32"
+                    f"{norm} in the batch of its training items {_some(pending.rows)}; what was "
+                    "kept before is left; lower training.learning_rate, or use precision fp32"
                 )
             self.lines.append(line)
             self._recent.setdefault(line["corpus"], deque(maxlen=20)).append(loss)
@@ -275,14 +328,30 @@ class TrainingLog:
         return "loss " + ", ".join(means) if self._recent else ""
 
 
+def _some(rows: np.ndarray, most: int = 16) -> str:
+    """The first of some numbers."""
+    return ", ".join(map(str, rows[:most].tolist())) + (", …" if len(rows) > most else "")
+
+
 # --- where it runs, and on what --------------------------------------------------------------
 
 
-def use_device(threads: int | None) -> torch.device:
-    """The GPU if there is one, else the CPU with `threads` threads."""
+def use_device(threads: int | None, deterministic: bool = True) -> torch.device:
+    """The GPU if there is one, else the CPU with `threads` threads.
+
+    Args:
+        threads: CPU threads; all cores when absent.
+        deterministic: a GPU computes the same bits each time, somewhat slower; a CPU does so
+            anyway, with the same number of threads.
+    """
     if threads:
         torch.set_num_threads(threads)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    # Read by cuBLAS when it is first used.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    return torch.device("cuda")
 
 
 def return_memory() -> None:

@@ -26,7 +26,8 @@ rule schedule:
 
 
 # On CPUs two runs on one core each beat one run on two, so a run takes one core; with a GPU
-# it takes that, and a few cores feed it.
+# it takes that, and a few cores feed it. A training that outlived a killed Snakemake is waited
+# for, and its result taken.
 rule train:
     input:
         schedule=ROOT / "runs/{run}/schedule.parquet",
@@ -61,4 +62,4 @@ rule train:
         "Training {wildcards.run}"
     shell:
         "(python -m mtdnn resolve {params.experiment} {wildcards.run} && "
-        "python -m mtdnn train {params.folder} --threads {threads}) > {log} 2>&1"
+        "python -m mtdnn train {params.folder} --threads {threads} --wait) > {log} 2>&1"

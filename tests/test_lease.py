@@ -1,0 +1,168 @@
+"""One writer at a time: in one machine, after a hard kill, from another machine."""
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from mtdnn import lease as leases
+from mtdnn.errors import Busy, MtdnnError
+from mtdnn.lease import Lease
+
+WHAT = "the run is being trained"
+HOLD = """
+import sys, time
+from pathlib import Path
+from mtdnn.lease import Lease
+with Lease(Path(sys.argv[1]), "the run is being trained"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Beats and patience of a moment."""
+    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(leases, "STALE_SECONDS", 0.5)
+    monkeypatch.setattr(leases, "SETTLE_SECONDS", 0.1)
+    monkeypatch.setattr(leases, "POLL_SECONDS", 0.02)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the folder."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def of_another_machine(folder) -> None:
+    """A lease as a process on another machine leaves it when it is killed."""
+    folder.mkdir()
+    lease = {"process": 7, "host": "far", "machine": "another", "token": "its"}
+    (folder / "holder.json").write_text(json.dumps(lease))
+
+
+def test_the_second_leaves_with_a_message_that_names_the_first(tmp_path, holder):
+    message = rf"run: the run is being trained by process {holder.pid} on \S+; wait for it"
+    with pytest.raises(Busy, match=message), Lease(tmp_path / "run", WHAT):
+        pass
+    assert holder.poll() is None
+
+
+def test_a_holder_that_was_killed_hard_is_followed_at_once(tmp_path, holder):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert (tmp_path / "run" / "holder.json").exists()
+    began = time.monotonic()
+    with Lease(tmp_path / "run", WHAT) as lease:
+        lease.check()
+    assert time.monotonic() - began < 1
+    assert not (tmp_path / "run" / "holder.json").exists()
+
+
+def test_the_second_waits_when_told_to(tmp_path, holder, capsys):
+    threading.Timer(0.7, holder.kill).start()
+    with Lease(tmp_path / "run", WHAT, wait=True) as lease:
+        assert lease.waited
+    assert capsys.readouterr().err.count(f"by process {holder.pid}") == 1
+
+
+def test_a_dead_holder_on_another_machine_is_followed_after_a_while(tmp_path, quick):
+    of_another_machine(tmp_path / "run")
+    began = time.monotonic()
+    with Lease(tmp_path / "run", WHAT) as lease:
+        lease.check()
+    assert time.monotonic() - began > 0.5
+
+
+@pytest.mark.parametrize("date", [0, 2**33])  # clocks of 1970 and of 2242
+def test_a_living_holder_on_another_machine_is_respected_whatever_its_clock(tmp_path, quick, date):
+    of_another_machine(tmp_path / "run")
+    ended = threading.Event()
+
+    def beat():
+        for number in range(1000):
+            os.utime(tmp_path / "run" / "holder.json", (date, date - number % 7))
+            if ended.wait(0.05):
+                return
+
+    beating = threading.Thread(target=beat)
+    beating.start()
+    try:
+        with pytest.raises(Busy, match="process 7 on far"), Lease(tmp_path / "run", WHAT):
+            pass
+    finally:
+        ended.set()
+        beating.join()
+
+
+def test_a_clock_that_jumps_takes_nothing_from_its_holder(tmp_path, quick, monkeypatch):
+    with Lease(tmp_path / "run", WHAT) as lease:
+        for moment in (0.0, 1e12):
+            monkeypatch.setattr(time, "time", lambda moment=moment: moment)
+            time.sleep(0.2)
+            lease.check()
+            with pytest.raises(Busy), Lease(tmp_path / "run", WHAT):
+                pass
+
+
+def test_on_a_file_system_without_locks_the_lease_decides(tmp_path, quick, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with (
+        Lease(tmp_path / "run", WHAT),
+        pytest.raises(Busy, match=f"process {os.getpid()} on"),
+        Lease(tmp_path / "run", WHAT),
+    ):
+        pass
+    of_another_machine(tmp_path / "other")
+    with Lease(tmp_path / "other", WHAT) as lease:
+        lease.check()
+
+
+def test_who_stood_still_for_too_long_gives_way(tmp_path, quick):
+    with Lease(tmp_path / "run", WHAT) as lease:
+        other = {"process": 8, "host": "far", "machine": "another", "token": "its"}
+        (tmp_path / "run" / "holder.json").write_text(json.dumps(other))
+        with pytest.raises(MtdnnError, match="by process 8 on far; this process stood still"):
+            lease.check()
+    assert json.loads((tmp_path / "run" / "holder.json").read_text()) == other
+
+
+def test_of_many_at_once_one_holds_it_at_a_time(tmp_path):
+    inside, most, done = [], [], []
+
+    def work():
+        with Lease(tmp_path / "run", WHAT, wait=True):
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.01)
+            inside.pop()
+        done.append(1)
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert len(done) == 6 and max(most) == 1
+
+
+def test_a_damaged_lease_is_waited_out(tmp_path, quick):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "holder.json").write_text("[" * 100_000)
+    with Lease(tmp_path / "run", WHAT) as lease:
+        lease.check()
