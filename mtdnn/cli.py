@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mtdnn import __version__
-from mtdnn.errors import Busy, MtdnnError
+from mtdnn.errors import Busy, MtdnnError, lines, printable
 from mtdnn.files import read_json, write_json, write_text
 
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments.command(arguments)
     except MtdnnError as error:
-        for line in str(error).splitlines():
+        for line in lines(error):
             print(f"mtdnn: error: {line}", file=sys.stderr)
         return getattr(error, "status", 2)
     except KeyboardInterrupt:
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        print(f"mtdnn: error: {_of_the_disk(error)}", file=sys.stderr)
+        print(f"mtdnn: error: {printable(_of_the_disk(error))}", file=sys.stderr)
         return 2
     except MemoryError:
         print(

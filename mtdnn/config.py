@@ -7,6 +7,7 @@ Nothing heavy is imported here: the Snakefile and the command line start with th
 import difflib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -352,29 +353,55 @@ def validate(model: type[Closed], mapping: Any, where: str) -> Any:
 
 
 _KINDS = ("hub", "files", "wheel", "synthetic")
+# No experiment is that large; a file that is was made to exhaust memory or patience.
+LARGEST_YAML_BYTES = 1 << 20
+MOST_YAML_VALUES = 100_000
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a repeated key is a mistake instead of a silent choice."""
+    """Safe YAML in which a repeated key is a mistake instead of a silent choice.
+
+    Aliases may repeat a part, but not without end, nor inside of itself.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key in keys:
-            if keys.count(key) > 1 and key != "<<":
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for key, count in keys.items():
+            if count > 1 and key != "<<":
                 raise yaml.MarkedYAMLError(
                     problem=f"the key {key!r} stands twice", problem_mark=node.start_mark
                 )
         return super().construct_mapping(node, deep)
 
+    def get_single_node(self) -> yaml.Node | None:
+        document = super().get_single_node()
+        if document is not None and _values(document, {}) > MOST_YAML_VALUES:
+            raise yaml.MarkedYAMLError(problem="its aliases make it larger than any experiment")
+        return document
+
+
+def _values(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
+    """How many values a node has once all its aliases are written out."""
+    if node not in known:
+        known[node] = MOST_YAML_VALUES + 1  # what holds itself has no end
+        inner = node.value if isinstance(node, yaml.CollectionNode) else []
+        if isinstance(node, yaml.MappingNode):
+            inner = [each for pair in inner for each in pair]
+        known[node] = 1 + sum(_values(each, known) for each in inner)
+    return known[node]
+
 
 def read_yaml(path: Path | str) -> Any:
     """Read one YAML document, or fail with one line that names file and place."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with open(path, encoding="utf-8") as file:
+            text = file.read(LARGEST_YAML_BYTES + 1)
     except FileNotFoundError:
         raise MtdnnError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise MtdnnError(f"{path}: not readable: {error}") from None
+    if len(text) > LARGEST_YAML_BYTES:
+        raise MtdnnError(f"{path}: is larger than {LARGEST_YAML_BYTES} bytes, as no experiment is")
     try:
         return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -410,7 +437,8 @@ def _mistakes(error: ValidationError, where: str) -> Iterator[str]:
         elif item["type"] == "missing":
             message = "is missing"
         elif isinstance(given, str | int | float | bool) or given is None:
-            message = f"{message}, not {given!r}"
+            shown = repr(given)
+            message = f"{message}, not {shown if len(shown) <= 80 else shown[:79] + '…'}"
         yield ": ".join(part for part in (where, key, message) if part)
 
 

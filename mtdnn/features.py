@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mtdnn.errors import MtdnnError
-from mtdnn.files import read_json, replacing, write_json
+from mtdnn.files import read_json, replacing, sha256, write_json
 from mtdnn.layout import Layout
 from mtdnn.settings import FeatureSettings, RunSettings
 
@@ -73,7 +73,10 @@ def prepare(
             source = corpus / f"{split}.parquet"
             if source.exists():
                 target = draft / f"{split}.arrow"
-                counts[split] = tokenise(family, settings, tokenizer, _rows(source), target)
+                counts[split] = {
+                    **tokenise(family, settings, tokenizer, _rows(source), target),
+                    "sha256": sha256(target),
+                }
         write_json(
             draft / "features.json",
             {
@@ -218,6 +221,34 @@ def training_features(layout: Layout, run: RunSettings) -> dict[str, Features]:
     }
 
 
+def check_unchanged(layout: Layout, run: RunSettings, *splits: str) -> None:
+    """Make sure that the features and corpora of a run are what was written once.
+
+    Raises:
+        MtdnnError: a file was cut off or exchanged since.
+    """
+    for name in run.corpora:
+        features = layout.features(run.encoder_name, run.features_variant, name)
+        made, corpus = read_json(features / "features.json"), layout.corpus(name)
+        manifest = read_json(corpus / "manifest.json")
+        if manifest["digest"] != made["corpus_digest"]:
+            raise MtdnnError(
+                f"{features}: was made from another {name} than {corpus} holds now; "
+                "prepare the features again"
+            )
+        for split in splits:
+            for path, known in (
+                (features / f"{split}.arrow", made["splits"]),
+                (corpus / f"{split}.parquet", manifest.get("splits", {})),
+            ):
+                expected = known.get(split, {}).get("sha256")
+                if expected and path.exists() and sha256(path) != expected:
+                    raise MtdnnError(
+                        f"{path}: was cut off or changed since it was written; "
+                        "delete it and make it again"
+                    )
+
+
 # --- tokenising ------------------------------------------------------------------------------
 
 
@@ -242,9 +273,11 @@ class Tokenizer:
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(encoder, local_files_only=True)
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            tokenizer = AutoTokenizer.from_pretrained(
+                encoder, local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # its Rust part raises plain exceptions
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise MtdnnError(f"{encoder}: no usable tokenizer: {reason}") from None
         if not tokenizer.is_fast:
             raise MtdnnError(

@@ -18,6 +18,7 @@ from mtdnn.workflow import IMPORTED, run_settings
 
 MODEL = ("config.json", "model.safetensors", "heads.safetensors", "tokenizer.json", "run.json")
 TRAINED = ("schedule.parquet", "training.jsonl", *(f"model/{name}" for name in MODEL))
+MODEL_SUFFIXES = (".json", ".safetensors", ".txt")
 EVALUATED = ("predictions.parquet", "auxiliary.parquet")
 
 
@@ -39,7 +40,7 @@ def import_run(experiment: Experiment, folder: Path) -> Path:
     evaluated = any((folder / name).exists() for name in EVALUATED)
     wanted = TRAINED + EVALUATED if evaluated else TRAINED
     missing = [f"{folder / name}: no such file" for name in wanted if not (folder / name).is_file()]
-    mistakes = missing or [
+    mistakes = [*_foreign_files(folder), *missing] or [
         *_other_settings(experiment.resolve(run), settings, folder / "config.yaml", evaluated),
         *_broken_files(folder),
         *_other_origins(experiment, settings, folder / "model" / "run.json"),
@@ -84,6 +85,15 @@ def _which(experiment: Experiment, settings: RunSettings, folder: Path) -> RunId
             f"{experiment.experiment} needs; `mtdnn plan` lists its runs"
         )
     return run
+
+
+def _foreign_files(folder: Path) -> Iterator[str]:
+    """What no training of ours writes: links out of the folder, pickles, code."""
+    for path in [folder / "model", *sorted(folder.glob("*")), *sorted(folder.glob("model/**/*"))]:
+        if path.is_symlink():
+            yield f"{path}: is a symbolic link; copy the run's own files"
+        elif path.parent.name == "model" and path.suffix not in MODEL_SUFFIXES:
+            yield f"{path}: is no file of a model ({', '.join(MODEL_SUFFIXES)}); remove it"
 
 
 def _other_settings(

@@ -1,6 +1,5 @@
 """One shared encoder with a head for each corpus (the paper's section on the model)."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -233,6 +232,7 @@ def build(encoder: Path, run: RunSettings) -> MultiTaskModel:
             config=config,
             attn_implementation=_attention(config, run),
             dtype=torch.float32,
+            use_safetensors=True,  # never a pickle, whatever lies there
             output_loading_info=True,
         )
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -368,9 +368,9 @@ def export(run_dir: Path, run: RunSettings, corpus: str, output: Path) -> None:
 
 def _config(folder: Path) -> Any:
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, json.JSONDecodeError) as error:
-        reason = str(error).splitlines()[0]
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the classes of configurations raise whatever they like
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise MtdnnError(f"{folder}: no usable config.json: {reason}") from None
 
 

@@ -24,7 +24,7 @@ from mtdnn.batches import PackedBatch, batch_of
 from mtdnn.checkpoints import Checkpoints, Stopped, StopSignals
 from mtdnn.errors import MtdnnError
 from mtdnn.fast import fast, plain
-from mtdnn.features import Features, training_features
+from mtdnn.features import Features, check_unchanged, training_features
 from mtdnn.files import (
     digest,
     flush,
@@ -87,6 +87,7 @@ def train(
             return
         for name in ("model", "training.jsonl"):
             sweep(run_dir / name)
+        check_unchanged(layout, run, "train")
         features = training_features(layout, run)
         steps = schedule.read(run_dir, {name: len(some) for name, some in features.items()})
         encoder = layout.encoder(run.encoder_name)

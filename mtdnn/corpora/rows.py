@@ -14,6 +14,9 @@ import pyarrow as pa
 from mtdnn.errors import MtdnnError
 from mtdnn.settings import CorpusSettings
 
+# Far beyond any article; tokenising what is longer takes minutes and gigabytes.
+LONGEST_TEXT = 1_000_000
+
 Columns = Mapping[str, Any]
 Record = tuple[str, Mapping[Any, Any]]
 
@@ -115,6 +118,8 @@ class Fields:
             value.encode()
         except UnicodeEncodeError:
             raise self.refuse(f"{called} holds half a surrogate pair, which is no text") from None
+        if len(value) > LONGEST_TEXT:
+            raise self.refuse(f"{called} has {len(value)} characters; no text is that long")
         if not empty and not value.strip():
             raise self.refuse(f"{called} is empty")
         return value

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mtdnn import workflow as steps
 from mtdnn.config import dump_yaml
-from mtdnn.errors import MtdnnError
+from mtdnn.errors import MtdnnError, lines
 from mtdnn.files import digest, write_text
 from mtdnn.layout import Layout
 from mtdnn.provenance import code_digest
@@ -37,7 +37,7 @@ try:
     experiment = steps.load_experiment(config, workflow.configfiles)
     IMPORTED = {run: steps.imported_steps(experiment, run) for run in experiment.runs()}
 except MtdnnError as error:
-    sys.exit("\n".join(f"mtdnn: error: {line}" for line in str(error).splitlines()))
+    sys.exit("\n".join(f"mtdnn: error: {line}" for line in lines(error)))
 
 ROOT = experiment.layout.root
 EXPERIMENT = experiment.layout.experiment
