@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from mtdnn.errors import MtdnnError
+from mtdnn.errors import MtdnnError, printable
 from mtdnn.files import flush, replacing, save_tensors, sha256, sweep, write_json, write_text
 from mtdnn.lease import Lease
 
@@ -135,7 +135,7 @@ class Checkpoints:
             try:
                 description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
                 if description["version"] != VERSION:
-                    raise ValueError(f"another version wrote it ({description['version']!r})")
+                    raise ValueError("another version of mtdnn wrote it")
                 for name, expected in description["sha256"].items():
                     if sha256(folder / name) != expected:
                         raise ValueError(f"{_CALLED[name]} damaged")
@@ -143,7 +143,8 @@ class Checkpoints:
                 step, parts = description["step"], description["parts"]
                 _apply(load_file(folder / _STATE), description["numbers"], model, optimizer)
             except _UNUSABLE as error:
-                print(f"mtdnn: {folder}: is passed over: {error}", flush=True)
+                reason = printable(str(error), 200)
+                print(f"mtdnn: {folder}: is passed over: {reason}", flush=True)
                 continue
             print(f"mtdnn: goes on after {step} steps, from {folder}", flush=True)
             if parts[-1] != {**parts[-1], **self._origin}:

@@ -274,6 +274,18 @@ def _import(arguments: argparse.Namespace) -> None:
     importing.import_run(load(arguments.experiment), arguments.folder)
 
 
+def _verify(arguments: argparse.Namespace) -> None:
+    from mtdnn import verification
+    from mtdnn.config import load
+
+    folder = arguments.folder
+    experiment = load(folder / "experiment.yaml")
+    if folder.absolute().name != experiment.experiment:
+        raise MtdnnError(f"{folder}: holds the experiment {experiment.experiment!r}; rename it")
+    here = experiment.model_copy(update={"results": str(folder.absolute().parent)})
+    verification.verify(here, arguments.predictions, arguments.threads)
+
+
 def _plan(arguments: argparse.Namespace) -> None:
     from mtdnn.config import load
     from mtdnn.planning import described, plan
@@ -496,6 +508,12 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("results/bench"),
         help="keeps encoders and features for the next time (default results/bench)",
+    )
+    threads(sub)
+    sub = command("verify", _verify, "check that an experiment's files follow from each other")
+    sub.add_argument("folder", type=Path, metavar="results/EXPERIMENT")
+    sub.add_argument(
+        "--predictions", action="store_true", help="also evaluate every model again, and compare"
     )
     threads(sub)
     command("settings", _settings, "explain every setting: default, meaning, origin")

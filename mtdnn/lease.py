@@ -148,7 +148,7 @@ class Lease:
         """The lease, and something that differs after every beat."""
         try:
             # Opened rather than looked up: network file systems then ask their server.
-            with open(self._file, encoding="utf-8") as file:
+            with open(self._file, encoding="utf-8", errors="replace") as file:
                 content, date = file.read(), os.fstat(file.fileno()).st_mtime_ns
         except FileNotFoundError:
             return None, None

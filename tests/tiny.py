@@ -19,8 +19,9 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from mtdnn import features, schedule
 from mtdnn.config import Experiment, dump_yaml, parse
+from mtdnn.corpora import rows_digest
 from mtdnn.corpora.rows import SCHEMAS
-from mtdnn.files import digest, write_json, write_text
+from mtdnn.files import digest, sha256, write_json, write_text
 from mtdnn.layout import RunId
 from mtdnn.settings import RunSettings
 
@@ -109,7 +110,8 @@ def make_encoder(
         mask_token="[MASK]",
         model_input_names=inputs,
     ).save_pretrained(folder)
-    write_json(folder / "manifest.json", {"digest": digest([kind, seed])})
+    files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
+    write_json(folder / "manifest.json", {"files": files, "digest": digest(files)})
     return folder
 
 
@@ -192,10 +194,15 @@ ROWS = {"squad": squad_rows, "swag": swag_rows, "cola": cola_rows, "mnli": mnli_
 def write_corpus(folder: Path, family: str, **splits: list[dict]) -> Path:
     """A corpus as `mtdnn corpus` leaves it, with the given rows in each split."""
     folder.mkdir(parents=True, exist_ok=True)
+    described = {}
     for split, rows in splits.items():
-        table = pa.Table.from_pylist(rows, schema=SCHEMAS[family])
-        pq.write_table(table, folder / f"{split}.parquet")
-    write_json(folder / "manifest.json", {"family": family, "digest": digest(splits)})
+        path = folder / f"{split}.parquet"
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMAS[family]), path)
+        described[split] = {"rows": len(rows), "sha256": sha256(path)}
+    write_json(
+        folder / "manifest.json",
+        {"family": family, "splits": described, "digest": rows_digest(splits)},
+    )
     return folder
 
 

@@ -196,6 +196,8 @@ def read_training(folder: Path) -> list[dict[str, Any]]:
         lines = (folder / "training.jsonl").read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return []
+    except ValueError:
+        raise MtdnnError(f"{folder / 'training.jsonl'}: not UTF-8; train the run again") from None
     steps = []
     for number, line in enumerate(lines, start=1):
         try:

@@ -1,0 +1,90 @@
+"""Fuzz every target: `python -m tests.fuzz --cases 100000`.
+
+Cases are drawn by Hypothesis, which shrinks what it finds. With `--engine atheris` (package
+`atheris`, from PyPI) one target is fuzzed by coverage: `--target "SQuAD, spoiled JSON"`.
+"""
+
+import argparse
+import contextlib
+import io
+import shutil
+import sys
+import time
+from collections import Counter
+
+from hypothesis import HealthCheck, Phase, given, settings
+
+from tests.fuzz import targets
+
+
+def case_of(name: str, counts: Counter):
+    """A Hypothesis test of the target that counts its cases."""
+    target, inputs, _ = targets.TARGETS[name]
+
+    @given(inputs)
+    def test(value):
+        counts["cases"] += 1
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            counts["accepted"] += targets.judge(target, value)
+
+    return test
+
+
+def with_hypothesis(names: list[str], cases: int) -> int:
+    total = findings = 0
+    share = sum(targets.TARGETS[name][2] for name in names)
+    print("| target | cases | accepted | seconds |\n|---|---|---|---|", flush=True)
+    for name in names:
+        counts, began = Counter(), time.monotonic()
+        wanted = max(1, round(cases * targets.TARGETS[name][2] / share + 0.5))
+        test = settings(
+            max_examples=wanted,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate, Phase.shrink],
+            suppress_health_check=list(HealthCheck),
+        )(case_of(name, counts))
+        # Hypothesis stops early when it believes that it has seen everything.
+        try:
+            while counts["cases"] < wanted:
+                test()
+        except Exception as error:
+            findings += 1
+            print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
+            for note in getattr(error, "__notes__", []):
+                print(note[:2000], file=sys.stderr)
+        total += counts["cases"]
+        seconds = time.monotonic() - began
+        print(f"| {name} | {counts['cases']} | {counts['accepted']} | {seconds:.0f} |", flush=True)
+    print(f"{total} cases, {findings} findings", flush=True)
+    return 1 if findings else 0
+
+
+def with_atheris(name: str, cases: int) -> None:
+    """Never returns: libFuzzer ends the process, with a status that tells of findings."""
+    import atheris
+
+    counts: Counter = Counter()
+    test = settings(database=None, suppress_health_check=list(HealthCheck))(case_of(name, counts))
+    atheris.instrument_all()
+    atheris.Setup([sys.argv[0], f"-runs={cases}", "-max_len=4096"], test.hypothesis.fuzz_one_input)
+    atheris.Fuzz()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
+    parser.add_argument("--cases", type=int, default=100_000)
+    parser.add_argument("--engine", choices=["hypothesis", "atheris"], default="hypothesis")
+    parser.add_argument("--target", choices=list(targets.TARGETS), help="this one alone")
+    arguments = parser.parse_args()
+    try:
+        if arguments.engine == "atheris":
+            with_atheris(arguments.target or next(iter(targets.TARGETS)), arguments.cases)
+        names = [arguments.target] if arguments.target else list(targets.TARGETS)
+        return with_hypothesis(names, arguments.cases)
+    finally:
+        shutil.rmtree(targets._room(), ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

