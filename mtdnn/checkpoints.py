@@ -190,7 +190,7 @@ def _apply(
     weights = kinds.pop("model")
     if _shapes(weights) != _shapes(model.state_dict()):
         raise ValueError("is that of another model")
-    model.load_state_dict(weights)
+    states: dict[nn.Parameter, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         state: dict[str, Any] = {
             kind: values[name].to(parameter.device)
@@ -199,7 +199,10 @@ def _apply(
         }
         state |= {kind: values[name] for kind, values in numbers.items() if name in values}
         if state:
-            optimizer.state[parameter] = state
+            states[parameter] = state
+    # Only now: whoever is refused above leaves the model as it was.
+    model.load_state_dict(weights)
+    optimizer.state.update(states)
 
 
 def _shapes(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Size]:

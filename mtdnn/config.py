@@ -26,6 +26,7 @@ from mtdnn.settings import (
     Name,
     RunSettings,
     ScheduleSettings,
+    Seed,
     TrainingSettings,
 )
 
@@ -158,7 +159,7 @@ class Experiment(Closed):
         DecodingSettings(), description="how answers are read off the span logits"
     )
     variants: dict[Name, Variant] = Field({}, description="named overrides of these settings")
-    seeds: list[int] = Field(min_length=1, description="every row of every table is run with each")
+    seeds: list[Seed] = Field(min_length=1, description="every row of every table is run with each")
     slices: dict[Name, Slice] = Field(
         min_length=1, description="the first one is the score that tables show"
     )

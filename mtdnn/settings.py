@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 Family = Literal["question_answering", "multiple_choice", "sequence_classification"]
 Origin = Literal["paper", "code", "reading", "ours"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=64)]
 
 
@@ -301,7 +302,7 @@ class RunSettings(Closed):
     corpora: dict[Name, CorpusSettings]
     qa_weight: float = Field(gt=0, le=1)
     variant: Name
-    seed: int = Field(ge=0, lt=2**32)
+    seed: Seed
     features: FeatureSettings
     features_variant: Name
     schedule: ScheduleSettings

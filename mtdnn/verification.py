@@ -273,4 +273,8 @@ def _differences(found: Any, expected: Any, place: str, key: str) -> Iterator[st
 def _in_mlflow(experiment: Experiment, run: Path) -> Iterator[str]:
     from mtdnn import tracking
 
+    store = experiment.store_uri.removeprefix("sqlite:///")
+    if store != experiment.store_uri and not os.path.exists(store):
+        yield f"{store}: no such file, though {run / 'mlflow.json'} says that it was logged"
+        return
     yield from tracking.agrees(experiment, run)

@@ -46,7 +46,7 @@ def finished(tmp_path_factory) -> Path:
 @pytest.fixture
 def results(finished, tmp_path) -> Path:
     """A copy, for tests that change it."""
-    shutil.copytree(finished, tmp_path / "tiny")
+    shutil.copytree(finished.parent, tmp_path, dirs_exist_ok=True)
     return tmp_path / "tiny"
 
 
@@ -58,8 +58,7 @@ def verify(folder: Path, capsys, *options: str) -> tuple[int, str, str]:
 
 def test_nothing_is_said_of_what_is_whole(finished, capsys):
     status, said, errors = verify(finished, capsys, "--predictions", "--threads", "1")
-    assert (status, errors.replace("evaluate", "")) == (0, errors.replace("evaluate", ""))
-    assert "mtdnn: error" not in errors
+    assert status == 0 and "mtdnn: error" not in errors, errors
     counts = dict(re.findall(r"^(.*): (\d+ of \d+) as they should be$", said, re.MULTILINE))
     assert counts == {
         "encoders": "1 of 1",
