@@ -137,6 +137,12 @@ VALUES = st.recursive(
     ),
     max_leaves=8,
 )
+ALIKE = {
+    str: st.text(max_size=12) | st.sampled_from(NASTY),
+    int: st.integers(-1, 40) | st.integers(),
+    float: st.floats(0, 1) | st.floats(),
+    bool: st.booleans(),
+}
 TRICKS = [
     *(b"\0", b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xe2\x80\xae", b"\r", b"\t", b'"', b"\n"),
     *(b"[" * 100_000, b'{"a":' * 100_000, b"[{" * 50_000, b"9" * 5_000, b"&a [*a]", b"<<: *a\n"),
@@ -164,8 +170,10 @@ def changed(draw: Callable, seed: Any) -> Any:
         holder = value
         for key in parents:
             holder = holder[key]
-        kind = draw(st.sampled_from(["replace", "replace", "remove", "rename", "double"]))
-        if kind == "replace":
+        kind = draw(st.sampled_from(["alter", "alter", "replace", "remove", "rename", "double"]))
+        if kind == "alter" and type(holder[last]) in ALIKE:
+            holder[last] = draw(ALIKE[type(holder[last])])
+        elif kind in ("alter", "replace"):
             holder[last] = draw(VALUES)
         elif kind == "remove":
             del holder[last]
