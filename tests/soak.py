@@ -76,7 +76,7 @@ def soak(folder: Path, kills: int, rows: int, seed: int = 1) -> Counter:
         process = start(run_dir, 0)
         moment = MOMENTS[number % len(MOMENTS)]
         if moment == "anywhere":
-            _sleep(draw.uniform(0, whole), process)
+            _sleep(draw.uniform(0, 0.3 * whole), process)
         else:
             _wait(process, state, "step*", beside=set(state.glob("*/step*")))
             if moment == "after a checkpoint":
@@ -116,7 +116,7 @@ def _wait(process: subprocess.Popen, state: Path, pattern: str, beside: set[Path
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.soak")
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--rows", type=int, default=1500, help="rows of each corpus")
+    parser.add_argument("--rows", type=int, default=800, help="rows of each corpus")
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
     arguments = parser.parse_args()
     os.environ.setdefault("PYTHONPATH", str(Path(__file__).parents[1]))
