@@ -414,7 +414,20 @@ def read_yaml(path: Path | str) -> Any:
 
 def dump_yaml(model: Closed) -> str:
     """A settings object as YAML that `load` and `load_run` read back to an equal one."""
-    return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    mapping = model.model_dump(mode="json")
+    return yaml.dump(mapping, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Safe YAML in which rare line breaks and invisible characters are written as escapes."""
+
+
+def _represent_text(dumper: _Dumper, text: str) -> yaml.Node:
+    style = None if text.isprintable() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
 
 
 def _known(place: str, name: str, among: Mapping[str, Any]) -> None:
