@@ -13,12 +13,14 @@ export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONPATH
 unexport PYTHONHOME
 
-.PHONY: help demo test ui lint lock
+.PHONY: help demo test soak fuzz ui lint lock
 
 help:
 	@echo 'make demo   every table and figure on synthetic corpora, in about ten minutes'
 	@echo 'make test   the test suite'
 	@echo 'make ui     the MLflow UI on the results, http://127.0.0.1:$(PORT) (PORT=… for another)'
+	@echo 'make soak   kill a training twenty times; it must end as if undisturbed'
+	@echo 'make fuzz   100,000 spoiled inputs for the readers of configs and corpora'
 	@echo 'make lint   ruff, snakefmt and the linter of Snakemake'
 	@echo 'make lock   write the installed versions to envs/'
 
@@ -33,6 +35,12 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	python -m pytest -n 2 --dist loadfile
+
+soak: $(INSTALLED)
+	python -m tests.soak --kills 20
+
+fuzz: $(INSTALLED)
+	python -m tests.fuzz --cases 100000
 
 ui: $(INSTALLED)
 	@test -f results/mlflow.db || { echo 'results/mlflow.db: no such file; make demo writes it'; exit 1; }

@@ -83,7 +83,8 @@ def soak(folder: Path, kills: int, rows: int, seed: int = 1) -> Counter:
                 _sleep(draw.uniform(0, 0.2), process)
             else:
                 _wait(process, state, ".step*/step*", beside=set())
-        assert process.poll() is None, "it has ended too early; give it more rows"
+        if process.poll() is not None:
+            raise AssertionError(f"it has ended too early; more rows? {process.stderr.read()}")
         name = draw.choice(("SIGKILL", "SIGTERM"))
         process.send_signal(getattr(signal, name))
         process.communicate(timeout=PATIENCE_SECONDS)

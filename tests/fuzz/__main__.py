@@ -11,13 +11,13 @@ import shutil
 import sys
 import time
 from collections import Counter
+from contextlib import nullcontext
+from types import ModuleType
 
 from hypothesis import HealthCheck, Phase, given, settings
 
-from tests.fuzz import targets
 
-
-def case_of(name: str, counts: Counter):
+def case_of(targets: ModuleType, name: str, counts: Counter):
     """A Hypothesis test of the target that counts its cases."""
     target, inputs, _ = targets.TARGETS[name]
 
@@ -30,7 +30,7 @@ def case_of(name: str, counts: Counter):
     return test
 
 
-def with_hypothesis(names: list[str], cases: int) -> int:
+def with_hypothesis(targets: ModuleType, names: list[str], cases: int) -> int:
     total = findings = 0
     share = sum(targets.TARGETS[name][2] for name in names)
     print("| target | cases | accepted | seconds |\n|---|---|---|---|", flush=True)
@@ -43,7 +43,7 @@ def with_hypothesis(names: list[str], cases: int) -> int:
             database=None,
             phases=[Phase.generate, Phase.shrink],
             suppress_health_check=list(HealthCheck),
-        )(case_of(name, counts))
+        )(case_of(targets, name, counts))
         # Hypothesis stops early when it believes that it has seen everything.
         try:
             while counts["cases"] < wanted:
@@ -60,28 +60,44 @@ def with_hypothesis(names: list[str], cases: int) -> int:
     return 1 if findings else 0
 
 
-def with_atheris(name: str, cases: int) -> None:
+def with_atheris(targets: ModuleType, name: str, cases: int) -> None:
     """Never returns: libFuzzer ends the process, with a status that tells of findings."""
     import atheris
 
     counts: Counter = Counter()
-    test = settings(database=None, suppress_health_check=list(HealthCheck))(case_of(name, counts))
-    atheris.instrument_all()
-    atheris.Setup([sys.argv[0], f"-runs={cases}", "-max_len=4096"], test.hypothesis.fuzz_one_input)
+    test = settings(database=None, suppress_health_check=list(HealthCheck))(
+        case_of(targets, name, counts)
+    )
+    atheris.Setup(
+        [sys.argv[0], f"-runs={cases}", "-max_len=4096", "-len_control=0"],
+        test.hypothesis.fuzz_one_input,
+    )
     atheris.Fuzz()
+
+
+def _instrumented():
+    """Modules that are imported inside of it tell the fuzzer which branches they take."""
+    import atheris
+
+    return atheris.instrument_imports(include=["mtdnn"])
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
     parser.add_argument("--cases", type=int, default=100_000)
     parser.add_argument("--engine", choices=["hypothesis", "atheris"], default="hypothesis")
-    parser.add_argument("--target", choices=list(targets.TARGETS), help="this one alone")
+    parser.add_argument("--target", help="this one alone")
     arguments = parser.parse_args()
+    by_coverage = arguments.engine == "atheris"
+    with _instrumented() if by_coverage else nullcontext():
+        from tests.fuzz import targets
+    if arguments.target not in (None, *targets.TARGETS):
+        parser.error(f"--target: one of {', '.join(targets.TARGETS)}")
+    names = [arguments.target] if arguments.target else list(targets.TARGETS)
     try:
-        if arguments.engine == "atheris":
-            with_atheris(arguments.target or next(iter(targets.TARGETS)), arguments.cases)
-        names = [arguments.target] if arguments.target else list(targets.TARGETS)
-        return with_hypothesis(names, arguments.cases)
+        if by_coverage:
+            with_atheris(targets, names[0], arguments.cases)
+        return with_hypothesis(targets, names, arguments.cases)
     finally:
         shutil.rmtree(targets._room(), ignore_errors=True)
 
