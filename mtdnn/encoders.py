@@ -93,7 +93,7 @@ def choose(names: list[str], place: str) -> list[str]:
 
 def _from_folder(source: FilesEncoder, lock: Path, draft: Path) -> dict:
     folder = Path(source.path)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise MtdnnError(f"{folder}: no such folder")
     names = choose(os.listdir(folder), str(folder))
     for name, expected in source.sha256.items():

@@ -153,11 +153,11 @@ def count_gpus() -> int:
 
 
 def _missing(place: str, files: list[Path]) -> Iterator[str]:
-    folders = {file.parent for file in files if not file.parent.is_dir()}
+    folders = {file.parent for file in files if not os.path.isdir(file.parent)}
     for folder in folders:
         yield f"{place}.root: no such folder: {folder}"
     for file in files:
-        if file.parent not in folders and not file.is_file():
+        if file.parent not in folders and not os.path.isfile(file):
             yield f"{place}.splits: no such file: {file}"
 
 

@@ -85,7 +85,7 @@ def soak(folder: Path, kills: int, rows: int, seed: int = 1) -> Counter:
                 _wait(process, state, ".step*/step*", beside=set())
         if process.poll() is not None:
             raise AssertionError(f"it has ended too early; more rows? {process.stderr.read()}")
-        name = draw.choice(("SIGKILL", "SIGTERM"))
+        name = ("SIGKILL", "SIGTERM")[number // len(MOMENTS) % 2]
         process.send_signal(getattr(signal, name))
         process.communicate(timeout=PATIENCE_SECONDS)
         assert not (run_dir / "training.jsonl").exists(), "it has ended; give it more rows"

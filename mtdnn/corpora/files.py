@@ -7,6 +7,7 @@ that is cut off, not UTF-8 or not in its format is refused at that place.
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,7 +52,7 @@ def locate(root: str, file: str, expected: str | None) -> Path:
             raise MtdnnError(f"{root}: sha256: a download needs the digest of {file}")
         return download(f"{root.rstrip('/')}/{file}", expected)
     path = Path(root) / file
-    if not path.is_file():
+    if not os.path.isfile(path):  # false for names that no system allows as well
         raise MtdnnError(f"{path}: no such file; set data_root or MTDNN_DATA to where the data is")
     if expected:
         check_digest(path, expected, str(path))

@@ -202,7 +202,7 @@ def read_training(folder: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             steps.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             if number < len(lines):
                 raise MtdnnError(
                     f"{folder / 'training.jsonl'}: line {number}: not JSON; train the run again"

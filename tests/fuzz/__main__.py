@@ -50,7 +50,7 @@ def with_hypothesis(targets: ModuleType, names: list[str], cases: int) -> int:
                 test()
         except Exception as error:
             findings += 1
-            print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
+            print(f"{name}: {type(error).__name__}: {str(error)[:300]}", file=sys.stderr)
             for note in getattr(error, "__notes__", []):
                 print(note[:2000], file=sys.stderr)
         total += counts["cases"]
