@@ -162,6 +162,21 @@ def _log(arguments: argparse.Namespace) -> None:
         tracking.log_run(experiment, run)
 
 
+def _statistics(arguments: argparse.Namespace) -> None:
+    from mtdnn import reporting, statistics
+    from mtdnn.config import load
+
+    experiment = load(arguments.experiment)
+    for name in arguments.names:
+        _pick("table", name, experiment.tables)
+    if not arguments.collect:
+        statistics.write(experiment, arguments.names or experiment.tables)
+        for name in arguments.names or experiment.tables:
+            reporting.write_comparisons(experiment, name)
+    if arguments.collect or not arguments.names:
+        statistics.collect(experiment)
+
+
 def _table(arguments: argparse.Namespace) -> None:
     from mtdnn import reporting
     from mtdnn.config import load
@@ -445,6 +460,13 @@ def _parser() -> argparse.ArgumentParser:
     of_experiment("store", _store, "create the MLflow store and experiment")
     sub = of_experiment("log", _log, "log finished runs to MLflow")
     sub.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR")
+    sub = of_experiment(
+        "statistics", _statistics, "compare the rows of tables over seeds and questions"
+    )
+    sub.add_argument("names", nargs="*", metavar="TABLE", help="all, collected, when none is named")
+    sub.add_argument(
+        "--collect", action="store_true", help="only write statistics.json from what is there"
+    )
     sub = of_experiment("table", _table, "write tables from the runs that exist")
     sub.add_argument("names", nargs="*", metavar="TABLE")
     sub = of_experiment("figure", _figure, "draw figures from the runs that exist")

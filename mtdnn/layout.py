@@ -61,6 +61,14 @@ class Layout:
     def figure(self, figure: str, suffix: str) -> Path:
         return self.root / "figures" / f"{figure}.{suffix}"
 
+    def statistics(self, table: str) -> Path:
+        """The entry of one table in `statistics.json`."""
+        return self.root / "statistics" / f"{table}.json"
+
+    def comparison(self, table: str, suffix: str) -> Path:
+        """The comparisons of a table's rows, for people."""
+        return self.root / "comparisons" / f"{table}.{suffix}"
+
     def page(self, page: str) -> Path:
         """A page of the HTML report."""
         return self.root / "pages" / f"{page}.html"

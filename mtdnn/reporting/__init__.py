@@ -34,6 +34,13 @@ def write_table(experiment: Experiment, name: str) -> None:
     tables.write(experiment, name)
 
 
+def write_comparisons(experiment: Experiment, name: str) -> None:
+    """Write `results/{experiment}/comparisons/{name}.md`, `.csv` and `.tex`."""
+    from mtdnn.reporting import comparisons
+
+    comparisons.write(experiment, name)
+
+
 def write_figure(experiment: Experiment, name: str) -> None:
     """Write `results/{experiment}/figures/{name}.svg`, `.png` and `.pdf`."""
     from mtdnn.reporting import figures

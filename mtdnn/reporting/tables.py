@@ -2,11 +2,12 @@
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
 from mtdnn.config import Experiment
-from mtdnn.files import replacing, write_text
+from mtdnn.files import read_json, replacing, write_text
 from mtdnn.reporting.results import RowResult, Score, provenance, read_rows
 
 MISSING = "–"
@@ -237,6 +238,26 @@ def explanation(experiment: Experiment, rows: list[RowResult]) -> str:
     return " ".join(filter(None, parts))
 
 
+def comparison_lines(experiment: Experiment, name: str) -> list[str]:
+    """A line for each row against its baseline, as `mtdnn statistics` found it; none without it."""
+    path = experiment.layout.statistics(name)
+    entry = read_json(path) if path.exists() else {"comparisons": []}
+    return [
+        f"{each['to_label']} against {each['from_label']}: Δ EM {interval(each['em'])}, "
+        f"Δ F1 {interval(each['f1'])}. {each['verdict']['text']}"
+        for each in entry["comparisons"]
+        if each["kind"] == "baseline"
+        and (each["slice"], each["threshold"]) == (entry["slice"], "zero")
+    ]
+
+
+def interval(numbers: dict[str, Any]) -> str:
+    """A measured difference with its interval."""
+    return (
+        f"{signed(numbers['difference'])} ({signed(numbers['low'])} to {signed(numbers['high'])})"
+    )
+
+
 # --- Markdown --------------------------------------------------------------------------------
 
 
@@ -252,18 +273,21 @@ def _markdown(
     parts.append(f"Experiment {markdown(experiment.experiment)}: {markdown(experiment.title)}")
     if experiment.notice:
         parts.append(f"> {markdown(experiment.notice)}")
-    parts.append(_markdown_block(main))
+    parts.append(markdown_block(main))
     if others:
-        parts += ["On other questions:", _markdown_block(others)]
+        parts += ["On other questions:", markdown_block(others)]
     if notes.reasons:
         numbered = enumerate(notes.reasons, start=1)
         parts.append("\n".join(f"- \\[{n}\\] {markdown(reason)}" for n, reason in numbered))
     parts.append(markdown(explanation(experiment, rows)))
+    lines = comparison_lines(experiment, name)
+    parts += ["\n".join(f"- {markdown(line)}" for line in lines)] if lines else []
     parts.append(markdown(provenance(result for row in rows for result in row.results)))
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_block(block: Block) -> str:
+def markdown_block(block: Block) -> str:
+    """A pipe table."""
     aligned = ["---" if n < block.text_columns else "---:" for n, _ in enumerate(block.heading)]
     lines = [[markdown(title) for title in block.heading], aligned]
     lines += [[_markdown_cell(cell) for cell in row] for row in block.body]
@@ -286,16 +310,26 @@ def markdown(text: str) -> str:
 def _latex(
     experiment: Experiment, name: str, block: Block, notes: list[str], rows: list[RowResult]
 ) -> str:
-    """A floating table for `\\input`; needs booktabs and graphicx."""
-    title = latex(f"{experiment.tables[name].title} ({experiment.title})")
+    below = [f"[{number}] {reason}" for number, reason in enumerate(notes, start=1)]
+    below.append(explanation(experiment, rows))
+    below += comparison_lines(experiment, name)
+    below.append(provenance(result for row in rows for result in row.results))
+    return latex_table(experiment, experiment.tables[name].title, name, block, below)
+
+
+def latex_table(
+    experiment: Experiment, title: str, label: str, block: Block, below: list[str]
+) -> str:
+    """A floating table for `\\input`, with small print; needs booktabs and graphicx."""
+    caption = latex(f"{title} ({experiment.title})")
     notice = rf" \emph{{{latex(experiment.notice)}}}" if experiment.notice else ""
     align = "".join("l" if n < block.text_columns else "r" for n, _ in enumerate(block.heading))
     lines = [
         r"% needs \usepackage{booktabs,graphicx}",
         r"\begin{table}",
         r"\centering\setlength{\tabcolsep}{3pt}",
-        rf"\caption{{{title}.{notice}}}",
-        rf"\label{{tab:{name}}}",
+        rf"\caption{{{caption}.{notice}}}",
+        rf"\label{{tab:{label}}}",
         # Shrunk to the text's width when it is wider, never enlarged.
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{align}}}",
@@ -305,12 +339,9 @@ def _latex(
         *(" & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in block.body),
         r"\bottomrule",
         r"\end{tabular}}",
+        r"\par\smallskip\footnotesize\raggedright",
+        *(rf"{latex(text)}\par" for text in below),
     ]
-    below = [f"[{number}] {reason}" for number, reason in enumerate(notes, start=1)]
-    below.append(explanation(experiment, rows))
-    below.append(provenance(result for row in rows for result in row.results))
-    lines.append(r"\par\smallskip\footnotesize\raggedright")
-    lines += [rf"{latex(text)}\par" for text in below]
     return "\n".join([*lines, r"\end{table}", ""])
 
 

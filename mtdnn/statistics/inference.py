@@ -169,14 +169,14 @@ def compare(first: Arm, second: Arm, confidence: float = 0.95) -> Estimate:
 
 
 def labelings(seeds: int, resamples: int, random: np.random.Generator) -> np.ndarray:
-    """Ways to call half of 2 x `seeds` runs the second arm: about `resamples` rows of +1 and -1.
+    """Ways to call half of 2 x `seeds` runs the second arm: up to `resamples` rows of +1 and -1.
 
     All ways equally often as long as there are fewer than `resamples`, else random ones.
     """
     ways = math.comb(2 * seeds, seeds)
     if ways <= resamples:
         chosen = np.array(list(itertools.combinations(range(2 * seeds), seeds)))
-        chosen = np.tile(chosen, (round(resamples / ways), 1))
+        chosen = np.tile(chosen, (resamples // ways, 1))
     else:
         order = random.random((resamples, 2 * seeds)).argsort(axis=1)
         chosen = order[:, :seeds]
@@ -212,7 +212,7 @@ def permutation_test(
     Args:
         pairs: arms to compare, all on the same paragraphs and with the same number of seeds.
         labels: `labelings` of their runs; None with one seed.
-        signs: `flips` of their paragraphs, as many rows as labels or more.
+        signs: `flips` of their paragraphs, at least as many as labels.
     """
     common, observed, dealt = [], [], 0.0
     for first, second in pairs:
