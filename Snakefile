@@ -23,6 +23,8 @@ rule all:
     default_target: True
     input:
         tables_of(experiment.tables),
+        comparisons_of(experiment.tables),
+        ROOT / "statistics.json",
         figures_of(experiment.figures),
         figures_of(FIGURES),
         rules.answers.output,
@@ -38,6 +40,7 @@ for name in experiment.tables:
             name
         input:
             tables_of([name]),
+            comparisons_of([name]),
             products(runs_of(name), "metrics.json"),
 
 
@@ -65,14 +68,20 @@ onstart:
 # A failed run stops no other, and what exists is shown: cells without a run say why. What is
 # written here is unknown to Snakemake, so it is dated back: the next call makes it anew.
 onerror:
+    shell("python -m mtdnn statistics {EXPERIMENT} || true")
     shell("python -m mtdnn table {EXPERIMENT} || true")
     for step in ("figure", "cases", "page"):
         shell(f"python -m mtdnn {step} {EXPERIMENT} || true")
     shell(f"({REPORT}) > /dev/null 2>&1 || true")
     for file in [
+        *map(experiment.layout.statistics, experiment.tables),
+        *comparisons_of(experiment.tables),
         *tables_of([*experiment.tables, "interference"]),
         *figures_of([*experiment.figures, *FIGURES]),
-        *(ROOT / name for name in ("cases.json", "cases.md", "report.html")),
+        *(
+            ROOT / name
+            for name in ("statistics.json", "cases.json", "cases.md", "report.html")
+        ),
         *REPORTED,
     ]:
         if file.exists():

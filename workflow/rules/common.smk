@@ -161,6 +161,14 @@ def tables_of(names):
     ]
 
 
+def comparisons_of(names):
+    return [
+        experiment.layout.comparison(name, end)
+        for name in names
+        for end in ("md", "csv", "tex")
+    ]
+
+
 def figures_of(names):
     return [
         experiment.layout.figure(name, end)

@@ -22,9 +22,48 @@ REPORT = steps.report_command(EXPERIMENT, workflow.main_snakefile, REPORTED, ROO
 report: "../report/workflow.rst"
 
 
+rule comparisons:
+    input:
+        metrics=lambda wildcards: products(runs_of(wildcards.table), "metrics.json"),
+        published=experiment.published or [],
+    output:
+        ROOT / "statistics/{table}.json",
+        expand(ROOT / "comparisons/{{table}}.{end}", end=["md", "csv", "tex"]),
+    log:
+        ROOT / "logs/comparisons/{table}.log",
+    conda:
+        "../../envs/environment.yaml"
+    params:
+        experiment=EXPERIMENT,
+        settings=digest(experiment.model_dump(mode="json")),
+        code=code_digest("statistics", "reporting.comparisons"),
+    message:
+        "Writing the comparisons of {wildcards.table}"
+    shell:
+        "python -m mtdnn statistics {params.experiment} {wildcards.table} > {log} 2>&1"
+
+
+rule statistics:
+    input:
+        expand(ROOT / "statistics/{table}.json", table=experiment.tables),
+    output:
+        ROOT / "statistics.json",
+    log:
+        ROOT / "logs/statistics.log",
+    conda:
+        "../../envs/environment.yaml"
+    params:
+        experiment=EXPERIMENT,
+    message:
+        "Writing statistics.json"
+    shell:
+        "python -m mtdnn statistics {params.experiment} --collect > {log} 2>&1"
+
+
 rule table:
     input:
         metrics=lambda wildcards: products(runs_of(wildcards.table), "metrics.json"),
+        statistics=ROOT / "statistics/{table}.json",
         published=experiment.published or [],
     output:
         expand(ROOT / "tables/{{table}}.{end}", end=["md", "csv", "tex"]),
