@@ -131,7 +131,7 @@ def expected_steps(run: RunSettings, items: dict[str, float]) -> dict[str, float
     """
     share = shares(run.corpora, run.qa_weight, run.schedule.spread)
     batches = {name: ceil(count / run.training.batch_size) for name, count in items.items()}
-    rounds = batches[run.primary] / share[run.primary]
+    rounds = batches[run.primary] / (run.schedule.steps_of_weight or share[run.primary])
     drawn = {name: rounds * part for name, part in share.items()}
     others = [name for name in share if name != run.primary]
     if run.schedule.dry == "skip":

@@ -33,6 +33,18 @@ def test_expected_steps_are_the_mean_of_drawn_schedules(tmp_path, dry, weight):
         assert count == pytest.approx(expected[name], rel=0.1, abs=3), name
 
 
+def test_expected_steps_of_question_answering_for_as_many_steps(tmp_path):
+    experiment = make_experiment(tmp_path, training={"batch_size": 4, "epochs": 3})
+    settings = experiment.resolve(next(r for r in experiment.runs() if r.mixture == "qa"))
+    longer = settings.schedule.model_copy(update={"steps_of_weight": 0.8})
+    settings = settings.model_copy(update={"schedule": longer})
+    expected = planning.expected_steps(settings, {"squad": 600})
+    assert expected == {"squad": pytest.approx(3 * 150 / 0.8)}
+    seeds = (settings.model_copy(update={"seed": seed}) for seed in range(20))
+    drawn = np.mean([len(list(schedule.of_run(each, {"squad": 600}))) for each in seeds])
+    assert drawn == pytest.approx(expected["squad"], rel=0.05)
+
+
 def test_runs_alike_stand_together_and_what_is_unknown_is_said(tmp_path):
     planned = planning.plan(make_experiment(tmp_path, seeds=[1, 2, 3]), threads=1)
     assert planned["total"]["runs"] == 27 and len(planned["groups"]) == 9
