@@ -35,8 +35,8 @@ def write(experiment: Experiment, name: str) -> None:
 EXPLANATION = (
     f"Differences in points, with {CONFIDENCE:.0%} intervals over seeds and questions, which are "
     "clustered by paragraph. p: of no difference, corrected by Holm inside this table. "
-    "Permutation: p of a permutation test, not corrected. Detectable: the smallest difference "
-    "that this design finds with a probability of 80 %, before correction."
+    "Permutation: p of a permutation test of EM, not corrected. Detectable: the smallest "
+    "difference in EM that this design finds with a probability of 80 %, before correction."
 )
 
 
@@ -47,8 +47,8 @@ def _is_main(entry: dict[str, Any], comparison: dict[str, Any]) -> bool:
 
 def _block(comparisons: list[dict[str, Any]]) -> Block:
     flips = any(each["flips"] is not None for each in comparisons)
-    heading = ["From", "To", "Δ EM", "p", "Permutation", "Detectable", "Δ F1", "p"]
-    heading += ["Published Δ EM", "Δ F1", "Verdict on EM", "on F1"]
+    heading = ["From", "To", "Δ EM", "p (EM)", "Permutation", "Detectable", "Δ F1", "p (F1)"]
+    heading += ["Published Δ EM", "Published Δ F1", "Verdict (EM)", "Verdict (F1)"]
     heading += ["Flips"] if flips else []
     heading += ["Seeds"]
     body = [
