@@ -196,6 +196,8 @@ def _family(
             entry[metric] = _numbers(estimate, p, published and published[metric])
         entry["published"] = published
         entry["notes"] = list(_notes(experiment, pair, slice_name, threshold, seeds))
+        if not estimates[0].error:
+            entry["notes"].append("Nothing varies here, so no uncertainty of EM can be measured.")
         made.append(entry)
         kept.append(pair)
     _correct(made)
