@@ -112,6 +112,7 @@ rule figure:
 # What shows single answers reads every prediction, so all of it is one job.
 rule answers:
     input:
+        ROOT / "statistics.json",
         products(experiment.runs(), "metrics.json", "predictions.parquet"),
     output:
         multiext(str(ROOT / "cases"), ".json", ".md"),
@@ -143,6 +144,7 @@ rule answers:
 rule pages:
     input:
         ROOT / "cases.json",
+        ROOT / "statistics.json",
         products(experiment.runs(), "metrics.json", "mlflow.json"),
         published=experiment.published or [],
     output:
