@@ -74,7 +74,7 @@ def prepare(
             if source.exists():
                 target = draft / f"{split}.arrow"
                 counts[split] = {
-                    **tokenise(family, settings, tokenizer, _rows(source), target),
+                    **tokenise(family, settings, tokenizer, portions(source), target),
                     "sha256": sha256(target),
                 }
         write_json(
@@ -93,7 +93,7 @@ def tokenise(
     family: str,
     settings: FeatureSettings,
     tokenizer: "Tokenizer",
-    portions: Iterable[dict[str, list]],
+    rows: Iterable[dict[str, list]],
     target: Path,
 ) -> dict[str, int]:
     """Write the features of rows, given as columns in portions, to the Arrow file `target`.
@@ -106,7 +106,7 @@ def tokenise(
         "multiple_choice": _choices,
         "sequence_classification": _sentences,
     }[family]
-    batches = (encode(rows, tokenizer, settings) for rows in portions)
+    batches = (encode(portion, tokenizer, settings) for portion in rows)
     return _write(target, SCHEMAS[family], batches)
 
 
@@ -488,7 +488,7 @@ def _classified(encoded: Any, example: Iterable[int], label: Iterable[int]) -> d
 # --- files -----------------------------------------------------------------------------------
 
 
-def _rows(source: Path) -> Iterator[dict[str, list]]:
+def portions(source: Path) -> Iterator[dict[str, list]]:
     """Rows of a corpus file in portions, with their number in the file as `row`."""
     first = 0
     for batch in pq.ParquetFile(source).iter_batches(ROWS_AT_A_TIME):

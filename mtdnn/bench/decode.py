@@ -1,0 +1,239 @@
+"""Answers from span logits, and predictions as a whole, against Hugging Face's example.
+
+The peer's post-processing takes each question's windows in turn, meets the 20 best starts with
+the 20 best ends in Python, sorts the candidates and takes a softmax over the best. Its model runs
+on windows padded to 384, in batches of 8. Both sides have the same windows and weights.
+"""
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from transformers import AutoModelForQuestionAnswering
+
+from mtdnn.bench import Options, compare
+from mtdnn.bench.material import Material, experiment_of, gather
+from mtdnn.evaluation import answer
+from mtdnn.features import Features
+from mtdnn.model import MultiTaskModel, build
+from mtdnn.settings import DecodingSettings
+from mtdnn.squad.decoding import Decoder, SpanLogits, predictions_table
+from mtdnn.training import precision, use_device
+
+MAX_LENGTH, BATCH = 384, 8  # the example's
+PORTION = 24  # windows that our decoder is given at a time, as the CPU's batches have them
+PREDICTED = 240
+"""Questions predicted with the model in a round; all are decoded."""
+
+
+def cases(options: Options) -> Iterator[dict[str, Any]]:
+    """Decoding of a whole dev set, then model and decoding of a sample of it."""
+    material, device = gather(options), use_device(options.threads)
+    run = material.run
+    if options.precision:
+        training = run.training.model_copy(update={"precision": options.precision})
+        run = run.model_copy(update={"training": training})
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    with tempfile.TemporaryDirectory() as room:
+        windows = Windows(_dev_set(options, material), Path(room) / "all.arrow")
+        if "decode".startswith(options.only) or options.only.startswith("decode"):
+            logits = np.random.default_rng(1).normal(0, 3, (2, len(windows.flat), 1))[..., 0]
+            logits = logits.astype(np.float32)
+            padded = windows.padded(logits)
+            yield compare(
+                "decode",
+                "example_postprocessing",
+                [lambda: ours(windows, logits, run.decoding)],
+                [lambda: theirs(windows, padded, run.decoding)],
+                rounds=options.rounds,
+                logits="drawn at random",
+                **material.facts,
+            )
+        if "predict".startswith(options.only) or options.only.startswith("predict"):
+            some = Windows(windows.path, Path(room) / "some.arrow", questions=PREDICTED)
+            model = build(material.encoder, run).to(device).eval()
+            peer = Peer(material.encoder, model, run.primary, some).to(device)
+
+            def predict() -> None:
+                best = answer(model, run.primary, some.features, len(some.ids), run, device)
+                predictions_table("dev", some.ids, some.contexts, best)
+
+            def predict_as_the_example() -> None:
+                with precision(run.training, device):
+                    logits = peer.predict(device)
+                theirs(some, logits, run.decoding)
+
+            yield compare(
+                "predict",
+                "example_trainer",
+                [predict],
+                [predict_as_the_example],
+                rounds=options.rounds,
+                wait=wait,
+                precision=run.training.precision,
+                **material.facts,
+            )
+
+
+def _dev_set(options: Options, material: Material) -> Path:
+    if material.facts["windows"].startswith("synthetic"):
+        return options.folder / "synthetic" / "question_answering" / "train.arrow"
+    run, layout = material.run, experiment_of(options).layout
+    return layout.features(run.encoder_name, run.features_variant, run.primary) / "dev.arrow"
+
+
+class Windows:
+    """Windows of a feature file, or of some of its questions evenly spread, for both sides.
+
+    No context is read: the answers are cut from made-up ones of the right lengths.
+    """
+
+    def __init__(self, source: Path, path: Path, questions: int | None = None):
+        table = pa.ipc.open_file(str(source)).read_all()
+        if questions:
+            last = pc.max(table["example"]).as_py()
+            chosen = np.unique(np.linspace(0, last, questions).astype(np.int32))
+            table = table.filter(pc.is_in(table["example"], pa.array(chosen)))
+        numbers = np.unique(table["example"].to_numpy(), return_inverse=True)[1]
+        place = table.column_names.index("example")
+        table = table.set_column(place, "example", pa.array(numbers, pa.int32()))
+        with pa.ipc.new_file(str(path), table.schema) as writer:
+            writer.write_table(table.combine_chunks())
+        self.path, self.features = path, Features(path, "question_answering")
+        self.rows = self.features.pick(range(len(self.features)))
+        self.flat = self.rows.columns["char_end"]
+        self.ends = np.concatenate([[0], np.cumsum(self.rows.lengths)]).astype(np.int64)
+        self.example = self.rows.columns["example"]
+        self.ids = [str(number) for number in range(self.example.max() + 1)]
+        longest = np.zeros(len(self.ids), np.int64)
+        np.maximum.at(longest, self.example, np.maximum.reduceat(self.flat, self.ends[:-1]))
+        self.contexts = ["x" * max(int(length), 1) for length in longest]
+        starts, ends = (self.rows.columns[name].tolist() for name in ("char_start", "char_end"))
+        self.offsets = [
+            [
+                (a, b) if a >= 0 else None
+                for a, b in zip(starts[first:last], ends[first:last], strict=True)
+            ]
+            for first, last in zip(self.ends[:-1], self.ends[1:], strict=True)
+        ]
+
+    def padded(self, values: np.ndarray, fill: float = -1e4) -> np.ndarray:
+        """Values of the tokens, (…, T), as (…, windows, 384)."""
+        padded = np.full((*values.shape[:-1], len(self.example), MAX_LENGTH), fill, values.dtype)
+        padded[..., np.arange(MAX_LENGTH) < self.rows.lengths[:, None]] = values
+        return padded
+
+
+def ours(windows: Windows, logits: np.ndarray, settings: DecodingSettings) -> pa.Table:
+    """Predictions from start and end logits, (2, T)."""
+    decoder = Decoder(len(windows.ids), settings)
+    columns = windows.rows.columns
+    for first in range(0, len(windows.example), PORTION):
+        ends = windows.ends[first : first + PORTION + 1]
+        part = slice(ends[0], ends[-1])
+        decoder.add(
+            SpanLogits(
+                start=logits[0, part],
+                end=logits[1, part],
+                offsets=ends - ends[0],
+                char_start=columns["char_start"][part],
+                char_end=columns["char_end"][part],
+                example=windows.example[first : first + PORTION],
+            )
+        )
+    return predictions_table("dev", windows.ids, windows.contexts, decoder.answers())
+
+
+def theirs(
+    windows: Windows, logits: Sequence[np.ndarray], settings: DecodingSettings
+) -> tuple[dict[str, str], dict[str, float], dict[str, list]]:
+    """Answers, null odds and n-best lists as the example makes them; logits are (2, windows, 384).
+
+    Returns:
+        By question: the answer, "" if null wins; how far null is ahead; the n best candidates.
+    """
+    of_question = defaultdict(list)
+    for number, example in enumerate(windows.example.tolist()):
+        of_question[example].append(number)
+    answers, odds, lists = {}, {}, {}
+    for example, name in enumerate(windows.ids):
+        null, candidates = None, []
+        for number in of_question[example]:
+            start, end = logits[0][number], logits[1][number]
+            offsets = windows.offsets[number]
+            score = start[0] + end[0]
+            if null is None or score < null["score"]:
+                null = {"offsets": (0, 0), "score": score, "start": start[0], "end": end[0]}
+            best_starts = np.argsort(start)[-1 : -settings.n_best - 1 : -1].tolist()
+            best_ends = np.argsort(end)[-1 : -settings.n_best - 1 : -1].tolist()
+            for a in best_starts:
+                for b in best_ends:
+                    if a >= len(offsets) or b >= len(offsets):
+                        continue
+                    if not offsets[a] or not offsets[b]:
+                        continue
+                    if b < a or b - a + 1 > settings.max_answer_tokens:
+                        continue
+                    candidates.append(
+                        {
+                            "offsets": (offsets[a][0], offsets[b][1]),
+                            "score": start[a] + end[b],
+                            "start": start[a],
+                            "end": end[b],
+                        }
+                    )
+        candidates.append(null)
+        best = sorted(candidates, key=lambda c: c["score"], reverse=True)[: settings.n_best]
+        if all(candidate["offsets"] != (0, 0) for candidate in best):
+            best.append(null)
+        context = windows.contexts[example]
+        for candidate in best:
+            first, last = candidate.pop("offsets")
+            candidate["text"] = context[first:last]
+        scores = np.array([candidate["score"] for candidate in best])
+        exponents = np.exp(scores - scores.max())
+        for share, candidate in zip(exponents / exponents.sum(), best, strict=True):
+            candidate["probability"] = share
+        winner = next((c for c in best if c["text"]), null)
+        odds[name] = float(null["score"] - winner["start"] - winner["end"])
+        answers[name] = "" if odds[name] > settings.null_threshold else winner["text"]
+        lists[name] = [
+            {k: float(v) if isinstance(v, np.floating) else v for k, v in c.items()} for c in best
+        ]
+    return answers, odds, lists
+
+
+class Peer:
+    """The example's model on padded windows."""
+
+    def __init__(self, encoder: Path, model: MultiTaskModel, corpus: str, windows: Windows):
+        self.model = AutoModelForQuestionAnswering.from_pretrained(encoder).eval()
+        self.model.qa_outputs.load_state_dict(model.heads[corpus].linear.state_dict())
+        columns, ones = windows.rows.columns, np.ones(len(windows.flat), np.int64)
+        self.inputs = {
+            "input_ids": torch.from_numpy(windows.padded(columns["input_ids"].astype("i8"), 0)),
+            "token_type_ids": torch.from_numpy(
+                windows.padded(columns["token_type_ids"].astype("i8"), 0)
+            ),
+            "attention_mask": torch.from_numpy(windows.padded(ones, 0)),
+        }
+
+    def to(self, device: torch.device) -> "Peer":
+        self.model.to(device)
+        return self
+
+    @torch.no_grad()
+    def predict(self, device: torch.device) -> np.ndarray:
+        """Start and end logits, (2, windows, 384)."""
+        logits = []
+        for first in range(0, len(self.inputs["input_ids"]), BATCH):
+            batch = {k: v[first : first + BATCH].to(device) for k, v in self.inputs.items()}
+            output = self.model(**batch)
+            logits.append(torch.stack([output.start_logits, output.end_logits]).float().cpu())
+        return torch.cat(logits, dim=1).numpy()
