@@ -41,7 +41,7 @@ Step = Callable[[], Any]
 
 
 def cases(options: Options) -> Iterator[dict[str, Any]]:
-    """QA and SC steps against padding to 384, and against dynamic padding; peak memory."""
+    """QA and SC steps against the peer's; on a GPU the cost of determinism; peak memory."""
     material, device = _gather(options), _device()
     about = {"precision": material.run.training.precision, **material.facts}
     for (case, peer), steps in SIDES.items():
@@ -52,6 +52,11 @@ def cases(options: Options) -> Iterator[dict[str, Any]]:
             if device.type == "cuda" and case == "qa_step":
                 result["flop_utilisation"] = _utilisation(material, result["ours_s"], device)
             yield result
+    if device.type == "cuda" and "determinism".startswith(options.only):
+        sides = _determinism(material, device)
+        yield compare(
+            "determinism", "without", *sides, options.rounds, torch.cuda.synchronize, **about
+        )
     if "qa_memory".startswith(options.only):
         mine, its = (_in_own_process(_peak_memory, options, side) for side in (0, 1))
         yield {
@@ -112,6 +117,22 @@ def _sc_dynamic(material: Material, device: torch.device) -> tuple[list[Step], l
     batches = _random_batches(material.features[corpus], 4 * STEPS)
     peer = Peer(material, corpus, device)
     return Ours(material, corpus, device).steps(batches), peer.steps(batches)
+
+
+def _determinism(material: Material, device: torch.device) -> tuple[list[Step], list[Step]]:
+    """Our QA step with the algorithms that give the same bits each time, and with any."""
+
+    def allowing(only_deterministic: bool, step: Step) -> None:
+        torch.use_deterministic_algorithms(only_deterministic)
+        step()
+
+    corpus = material.run.primary
+    batches = _random_batches(material.features[corpus])
+    with_it, without = (
+        [partial(allowing, wanted, step) for step in Ours(material, corpus, device).steps(batches)]
+        for wanted in (True, False)
+    )
+    return with_it, without
 
 
 def _random_batches(features: Features, count: int = STEPS) -> np.ndarray:
