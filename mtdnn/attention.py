@@ -61,9 +61,18 @@ def _one_by_one(query, key, value, packing, dropout, scaling) -> torch.Tensor:
     parts = zip(
         *(tensor.split(packing.lengths, dim=1) for tensor in (query, key, value)), strict=True
     )
-    attend = _by_products if dropout and fast("attention") else scaled_dot_product_attention
+    attend = _by_products if dropout and fast("attention") else _as_a_batch
     outputs = [attend(q, k, v, dropout_p=dropout, scale=scaling) for q, k, v in parts]
     return torch.cat(outputs, dim=1).transpose(0, 1)
+
+
+def _as_a_batch(query, key, value, *, dropout_p, scale) -> torch.Tensor:
+    """One sequence by itself, with a batch dimension: torch's CPU kernel wants one.
+
+    Without it a fallback writes out all scores: 1.7 ms instead of 0.9 at 180 tokens, 12 heads.
+    """
+    q, k, v = query[None], key[None], value[None]
+    return scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, scale=scale)[0]
 
 
 def _by_products(query, key, value, attn_mask=None, *, dropout_p, scale) -> torch.Tensor:
