@@ -47,7 +47,7 @@ GPUS = steps.count_gpus()
 
 # Not the names themselves: Snakemake would go through all of them for every file of every run.
 wildcard_constraints:
-    run="/".join(["[^/]+"] * 5),
+    run=r"[^/]+(/[^/]+){4}",
     encoder="[^/]+",
     corpus="[^/]+",
     variant="[^/]+",

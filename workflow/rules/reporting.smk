@@ -173,6 +173,8 @@ rule report:
         ROOT / "report.html",
     log:
         ROOT / "logs/report.log",
+    conda:
+        "../../envs/environment.yaml"
     params:
         command=REPORT,
         templates=templates_digest(),
