@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -281,7 +282,7 @@ def _losses(experiment: Experiment) -> Figure:
     for axes, members in zip(grid.flat, kinds.values(), strict=False):
         for result in members:
             _draw_loss(axes, steps[result.run], colours)
-        axes.set_title(_run_label(experiment, members[0], seed=False))
+        axes.set_title(fill(_run_label(experiment, members[0], seed=False), 28), fontsize=8)
         _loss_axis(axes)
     for axes in grid.flat[len(kinds) :]:
         axes.set_visible(False)
@@ -356,7 +357,7 @@ def moving_average(values: np.ndarray, width: int) -> np.ndarray:
 
 def _loss_axis(axes: Axes) -> None:
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
