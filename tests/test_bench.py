@@ -29,6 +29,7 @@ def test_sides_take_turns_and_the_first_round_does_not_count(monkeypatch):
     assert case["windows"] == "none"
 
 
+@pytest.mark.patient
 @pytest.mark.slow
 def test_the_training_benchmark_without_any_corpus(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("MTDNN_DATA", str(tmp_path / "nowhere"))

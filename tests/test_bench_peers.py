@@ -63,6 +63,7 @@ def test_answers_of_the_example_are_ours(tmp_path):
     assert some > 20
 
 
+@pytest.mark.patient
 def test_the_decoding_benchmark_without_any_corpus(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("MTDNN_DATA", str(tmp_path / "nowhere"))
     monkeypatch.setenv("MTDNN_CACHE", str(tmp_path / "empty"))

@@ -58,6 +58,7 @@ def in_training(room: Room) -> list[Path]:
     return list((room.results / "state").glob("*/holder.json"))
 
 
+@pytest.mark.patient
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_interrupted_in_parallel_runs_it_ends_with_the_same_tables(tmp_path, undisturbed, number):

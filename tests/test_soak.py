@@ -4,6 +4,7 @@ import pytest
 from soak import MOMENTS, soak
 
 
+@pytest.mark.patient
 @pytest.mark.slow
 def test_a_training_that_is_killed_at_any_moment_ends_as_undisturbed(tmp_path):
     counts = soak(tmp_path, kills=3, rows=200, seed=3)
