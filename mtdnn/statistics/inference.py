@@ -21,14 +21,13 @@ means over S seeds each has the variance
 
 So the variance is between + (clusters - rest), the rest not counted twice, where clusters - rest,
 a variance that may be estimated below zero, is taken as at least zero. The interval is Student's t.
-`between` has few degrees of freedom: Welch's, of Satterthwaite (1946), with his estimate freed of
-its bias at few seeds. The other parts have about as many as there are paragraphs. For their sum
-the degrees of freedom of `between` are divided by its share in the variance. (Satterthwaite divides
-by the squared share; then intervals from 3 seeds cover too seldom, since by chance the same seeds
-make the error small and the degrees of freedom many. `mtdnn.statistics.simulation` shows what this
-rule covers.) The arms' seed variances may differ. A seed of one arm is not paired with the same
-seed of the other: they share the order of batches and little else, and pairing would cost half of
-the few degrees of freedom.
+`between` has few degrees of freedom, Welch's; the other parts have about as many as there are
+paragraphs. For their sum the degrees of freedom of `between` are divided by its share in the
+variance. (Satterthwaite (1946) divides by the squared share; then intervals from 3 seeds cover too
+seldom, since by chance the same seeds make the error small and the degrees of freedom many.
+`mtdnn.statistics.simulation` shows what this rule covers.) The arms' seed variances may differ.
+A seed of one arm is not paired with the same seed of the other: they share the order of batches
+and little else, and pairing would cost half of the few degrees of freedom.
 
 With one seed an arm nothing is known of seed variance. What is left is `clusters`, and the
 interval is about the two models.
@@ -91,9 +90,7 @@ class Components:
         between = sum(self.between)
         if not between:
             return self.paragraphs - 1
-        fewest = self.seeds - 1
-        squares = sum(each**2 for each in self.between)
-        welch = min(max((self.seeds + 1) * between**2 / squares - 2, fewest), 2 * fewest)
+        welch = (self.seeds - 1) * between**2 / sum(each**2 for each in self.between)
         return min(welch * self.variance / between, self.paragraphs - 1)
 
 
