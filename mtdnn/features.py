@@ -44,6 +44,27 @@ SCHEMAS = {
 }
 
 
+# Models that count positions from the padding token's number on, which are then so many fewer.
+_POSITIONS_AFTER_PADDING = {
+    "camembert",
+    "data2vec-text",
+    "longformer",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+}
+
+
+def positions_of(config: dict[str, Any]) -> int | None:
+    """The longest sequence that an encoder with this `config.json` takes; None without a limit."""
+    positions = config.get("max_position_embeddings")
+    if positions and config.get("model_type") in _POSITIONS_AFTER_PADDING:
+        return positions - config.get("pad_token_id", 1) - 1
+    return positions
+
+
 def prepare(
     family: str, settings: FeatureSettings, encoder: Path, corpus: Path, output: Path
 ) -> None:
@@ -59,7 +80,7 @@ def prepare(
     Raises:
         MtdnnError: the tokenizer is not usable, or the lengths do not fit the encoder.
     """
-    positions = read_json(encoder / "config.json").get("max_position_embeddings")
+    positions = positions_of(read_json(encoder / "config.json"))
     if positions and settings.max_length > positions:
         raise MtdnnError(
             f"features.max_length: {settings.max_length} is more than the {positions} positions "

@@ -14,6 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from mtdnn import encoders
 from mtdnn.errors import MtdnnError
+from mtdnn.features import positions_of
 from mtdnn.files import sha256
 from mtdnn.settings import EncoderSettings
 
@@ -257,3 +258,17 @@ def test_pip_failing_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(MtdnnError, match=r"no-such==1: pip could not download it: .+") as error:
         fetch(tmp_path / "out", source)
     assert "\n" not in str(error.value)
+
+
+# MPNet's code knows the padding token 1 alone.
+@pytest.mark.parametrize(
+    ("kind", "padding"),
+    [("bert", 0), ("distilbert", 0), ("roberta", 0), ("roberta", 1), ("mpnet", 1)],
+)
+def test_longest_sequence_is_what_the_encoder_takes(kind, padding, tmp_path):
+    folder = make_encoder(tmp_path, kind=kind, max_position_embeddings=24, pad_token_id=padding)
+    longest = positions_of(json.loads((folder / "config.json").read_text()))
+    encoder = AutoModel.from_pretrained(folder).eval()
+    encoder(torch.full((1, longest), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        encoder(torch.full((1, longest + 1), 5))
