@@ -9,9 +9,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtdnn.errors import MtdnnError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @contextmanager
@@ -72,6 +75,19 @@ def read_json(path: Path | str) -> Any:
         raise MtdnnError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
         raise MtdnnError(f"{path}: not readable as JSON: {error}") from None
+
+
+def read_columns(path: Path | str, columns: list[str]) -> "pa.Table":
+    """Columns of a Parquet file; a missing or broken one is an `MtdnnError` naming it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path, columns=columns)
+    except FileNotFoundError:
+        raise MtdnnError(f"{path}: no such file") from None
+    except (pa.ArrowException, OSError) as error:
+        raise MtdnnError(f"{path}: not readable: {str(error).splitlines()[0]}") from None
 
 
 def save_tensors(tensors: dict[str, Any], target: Path, metadata: dict | None = None) -> None:

@@ -5,12 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from mtdnn.config import Experiment, Slice, load_run
 from mtdnn.errors import MtdnnError
-from mtdnn.files import read_json, write_json
+from mtdnn.files import read_columns, read_json, write_json
 from mtdnn.layout import Layout
 from mtdnn.provenance import commit
 from mtdnn.settings import RunSettings
@@ -109,7 +106,7 @@ def _score_slices(
     tuned_on = experiment.tune_threshold_on
     names = {entry.split for entry in experiment.slices.values()} | ({tuned_on} - {None})
     splits = {name: read_questions(corpus, name, run_dir) for name in sorted(names)}
-    training = _read(corpus / "train.parquet", ["id", "context"])
+    training = read_columns(corpus / "train.parquet", ["id", "context"])
     known = set(training["id"].to_pylist()), set(training["context"].unique().to_pylist())
     measured = {
         name: select(name, entry, splits[entry.split]) for name, entry in experiment.slices.items()
@@ -190,11 +187,11 @@ def read_questions(corpus: Path, split: str, run_dir: Path) -> Questions:
     """All questions of a split with the run's predictions, in the order of the corpus."""
     path = run_dir / "predictions.parquet"
     columns = ["id", "title", "context", "question", "answer_texts"]
-    table = _read(corpus / f"{split}.parquet", columns)
+    table = read_columns(corpus / f"{split}.parquet", columns)
     ids, titles, contexts, texts, golds = (table[column].to_pylist() for column in columns)
     predictions = {
         row["id"]: row
-        for row in _read(path, ["split", "id", "answer", "null_odds"]).to_pylist()
+        for row in read_columns(path, ["split", "id", "answer", "null_odds"]).to_pylist()
         if row["split"] == split
     }
     missing = [identifier for identifier in ids if identifier not in predictions]
@@ -225,7 +222,7 @@ def _score_auxiliary(path: Path, run: RunSettings, layout: Layout) -> dict[str, 
     """
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-    table = _read(path, ["corpus", "row", "label", "prediction"]).to_pandas()
+    table = read_columns(path, ["corpus", "row", "label", "prediction"]).to_pandas()
     results = {}
     for name, corpus in run.corpora.items():
         if name == run.primary:
@@ -261,13 +258,3 @@ def _check_corpus(name: str, trained: Mapping[str, Any], layout: Layout, run_dir
             f"{path}: digest: differs from the {name} that {run_dir} was trained on; "
             "train the run again, or fetch the corpus that it had"
         )
-
-
-def _read(path: Path, columns: list[str]) -> pa.Table:
-    """Columns of a Parquet file."""
-    try:
-        return pq.read_table(path, columns=columns)
-    except FileNotFoundError:
-        raise MtdnnError(f"{path}: no such file") from None
-    except (pa.ArrowException, OSError) as error:
-        raise MtdnnError(f"{path}: not readable: {str(error).splitlines()[0]}") from None

@@ -16,6 +16,42 @@ from mtdnn.corpora.rows import SCHEMAS
 from mtdnn.files import digest, write_json, write_text
 from mtdnn.layout import RunId
 
+SMALL = {
+    "experiment": "small",
+    "title": "A small experiment",
+    "encoders": {"tiny": {"label": "Tiny", "source": {"kind": "hub", "repo": "some/encoder"}}},
+    "corpora": {
+        "squad": {
+            "label": "SQuAD",
+            "family": "question_answering",
+            "source": {"kind": "synthetic", "recipe": "squad", "train": 9, "dev": 6},
+        },
+        "cola": {
+            "label": "CoLA",
+            "family": "sequence_classification",
+            "labels": ["bad", "good"],
+            "source": {"kind": "synthetic", "recipe": "cola", "train": 16, "dev": 8},
+        },
+    },
+    "mixtures": {
+        "qa": {"label": "QA", "corpora": ["squad"]},
+        "qa_sc": {"label": "QA+SC", "corpora": ["squad", "cola"]},
+    },
+    "variants": {"longer": {"training": {"epochs": 3}}},
+    "seeds": [1],
+    "slices": {"dev": {"label": "dev"}},
+    "tables": {
+        "table1": {
+            "title": "Mixtures",
+            "rows": [
+                {"encoder": "tiny", "mixture": "qa"},
+                {"encoder": "tiny", "mixture": "qa_sc", "qa_weight": 0.8},
+            ],
+        },
+    },
+    "figures": {"figure4": {"title": "Mixtures", "table": "table1", "x": "mixture"}},
+}
+
 CORPORA = {
     "squad": ("SQuAD 2.0", "question_answering"),
     "swag": ("SWAG", "multiple_choice"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from factories import SMALL
 from snakemake.utils import update_config
 
 from mtdnn.config import Experiment, dump_yaml, load, load_run, parse
@@ -17,41 +18,6 @@ from mtdnn.workflow import corpus_settings, load_experiment, run_settings
 ROOT = Path(__file__).parents[1]
 CONFIGS = ("demo", "reduced", "paper")
 
-SMALL = {
-    "experiment": "small",
-    "title": "A small experiment",
-    "encoders": {"tiny": {"label": "Tiny", "source": {"kind": "hub", "repo": "some/encoder"}}},
-    "corpora": {
-        "squad": {
-            "label": "SQuAD",
-            "family": "question_answering",
-            "source": {"kind": "synthetic", "recipe": "squad", "train": 9, "dev": 6},
-        },
-        "cola": {
-            "label": "CoLA",
-            "family": "sequence_classification",
-            "labels": ["bad", "good"],
-            "source": {"kind": "synthetic", "recipe": "cola", "train": 16, "dev": 8},
-        },
-    },
-    "mixtures": {
-        "qa": {"label": "QA", "corpora": ["squad"]},
-        "qa_sc": {"label": "QA+SC", "corpora": ["squad", "cola"]},
-    },
-    "variants": {"longer": {"training": {"epochs": 3}}},
-    "seeds": [1],
-    "slices": {"dev": {"label": "dev"}},
-    "tables": {
-        "table1": {
-            "title": "Mixtures",
-            "rows": [
-                {"encoder": "tiny", "mixture": "qa"},
-                {"encoder": "tiny", "mixture": "qa_sc", "qa_weight": 0.8},
-            ],
-        },
-    },
-    "figures": {"figure4": {"title": "Mixtures", "table": "table1", "x": "mixture"}},
-}
 ROW = "tables.table1.rows.1"
 
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from browser import open_page
+from factories import SMALL
 from tiny import make_encoder
 
 import mtdnn
@@ -28,45 +29,18 @@ RUNS = {
 }
 
 EXPERIMENT = {
-    "experiment": "small",
-    "title": "A small experiment",
+    **SMALL,
     "encoders": {"tiny": {"label": "Tiny", "source": {"kind": "files", "path": "encoder"}}},
-    "corpora": {
-        "squad": {
-            "label": "SQuAD-like",
-            "family": "question_answering",
-            "source": {"kind": "synthetic", "recipe": "squad", "train": 9, "dev": 6},
-        },
-        "cola": {
-            "label": "CoLA-like",
-            "family": "sequence_classification",
-            "labels": ["unacceptable", "acceptable"],
-            "source": {"kind": "synthetic", "recipe": "cola", "train": 16, "dev": 8},
-        },
-    },
-    "mixtures": {
-        "qa": {"label": "QA", "corpora": ["squad"]},
-        "qa_sc": {"label": "QA+SC", "corpora": ["squad", "cola"]},
-    },
     "features": {"max_length": 96, "max_question_length": 48, "stride_tokens": 24},
     "training": {"epochs": 1},
     "variants": {"longer": {"label": "longer", "training": {"epochs": 2}}},
-    "seeds": [1],
-    "slices": {"dev": {"label": "dev"}},
     "tables": {
-        "table1": {
-            "title": "Mixtures",
-            "rows": [
-                {"encoder": "tiny", "mixture": "qa"},
-                {"encoder": "tiny", "mixture": "qa_sc", "qa_weight": 0.8},
-            ],
-        },
+        **SMALL["tables"],
         "table2": {
             "title": "Variants",
             "rows": [{"encoder": "tiny", "mixture": "qa", "variant": "longer"}],
         },
     },
-    "figures": {"figure4": {"title": "Mixtures", "table": "table1", "x": "mixture"}},
 }
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mtdnn.config import Slice
 from mtdnn.errors import MtdnnError
+from mtdnn.files import read_columns
 from mtdnn.slices import belongs
 from mtdnn.squad.scoring import score_answers
 
@@ -46,7 +46,7 @@ class Split:
     def __init__(self, corpus: Path, split: str):
         path = corpus / f"{split}.parquet"
         columns = ["id", "title", "context", "question", "answer_texts"]
-        table = _read(path, columns)
+        table = read_columns(path, columns)
         self.name = split
         self._ids = table["id"].to_pylist()
         self._rows = list(zip(*(table[column].to_pylist() for column in columns[1:]), strict=True))
@@ -64,7 +64,7 @@ class Split:
     def answered(self, folder: Path) -> Answered:
         """A run's answers to this split, from the `predictions.parquet` in its folder."""
         path = folder / "predictions.parquet"
-        table = _read(path, ["split", "id", "answer", "null_odds"])
+        table = read_columns(path, ["split", "id", "answer", "null_odds"])
         table = table.filter(pa.compute.equal(table["split"], self.name))
         places = [self._places.get(each, -1) for each in table["id"].to_pylist()]
         if sorted(places) != list(range(len(self._ids))):
@@ -85,12 +85,3 @@ class Split:
         return np.array(
             [np.bincount(members.paragraphs, each) for each in final[:, members.questions]]
         )
-
-
-def _read(path: Path, columns: list[str]) -> pa.Table:
-    try:
-        return pq.read_table(path, columns=columns)
-    except FileNotFoundError:
-        raise MtdnnError(f"{path}: no such file") from None
-    except (pa.ArrowException, OSError) as error:
-        raise MtdnnError(f"{path}: not readable: {str(error).splitlines()[0]}") from None
