@@ -10,8 +10,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from mtdnn.batches import PackedBatch
-from mtdnn.dropout import dropout as drop
 from mtdnn.fast import fast
+from mtdnn.layers import dropout as drop
 
 PACKED = "mtdnn_packed"
 

@@ -20,9 +20,9 @@ from transformers.utils import logging as transformers_logging
 
 from mtdnn.attention import PACKABLE, PACKED
 from mtdnn.batches import PackedBatch
-from mtdnn.dropout import Dropout, speed_up
 from mtdnn.errors import MtdnnError
 from mtdnn.files import replacing, save_tensors
+from mtdnn.layers import Dropout, speed_up
 from mtdnn.settings import CorpusSettings, Family, RunSettings
 
 TOKENIZER_FILES = (

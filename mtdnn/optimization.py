@@ -62,7 +62,10 @@ class DecoupledAdamax(torch.optim.Optimizer):
                         state["exp_avg"] = torch.zeros_like(parameter)
                         state["exp_inf"] = torch.zeros_like(parameter)
                     state["step"] += 1
-                    by_age.setdefault(state["step"], []).append(parameter)
+                    if parameter.grad.is_sparse:
+                        self._update_rows(group, parameter, scale)
+                    else:
+                        by_age.setdefault(state["step"], []).append(parameter)
             for age, parameters in by_age.items():
                 four = (
                     parameters,
@@ -100,6 +103,29 @@ class DecoupledAdamax(torch.optim.Optimizer):
             denominators, rate = norms, group["lr"] / (1 - beta1**age)
         torch._foreach_addcdiv_(parameters, averages, denominators, -rate)
 
+    def _update_rows(
+        self, group: dict, parameter: torch.Tensor, scale: torch.Tensor | float
+    ) -> None:
+        """The update of a matrix whose gradient is given by rows, in portions.
+
+        A row that never had a gradient has no momentum: it decays and does not move.
+        """
+        state, gradient = self.state[parameter], parameter.grad.coalesce()
+        rows, values = gradient.indices()[0], gradient.values()
+        state["rows"] = torch.cat([state.get("rows", rows[:0]), rows]).unique()
+        if group["weight_decay"]:
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        matrices = (parameter, state["exp_avg"], state["exp_inf"])
+        for part in state["rows"].split(max(1, PORTION // parameter[0].numel())):
+            weights, average, norm = pieces = [matrix[part] for matrix in matrices]
+            here = (rows >= part[0]) & (rows <= part[-1])
+            drawn = torch.zeros_like(weights)
+            drawn[torch.searchsorted(part, rows[here])] = values[here]
+            decayed = {**group, "weight_decay": 0}
+            self._update(decayed, state["step"], scale, [weights], [drawn], [average], [norm])
+            for matrix, piece in zip(matrices, pieces, strict=True):
+                matrix[part] = piece
+
 
 def _portions(*lists: list[torch.Tensor]) -> Iterator[list[list[torch.Tensor]]]:
     """Lists of like tensors, cut so that a CPU's cache holds what belongs together.
@@ -120,6 +146,18 @@ def _portions(*lists: list[torch.Tensor]) -> Iterator[list[list[torch.Tensor]]]:
                 some.append(piece)
             numbers += len(pieces[0])
     yield portion
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
+    """Global norm of all gradients; sparse ones are brought to one entry for each row."""
+    values = []
+    for parameter in parameters:
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+            values.append(parameter.grad.values())
+        elif parameter.grad is not None:
+            values.append(parameter.grad)
+    return nn.utils.get_total_norm(values, foreach=True)
 
 
 def clip_scale(norm: torch.Tensor, limit: float) -> torch.Tensor:

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from mtdnn import schedule
 from mtdnn.batches import PackedBatch, batch_of
@@ -37,7 +36,13 @@ from mtdnn.files import (
 )
 from mtdnn.layout import Layout
 from mtdnn.model import MultiTaskModel, build, save
-from mtdnn.optimization import DecoupledAdamax, clip_scale, learning_rate, optimizer_for
+from mtdnn.optimization import (
+    DecoupledAdamax,
+    clip_scale,
+    gradient_norm,
+    learning_rate,
+    optimizer_for,
+)
 from mtdnn.progress import Progress
 from mtdnn.provenance import code_digest, environment
 from mtdnn.settings import RunSettings, TrainingSettings
@@ -226,8 +231,7 @@ def train_step(
             loss = model.loss(corpus, part.to(device)) * share
         loss.backward()
         total += loss.detach()
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm(gradients, foreach=True)
+    norm = gradient_norm(model.parameters())
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step(clip_scale(norm, settings.clip_norm))

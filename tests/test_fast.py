@@ -10,9 +10,9 @@ from test_model import Prepared
 
 from mtdnn import attention, training
 from mtdnn.batches import batch_of
-from mtdnn.dropout import Dropout, dropout
 from mtdnn.errors import MtdnnError
 from mtdnn.fast import PATHS, fast
+from mtdnn.layers import Dropout, dropout
 from mtdnn.optimization import DecoupledAdamax, clip_scale, learning_rate, optimizer_for
 from mtdnn.schedule import Step
 

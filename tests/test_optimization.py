@@ -8,7 +8,13 @@ from transformers import get_linear_schedule_with_warmup
 
 from mtdnn.layout import RunId
 from mtdnn.model import build
-from mtdnn.optimization import DecoupledAdamax, learning_rate, optimizer_for
+from mtdnn.optimization import (
+    DecoupledAdamax,
+    clip_scale,
+    gradient_norm,
+    learning_rate,
+    optimizer_for,
+)
 from mtdnn.settings import TrainingSettings
 
 SHAPES = [(7,), (3, 5), (1,), (2, 3, 4), ()]
@@ -66,6 +72,31 @@ def test_with_decay_it_is_the_formula(legacy):
             step = m[i] / (u[i] + eps) if legacy else m[i] / (1 - beta1**t) / u[i]
             expected[i] = expected[i] - lr * (step + decay * expected[i])
     torch.testing.assert_close([p.detach().double() for p in ours], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_rows_with_a_gradient_are_updated_like_a_whole_matrix(legacy, monkeypatch):
+    monkeypatch.setattr("mtdnn.optimization.PORTION", 12)  # of three rows
+    generator = torch.Generator().manual_seed(1)
+    start, outcomes = torch.randn(10, 4, generator=generator), []
+    drawn = [torch.randint(0, 10, (number,), generator=generator) for number in (6, 1, 0, 9, 4)]
+    for sparse in (True, False):
+        words = nn.Parameter(start.clone())
+        optimizer = DecoupledAdamax(
+            [{"params": [words], "weight_decay": 0.1}], lr=0.1, legacy=legacy
+        )
+        for number, rows in enumerate(drawn):
+            words.grad = None
+            looked_up = nn.functional.embedding(rows, words, sparse=sparse)
+            (looked_up * (number + 1 + torch.arange(4.0))).square().sum().backward()
+            norm = gradient_norm([words])
+            outcomes.append(norm)
+            optimizer.step(clip_scale(norm, 3.0))
+        seen = torch.cat(drawn).unique()
+        outcomes += [words.detach(), optimizer.state[words]["exp_avg"]]
+        outcomes.append(optimizer.state[words]["exp_inf"][seen])
+    half = len(outcomes) // 2
+    torch.testing.assert_close(outcomes[:half], outcomes[half:])
 
 
 @pytest.mark.parametrize("legacy", [False, True])

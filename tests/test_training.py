@@ -182,7 +182,7 @@ class Recorded:
 
     def step(self, scale):
         named = self.model.named_parameters()
-        self.gradients = {n: p.grad * scale for n, p in named if p.grad is not None}
+        self.gradients = {n: p.grad.to_dense() * scale for n, p in named if p.grad is not None}
 
 
 @pytest.mark.parametrize("corpus", FAMILIES)
