@@ -244,7 +244,10 @@ def _groupings(answers: Answers) -> Iterator[tuple[str, list[str], list[str]]]:
     places = np.searchsorted(bounds, words)
     highest = [*bounds, words.max()]
     names = [f"up to {bounds[0]} words"]
-    names += [f"{low + 1}–{high} words" for low, high in itertools.pairwise(highest)]
+    names += [
+        f"{high} words" if low + 1 == high else f"{low + 1}–{high} words"
+        for low, high in itertools.pairwise(highest)
+    ]
     yield "Context length", [names[n] for n in places], [names[n] for n in np.unique(places)]
 
 

@@ -56,11 +56,11 @@ def _block(comparisons: list[dict[str, Any]]) -> Block:
             Cell(each["from_label"]),
             Cell(each["to_label"]),
             Cell(interval(each["em"])),
-            Cell(_p(each["em"]["p_holm"])),
-            Cell(_p(each["em"]["p_permutation"])),
+            Cell(p_value(each["em"]["p_holm"])),
+            Cell(p_value(each["em"]["p_permutation"])),
             Cell(f"{each['em']['detectable']:.2f}"),
             Cell(interval(each["f1"])),
-            Cell(_p(each["f1"]["p_holm"])),
+            Cell(p_value(each["f1"]["p_holm"])),
             *(
                 Cell(signed(each["published"][metric]) if each["published"] else MISSING)
                 for metric in ("em", "f1")
@@ -77,7 +77,8 @@ def _block(comparisons: list[dict[str, Any]]) -> Block:
 _FLIPS = {True: "yes", False: "no", None: MISSING}
 
 
-def _p(value: float) -> str:
+def p_value(value: float) -> str:
+    """A p-value with three decimals; none is shown as zero."""
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mtdnn.config import Experiment
+from mtdnn.reporting.comparisons import p_value
 from mtdnn.reporting.results import Score
 from mtdnn.reporting.tables import MISSING, latex, markdown, signed
 
@@ -44,6 +45,7 @@ def _environment() -> Environment:
         "spread": spread,
         "seeds": seeds,
         "interval": interval,
+        "p_value": p_value,
     }
     environment.globals |= {
         "segments": segments,
