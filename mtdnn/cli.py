@@ -162,6 +162,22 @@ def _log(arguments: argparse.Namespace) -> None:
         tracking.log_run(experiment, run)
 
 
+def _sync(arguments: argparse.Namespace) -> None:
+    if arguments.follow:
+        os.nice(19)  # before MLflow is imported, which takes seconds
+    from mtdnn import tracking
+    from mtdnn.config import load
+
+    experiment = load(arguments.experiment)
+    if arguments.reap:
+        for line in tracking.reap(experiment):
+            print(line)
+    if arguments.follow:
+        tracking.follow(experiment, arguments.runs, arguments.parent)
+    else:
+        print(f"{tracking.sync(experiment, arguments.runs)} runs are as MLflow has them")
+
+
 def _statistics(arguments: argparse.Namespace) -> None:
     from mtdnn import reporting, statistics
     from mtdnn.config import load
@@ -460,6 +476,17 @@ def _parser() -> argparse.ArgumentParser:
     of_experiment("store", _store, "create the MLflow store and experiment")
     sub = of_experiment("log", _log, "log finished runs to MLflow")
     sub.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR")
+    sub = of_experiment("sync", _sync, "deliver to MLflow what it lacks of runs, also unfinished")
+    sub.add_argument("runs", type=Path, nargs="*", metavar="RUN_DIR", help="all by default")
+    sub.add_argument(
+        "--follow", action="store_true", help="go on until all runs are scored, at low priority"
+    )
+    sub.add_argument(
+        "--parent", type=_positive, metavar="PID", help="follow only while this process lives"
+    )
+    sub.add_argument(
+        "--reap", action="store_true", help="end runs in MLflow whose training was killed"
+    )
     sub = of_experiment(
         "statistics", _statistics, "compare the rows of tables over seeds and questions"
     )

@@ -16,7 +16,7 @@ from factories import fail_run, make_experiment, make_run
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
-from mtdnn import tracking
+from mtdnn import mirror, tracking
 from mtdnn.config import dump_yaml
 from mtdnn.errors import MtdnnError
 from mtdnn.files import read_json, write_json, write_text
@@ -137,7 +137,7 @@ def test_curves_have_one_point_a_step_with_real_steps_and_times(experiment):
 
 
 def test_long_curves_are_averaged_in_equal_windows(experiment, monkeypatch):
-    monkeypatch.setattr(tracking, "MAX_POINTS", 10)
+    monkeypatch.setattr(mirror, "MAX_POINTS", 10)
     folder = make_run(experiment, RunId("base", "qa", 1.0, "default", 1), steps=25)
     tracking.log_run(experiment, folder)
     client, run = only_run(experiment)
