@@ -173,7 +173,7 @@ def _sync(arguments: argparse.Namespace) -> None:
         for line in tracking.reap(experiment):
             print(line)
     if arguments.follow:
-        tracking.follow(experiment, arguments.runs, arguments.parent)
+        tracking.follow(experiment, arguments.runs, arguments.parent, arguments.every)
     else:
         print(f"{tracking.sync(experiment, arguments.runs)} runs are as MLflow has them")
 
@@ -480,6 +480,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("runs", type=Path, nargs="*", metavar="RUN_DIR", help="all by default")
     sub.add_argument(
         "--follow", action="store_true", help="go on until all runs are scored, at low priority"
+    )
+    sub.add_argument(
+        "--every", type=float, default=10.0, metavar="SECONDS", help="how often (default 10)"
     )
     sub.add_argument(
         "--parent", type=_positive, metavar="PID", help="follow only while this process lives"

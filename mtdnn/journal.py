@@ -137,7 +137,7 @@ class Record:
     """A journal as far as it was read; it may be growing meanwhile.
 
     Attributes:
-        about: its first line; empty when there is no journal.
+        about: its first line, with host and process of the last part; empty without a journal.
         parts: how often the training was begun or taken up again.
         steps: how many steps were read so far; `following` is the number of the next one.
         seconds: the training's clock at the last line.
@@ -167,7 +167,7 @@ class Record:
                 self.replaced |= file.read(len(self._head)) != self._head
                 file.seek(self._offset)
                 content = file.read()
-        except FileNotFoundError:
+        except OSError:
             self.replaced |= bool(self._head)
             return []
         if not self._offset and b"\n" in content:
@@ -187,7 +187,8 @@ class Record:
     def _counted(self, line: Line) -> Line | None:
         """The line, if it says something of a step that is new."""
         if "part" in line:
-            self.about = self.about or {**line, "corpora": dict(line["corpora"])}
+            who = {key: line[key] for key in ("host", "process")}
+            self.about = {**(self.about or {**line, "corpora": dict(line["corpora"])}), **who}
             self.parts, self.status, self.reason = line["part"], None, None
         elif "end" in line:
             self.status, self.reason = line["end"], line.get("reason")

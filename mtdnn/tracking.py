@@ -44,8 +44,7 @@ from mtdnn.lease import Lease
 from mtdnn.mirror import PROMOTED, Point, Source, parameters, scores
 from mtdnn.settings import RunSettings
 
-SECONDS_BETWEEN_PASSES = 10.0
-MOST_SECONDS_BETWEEN_PASSES = 120.0
+MOST_SECONDS_BETWEEN_TRIES = 120.0
 
 _BATCH = {"metrics": 1000, "params": 100, "tags": 100}  # MLflow's limits for one log_batch
 _VIEW = "scores"
@@ -220,12 +219,15 @@ def sync(experiment: Experiment, folders: Iterable[Path] | None = None) -> int:
     return _Delivery(experiment, folders).once()
 
 
-def follow(experiment: Experiment, folders: Iterable[Path] | None, parent: int | None) -> None:
+def follow(
+    experiment: Experiment, folders: Iterable[Path] | None, parent: int | None, every: float
+) -> None:
     """Deliver what comes until every run is scored, or process `parent` is gone.
 
-    A store that does not answer is asked again, ever more rarely.
+    Args:
+        every: seconds between two looks; a store that does not answer is asked more rarely.
     """
-    delivery, pause, away = _Delivery(experiment, folders), SECONDS_BETWEEN_PASSES, False
+    delivery, pause, away = _Delivery(experiment, folders), every, False
     is_last = False
     while True:
         try:
@@ -233,11 +235,11 @@ def follow(experiment: Experiment, folders: Iterable[Path] | None, parent: int |
         except Away as error:
             if not away:
                 print(f"mtdnn: {error}", file=sys.stderr, flush=True)
-            away, pause = True, min(2 * pause, MOST_SECONDS_BETWEEN_PASSES)
+            away, pause = True, min(2 * pause, MOST_SECONDS_BETWEEN_TRIES)
         else:
             if away:
                 print("mtdnn: the store answers again", file=sys.stderr, flush=True)
-            away, pause = False, SECONDS_BETWEEN_PASSES
+            away, pause = False, every
         if is_last or (delivery.is_done and not away):
             return
         is_last = _is_gone_within(pause, parent)
