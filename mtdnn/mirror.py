@@ -46,14 +46,16 @@ class Curves:
     def __init__(self, counts: dict[str, int], start: int):
         self._totals = {f"loss/{corpus}": count for corpus, count in counts.items()}
         self._totals |= dict.fromkeys(("learning_rate", "grad_norm"), sum(counts.values()))
-        self._start = start
+        self._start, self._seconds = start, 0.0
         self._closed: dict[str, int] = {}
         self._open: dict[str, list[float]] = {}
 
     def add(self, lines: Iterable[dict[str, Any]]) -> Iterator[Point]:
         """The points that these lines of a journal complete."""
         for line in lines:
-            time = self._start + round(1000 * (line.get("seconds") or 0))
+            # The clock of a resumed training goes on from its checkpoint, before the last lines.
+            self._seconds = max(self._seconds, line.get("seconds") or 0)
+            time = self._start + round(1000 * self._seconds)
             if "figures" in line:
                 for name, value in line["figures"].items():
                     yield Point(f"system/{name}", float(value), time, line["step"])

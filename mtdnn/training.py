@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
-from mtdnn import schedule
+from mtdnn import devices, schedule
 from mtdnn.batches import PackedBatch, batch_of
 from mtdnn.checkpoints import Checkpoints, Stopped, StopSignals
 from mtdnn.errors import MtdnnError
@@ -367,7 +368,9 @@ def _some(rows: np.ndarray, most: int = 16) -> str:
 
 
 def use_device(threads: int | None, deterministic: bool = True) -> torch.device:
-    """The GPU if there is one, else the CPU with `threads` threads.
+    """A free GPU if there is one, else the CPU with `threads` threads.
+
+    Where every GPU is taken by another process of ours, this waits for one.
 
     Args:
         threads: CPU threads; all cores when absent.
@@ -376,6 +379,8 @@ def use_device(threads: int | None, deterministic: bool = True) -> torch.device:
     """
     if threads:
         torch.set_num_threads(threads)
+        pa.set_cpu_count(threads)
+    devices.take()
     if not torch.cuda.is_available():
         return torch.device("cpu")
     # Read by cuBLAS when it is first used.
