@@ -178,6 +178,13 @@ def _sync(arguments: argparse.Namespace) -> None:
         print(f"{tracking.sync(experiment, arguments.runs)} runs are as MLflow has them")
 
 
+def _agreement(arguments: argparse.Namespace) -> None:
+    from mtdnn import agreement
+    from mtdnn.config import load
+
+    agreement.write(load(arguments.experiment))
+
+
 def _statistics(arguments: argparse.Namespace) -> None:
     from mtdnn import reporting, statistics
     from mtdnn.config import load
@@ -489,6 +496,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--reap", action="store_true", help="end runs in MLflow whose training was killed"
+    )
+    of_experiment(
+        "agreement", _agreement, "compare every table with MLflow, and log a summary there"
     )
     sub = of_experiment(
         "statistics", _statistics, "compare the rows of tables over seeds and questions"

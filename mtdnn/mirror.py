@@ -236,5 +236,43 @@ def parameters(config: Path) -> dict[str, str]:
     return flat
 
 
+# --- the whole experiment --------------------------------------------------------------------
+
+
+def summary_numbers(statistics: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """Means of the rows, and differences between them with their intervals, by name."""
+    for row, slices in statistics["cells"].items():
+        for slice_name, scored in slices.items():
+            for metric, values in scored.items():
+                for key in ("mean", "deviation"):
+                    if values.get(key) is not None:
+                        yield f"{row}/{slice_name}/{metric}/{key}", float(values[key])
+    for name, metric, values, _ in _compared(statistics):
+        for key in ("difference", "low", "high", "p_holm"):
+            if values.get(key) is not None:
+                yield f"{name}/{metric}/{key}", float(values[key])
+
+
+def summary_verdicts(statistics: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the comparisons say about the published differences, by name."""
+    for name, metric, _, verdict in _compared(statistics):
+        if verdict:
+            yield f"verdict/{name}/{metric}", verdict
+
+
+def _compared(
+    statistics: dict[str, Any],
+) -> Iterator[tuple[str, str, dict[str, Any], str | None]]:
+    """Name, metric, numbers and verdict of each comparison."""
+    for table, entry in statistics["tables"].items():
+        for each in entry["comparisons"]:
+            pair = f"{each['to']} vs {each['from']}"
+            threshold = "" if each["threshold"] == "zero" else f"/{each['threshold']}"
+            name = f"{table}/{pair}/{each['slice']}{threshold}"
+            for metric in ("em", "f1"):
+                verdict = (each.get("verdict") or {}).get(metric)
+                yield name, metric, each[metric], verdict
+
+
 def _optional_json(path: Path) -> dict[str, Any]:
     return read_json(path) if path.exists() else {}

@@ -35,6 +35,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from mtdnn import mirror
 from mtdnn.config import Experiment, load_run
 from mtdnn.errors import Busy, MtdnnError
 from mtdnn.files import digest, read_json, sha256, write_json
@@ -42,6 +43,7 @@ from mtdnn.journal import mark_killed
 from mtdnn.layout import RunId
 from mtdnn.lease import Lease
 from mtdnn.mirror import PROMOTED, Point, Source, parameters, scores
+from mtdnn.reporting import FIGURES
 from mtdnn.settings import RunSettings
 
 MOST_SECONDS_BETWEEN_TRIES = 120.0
@@ -100,17 +102,24 @@ def log_run(experiment: Experiment, run_dir: Path) -> str:
 
 def agrees(experiment: Experiment, run_dir: Path) -> list[str]:
     """Where MLflow's scores of a run differ from its `metrics.json`; empty when they agree."""
-    run_dir = Path(run_dir)
-    expected = scores(read_json(run_dir / "metrics.json"))
-    try:
-        logged = logged_scores(experiment, run_dir)
-    except LookupError as error:
-        return [str(error)]
-    return [
-        f"{run_dir}: {name}: {value} in metrics.json, {logged.get(name)} in MLflow"
-        for name, value in expected.items()
-        if logged.get(name) != value
-    ]
+    return differences(experiment, [run_dir])
+
+
+def differences(experiment: Experiment, folders: Iterable[Path]) -> list[str]:
+    """Where MLflow's scores of these runs differ from their `metrics.json`."""
+    found = []
+    for folder in map(Path, folders):
+        try:
+            logged = logged_scores(experiment, folder)
+        except LookupError as error:
+            found.append(str(error))
+            continue
+        found += [
+            f"{folder}: {name}: {value} in metrics.json, {logged.get(name)} in MLflow"
+            for name, value in scores(read_json(folder / "metrics.json")).items()
+            if logged.get(name) != value
+        ]
+    return found
 
 
 def logged_scores(experiment: Experiment, run_dir: Path) -> dict[str, float]:
@@ -202,6 +211,60 @@ def _experiment_tags(experiment: Experiment) -> dict[str, str]:
 def _find(client: MlflowClient, experiment_id: str, fingerprint: str) -> list:
     """The runs in MLflow with this fingerprint, the newest first."""
     return list(client.search_runs([experiment_id], f"tags.fingerprint = '{fingerprint}'"))
+
+
+# --- the whole experiment --------------------------------------------------------------------
+
+
+def log_summary(experiment: Experiment) -> str:
+    """A run in MLflow of the whole experiment, made anew when something of it has changed.
+
+    It holds means, differences with intervals, and verdicts of `statistics.json`, and as
+    artifacts the tables, comparisons and figures. Its MLflow run's id is returned.
+
+    Raises:
+        MtdnnError: there is no `statistics.json`, or the store does not answer.
+    """
+    root = experiment.layout.root
+    statistics = read_json(root / "statistics.json")
+    files = _summary_files(experiment)
+    content = digest({str(path.relative_to(root)): sha256(path) for path in files})
+    with _store(experiment) as client:
+        experiment_id = _experiment_id(client, experiment)
+        for known in list(client.search_runs([experiment_id], "tags.kind = 'summary'")):
+            if known.data.tags.get("results") != _results(experiment):
+                continue
+            if known.data.tags.get("content") == content:
+                return known.info.run_id
+            client.delete_run(known.info.run_id)
+        tags = {"kind": "summary", "results": _results(experiment), "experiment": root.name}
+        tags |= {"mlflow.note.content": _note(experiment), "notice": experiment.notice or ""}
+        tags |= {"mlflow.source.name": "mtdnn", "mlflow.source.type": "LOCAL"}
+        name = f"summary of {experiment.experiment}"
+        run_id = client.create_run(experiment_id, tags=tags, run_name=name).info.run_id
+        now = round(1000 * time.time())
+        numbers = mirror.summary_numbers(statistics)
+        _send(client, run_id, "metrics", [Metric(*each, now, 0) for each in numbers])
+        verdicts = mirror.summary_verdicts(statistics)
+        _send(client, run_id, "tags", [RunTag(*each) for each in verdicts])
+        for path in files:
+            folder = str(path.parent.relative_to(root))
+            client.log_artifact(run_id, str(path), None if folder == "." else folder)
+        client.set_tag(run_id, "content", content)
+        client.set_terminated(run_id)
+    return run_id
+
+
+def _summary_files(experiment: Experiment) -> list[Path]:
+    """Tables, comparisons and figures that exist, and the numbers behind them."""
+    layout = experiment.layout
+    wanted = [layout.root / "statistics.json"]
+    for end in ("md", "csv", "tex"):
+        wanted += [layout.table(name, end) for name in experiment.tables]
+        wanted += [layout.comparison(name, end) for name in experiment.tables]
+    for end in ("svg", "png", "pdf"):
+        wanted += [layout.figure(name, end) for name in [*experiment.figures, *FIGURES]]
+    return [path for path in wanted if path.exists()]
 
 
 # --- runs that go on -------------------------------------------------------------------------
