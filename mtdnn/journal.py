@@ -20,6 +20,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -188,7 +189,7 @@ class Record:
         """The line, if it says something of a step that is new."""
         if "part" in line:
             who = {key: line[key] for key in ("host", "process")}
-            self.about = {**(self.about or {**line, "corpora": dict(line["corpora"])}), **who}
+            self.about = {**(self.about or _checked(line)), **who}
             self.parts, self.status, self.reason = line["part"], None, None
         elif "end" in line:
             self.status, self.reason = line["end"], line.get("reason")
@@ -206,6 +207,12 @@ class Record:
     def complete(self) -> bool:
         """Whether it holds every step of the training."""
         return bool(self.about) and self.steps == sum(self.about["corpora"].values())
+
+
+def _checked(about: Line) -> Line:
+    """The first line of a journal, for those who count with it."""
+    datetime.fromisoformat(about["started"])
+    return {**about, "corpora": {name: int(count) for name, count in about["corpora"].items()}}
 
 
 def mark_killed(folder: Path, reason: str) -> None:

@@ -14,7 +14,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ def logged_scores(experiment: Experiment, run_dir: Path) -> dict[str, float]:
         LookupError: there is not one run with its fingerprint.
     """
     fingerprint = _fingerprint(Source(run_dir))
-    with _store(experiment) as client:
+    with _store(experiment, writes=False) as client:
         runs = _find(client, _experiment_id(client, experiment), fingerprint)
     if len(runs) != 1:
         raise LookupError(f"{run_dir}: MLflow has {len(runs)} runs with its fingerprint, not 1")
@@ -147,19 +147,23 @@ def _uri(experiment: Experiment) -> str:
 
 
 @contextmanager
-def _store(experiment: Experiment) -> Iterator[MlflowClient]:
+def _store(experiment: Experiment, writes: bool = True) -> Iterator[MlflowClient]:
     """A client of the store for one process at a time; its failures become one line.
 
-    A lock lies beside a SQLite store. Where a server answers, those who deliver the same
+    A lock lies beside a SQLite store. Where a server answers, those who write the same
     experiment's runs take turns: each first looks whether a run is there, then makes it.
     """
     uri = _uri(experiment)
     path = uri.removeprefix("sqlite:///")
-    turns = Lease(experiment.layout.root / "delivery", "the runs are being logged", wait=True)
     try:
         if path != uri:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock") if path != uri else turns:
+            turns: Any = FileLock(f"{path}.lock")
+        elif writes:
+            turns = Lease(experiment.layout.root / "delivery", "runs are being logged", wait=True)
+        else:
+            turns = nullcontext()
+        with turns:
             yield MlflowClient(uri)
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         reason = _shown(" ".join(str(error).split()))
@@ -278,8 +282,13 @@ def sync(experiment: Experiment, folders: Iterable[Path] | None = None) -> int:
 
     Raises:
         Away: the store does not answer; what was not delivered stays in the runs' journals.
+        MtdnnError: a line for each run that is damaged; all others are delivered.
     """
-    return _Delivery(experiment, folders).once()
+    delivery = _Delivery(experiment, folders)
+    found = delivery.once()
+    if delivery.damaged:
+        raise MtdnnError("\n".join(delivery.damaged))
+    return found
 
 
 def follow(
@@ -295,6 +304,8 @@ def follow(
     while True:
         try:
             delivery.once()
+            for line in delivery.damaged:
+                print(f"mtdnn: {line}", file=sys.stderr, flush=True)
         except Away as error:
             if not away:
                 print(f"mtdnn: {error}", file=sys.stderr, flush=True)
@@ -324,7 +335,9 @@ def _is_alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # another user's, and alive
+        return True  # another user's
+    with suppress(OSError):  # a zombie has ended, though nobody has asked how
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True
 
 
@@ -337,6 +350,7 @@ class _Delivery:
         self._folders = list(map(Path, folders or runs))
         self._going_on: dict[Path, _Mirrored] = {}
         self._seen: dict[Path, _State] = {}
+        self.damaged: list[str] = []  # of the last pass
 
     @property
     def is_done(self) -> bool:
@@ -347,7 +361,7 @@ class _Delivery:
 
     def once(self) -> int:
         """One pass; returns how many runs there are. A run that is damaged stops no other."""
-        found, refused = 0, []
+        found, refused, self.damaged = 0, [], []
         for folder in self._folders:
             state = _state(folder)
             if not any(state):
@@ -363,7 +377,7 @@ class _Delivery:
                     break
                 continue
             except MtdnnError as error:
-                print(f"mtdnn: {error}", file=sys.stderr, flush=True)
+                self.damaged.append(str(error))
             self._seen[folder] = state
         if refused:
             raise refused[0]

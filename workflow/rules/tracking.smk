@@ -5,6 +5,10 @@ localrules:
     store,
 
 
+# A server that is away must not keep trainings waiting: what asks it comes last, and logging is
+# tried once. The next call, or `mtdnn sync`, delivers what is missing.
+
+
 # The first use of an MLflow store is racy, so one rule creates it and all others wait for it.
 rule store:
     output:
@@ -16,14 +20,13 @@ rule store:
     params:
         experiment=EXPERIMENT,
         uri=experiment.tracking_uri or "",
+    priority: -1
     message:
         "Creating the MLflow store"
     shell:
         "python -m mtdnn store {params.experiment} > {log} 2>&1"
 
 
-# A server that is away must not keep trainings waiting: logging comes last, and is tried once.
-# The next call, or `mtdnn sync`, delivers what is missing.
 rule log:
     input:
         store=ancient(ROOT / "store.json"),
