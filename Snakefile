@@ -76,7 +76,9 @@ onerror:
     for step in ("figure", "cases", "page"):
         shell(f"python -m mtdnn {step} {EXPERIMENT} || true")
     shell(f"({REPORT}) > /dev/null 2>&1 || true")
-    shell("python -m mtdnn sync {EXPERIMENT} || true")  # failed runs are failed in MLflow, too
+    shell(
+        "python -m mtdnn sync {EXPERIMENT} || true"
+    )  # failed runs are failed in MLflow, too
     for file in [
         *map(experiment.layout.statistics, experiment.tables),
         *comparisons_of(experiment.tables),

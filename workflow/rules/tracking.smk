@@ -15,12 +15,12 @@ rule store:
         ROOT / "store.json",
     log:
         ROOT / "logs/store.log",
+    priority: -1
     conda:
         "../../envs/environment.yaml"
     params:
         experiment=EXPERIMENT,
         uri=experiment.tracking_uri or "",
-    priority: -1
     message:
         "Creating the MLflow store"
     shell:
