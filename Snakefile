@@ -64,7 +64,7 @@ rule cases:
 # is no input of any rule: each holds a digest of the settings that matter to it in `params`.
 onstart:
     write_text(EXPERIMENT, dump_yaml(experiment))
-    if experiment.is_tracked_live:
+    if experiment.tracking_live:
         steps.start_delivery(EXPERIMENT, ROOT / "logs/sync.log")
 
 
@@ -76,9 +76,8 @@ onerror:
     for step in ("figure", "cases", "page"):
         shell(f"python -m mtdnn {step} {EXPERIMENT} || true")
     shell(f"({REPORT}) > /dev/null 2>&1 || true")
-    shell(
-        "python -m mtdnn sync {EXPERIMENT} || true"
-    )  # failed runs are failed in MLflow, too
+    # Failed runs have failed in MLflow, too.
+    shell("python -m mtdnn sync {EXPERIMENT} || true")
     for file in [
         *map(experiment.layout.statistics, experiment.tables),
         *comparisons_of(experiment.tables),

@@ -137,10 +137,10 @@ class Experiment(Closed):
     tracking_uri: str | None = Field(
         None, description="MLflow server or store; results/mlflow.db when absent"
     )
-    tracking_live: bool | None = Field(
-        None,
-        description="deliver curves to MLflow while runs are being trained, by a process at low "
-        "priority; absent: to a server only",
+    tracking_live: bool = Field(
+        True,
+        description="deliver curves to MLflow while runs are being trained, by a process of the "
+        "lowest priority; else when they are scored",
     )
     lock: str | None = Field(
         None,
@@ -247,13 +247,6 @@ class Experiment(Closed):
         if self.tracking_uri:
             return self.tracking_uri
         return f"sqlite:///{Path(self.results).absolute() / 'mlflow.db'}"
-
-    @property
-    def is_tracked_live(self) -> bool:
-        """Whether curves are delivered while runs are being trained."""
-        if self.tracking_live is not None:
-            return self.tracking_live
-        return (self.tracking_uri or "").startswith(("http:", "https:"))
 
     def data_path(self, root: str | None) -> str:
         """A corpus's root: a URL as it is, a folder from `data_root` (or MTDNN_DATA) on."""

@@ -3,7 +3,8 @@
 Training never talks to a server. `journal.jsonl` is a few lines of JSON a second, written at the
 moments at which losses are read from the device anyway:
 
-    {"part": 1, "fingerprint", "started", "host", "process", "device", "commit", "corpora"}
+    {"part": 1, "fingerprint", "config_digest", "started", "device", "commit", "corpora",
+     "host", "process"}
     {"step", "epoch", "corpus", "loss", "lr", "grad_norm", "tokens", "seconds"}    for each step
     {"figures": {name: value}, "step", "seconds"}                                  now and then
     {"end": "FINISHED" | "FAILED" | "KILLED", "reason", "seconds"}

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mtdnn.config import read_yaml
-from mtdnn.files import read_json
+from mtdnn.config import load_run, read_yaml
+from mtdnn.files import digest, read_json
 from mtdnn.journal import Record
 from mtdnn.reporting.results import read_training
 
@@ -92,6 +92,8 @@ class Source:
         self.folder = Path(folder)
         self.record = Record(self.folder)
         self._lines = self.record.read()
+        if self._is_outdated():
+            self.record, self._lines = Record(self.folder), []
         self.metrics = _optional_json(self.folder / "metrics.json")
         self.model = _optional_json(self.folder / "model" / "run.json")
         self.failure = _optional_json(self.folder / "failure.json")
@@ -114,6 +116,18 @@ class Source:
             self._lines = read_training(self.folder)
             counts = _counts(self._lines)
         self._curves = Curves(counts, self.start or 0)
+
+    def _is_outdated(self) -> bool:
+        """Whether the run's settings were changed since its journal was written."""
+        written = self.record.about.get("config_digest")
+        if not written:
+            return False
+        return written != digest(load_run(self.folder / "config.yaml").determining())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing yet that could be mirrored."""
+        return not (self.record.about or self.model or self.metrics or self.failure)
 
     @property
     def fingerprint(self) -> str | None:

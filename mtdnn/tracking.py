@@ -388,6 +388,8 @@ class _Delivery:
         others_changed = self._seen.get(folder, state)[1:] != state[1:]
         if mirrored is None or others_changed or not mirrored.goes_on():
             mirrored = _Mirrored(self._experiment, folder)
+        if mirrored.source.is_empty:
+            return
         with _store(self._experiment) as client:
             run_id = mirrored.update(client, _experiment_id(client, self._experiment))
         if mirrored.source.is_going_on:

@@ -101,6 +101,7 @@ def train(
         started = datetime.now(UTC).isoformat(timespec="seconds")
         about = {
             "fingerprint": identity["fingerprint"],
+            "config_digest": identity["config_digest"],
             "started": started,
             "device": origin["device"],
             "commit": versions["commit"],

@@ -285,6 +285,23 @@ def test_a_training_without_a_journal_is_delivered_when_it_is_finished(store, tm
     assert room.only_run().info.status == "FINISHED"
 
 
+def test_changed_settings_leave_the_run_that_was_logged_alone(store, tmp_path):
+    """Between the first step under other settings and the training the old journal still lies."""
+    room = Room(tmp_path, store)
+    room.train()
+    room.sync()
+    before = room.only_run()
+    other = room.run.model_copy(update={"seed": 2})
+    write_text(room.run_dir / "config.yaml", dump_yaml(other))
+    (room.run_dir / "model" / "run.json").unlink()
+    room.sync()
+    assert room.only_run().data.params == before.data.params
+    train(room.run_dir, other, threads=1)
+    room.sync()
+    assert [run.data.params["seed"] for run in room.runs()] == ["2", "1"]
+    assert all(run.info.status == "FINISHED" for run in room.runs())
+
+
 def test_runs_whose_folder_is_gone_are_ended(store, tmp_path):
     room = Room(tmp_path, store)
     with pytest.raises(KeyboardInterrupt), journal(room.run_dir) as begun:
