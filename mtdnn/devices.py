@@ -17,6 +17,8 @@ from mtdnn.errors import MtdnnError
 
 POLL_SECONDS = 0.5
 VARIABLE = "CUDA_VISIBLE_DEVICES"
+# Tells the children of a process that has a GPU that it is theirs as well.
+INHERITED = "MTDNN_GPU"
 
 # Locks of this process; never closed, since the kernel does so when the process ends.
 _held: list[int] = []
@@ -27,7 +29,7 @@ def take(
 ) -> str | None:
     """Take a free GPU for this process and hide the others from it.
 
-    To be called before CUDA is first used; once a process has a GPU it keeps it.
+    To be called before CUDA is first used. A process keeps its GPU, and its children share it.
 
     Args:
         installed: gives this machine's GPUs; the real ones when absent.
@@ -36,9 +38,10 @@ def take(
     Returns:
         What CUDA_VISIBLE_DEVICES now names; None where no GPU may be used.
     """
-    if _held:
-        return os.environ[VARIABLE]
-    choices = _choices((installed or installed_gpus)(), os.environ.get(VARIABLE))
+    allowed = os.environ.get(VARIABLE)
+    if allowed and allowed == os.environ.get(INHERITED):
+        return allowed
+    choices = _choices((installed or installed_gpus)(), allowed)
     if not choices:
         return None
     folder = folder or _own_folder()
@@ -47,7 +50,7 @@ def take(
         for shown, name in choices:
             if (lock := _lock(folder / f"{name}.lock")) is not None:
                 _held.append(lock)
-                os.environ[VARIABLE] = shown
+                os.environ[VARIABLE] = os.environ[INHERITED] = shown
                 return shown
         if not said:
             which = "the GPU is" if len(choices) == 1 else f"all {len(choices)} GPUs are"

@@ -96,10 +96,14 @@ def test_parts_of_a_gpu_and_gpus_without_a_known_uuid(holders):
     assert sorted(taken(holders.start(gpus=files)) for _ in files) == ["0", "1"]
 
 
-def test_a_process_keeps_what_it_has(tmp_path, monkeypatch):
+def test_a_process_keeps_what_it_has_and_its_children_share_it(tmp_path, monkeypatch, holders):
     monkeypatch.setattr(devices, "_held", [])
     monkeypatch.setenv(devices.VARIABLE, "1,0")
+    monkeypatch.setenv(devices.INHERITED, "")
     assert [devices.take(lambda: GPUS, tmp_path) for _ in range(2)] == ["1", "1"]
+    assert taken(holders.start(os.environ[devices.VARIABLE])) == "1"
+    monkeypatch.delenv(devices.INHERITED)
+    assert "the GPU is taken" in holders.start("1").stderr.readline()
     os.close(devices._held[0])
 
 
