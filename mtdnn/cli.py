@@ -175,7 +175,7 @@ def _sync(arguments: argparse.Namespace) -> None:
     if arguments.follow:
         tracking.follow(experiment, arguments.runs, arguments.parent, arguments.every)
     else:
-        print(f"{tracking.sync(experiment, arguments.runs)} runs are as MLflow has them")
+        print(f"MLflow is up to date with {tracking.sync(experiment, arguments.runs)} runs")
 
 
 def _agreement(arguments: argparse.Namespace) -> None:

@@ -235,12 +235,16 @@ def log_summary(experiment: Experiment) -> str:
     content = digest({str(path.relative_to(root)): sha256(path) for path in files})
     with _store(experiment) as client:
         experiment_id = _experiment_id(client, experiment)
+        logged = None
         for known in list(client.search_runs([experiment_id], "tags.kind = 'summary'")):
             if known.data.tags.get("results") != _results(experiment):
                 continue
-            if known.data.tags.get("content") == content:
-                return known.info.run_id
-            client.delete_run(known.info.run_id)
+            if logged is None and known.data.tags.get("content") == content:
+                logged = known.info.run_id
+            else:
+                client.delete_run(known.info.run_id)
+        if logged:
+            return logged
         tags = {"kind": "summary", "results": _results(experiment), "experiment": root.name}
         tags |= {"mlflow.note.content": _note(experiment), "notice": experiment.notice or ""}
         tags |= {"mlflow.source.name": "mtdnn", "mlflow.source.type": "LOCAL"}
@@ -525,6 +529,10 @@ class _Mirrored:
             start = self.source.start or round(1000 * time.time())
             name = _run_name(self._settings)
             joined = client.create_run(experiment_id, start, tags, run_name=name)
+            # Where an answer was lost, MLflow's client has asked a second time, and there are two.
+            for known in _find(client, experiment_id, self.fingerprint):
+                if known.info.run_id != joined.info.run_id:
+                    client.delete_run(known.info.run_id)
         else:
             _send(client, joined.info.run_id, "tags", [RunTag(*each) for each in tags.items()])
             if "failure" in joined.data.tags and "failure" not in tags:
