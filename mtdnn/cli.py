@@ -164,7 +164,7 @@ def _log(arguments: argparse.Namespace) -> None:
 
 def _sync(arguments: argparse.Namespace) -> None:
     if arguments.follow:
-        os.nice(19)  # before MLflow is imported, which takes seconds
+        os.nice(10)  # before MLflow is imported, which takes seconds
     from mtdnn import tracking
     from mtdnn.config import load
 

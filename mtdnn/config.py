@@ -139,8 +139,8 @@ class Experiment(Closed):
     )
     tracking_live: bool = Field(
         True,
-        description="deliver curves to MLflow while runs are being trained, by a process of the "
-        "lowest priority; else when they are scored",
+        description="deliver curves to MLflow while runs are being trained, by a process of "
+        "low priority; else when they are scored",
     )
     lock: str | None = Field(
         None,

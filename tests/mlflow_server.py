@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+# Without the processes that run jobs for the user interface.
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
 
 def free_port() -> int:
     with socket.socket() as free:
@@ -50,7 +53,7 @@ class Server:
                 stderr=file,
                 cwd=self._folder,
                 start_new_session=True,
-                env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+                env={**os.environ, **QUIET},
             )
         for _ in range(240):
             if self._process.poll() is not None:
