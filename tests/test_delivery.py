@@ -220,8 +220,9 @@ def test_curves_are_the_same_live_and_afterwards(monkeypatch, steps):
 # --- how a training ends ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_stopped_training_is_killed_and_continues_the_same_run(store, tmp_path):
-    room = Room(tmp_path, store, epochs=40)
+    room = Room(tmp_path, store, epochs=30)
     ids = []
     for number in (signal.SIGTERM, signal.SIGKILL):
         process = room.begin_training("--checkpoint-minutes", "0.005")
@@ -319,6 +320,7 @@ def test_runs_whose_folder_is_gone_are_ended(store, tmp_path):
 # --- the server ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_lost_answers_make_no_point_twice(proxy, tmp_path):
     room = Room(tmp_path, proxy.address)
     room.train()
@@ -335,6 +337,7 @@ def test_lost_answers_make_no_point_twice(proxy, tmp_path):
     assert searching == {name: count for name, count in before.items() if name != "search"}
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_whatever_the_server_does(server, proxy, tmp_path):
     """Killed and restarted, slow, 500, answers that are lost: all of it under a real training."""
     room = Room(tmp_path, proxy.address, epochs=60, rows=60)
@@ -369,14 +372,16 @@ def test_a_training_goes_on_whatever_the_server_does(server, proxy, tmp_path):
     assert len(room.history("learning_rate")) == mirror.MAX_POINTS  # averaged, and still exact
 
 
+@pytest.mark.slow
 def test_deliverers_of_the_same_run_take_turns(server, tmp_path):
     room = Room(tmp_path, server.address)
     room.train()
-    processes = [subprocess.Popen(room.command("sync", str(room.config))) for _ in range(4)]
-    assert [process.wait(timeout=PATIENCE_SECONDS) for process in processes] == [0] * 4
+    processes = [subprocess.Popen(room.command("sync", str(room.config))) for _ in range(3)]
+    assert [process.wait(timeout=PATIENCE_SECONDS) for process in processes] == [0] * 3
     room.assert_exact()
 
 
+@pytest.mark.slow
 def test_following_ends_with_the_process_that_it_was_started_for(store, tmp_path):
     room = Room(tmp_path, store)
     parent = subprocess.Popen(["sleep", "600"])
