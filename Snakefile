@@ -15,8 +15,8 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/corpora.smk"
 include: "workflow/rules/training.smk"
 include: "workflow/rules/evaluation.smk"
-include: "workflow/rules/tracking.smk"
 include: "workflow/rules/reporting.smk"
+include: "workflow/rules/tracking.smk"
 
 
 rule all:
@@ -30,6 +30,7 @@ rule all:
         rules.answers.output,
         rules.report.output,
         products(experiment.runs(), "metrics.json", "mlflow.json"),
+        rules.agreement.output,
 
 
 # The runs' scores are targets as well: after a failure the tables exist, and yet a run is due.
@@ -63,6 +64,8 @@ rule cases:
 # is no input of any rule: each holds a digest of the settings that matter to it in `params`.
 onstart:
     write_text(EXPERIMENT, dump_yaml(experiment))
+    if experiment.tracking_live:
+        steps.start_delivery(EXPERIMENT, ROOT / "logs/sync.log")
 
 
 # A failed run stops no other, and what exists is shown: cells without a run say why. What is
@@ -73,6 +76,8 @@ onerror:
     for step in ("figure", "cases", "page"):
         shell(f"python -m mtdnn {step} {EXPERIMENT} || true")
     shell(f"({REPORT}) > /dev/null 2>&1 || true")
+    # Failed runs have failed in MLflow, too.
+    shell("python -m mtdnn sync {EXPERIMENT} || true")
     for file in [
         *map(experiment.layout.statistics, experiment.tables),
         *comparisons_of(experiment.tables),

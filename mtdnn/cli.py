@@ -162,6 +162,29 @@ def _log(arguments: argparse.Namespace) -> None:
         tracking.log_run(experiment, run)
 
 
+def _sync(arguments: argparse.Namespace) -> None:
+    if arguments.follow:
+        os.nice(10)  # before MLflow is imported, which takes seconds
+    from mtdnn import tracking
+    from mtdnn.config import load
+
+    experiment = load(arguments.experiment)
+    if arguments.reap:
+        for line in tracking.reap(experiment):
+            print(line)
+    if arguments.follow:
+        tracking.follow(experiment, arguments.runs, arguments.parent, arguments.every)
+    else:
+        print(f"MLflow is up to date with {tracking.sync(experiment, arguments.runs)} runs")
+
+
+def _agreement(arguments: argparse.Namespace) -> None:
+    from mtdnn import agreement
+    from mtdnn.config import load
+
+    agreement.write(load(arguments.experiment))
+
+
 def _statistics(arguments: argparse.Namespace) -> None:
     from mtdnn import reporting, statistics
     from mtdnn.config import load
@@ -460,6 +483,23 @@ def _parser() -> argparse.ArgumentParser:
     of_experiment("store", _store, "create the MLflow store and experiment")
     sub = of_experiment("log", _log, "log finished runs to MLflow")
     sub.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR")
+    sub = of_experiment("sync", _sync, "deliver to MLflow what it lacks of runs, also unfinished")
+    sub.add_argument("runs", type=Path, nargs="*", metavar="RUN_DIR", help="all by default")
+    sub.add_argument(
+        "--follow", action="store_true", help="go on until all runs are scored, at low priority"
+    )
+    sub.add_argument(
+        "--every", type=float, default=10.0, metavar="SECONDS", help="how often (default 10)"
+    )
+    sub.add_argument(
+        "--parent", type=_positive, metavar="PID", help="follow only while this process lives"
+    )
+    sub.add_argument(
+        "--reap", action="store_true", help="end runs in MLflow whose training was killed"
+    )
+    of_experiment(
+        "agreement", _agreement, "compare every table with MLflow, and log a summary there"
+    )
     sub = of_experiment(
         "statistics", _statistics, "compare the rows of tables over seeds and questions"
     )
@@ -507,7 +547,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = of_experiment("import", _import, "take in a run that was trained elsewhere")
     sub.add_argument("folder", type=Path, metavar="DIR")
     sub = command("bench", _bench, "time a part of the pipeline against its peers, in turns")
-    sub.add_argument("benchmark", choices=["train", "prepare", "decode", "plan"])
+    sub.add_argument("benchmark", choices=["train", "prepare", "decode", "plan", "journal"])
     sub.add_argument("--json", action="store_true", help="print one JSON object")
     sub.add_argument("--only", default="", metavar="PREFIX", help="cases whose names begin so")
     sub.add_argument("--rounds", type=_positive, default=9, metavar="N", help="turns (default 9)")

@@ -137,6 +137,11 @@ class Experiment(Closed):
     tracking_uri: str | None = Field(
         None, description="MLflow server or store; results/mlflow.db when absent"
     )
+    tracking_live: bool = Field(
+        True,
+        description="deliver curves to MLflow while runs are being trained, by a process of "
+        "low priority; else when they are scored",
+    )
     lock: str | None = Field(
         None,
         description="file of resolved Hub revisions and digests; `NAME.lock.json` beside "

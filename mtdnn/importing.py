@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mtdnn import journal
 from mtdnn.config import Experiment, dump_yaml, load_run
 from mtdnn.errors import MtdnnError
 from mtdnn.files import digest, read_json, replacing, write_json, write_text
@@ -54,7 +55,7 @@ def import_run(experiment: Experiment, folder: Path) -> Path:
     with replacing(target) as draft:
         # The tokenizer's files differ from encoder to encoder, so the model comes whole.
         shutil.copytree(folder / "model", draft / "model")
-        for name in ("metrics.json", *wanted):
+        for name in ("metrics.json", journal.FILE, *wanted):
             if (folder / name).exists():
                 shutil.copyfile(folder / name, draft / name)
         write_text(draft / "config.yaml", dump_yaml(experiment.resolve(run)))

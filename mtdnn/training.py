@@ -6,19 +6,21 @@ import json
 import math
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
-from mtdnn import schedule
+from mtdnn import devices, schedule
 from mtdnn.batches import PackedBatch, batch_of
 from mtdnn.checkpoints import Checkpoints, Stopped, StopSignals
 from mtdnn.errors import MtdnnError
@@ -34,6 +36,7 @@ from mtdnn.files import (
     write_json,
     write_text,
 )
+from mtdnn.journal import Journal, memory_mb
 from mtdnn.layout import Layout
 from mtdnn.model import MultiTaskModel, build, save
 from mtdnn.optimization import (
@@ -95,37 +98,46 @@ def train(
         check_unchanged(layout, run, "train")
         features = training_features(layout, run)
         steps = schedule.read(run_dir, {name: len(some) for name, some in features.items()})
-        encoder = layout.encoder(run.encoder_name)
-        model = build(encoder, run).to(device).train()
-        optimizer = optimizer_for(model, run.training)
-        started = datetime.now(UTC)
-        log = _train_steps(run, steps, features, model, optimizer, device, checkpoints)
-        lease.check()
-        with replacing(run_dir / "model") as draft:
-            draft.mkdir()
-            save(model, run, encoder, draft)
-            provenance = {
-                **versions,
-                **origin,
-                "precision": run.training.precision,
-                "started": started.isoformat(timespec="seconds"),
-                "seconds": log.seconds,
-                "steps": len(steps),
-                "tokens": sum(line["tokens"] for line in log.lines),
-                "parts": checkpoints.parts,
-            }
-            write_json(
-                draft / "run.json",
-                {
-                    **identity,
-                    "files": {file.name: sha256(file) for file in sorted(draft.iterdir())},
-                    "provenance": provenance,
-                    "settings": run.model_dump(mode="json"),
-                },
-            )
-            flush(draft)
-        lines = "".join(json.dumps(line) + "\n" for line in log.lines)
-        write_text(run_dir / "training.jsonl", lines)
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        about = {
+            "fingerprint": identity["fingerprint"],
+            "config_digest": identity["config_digest"],
+            "started": started,
+            "device": origin["device"],
+            "commit": versions["commit"],
+            "corpora": dict(Counter(step.corpus for step in steps)),
+        }
+        with Journal(run_dir, about, partial(_figures, device)) as journal:
+            encoder = layout.encoder(run.encoder_name)
+            model = build(encoder, run).to(device).train()
+            optimizer = optimizer_for(model, run.training)
+            log = _train_steps(run, steps, features, model, optimizer, device, checkpoints, journal)
+            lease.check()
+            with replacing(run_dir / "model") as draft:
+                draft.mkdir()
+                save(model, run, encoder, draft)
+                provenance = {
+                    **versions,
+                    **origin,
+                    "precision": run.training.precision,
+                    "started": started,
+                    "seconds": log.seconds,
+                    "steps": len(steps),
+                    "tokens": sum(line["tokens"] for line in log.lines),
+                    "parts": checkpoints.parts,
+                }
+                write_json(
+                    draft / "run.json",
+                    {
+                        **identity,
+                        "files": {file.name: sha256(file) for file in sorted(draft.iterdir())},
+                        "provenance": provenance,
+                        "settings": run.model_dump(mode="json"),
+                    },
+                )
+                flush(draft)
+            lines = "".join(json.dumps(line) + "\n" for line in log.lines)
+            write_text(run_dir / "training.jsonl", lines)
         checkpoints.drop()
 
 
@@ -145,10 +157,11 @@ def _train_steps(
     optimizer: DecoupledAdamax,
     device: torch.device,
     checkpoints: Checkpoints,
+    journal: Journal,
 ) -> "TrainingLog":
     """All steps that are not yet done; model and optimiser are changed in place."""
     first, lines = checkpoints.restore(model, optimizer)
-    log = TrainingLog(lines)
+    log = TrainingLog(lines, journal)
     title = f"train {run.mixture_label} w{run.qa_weight:g}"
     with StopSignals() as stop, Progress(title, len(steps), "steps", done=first) as progress:
         for step, batch in _batches(steps[first:], features, device):
@@ -277,9 +290,16 @@ class _Pending:
 
 
 class TrainingLog:
-    """Lines of `training.jsonl`, read from the device a few steps at a time."""
+    """Lines of `training.jsonl`, read from the device a few steps at a time.
 
-    def __init__(self, lines: list[dict[str, Any]]):
+    Args:
+        lines: those of the steps before a checkpoint.
+        journal: is told of every line at once.
+    """
+
+    def __init__(self, lines: list[dict[str, Any]], journal: Journal):
+        journal.add(lines)
+        self._journal = journal
         # The clock of a resumed training goes on from its last line.
         self._clock = time.monotonic() - (lines[-1]["seconds"] if lines else 0.0)
         self.lines = lines
@@ -313,6 +333,13 @@ class TrainingLog:
         Raises:
             MtdnnError: a loss or gradient is not finite.
         """
+        known = len(self.lines)
+        try:
+            self._fetch()
+        finally:
+            self._journal.add(self.lines[known:])
+
+    def _fetch(self) -> None:
         values = torch.stack([value for p in self.pending for value in (p.loss, p.norm)]).tolist()
         for pending, loss, norm in zip(self.pending, values[::2], values[1::2], strict=True):
             line = {**pending.line, "loss": loss, "grad_norm": norm}
@@ -342,7 +369,9 @@ def _some(rows: np.ndarray, most: int = 16) -> str:
 
 
 def use_device(threads: int | None, deterministic: bool = True) -> torch.device:
-    """The GPU if there is one, else the CPU with `threads` threads.
+    """A free GPU if there is one, else the CPU with `threads` threads.
+
+    Where every GPU is taken by another process of ours, this waits for one.
 
     Args:
         threads: CPU threads; all cores when absent.
@@ -351,6 +380,8 @@ def use_device(threads: int | None, deterministic: bool = True) -> torch.device:
     """
     if threads:
         torch.set_num_threads(threads)
+        pa.set_cpu_count(threads)
+    devices.take()
     if not torch.cuda.is_available():
         return torch.device("cpu")
     # Read by cuBLAS when it is first used.
@@ -366,6 +397,16 @@ def return_memory() -> None:
     """
     if fast("memory") and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
+
+
+def _figures(device: torch.device) -> dict[str, float]:
+    """Memory of this process and of its device, in MiB; other devices are not asked."""
+    figures = {"memory_mb": memory_mb()}
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        figures["gpu_memory_mb"] = torch.cuda.memory_reserved(device) / 2**20
+        figures["gpu_used_mb"] = (total - free) / 2**20
+    return figures
 
 
 def device_name(device: torch.device) -> str:

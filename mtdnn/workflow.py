@@ -7,6 +7,8 @@ nothing else: a new title or figure never retrains a model. Imports nothing heav
 import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -143,6 +145,22 @@ def report_command(experiment: Path, snakefile: str, reported: Iterable[Path], r
         f"--nolock --cores 1 --workflow-profile none "
         f"&& mv {shlex.quote(str(draft))} {shlex.quote(str(root / 'report.html'))}"
     )
+
+
+def start_delivery(experiment: Path, log: Path) -> None:
+    """Have a process of its own bring MLflow up to date until this one ends, however it ends."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "mtdnn", "sync", str(experiment)]
+    command += ["--follow", "--parent", str(os.getpid())]
+    with open(log, "a", encoding="utf-8") as file:
+        # In a session of its own, Ctrl-C does not end it before the runs have said how they ended.
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def count_gpus() -> int:

@@ -19,6 +19,7 @@ from mtdnn.layout import RunId
 SMALL = {
     "experiment": "small",
     "title": "A small experiment",
+    "tracking_live": False,  # a process more, for every call
     "encoders": {"tiny": {"label": "Tiny", "source": {"kind": "hub", "repo": "some/encoder"}}},
     "corpora": {
         "squad": {

@@ -2,21 +2,18 @@
 
 import json
 import math
-import os
-import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from contextlib import suppress
 
 import pytest
 from factories import fail_run, make_experiment, make_run
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
+from mlflow_server import Server
 
-from mtdnn import tracking
+from mtdnn import mirror, tracking
 from mtdnn.config import dump_yaml
 from mtdnn.errors import MtdnnError
 from mtdnn.files import read_json, write_json, write_text
@@ -137,7 +134,7 @@ def test_curves_have_one_point_a_step_with_real_steps_and_times(experiment):
 
 
 def test_long_curves_are_averaged_in_equal_windows(experiment, monkeypatch):
-    monkeypatch.setattr(tracking, "MAX_POINTS", 10)
+    monkeypatch.setattr(mirror, "MAX_POINTS", 10)
     folder = make_run(experiment, RunId("base", "qa", 1.0, "default", 1), steps=25)
     tracking.log_run(experiment, folder)
     client, run = only_run(experiment)
@@ -289,9 +286,10 @@ def test_many_processes_on_a_fresh_store(tmp_path):
     folders = [make_run(experiment, run, steps=4) for run in experiment.runs()[:3]]
     path = tmp_path / "experiment.yaml"
     write_text(path, dump_yaml(experiment))
-    commands = [["store", str(path)]] * 8
-    # Two of them log the same run.
+    commands = [["store", str(path)]] * 6
+    # Two of them log the same run, and two more every run.
     commands += [["log", str(path), str(folders[number % 3])] for number in range(4)]
+    commands += [["sync", str(path)]] * 2
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "mtdnn", *command], stderr=subprocess.PIPE, text=True
@@ -309,37 +307,8 @@ def test_many_processes_on_a_fresh_store(tmp_path):
 @pytest.fixture(scope="module")
 def server(template):
     """A real MLflow server on a loopback port, over the module's store."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    store = make_experiment(template).store_uri
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--workers", "1", "--backend-store-uri", store]
-    command += ["--artifacts-destination", str(template / "served")]
-    log = open(template / "server.log", "w")  # noqa: SIM115
-    process = subprocess.Popen(
-        command,
-        stdout=log,
-        stderr=log,
-        cwd=template,
-        start_new_session=True,
-        env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            if process.poll() is not None:
-                break
-            with suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=2):
-                yield address
-                return
-            time.sleep(0.5)
-        pytest.skip(f"mlflow server did not start: {(template / 'server.log').read_text()[-500:]}")
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=30)
-        log.close()
+    with Server(template, make_experiment(template).store_uri) as running:
+        yield running.address
 
 
 @pytest.mark.slow

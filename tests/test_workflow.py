@@ -6,6 +6,8 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +16,7 @@ import pytest
 import yaml
 from browser import open_page
 from factories import SMALL
+from mlflow import MlflowClient
 from tiny import make_encoder
 
 import mtdnn
@@ -128,12 +131,40 @@ def test_from_nothing_to_tables_and_then_nothing_more(finished):
         for run in RUNS.values()
         for name in ("config.yaml", "metrics.json", "mlflow.json")
     ]
-    others = [finished.results / name for name in ("cases.json", "cases.md", "report.html")]
+    others = ["cases.json", "cases.md", "report.html", "agreement.json"]
+    others = [finished.results / name for name in others]
     others += [finished.results / "pages" / f"{name}.html" for name in ("table1", "cases", "runs")]
     for file in [*tables, *figures, *runs, *others, finished.folder / "results" / "mlflow.db"]:
         assert file.stat().st_size > 0, file
     assert "QA+SC" in tables[0].read_text()
     assert "Nothing to be done" in finished.snakemake().stdout
+
+
+def followers(room: Room) -> list[str]:
+    """Processes that deliver this experiment's runs."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            command = (path / "cmdline").read_bytes().decode().replace("\0", " ")
+            if "mtdnn sync" in command and os.readlink(path / "cwd") == str(room.folder):
+                found.append(command)
+    return found
+
+
+def test_runs_are_delivered_while_they_are_trained_when_that_is_wanted(room):
+    assert not (room.results / "logs" / "sync.log").exists()
+    room.settings["tracking_live"] = True
+    shutil.rmtree(room.results / "runs" / RUNS["qa"])
+    answer = room.snakemake("loss")
+    assert answer.returncode == 0, answer.stdout
+    deadline = time.monotonic() + 60
+    while followers(room):
+        assert time.monotonic() < deadline, "it outlives snakemake"
+        time.sleep(0.2)
+    assert (room.results / "logs" / "sync.log").read_text() == ""
+    run = read_json(room.results / "runs" / RUNS["qa"] / "mlflow.json")["run_id"]
+    store = f"sqlite:///{room.folder / 'results' / 'mlflow.db'}"
+    assert MlflowClient(store).get_run(run).info.status == "FINISHED"
 
 
 def test_the_report_holds_pages_and_figures_and_needs_no_network(finished):

@@ -86,7 +86,7 @@ def _device() -> torch.device:
 def _qa_padded(material: Material, device: torch.device) -> tuple[list[Step], list[Step]]:
     """The same random batches on both sides."""
     corpus = material.run.primary
-    batches = _random_batches(material.features[corpus])
+    batches = random_batches(material.features[corpus])
     peer = Peer(material, corpus, device, pad_to=MAX_LENGTH)
     return Ours(material, corpus, device).steps(batches), peer.steps(batches)
 
@@ -110,11 +110,8 @@ def _qa_grouped(material: Material, device: torch.device) -> tuple[list[Step], l
 
 def _sc_dynamic(material: Material, device: torch.device) -> tuple[list[Step], list[Step]]:
     """Single sentences: the smallest steps there are."""
-    corpus = min(
-        (n for n, c in material.run.corpora.items() if c.family == "sequence_classification"),
-        key=lambda name: material.features[name].lengths.mean(),
-    )
-    batches = _random_batches(material.features[corpus], 4 * STEPS)
+    corpus = smallest(material)
+    batches = random_batches(material.features[corpus], 4 * STEPS)
     peer = Peer(material, corpus, device)
     return Ours(material, corpus, device).steps(batches), peer.steps(batches)
 
@@ -127,7 +124,7 @@ def _determinism(material: Material, device: torch.device) -> tuple[list[Step], 
         step()
 
     corpus = material.run.primary
-    batches = _random_batches(material.features[corpus])
+    batches = random_batches(material.features[corpus])
     with_it, without = (
         [partial(allowing, wanted, step) for step in Ours(material, corpus, device).steps(batches)]
         for wanted in (True, False)
@@ -135,7 +132,15 @@ def _determinism(material: Material, device: torch.device) -> tuple[list[Step], 
     return with_it, without
 
 
-def _random_batches(features: Features, count: int = STEPS) -> np.ndarray:
+def smallest(material: Material) -> str:
+    """The corpus of the shortest sentences."""
+    return min(
+        (n for n, c in material.run.corpora.items() if c.family == "sequence_classification"),
+        key=lambda name: material.features[name].lengths.mean(),
+    )
+
+
+def random_batches(features: Features, count: int = STEPS) -> np.ndarray:
     rows = np.random.default_rng(1).permutation(len(features))[: BATCH * count]
     return rows.reshape(-1, BATCH)
 
@@ -175,7 +180,7 @@ def _utilisation(material: Material, seconds: float, device: torch.device) -> fl
     config = AutoConfig.from_pretrained(material.encoder)
     hidden, layers = config.hidden_size, config.num_hidden_layers
     features = material.features[material.run.primary]
-    lengths = features.lengths[_random_batches(features)].astype(float)
+    lengths = features.lengths[random_batches(features)].astype(float)
     dense = lengths.sum() * (8 * hidden**2 + 4 * hidden * config.intermediate_size)
     attention = 4 * hidden * (lengths**2).sum()
     work = 3 * layers * (dense + attention) / STEPS

@@ -5,12 +5,17 @@ localrules:
     store,
 
 
+# A server that is away must not keep trainings waiting: what asks it comes last, and logging is
+# tried once. The next call, or `mtdnn sync`, delivers what is missing.
+
+
 # The first use of an MLflow store is racy, so one rule creates it and all others wait for it.
 rule store:
     output:
         ROOT / "store.json",
     log:
         ROOT / "logs/store.log",
+    priority: -1
     conda:
         "../../envs/environment.yaml"
     params:
@@ -30,6 +35,8 @@ rule log:
         ROOT / "runs/{run}/mlflow.json",
     log:
         ROOT / "logs/log/{run}.log",
+    priority: -1
+    retries: 0
     conda:
         "../../envs/environment.yaml"
     params:
@@ -40,3 +47,28 @@ rule log:
         "Logging {wildcards.run} to MLflow"
     shell:
         "python -m mtdnn log {params.experiment} {params.folder} > {log} 2>&1"
+
+
+# Every cell of every table once more from MLflow's scores; a difference is a failure. What
+# agrees is logged as a summary of the whole experiment, its tables and figures attached.
+rule agreement:
+    input:
+        runs=products(experiment.runs(), "metrics.json", "mlflow.json"),
+        tables=tables_of(experiment.tables),
+        comparisons=comparisons_of(experiment.tables),
+        statistics=ROOT / "statistics.json",
+        figures=figures_of([*experiment.figures, *FIGURES]),
+    output:
+        ROOT / "agreement.json",
+    log:
+        ROOT / "logs/agreement.log",
+    retries: 0
+    conda:
+        "../../envs/environment.yaml"
+    params:
+        experiment=EXPERIMENT,
+        code=code_digest("agreement"),
+    message:
+        "Writing what MLflow and the tables agree on"
+    shell:
+        "python -m mtdnn agreement {params.experiment} > {log} 2>&1"
