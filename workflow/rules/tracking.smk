@@ -1,10 +1,6 @@
 # Every run in MLflow. Files are the truth and MLflow is the mirror: no table reads it.
 
 
-localrules:
-    store,
-
-
 # The first use of an MLflow store is racy, so one rule creates it and all others wait for it.
 rule store:
     output:
