@@ -366,6 +366,17 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _minutes(text: str) -> float:
+    """A time of zero or more, for argparse."""
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = -1.0
+    if not 0 <= minutes < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes")
+    return minutes
+
+
 # What stands in a run's folder once each step is done, in order.
 _PRODUCTS = {
     "schedule": ["schedule.parquet"],
@@ -441,10 +452,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("run", type=Path, metavar="RUN_DIR")
     sub.add_argument(
         "--checkpoint-minutes",
-        type=float,
-        default=10.0,
+        type=_minutes,
+        default=os.environ.get("MTDNN_CHECKPOINT_MINUTES", "10"),
         metavar="M",
-        help="time between two checkpoints (default 10)",
+        help="time between two checkpoints (default MTDNN_CHECKPOINT_MINUTES, or else 10)",
     )
     sub.add_argument(
         "--wait",

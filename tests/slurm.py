@@ -81,17 +81,18 @@ class Slurm:
 
     def jobs(self) -> list[dict[str, str]]:
         """Every job that SLURM remembers, the oldest first."""
-        shown = self.call("squeue", "--noheader", "--states=all", "--format=%i|%T|%k|%b|%l|%m")
-        keys = ("id", "state", "comment", "gpus", "limit", "memory")
+        shown = self.call("squeue", "--noheader", "--states=all", "--format=%i|%T|%k|%b|%l|%m|%Z")
+        keys = ("id", "state", "comment", "gpus", "limit", "memory", "folder")
         rows = [dict(zip(keys, line.split("|"), strict=True)) for line in shown.splitlines()]
         return sorted(rows, key=lambda row: int(row["id"]))
 
     def live(self) -> list[dict[str, str]]:
         return [job for job in self.jobs() if job["state"] in LIVE]
 
-    def of_rule(self, rule: str) -> list[dict[str, str]]:
-        """Every job of a rule, by the comment that the executor gives it."""
-        return [job for job in self.jobs() if job["comment"].startswith(f"rule_{rule}")]
+    def of_rule(self, rule: str, folder: Path) -> list[dict[str, str]]:
+        """Every job of a rule from a folder, by the comment that the executor gives it."""
+        jobs = [job for job in self.jobs() if job["folder"] == str(folder)]
+        return [job for job in jobs if job["comment"].startswith(f"rule_{rule}")]
 
     def details(self, job: str) -> dict[str, str]:
         """What `scontrol show job` says of one."""

@@ -64,7 +64,6 @@ localrules:
     report,
 
 
-
 # Not the names themselves: Snakemake would go through all of them for every file of every run.
 wildcard_constraints:
     run=r"[^/]+(/[^/]+){4}",

@@ -59,7 +59,8 @@ rule train:
         gpu=1 if GPUS else 0,
         mem_mb=lambda wildcards, input, attempt: attempt
         * (3000 + 10 * megabytes(input.encoder)),
-        runtime=lambda wildcards, input, attempt: attempt * (60 + megabytes(input.encoder)),
+        runtime=lambda wildcards, input, attempt: attempt
+        * (60 + megabytes(input.encoder)),
     params:
         experiment=EXPERIMENT,
         folder=folder,
