@@ -89,10 +89,10 @@ class Slurm:
     def live(self) -> list[dict[str, str]]:
         return [job for job in self.jobs() if job["state"] in LIVE]
 
-    def of_rule(self, rule: str, folder: Path) -> list[dict[str, str]]:
-        """Every job of a rule from a folder, by the comment that the executor gives it."""
+    def of(self, folder: Path, rule: str = "") -> list[dict[str, str]]:
+        """Every job from a folder; of one rule, by the comment that the plugin gives it."""
         jobs = [job for job in self.jobs() if job["folder"] == str(folder)]
-        return [job for job in jobs if job["comment"].startswith(f"rule_{rule}")]
+        return [job for job in jobs if not rule or job["comment"].startswith(f"rule_{rule}")]
 
     def details(self, job: str) -> dict[str, str]:
         """What `scontrol show job` says of one."""
@@ -137,7 +137,7 @@ SlurmctldPort={_free_port()}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={self.folder}/munge.socket
+AuthInfo=socket={self.folder}/munge.socket,cred_expire=20
 CredType=cred/munge
 StateSaveLocation={self.folder}/state
 SlurmdSpoolDir={self.folder}/spool
@@ -154,11 +154,11 @@ JobAcctGatherFrequency=task=2
 JobAcctGatherParams=OverMemoryKill
 AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/none
-ReturnToService=2
+ReturnToService=1
 SlurmdParameters=config_overrides
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
-SchedulerParameters=bf_interval=2,sched_interval=2,batch_sched_delay=0,requeue_delay=1
+SchedulerParameters=bf_interval=2,sched_interval=2,batch_sched_delay=0
 DefMemPerCPU=200
 MinJobAge=900
 KillWait=15

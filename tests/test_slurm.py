@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import yaml
 from slurm import Slurm, missing
 from test_workflow import EXPERIMENT, ROOT, Room, make_room
 
+from mtdnn.errors import MtdnnError
 from mtdnn.files import read_json, sha256
 
 pytestmark = [
@@ -40,7 +42,11 @@ STARTED: list[subprocess.Popen] = []
 # Of the 150 steps of a run.
 MIDDLE = 80
 PATIENCE_SECONDS = 240
-QUICK = ["--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10"]
+QUICK = {
+    "slurm": ["--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10"],
+    "slurm-generic": ["--seconds-between-status-checks", "2", "--latency-wait", "10"],
+    "default": ["--cores", "2"],
+}
 ONE_CORE = ["--set-threads", "train=1", "evaluate=1"]  # as without a GPU: the same bits
 STOPS = f"""
     if done == {MIDDLE}:
@@ -74,7 +80,8 @@ class ClusterRoom(Room):
         (self.folder / "small.yaml").write_text(yaml.safe_dump(self.settings, sort_keys=False))
         command = [sys.executable, "-m", "snakemake", *arguments]
         command += ["--snakefile", str(ROOT / "Snakefile"), "--configfile", "small.yaml"]
-        command += ["--workflow-profile", str(ROOT / "profiles" / profile), *ONE_CORE]
+        command += ["--workflow-profile", str(ROOT / "profiles" / profile)]
+        command += [*QUICK[profile], *ONE_CORE]
         with open(self.folder / "output", "a") as output:
             process = subprocess.Popen(
                 command, cwd=self.folder, env=self.environment(), stdout=output, stderr=output
@@ -114,8 +121,11 @@ def wait_until(condition, what: str, process: subprocess.Popen, room: ClusterRoo
 
 def in_training(room: ClusterRoom) -> list[int]:
     """Processes that hold a run."""
-    holders = room.results.glob("state/*/holder.json")
-    return [read_json(holder)["process"] for holder in holders]
+    numbers = []
+    for holder in room.results.glob("state/*/holder.json"):
+        with suppress(MtdnnError):  # it ends just now
+            numbers.append(read_json(holder)["process"])
+    return numbers
 
 
 def stopped(room: ClusterRoom, process: subprocess.Popen) -> int:
@@ -139,7 +149,7 @@ def undisturbed(tmp_path_factory) -> ClusterRoom:
     make_room(folder)
     room = ClusterRoom(folder)
     room.settings = copy.deepcopy(SETTINGS)
-    finish(room.start("table1", "table2", "--cores", "2", profile="default"), room)
+    finish(room.start("table1", "table2", profile="default"), room)
     return room
 
 
@@ -167,7 +177,7 @@ def untrained(undisturbed: ClusterRoom, folder: Path) -> ClusterRoom:
 def test_a_node_that_fails(undisturbed, slurm, tmp_path):
     room = untrained(undisturbed, tmp_path / "room")
     room.in_the_middle(STOPS)
-    process = room.start(TRAINED, *QUICK)
+    process = room.start(TRAINED)
     training = stopped(room, process)
     slurm.call("scontrol", "update", f"NodeName={slurm.node}", "State=DOWN", "Reason=test")
     os.kill(training, signal.SIGKILL)  # as without power
@@ -191,34 +201,37 @@ class Trouble:
 def troubles(undisturbed, slurm, tmp_path_factory) -> dict[str, Trouble]:
     """All the trouble of the tests below, at the same time: most of it is waiting."""
 
-    def begin(name: str, middle: str, **resources: str) -> Trouble:
+    def begin(name: str, middle: str, profile: str = "slurm", **resources: str) -> Trouble:
         room = untrained(undisturbed, tmp_path_factory.mktemp(name) / "room")
         room.in_the_middle(middle)
         resources = {"gpu": "0", **resources}
         wanted = [f"train:{key}={value}" for key, value in resources.items()]
-        return Trouble(room, room.start(TRAINED, *QUICK, "--set-resources", *wanted))
+        process = room.start(TRAINED, "--set-resources", *wanted, profile=profile)
+        return Trouble(room, process)
 
     begun = {
         "time": begin("time", STOPS, runtime="attempt"),
         "cancelled": begin("cancelled", STOPS),
+        "generic": begin("generic", STOPS, profile="slurm-generic"),
         "requeued": begin("requeued", STOPS),
         "killed": begin("killed", STOPS),
         "memory": begin("memory", GROWS, mem_mb="1200*attempt"),
     }
-    for name in ("cancelled", "requeued", "killed"):
+    for name in ("cancelled", "generic", "requeued", "killed"):
         trouble = begun[name]
         stopped(trouble.room, trouble.process)
-        trouble.job = slurm.of_rule("train", trouble.room.folder)[0]["id"]
-    slurm.call("scancel", begun["cancelled"].job)
+        trouble.job = slurm.of(trouble.room.folder)[0]["id"]
+    slurm.call("scancel", begun["cancelled"].job, begun["generic"].job)
     slurm.call("scontrol", "requeue", begun["requeued"].job)
     begun["killed"].process.kill()
     return begun
 
 
-def test_a_cancelled_job(troubles, undisturbed, slurm):
-    trouble = troubles["cancelled"]
+@pytest.mark.parametrize("name", ["cancelled", "generic"])
+def test_a_cancelled_job(name, troubles, undisturbed, slurm):
+    trouble = troubles[name]
     finish(trouble.process, trouble.room)
-    states = [job["state"] for job in slurm.of_rule("train", trouble.room.folder)]
+    states = [job["state"] for job in slurm.of(trouble.room.folder)]
     assert states == ["CANCELLED", "COMPLETED"]
     assert f"goes on after {MIDDLE + 1} steps" in trouble.room.log
     assert trouble.room.weights() == undisturbed.weights()
@@ -229,7 +242,7 @@ def test_a_requeued_job(troubles, undisturbed, slurm):
     finish(trouble.process, trouble.room)
     details = slurm.details(trouble.job)
     assert (details["JobState"], details["Restarts"]) == ("COMPLETED", "1")
-    assert len(slurm.of_rule("train", trouble.room.folder)) == 1
+    assert len(slurm.of(trouble.room.folder)) == 1
     assert f"goes on after {MIDDLE + 1} steps" in trouble.room.log
     assert trouble.room.weights() == undisturbed.weights()
 
@@ -240,14 +253,14 @@ def test_a_killed_snakemake_never_leads_to_two_writers(troubles, undisturbed, sl
     trouble.process.wait()
     training = int((room.folder / "stopped").read_text())
     assert room.start("--unlock").wait() == 0
-    process = room.start(TRAINED, *QUICK, "--set-resources", "train:gpu=0")
+    process = room.start(TRAINED, "--set-resources", "train:gpu=0")
     wait_until(lambda: "waiting for it" in room.log, "the second job waits", process, room)
-    jobs = slurm.of_rule("train", room.folder)
+    jobs = slurm.of(room.folder)
     assert [job["state"] for job in jobs] == ["RUNNING", "RUNNING"]
     assert in_training(room) == [training]
     os.kill(training, signal.SIGCONT)
     finish(process, room)
-    jobs = slurm.of_rule("train", room.folder)
+    jobs = slurm.of(room.folder)
     assert (jobs[0]["id"], jobs[1]["state"]) == (trouble.job, "COMPLETED")
     assert "goes on after" not in room.log
     steps = (room.results / "runs" / RUN / "training.jsonl").read_text().splitlines()
@@ -258,7 +271,7 @@ def test_a_killed_snakemake_never_leads_to_two_writers(troubles, undisturbed, sl
 def test_a_job_over_its_memory(troubles, undisturbed, slurm):
     trouble = troubles["memory"]
     finish(trouble.process, trouble.room)
-    jobs = slurm.of_rule("train", trouble.room.folder)
+    jobs = slurm.of(trouble.room.folder)
     assert [(job["state"], job["memory"]) for job in jobs] == [
         ("FAILED", "1200M"),
         ("COMPLETED", "2400M"),
@@ -272,15 +285,15 @@ def test_from_nothing_to_the_same_tables(undisturbed, slurm, tmp_path):
     room = ClusterRoom(tmp_path)
     room.settings = copy.deepcopy(SETTINGS)
     room.in_the_middle(STOPS)
-    process = room.start("table1", "table2", *QUICK, "--slurm-keep-successful-logs")
+    process = room.start("table1", "table2", "--slurm-keep-successful-logs")
     # Two GPUs and three runs: each of two trainings sees a GPU of its own, the third waits. The
     # first stops in its middle; the second is stopped here, as soon as it has begun.
     first = stopped(room, process)
     wait_until(lambda: set(in_training(room)) - {first}, "a second training", process, room)
     second = (set(in_training(room)) - {first}).pop()
     os.kill(second, signal.SIGSTOP)
-    wait_until(lambda: len(slurm.of_rule("train", tmp_path)) == 3, "a third job", process, room)
-    states = [job["state"] for job in slurm.of_rule("train", tmp_path)]
+    wait_until(lambda: len(slurm.of(tmp_path, "train")) == 3, "a third job", process, room)
+    states = [job["state"] for job in slurm.of(tmp_path, "train")]
     assert sorted(states) == ["PENDING", "RUNNING", "RUNNING"]
     devices = {environment(number)["CUDA_VISIBLE_DEVICES"] for number in (first, second)}
     assert devices == {"0", "1"}
@@ -289,11 +302,11 @@ def test_from_nothing_to_the_same_tables(undisturbed, slurm, tmp_path):
     finish(process, room)
     assert room.tables() == undisturbed.tables()
 
-    jobs = [job for job in slurm.jobs() if job["folder"] == str(tmp_path)]
+    jobs = slurm.of(tmp_path)
     assert {job["comment"].split("_wildcards")[0] for job in jobs} == {
         *("rule_features", "rule_train", "rule_evaluate")
     }
-    assert {job["gpus"] for job in slurm.of_rule("train", tmp_path)} == {"gres:gpu:1"}
+    assert {job["gpus"] for job in slurm.of(tmp_path, "train")} == {"gres:gpu:1"}
     for job in jobs:
         assert list((tmp_path / ".snakemake/slurm_logs").rglob(f"{job['id']}.log")), job
 
@@ -306,7 +319,7 @@ def environment(process: int) -> dict[str, str]:
 def test_a_job_over_its_time(troubles, undisturbed, slurm):
     trouble = troubles["time"]
     finish(trouble.process, trouble.room)
-    jobs = slurm.of_rule("train", trouble.room.folder)
+    jobs = slurm.of(trouble.room.folder)
     assert [(job["state"], job["limit"]) for job in jobs] == [
         ("TIMEOUT", "1:00"),
         ("COMPLETED", "2:00"),
