@@ -81,8 +81,8 @@ class Slurm:
 
     def jobs(self) -> list[dict[str, str]]:
         """Every job that SLURM remembers, the oldest first."""
-        shown = self.call("squeue", "--noheader", "--states=all", "--format=%i|%T|%k|%b|%l|%m|%Z")
-        keys = ("id", "state", "comment", "gpus", "limit", "memory", "folder")
+        shown = self.call("squeue", "--noheader", "--states=all", "--format=%i|%T|%k|%l|%m|%Z")
+        keys = ("id", "state", "comment", "limit", "memory", "folder")
         rows = [dict(zip(keys, line.split("|"), strict=True)) for line in shown.splitlines()]
         return sorted(rows, key=lambda row: int(row["id"]))
 

@@ -306,7 +306,8 @@ def test_from_nothing_to_the_same_tables(undisturbed, slurm, tmp_path):
     assert {job["comment"].split("_wildcards")[0] for job in jobs} == {
         *("rule_features", "rule_train", "rule_evaluate")
     }
-    assert {job["gpus"] for job in slurm.of(tmp_path, "train")} == {"gres:gpu:1"}
+    trainings = [slurm.details(job["id"]) for job in slurm.of(tmp_path, "train")]
+    assert [job["TresPerJob"] for job in trainings] == ["gres:gpu:1"] * 3
     for job in jobs:
         assert list((tmp_path / ".snakemake/slurm_logs").rglob(f"{job['id']}.log")), job
 
