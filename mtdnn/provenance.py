@@ -12,7 +12,7 @@ from mtdnn.files import digest
 PACKAGE = Path(__file__).parent
 
 # Modules that show, report or wait, but cannot change a result.
-_WITHOUT_EFFECT = {"errors", "lease", "progress", "provenance"}
+_WITHOUT_EFFECT = {"devices", "errors", "lease", "progress", "provenance"}
 
 
 def code_digest(*modules: str) -> str:

@@ -21,6 +21,7 @@ import torch
 from mtdnn import schedule
 from mtdnn.batches import PackedBatch, batch_of
 from mtdnn.checkpoints import Checkpoints, Stopped, StopSignals
+from mtdnn.devices import take_one
 from mtdnn.errors import MtdnnError
 from mtdnn.fast import fast, plain
 from mtdnn.features import Features, check_unchanged, training_features
@@ -342,7 +343,7 @@ def _some(rows: np.ndarray, most: int = 16) -> str:
 
 
 def use_device(threads: int | None, deterministic: bool = True) -> torch.device:
-    """The GPU if there is one, else the CPU with `threads` threads.
+    """A GPU that nobody else has, if there is one, else the CPU with `threads` threads.
 
     Args:
         threads: CPU threads; all cores when absent.
@@ -351,6 +352,7 @@ def use_device(threads: int | None, deterministic: bool = True) -> torch.device:
     """
     if threads:
         torch.set_num_threads(threads)
+    take_one()
     if not torch.cuda.is_available():
         return torch.device("cpu")
     # Read by cuBLAS when it is first used.

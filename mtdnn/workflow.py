@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.config import Experiment, parse, read_yaml, with_lock
+from mtdnn.devices import visible
 from mtdnn.errors import MtdnnError
 from mtdnn.files import digest, read_json
 from mtdnn.layout import RunId
@@ -147,9 +148,7 @@ def report_command(experiment: Path, snakefile: str, reported: Iterable[Path], r
 
 def count_gpus() -> int:
     """NVIDIA GPUs that may be used, without the seconds that importing torch takes."""
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    present = len(list(Path("/dev").glob("nvidia[0-9]*")))
-    return present if allowed is None else min(present, len(allowed.split(",")) if allowed else 0)
+    return len(visible())
 
 
 def _missing(place: str, files: list[Path]) -> Iterator[str]:
