@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
@@ -51,6 +52,7 @@ class Slurm:
     def __init__(self, folder: Path, gpus: int = 2, cpus: int = 8):
         self.folder, self.gpus, self.cpus = folder, gpus, cpus
         self.node = socket.gethostname().split(".")[0]
+        self.name = f"test{os.getpid()}"
 
     def __enter__(self) -> "Slurm":
         reason = missing()
@@ -70,6 +72,7 @@ class Slurm:
             self.wait_until(lambda: not self.live(), "jobs end")
         finally:
             self._stop()
+            self._end_orphans()
 
     # --- what tests ask and do
 
@@ -131,7 +134,7 @@ class Slurm:
             f"RealMemory=64000 Gres=gpu:fake:{self.gpus} State=UNKNOWN"
         )
         return f"""
-ClusterName=test
+ClusterName={self.name}
 SlurmctldHost={self.node}(127.0.0.1)
 SlurmctldPort={_free_port()}
 SlurmUser=root
@@ -194,6 +197,13 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE OverTimeLimit=0 State=
             place = CONFIGURATION / name
             if place.is_symlink() and place.readlink() == self.folder / name:
                 place.unlink()
+
+    def _end_orphans(self) -> None:
+        """End what is left of jobs: a node that was set down does not always do so."""
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if f"SLURM_CLUSTER_NAME={self.name}\0" in (process / "environ").read_text():
+                    os.kill(int(process.name), signal.SIGKILL)
 
 
 def _program(name: str) -> str | None:
