@@ -200,9 +200,10 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE OverTimeLimit=0 State=
 
     def _end_orphans(self) -> None:
         """End what is left of jobs: a node that was set down does not always do so."""
+        mark = f"SLURM_CLUSTER_NAME={self.name}\0".encode()
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
-                if f"SLURM_CLUSTER_NAME={self.name}\0" in (process / "environ").read_text():
+                if mark in (process / "environ").read_bytes():
                     os.kill(int(process.name), signal.SIGKILL)
 
 
