@@ -50,13 +50,16 @@ QUICK = {
 ONE_CORE = ["--set-threads", "train=1", "evaluate=1"]  # as without a GPU: the same bits
 STOPS = f"""
     if done == {MIDDLE}:
-        try:
-            with open("stopped", "x") as file:
-                file.write(str(os.getpid()))
-        except FileExistsError:
-            return
-        os.kill(os.getpid(), signal.SIGSTOP)
+        for name in NAMES:
+            try:
+                with open(name, "x") as file:
+                    file.write(str(os.getpid()))
+                os.kill(os.getpid(), signal.SIGSTOP)
+                break
+            except FileExistsError:
+                continue
 """
+ONE_STOPS, TWO_STOP = STOPS.replace("NAMES", "['one']"), STOPS.replace("NAMES", "['one', 'two']")
 GROWS = f"""
     if done >= {MIDDLE} and not hasattr(Progress, "kept"):
         Progress.kept = b"x" * 900_000_000
@@ -102,13 +105,22 @@ class ClusterRoom(Room):
     def tables(self) -> dict[str, str]:
         """All tables; how long the training took is left out."""
         return {
-            path.name: re.sub(r"training time .*?\.", "", path.read_text())
+            path.name: re.sub(r"training time .*", "", path.read_text())
             for path in sorted((self.results / "tables").iterdir())
         }
 
     def weights(self) -> list[str]:
         folder = self.results / "runs" / RUN / "model"
         return [sha256(folder / f"{name}.safetensors") for name in ("model", "heads")]
+
+
+@dataclass
+class Trouble:
+    """A training, its Snakemake, and the SLURM job that meets with trouble."""
+
+    room: ClusterRoom
+    process: subprocess.Popen
+    job: str = ""
 
 
 def wait_until(condition, what: str, process: subprocess.Popen, room: ClusterRoom) -> None:
@@ -128,9 +140,9 @@ def in_training(room: ClusterRoom) -> list[int]:
     return numbers
 
 
-def stopped(room: ClusterRoom, process: subprocess.Popen) -> int:
-    """Wait until the training stands in its middle; returns its process."""
-    file = room.folder / "stopped"
+def stopped(room: ClusterRoom, process: subprocess.Popen, name: str = "one") -> int:
+    """Wait until a training stands in its middle; returns its process."""
+    file = room.folder / name
     wait_until(lambda: file.exists() and file.read_text(), "training stops", process, room)
     number = int(file.read_text())
     status = Path(f"/proc/{number}/status")
@@ -143,23 +155,34 @@ def finish(process: subprocess.Popen, room: ClusterRoom) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> ClusterRoom:
-    """The experiment as this machine alone makes it."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    make_room(folder)
-    room = ClusterRoom(folder)
-    room.settings = copy.deepcopy(SETTINGS)
-    finish(room.start("table1", "table2", profile="default"), room)
-    return room
-
-
-@pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
     with Slurm(tmp_path_factory.mktemp("slurm")) as cluster:
         yield cluster
         for process in STARTED:
             process.kill()
             process.wait()
+
+
+@pytest.fixture(scope="module")
+def from_nothing(slurm, tmp_path_factory) -> Trouble:
+    """The experiment as the cluster makes it; two of its trainings stop in their middle."""
+    folder = tmp_path_factory.mktemp("from_nothing")
+    make_room(folder)
+    room = ClusterRoom(folder)
+    room.settings = copy.deepcopy(SETTINGS)
+    room.in_the_middle(TWO_STOP)
+    return Trouble(room, room.start("table1", "table2", "--slurm-keep-successful-logs"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(from_nothing, tmp_path_factory) -> ClusterRoom:
+    """The experiment as this machine alone makes it, at the same time."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    make_room(folder)
+    room = ClusterRoom(folder)
+    room.settings = copy.deepcopy(SETTINGS)
+    finish(room.start("table1", "table2", profile="default"), room)
+    return room
 
 
 def untrained(undisturbed: ClusterRoom, folder: Path) -> ClusterRoom:
@@ -172,29 +195,6 @@ def untrained(undisturbed: ClusterRoom, folder: Path) -> ClusterRoom:
         path = room.results / "runs" / RUN / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     return room
-
-
-def test_a_node_that_fails(undisturbed, slurm, tmp_path):
-    room = untrained(undisturbed, tmp_path / "room")
-    room.in_the_middle(STOPS)
-    process = room.start(TRAINED)
-    training = stopped(room, process)
-    slurm.call("scontrol", "update", f"NodeName={slurm.node}", "State=DOWN", "Reason=test")
-    os.kill(training, signal.SIGKILL)  # as without power
-    wait_until(lambda: not Path(f"/proc/{training}").exists(), "it is gone", process, room)
-    slurm.call("scontrol", "update", f"NodeName={slurm.node}", "State=RESUME")
-    finish(process, room)
-    assert "goes on after" in room.log
-    assert room.weights() == undisturbed.weights()
-
-
-@dataclass
-class Trouble:
-    """A training, its Snakemake, and the SLURM job that meets with trouble."""
-
-    room: ClusterRoom
-    process: subprocess.Popen
-    job: str = ""
 
 
 @pytest.fixture(scope="module")
@@ -210,11 +210,11 @@ def troubles(undisturbed, slurm, tmp_path_factory) -> dict[str, Trouble]:
         return Trouble(room, process)
 
     begun = {
-        "time": begin("time", STOPS, runtime="attempt"),
-        "cancelled": begin("cancelled", STOPS),
-        "generic": begin("generic", STOPS, profile="slurm-generic"),
-        "requeued": begin("requeued", STOPS),
-        "killed": begin("killed", STOPS),
+        "time": begin("time", ONE_STOPS, runtime="attempt"),
+        "cancelled": begin("cancelled", ONE_STOPS),
+        "generic": begin("generic", ONE_STOPS, profile="slurm-generic"),
+        "requeued": begin("requeued", ONE_STOPS),
+        "killed": begin("killed", ONE_STOPS),
         "memory": begin("memory", GROWS, mem_mb="1200*attempt"),
     }
     for name in ("cancelled", "generic", "requeued", "killed"):
@@ -225,6 +225,35 @@ def troubles(undisturbed, slurm, tmp_path_factory) -> dict[str, Trouble]:
     slurm.call("scontrol", "requeue", begun["requeued"].job)
     begun["killed"].process.kill()
     return begun
+
+
+def environment(process: int) -> dict[str, str]:
+    content = Path(f"/proc/{process}/environ").read_text()
+    return dict(entry.split("=", 1) for entry in content.split("\0") if "=" in entry)
+
+
+def test_from_nothing_to_the_same_tables(from_nothing, troubles, undisturbed, slurm):
+    room, process = from_nothing.room, from_nothing.process
+    # Two GPUs and three runs: each of two trainings has a GPU of its own, the third waits.
+    numbers = [stopped(room, process, name) for name in ("one", "two")]
+    wait_until(lambda: len(slurm.of(room.folder, "train")) == 3, "a third job", process, room)
+    states = [job["state"] for job in slurm.of(room.folder, "train")]
+    assert sorted(states) == ["PENDING", "RUNNING", "RUNNING"]
+    devices = {environment(number)["CUDA_VISIBLE_DEVICES"] for number in numbers}
+    assert devices == {"0", "1"}
+    for number in numbers:
+        os.kill(number, signal.SIGCONT)
+    finish(process, room)
+    assert room.tables() == undisturbed.tables()
+
+    jobs = slurm.of(room.folder)
+    assert {job["comment"].split("_wildcards")[0] for job in jobs} == {
+        *("rule_features", "rule_train", "rule_evaluate")
+    }
+    trainings = [slurm.details(job["id"]) for job in slurm.of(room.folder, "train")]
+    assert [job["TresPerJob"] for job in trainings] == ["gres:gpu:1"] * 3
+    for job in jobs:
+        assert list((room.folder / ".snakemake/slurm_logs").rglob(f"{job['id']}.log")), job
 
 
 @pytest.mark.parametrize("name", ["cancelled", "generic"])
@@ -251,7 +280,7 @@ def test_a_killed_snakemake_never_leads_to_two_writers(troubles, undisturbed, sl
     trouble = troubles["killed"]
     room = trouble.room
     trouble.process.wait()
-    training = int((room.folder / "stopped").read_text())
+    training = int((room.folder / "one").read_text())
     assert room.start("--unlock").wait() == 0
     process = room.start(TRAINED, "--set-resources", "train:gpu=0")
     wait_until(lambda: "waiting for it" in room.log, "the second job waits", process, room)
@@ -280,43 +309,6 @@ def test_a_job_over_its_memory(troubles, undisturbed, slurm):
     assert trouble.room.weights() == undisturbed.weights()
 
 
-def test_from_nothing_to_the_same_tables(undisturbed, slurm, tmp_path):
-    make_room(tmp_path)
-    room = ClusterRoom(tmp_path)
-    room.settings = copy.deepcopy(SETTINGS)
-    room.in_the_middle(STOPS)
-    process = room.start("table1", "table2", "--slurm-keep-successful-logs")
-    # Two GPUs and three runs: each of two trainings sees a GPU of its own, the third waits. The
-    # first stops in its middle; the second is stopped here, as soon as it has begun.
-    first = stopped(room, process)
-    wait_until(lambda: set(in_training(room)) - {first}, "a second training", process, room)
-    second = (set(in_training(room)) - {first}).pop()
-    os.kill(second, signal.SIGSTOP)
-    wait_until(lambda: len(slurm.of(tmp_path, "train")) == 3, "a third job", process, room)
-    states = [job["state"] for job in slurm.of(tmp_path, "train")]
-    assert sorted(states) == ["PENDING", "RUNNING", "RUNNING"]
-    devices = {environment(number)["CUDA_VISIBLE_DEVICES"] for number in (first, second)}
-    assert devices == {"0", "1"}
-    for number in (first, second):
-        os.kill(number, signal.SIGCONT)
-    finish(process, room)
-    assert room.tables() == undisturbed.tables()
-
-    jobs = slurm.of(tmp_path)
-    assert {job["comment"].split("_wildcards")[0] for job in jobs} == {
-        *("rule_features", "rule_train", "rule_evaluate")
-    }
-    trainings = [slurm.details(job["id"]) for job in slurm.of(tmp_path, "train")]
-    assert [job["TresPerJob"] for job in trainings] == ["gres:gpu:1"] * 3
-    for job in jobs:
-        assert list((tmp_path / ".snakemake/slurm_logs").rglob(f"{job['id']}.log")), job
-
-
-def environment(process: int) -> dict[str, str]:
-    content = Path(f"/proc/{process}/environ").read_text()
-    return dict(entry.split("=", 1) for entry in content.split("\0") if "=" in entry)
-
-
 def test_a_job_over_its_time(troubles, undisturbed, slurm):
     trouble = troubles["time"]
     finish(trouble.process, trouble.room)
@@ -327,3 +319,17 @@ def test_a_job_over_its_time(troubles, undisturbed, slurm):
     ]
     assert f"goes on after {MIDDLE + 1} steps" in trouble.room.log
     assert trouble.room.weights() == undisturbed.weights()
+
+
+def test_a_node_that_fails(undisturbed, slurm, tmp_path):
+    room = untrained(undisturbed, tmp_path / "room")
+    room.in_the_middle(ONE_STOPS)
+    process = room.start(TRAINED)
+    training = stopped(room, process)
+    slurm.call("scontrol", "update", f"NodeName={slurm.node}", "State=DOWN", "Reason=test")
+    os.kill(training, signal.SIGKILL)  # as without power
+    wait_until(lambda: not Path(f"/proc/{training}").exists(), "it is gone", process, room)
+    slurm.call("scontrol", "update", f"NodeName={slurm.node}", "State=RESUME")
+    finish(process, room)
+    assert "goes on after" in room.log
+    assert room.weights() == undisturbed.weights()
