@@ -2,7 +2,7 @@
 #
 # Targets are `all` (the default), each table and figure of the config by its name (table1,
 # figure3, …), the figures that every experiment has (loss, draws, interference, groups,
-# precision_recall, thresholds), `cases`, `report`, and any file of results/.
+# precision_recall, thresholds), `cases`, `report`, `fetched`, and any file of results/.
 
 # Snakemake merges a configfile with what the command line names: load the demo only when
 # nothing else is asked for, so that its mixtures never leak into another experiment.
@@ -53,6 +53,14 @@ for name in [*experiment.figures, *FIGURES]:
         input:
             figures_of([name]),
             products(runs_drawn(name), "metrics.json"),
+
+
+# All that comes from outside. On a login node, before jobs run where there is no network.
+rule fetched:
+    input:
+        [file for run in RUNS.values() for file in encoder_of(run)],
+        [file for run in RUNS.values() for file in corpora_of(run, "manifest.json")],
+    localrule: True
 
 
 rule cases:

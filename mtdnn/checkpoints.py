@@ -212,7 +212,8 @@ def _shapes(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
 class StopSignals:
     """Notes SIGTERM, SIGUSR1 and SIGINT, so that the training ends between two steps.
 
-    The same signal a second time acts at once, as it would have without this.
+    Ctrl-C a second time acts at once. Batch systems send SIGTERM several times within a second
+    when a job's time is over: the checkpoint is written nevertheless.
     """
 
     _WATCHED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -232,4 +233,5 @@ class StopSignals:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.number = number
-        signal.signal(number, self._before[number])
+        if number == signal.SIGINT:
+            signal.signal(number, self._before[number])

@@ -7,6 +7,7 @@ import argparse
 import errno
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -52,6 +53,16 @@ def _check(arguments: argparse.Namespace) -> None:
 
     experiment = load(arguments.experiment)
     print(f"{arguments.experiment}: valid, {len(experiment.runs())} runs")
+
+
+def _fetch(arguments: argparse.Namespace) -> None:
+    from mtdnn.config import load
+    from mtdnn.fetching import fetch
+
+    variables = fetch(load(arguments.experiment), arguments.folder)
+    print("# On the machine without a network, before anything else:")
+    for name, value in variables.items():
+        print(f"export {name}={shlex.quote(value)}")
 
 
 def _encoder(arguments: argparse.Namespace) -> None:
@@ -389,6 +400,17 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _minutes(text: str) -> float:
+    """A time of zero or more, for argparse."""
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = -1.0
+    if not 0 <= minutes < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes")
+    return minutes
+
+
 # What stands in a run's folder once each step is done, in order.
 _PRODUCTS = {
     "schedule": ["schedule.parquet"],
@@ -448,6 +470,10 @@ def _parser() -> argparse.ArgumentParser:
         "--no-measuring", action="store_true", help="use only the rates that were measured before"
     )
     threads(sub)
+    sub = of_experiment(
+        "fetch", _fetch, "bring all encoders and corpora to a folder, for machines without network"
+    )
+    sub.add_argument("folder", type=Path, metavar="FOLDER")
     sub = of_experiment("encoder", _encoder, "fetch and verify an encoder")
     sub.add_argument("name")
     sub = of_experiment("corpus", _corpus, "fetch, verify and normalise a corpus")
@@ -464,10 +490,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("run", type=Path, metavar="RUN_DIR")
     sub.add_argument(
         "--checkpoint-minutes",
-        type=float,
-        default=10.0,
+        type=_minutes,
+        default=os.environ.get("MTDNN_CHECKPOINT_MINUTES", "10"),
         metavar="M",
-        help="time between two checkpoints (default 10)",
+        help="time between two checkpoints (default MTDNN_CHECKPOINT_MINUTES, or else 10)",
     )
     sub.add_argument(
         "--wait",

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import make_run_folder
 
-from mtdnn.checkpoints import KEPT, Checkpoints, Stopped
+from mtdnn.checkpoints import KEPT, Checkpoints, Stopped, StopSignals
 from mtdnn.config import dump_yaml
 from mtdnn.errors import MtdnnError
 from mtdnn.layout import Layout
@@ -75,6 +75,17 @@ def test_stopped_again_and_again_it_ends_as_undisturbed(tmp_path, undisturbed, m
     assert saved == list(range(1, 12))  # no step was done twice
     assert_same(outcome(run_dir), undisturbed)
     assert states(run_dir) == []
+
+
+def test_a_repeated_warning_does_not_stop_the_checkpoint():
+    with StopSignals() as stop:
+        for _ in range(3):  # as SLURM sends it when a job's time is over
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.number == signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.number == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, undisturbed, monkeypatch, capsys):

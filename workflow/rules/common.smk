@@ -45,6 +45,26 @@ RUNS = {run.path: run for run in experiment.runs()}
 GPUS = steps.count_gpus()
 
 
+# What takes seconds, what fetches from outside and what writes to the tracker is done by the
+# machine that Snakemake runs on: a cluster sees only the steps that are worth a job of their
+# own, which are `features`, `train` and `evaluate`.
+localrules:
+    encoder,
+    corpus,
+    schedule,
+    metrics,
+    store,
+    log,
+    agreement,
+    comparisons,
+    statistics,
+    table,
+    figure,
+    answers,
+    pages,
+    report,
+
+
 # Not the names themselves: Snakemake would go through all of them for every file of every run.
 wildcard_constraints:
     run=r"[^/]+(/[^/]+){4}",
@@ -80,6 +100,19 @@ def unless_imported(step, files):
 def settings_of(step):
     """Parameter function: digest of the settings that matter to a step of a run."""
     return lambda wildcards: steps.run_settings(experiment, run_of(wildcards), step)
+
+
+def megabytes(files):
+    """Size of some files together, by which memory and time are asked for.
+
+    Snakemake takes it as not known yet when one that is a rule's input is missing.
+    """
+    return sum(os.path.getsize(file) for file in files) // 10**6
+
+
+def with_weights(description):
+    """A model's run.json and the weights beside it."""
+    return [description, Path(description).with_name("model.safetensors")]
 
 
 def products(runs, *names):

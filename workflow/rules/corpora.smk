@@ -59,6 +59,9 @@ rule features:
         ROOT / "logs/features/{encoder}/{variant}/{corpus}.log",
     conda:
         "../../envs/environment.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         experiment=EXPERIMENT,
         settings=lambda wildcards: steps.features_settings(

@@ -16,7 +16,10 @@ rule evaluate:
     threads: 4 if GPUS else 1
     resources:
         gpu=1 if GPUS else 0,
-        mem_mb=4000,
+        mem_mb=lambda wildcards, input, attempt: attempt
+        * (3000 + 4 * megabytes(with_weights(input.model))),
+        runtime=lambda wildcards, input, attempt: attempt
+        * (30 + megabytes(with_weights(input.model)) // 4),
     params:
         experiment=EXPERIMENT,
         folder=folder,

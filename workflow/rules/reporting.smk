@@ -2,10 +2,6 @@
 # experiment's settings makes all of them anew: titles, labels, rows and seeds stand there.
 
 
-localrules:
-    report,
-
-
 # What captions say of the runs is read when they are rendered, long after this line.
 config["facts"] = Captions(experiment)
 

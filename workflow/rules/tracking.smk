@@ -1,10 +1,6 @@
 # Every run in MLflow. Files are the truth and MLflow is the mirror: no table reads it.
 
 
-localrules:
-    store,
-
-
 # A server that is away must not keep trainings waiting: what asks it comes last, and logging is
 # tried once. The next call, or `mtdnn sync`, delivers what is missing.
 

@@ -27,7 +27,12 @@ rule schedule:
 
 # On CPUs two runs on one core each beat one run on two, so a run takes one core; with a GPU
 # it takes that, and a few cores feed it. A training that outlived a killed Snakemake is waited
-# for, and its result taken.
+# for, and its result taken. Weights, gradients and the optimiser's state are four encoders, and
+# as many again while they are written; time is a guess that costs nothing where it is too short,
+# since the next attempt has more and goes on from the last checkpoint.
+#
+# The training takes the place of its shell: a signal for all processes of a job would end the
+# shell at once, Snakemake after it, and with them the job, before the checkpoint is written.
 rule train:
     input:
         schedule=ROOT / "runs/{run}/schedule.parquet",
@@ -52,7 +57,10 @@ rule train:
     threads: 4 if GPUS else 1
     resources:
         gpu=1 if GPUS else 0,
-        mem_mb=4000,
+        mem_mb=lambda wildcards, input, attempt: attempt
+        * (3000 + 10 * megabytes(input.encoder)),
+        runtime=lambda wildcards, input, attempt: attempt
+        * (60 + megabytes(input.encoder)),
     params:
         experiment=EXPERIMENT,
         folder=folder,
@@ -61,5 +69,5 @@ rule train:
     message:
         "Training {wildcards.run}"
     shell:
-        "(python -m mtdnn resolve {params.experiment} {wildcards.run} && "
-        "python -m mtdnn train {params.folder} --threads {threads} --wait) > {log} 2>&1"
+        "exec > {log} 2>&1; python -m mtdnn resolve {params.experiment} {wildcards.run}; "
+        "exec python -m mtdnn train {params.folder} --threads {threads} --wait"

@@ -1,0 +1,4 @@
+#!/bin/sh
+# properties = {properties}
+trap : TERM
+{exec_job}
