@@ -53,13 +53,14 @@ def test_from_a_fetched_folder_to_the_report_without_a_network(tmp_path):
         files = {path.name: path.read_bytes() for path in encoder.iterdir()}
         hub.repository("models", "made/tiny-bert").push(files)
         push_datasets(hub)
-        fetch = (sys.executable, "-m", "mtdnn", "fetch", "small.yaml", "fetched")
+        fetch = (sys.executable, "-m", "mtdnn", "fetch", "small.yaml", "downloads")
         answer = call(tmp_path, *fetch, HF_ENDPOINT=hub.url)
         assert answer.returncode == 0, answer.stdout
     shutil.rmtree(tmp_path / "home")
-    (tmp_path / "fetched").rename(tmp_path / "carried")
+    (tmp_path / "downloads").rename(tmp_path / "carried")
     variables = {
-        name: value.replace("fetched", "carried") for name, value in exports(answer.stdout).items()
+        name: value.replace("/downloads", "/carried")
+        for name, value in exports(answer.stdout).items()
     }
     answer = call(
         tmp_path,
