@@ -197,8 +197,26 @@ def untrained(undisturbed: ClusterRoom, folder: Path) -> ClusterRoom:
     return room
 
 
+def environment(process: int) -> dict[str, str]:
+    content = Path(f"/proc/{process}/environ").read_text()
+    return dict(entry.split("=", 1) for entry in content.split("\0") if "=" in entry)
+
+
 @pytest.fixture(scope="module")
-def troubles(undisturbed, slurm, tmp_path_factory) -> dict[str, Trouble]:
+def shared_gpus(from_nothing, undisturbed, slurm) -> tuple[list[str], list[str]]:
+    """States of the trainings' jobs while two of them stand still, and what GPUs these see."""
+    room, process = from_nothing.room, from_nothing.process
+    numbers = [stopped(room, process, name) for name in ("one", "two")]
+    wait_until(lambda: len(slurm.of(room.folder, "train")) == 3, "a third job", process, room)
+    states = [job["state"] for job in slurm.of(room.folder, "train")]
+    devices = [environment(number)["CUDA_VISIBLE_DEVICES"] for number in numbers]
+    for number in numbers:
+        os.kill(number, signal.SIGCONT)
+    return sorted(states), sorted(devices)
+
+
+@pytest.fixture(scope="module")
+def troubles(shared_gpus, undisturbed, slurm, tmp_path_factory) -> dict[str, Trouble]:
     """All the trouble of the tests below, at the same time: most of it is waiting."""
 
     def begin(name: str, middle: str, profile: str = "slurm", **resources: str) -> Trouble:
@@ -227,23 +245,14 @@ def troubles(undisturbed, slurm, tmp_path_factory) -> dict[str, Trouble]:
     return begun
 
 
-def environment(process: int) -> dict[str, str]:
-    content = Path(f"/proc/{process}/environ").read_text()
-    return dict(entry.split("=", 1) for entry in content.split("\0") if "=" in entry)
+def test_each_training_has_a_gpu_of_its_own(shared_gpus):
+    # Two GPUs and three runs: the third waits.
+    assert shared_gpus == (["PENDING", "RUNNING", "RUNNING"], ["0", "1"])
 
 
 def test_from_nothing_to_the_same_tables(from_nothing, troubles, undisturbed, slurm):
-    room, process = from_nothing.room, from_nothing.process
-    # Two GPUs and three runs: each of two trainings has a GPU of its own, the third waits.
-    numbers = [stopped(room, process, name) for name in ("one", "two")]
-    wait_until(lambda: len(slurm.of(room.folder, "train")) == 3, "a third job", process, room)
-    states = [job["state"] for job in slurm.of(room.folder, "train")]
-    assert sorted(states) == ["PENDING", "RUNNING", "RUNNING"]
-    devices = {environment(number)["CUDA_VISIBLE_DEVICES"] for number in numbers}
-    assert devices == {"0", "1"}
-    for number in numbers:
-        os.kill(number, signal.SIGCONT)
-    finish(process, room)
+    room = from_nothing.room
+    finish(from_nothing.process, room)
     assert room.tables() == undisturbed.tables()
 
     jobs = slurm.of(room.folder)
