@@ -155,8 +155,8 @@ def idle(model: MultiTaskModel, corpus: str) -> list[nn.Parameter]:
 
 def tokens_of(features: Features, rows: np.ndarray) -> np.ndarray:
     """Tokens of each of some items."""
-    ends = np.concatenate([[0], np.cumsum(features.lengths)])
-    return ends[features.item_starts[rows + 1]] - ends[features.item_starts[rows]]
+    starts, lengths = features.item_starts, features.lengths
+    return np.array([lengths[starts[row] : starts[row + 1]].sum() for row in rows])
 
 
 def cut(tokens: np.ndarray, count: int) -> list[list[int]]:
@@ -198,9 +198,9 @@ def is_to_launch(gpus: int) -> bool:
     return gpus > 1 and not is_started()
 
 
-def own_device(device: torch.device) -> None:
+def own_device() -> None:
     """Let this process use its own one of the GPUs that it sees."""
-    if is_started() and device.type == "cuda":
+    if is_started():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
 
 
@@ -304,13 +304,13 @@ def launch(
             raise
         error = started.exception()
     if isinstance(error, ChildFailedError):
-        raise _reason(error.failures, stop.number)
+        raise _reason(error.failures, gpus, stop.number)
     if error:
         raise error
 
 
-def _reason(failures: dict[int, Any], number: int | None) -> MtdnnError:
-    """What ended a training, of the processes that had failed when the first was noticed."""
+def _reason(failures: dict[int, Any], gpus: int, number: int | None) -> MtdnnError:
+    """What ended a training, from those of its processes that failed first."""
 
     def told(rank: int) -> dict[str, Any]:
         message = failures[rank].error_file_data["message"]
@@ -334,7 +334,7 @@ def _reason(failures: dict[int, Any], number: int | None) -> MtdnnError:
         if about.get("kind") == "Lost":
             rank, how = "another", f"gone ({' '.join(message.split())[:200]})"
         return MtdnnError(
-            f"training: process {rank} of the {len(failures)} was {how}"
+            f"training: process {rank} of {gpus} was {how}"
             "; the same command goes on from the last checkpoint"
         )
     return MtdnnError(message)
