@@ -77,17 +77,18 @@ class Team:
     def share(self, model: MultiTaskModel) -> None:
         """Let `loss` and `backward` work on a model, the same in every process."""
         if self.size > 1:
-            # All weights take part in each step, for whatever corpus, and torch wonders why.
-            warnings.filterwarnings("ignore", message=".*find_unused_parameters=True was specified")
-            # With `find_unused_parameters` the gradients are summed up in the same order from the
-            # first step on; else torch finds a better one meanwhile, and a resumed training would
-            # differ by rounding.
-            self._replica = DistributedDataParallel(
-                _Loss(model),
-                find_unused_parameters=True,
-                broadcast_buffers=False,
-                gradient_as_bucket_view=True,
-            )
+            with warnings.catch_warnings():
+                # torch has begun to rename `broadcast_buffers`.
+                warnings.simplefilter("ignore", FutureWarning)
+                # With `find_unused_parameters` the gradients are summed up in the same order from
+                # the first step on; else torch finds a better one meanwhile, and a resumed
+                # training would differ by rounding.
+                self._replica = DistributedDataParallel(
+                    _Loss(model),
+                    find_unused_parameters=True,
+                    broadcast_buffers=False,
+                    gradient_as_bucket_view=True,
+                )
 
     def loss(self, model: MultiTaskModel, corpus: str, batch: PackedBatch) -> torch.Tensor:
         """`model.loss`, of the model that is shared."""
@@ -278,6 +279,8 @@ def launch(
     each = max(1, (threads or os.cpu_count() or 1) // gpus)
     os.environ.setdefault("OMP_NUM_THREADS", str(each))
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(SHUTDOWN_SECONDS)
+    # DistributedDataParallel wonders that it finds no unused parameters.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     command = ["--standalone", "--nproc-per-node", str(gpus), "--max-restarts", "0"]
     train = ["-m", "mtdnn", "train", str(run_dir), "--threads", str(each)]
     train += ["--checkpoint-minutes", str(checkpoint_seconds / 60)]

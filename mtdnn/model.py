@@ -255,8 +255,8 @@ def _checkpoint_activations(encoder: PreTrainedModel) -> None:
     """Let an encoder keep the inputs of its layers alone, and compute the rest again."""
     if not encoder.supports_gradient_checkpointing:
         raise MtdnnError(
-            f"training.activation_checkpointing: {encoder.config.model_type} encoders cannot do it; "
-            "raise training.accumulation to save memory"
+            f"training.activation_checkpointing: {encoder.config.model_type} encoders cannot do "
+            "it; raise training.accumulation to save memory"
         )
     # transformers has begun to rename it.
     name = "activation_checkpointing_enable"
