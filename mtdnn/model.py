@@ -258,6 +258,7 @@ def _checkpoint_activations(encoder: PreTrainedModel) -> None:
             f"training.activation_checkpointing: {encoder.config.model_type} encoders cannot do "
             "it; raise training.accumulation to save memory"
         )
+    encoder.config.use_cache = False  # which only decoders do
     # transformers has begun to rename it.
     name = "activation_checkpointing_enable"
     enable = getattr(encoder, name, None) or encoder.gradient_checkpointing_enable
