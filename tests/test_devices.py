@@ -94,7 +94,7 @@ def test_several_are_taken_together_or_none(holders):
 
 def test_more_than_there_are_is_refused(tmp_path, monkeypatch):
     monkeypatch.delenv(devices.VARIABLE, raising=False)
-    with pytest.raises(MtdnnError, match="training.gpus: 4, but only 3 may be used here"):
+    with pytest.raises(MtdnnError, match=r"training\.gpus: 4, but only 3 may be used here"):
         devices.take(lambda: GPUS, tmp_path, 4)
     assert devices.take(list, tmp_path, 4) is None  # without any, processes share the CPU
 
