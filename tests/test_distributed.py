@@ -91,11 +91,23 @@ class Launched:
             output, errors = self.process.communicate(timeout=PATIENCE_SECONDS)
         finally:
             self.process.kill()
-        deadline = time.monotonic() + 10
-        while left := [child for child in children if Path(f"/proc/{child}").exists()]:
-            assert time.monotonic() < deadline, f"{left} are left"
-            time.sleep(0.1)
+        await_end(children)
         return self.process.returncode, output, errors
+
+
+def await_end(processes: list[int]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while left := [number for number in processes if _lives(number)]:
+        assert time.monotonic() < deadline, f"{left} are left"
+        time.sleep(0.1)
+
+
+def _lives(process: int) -> bool:
+    """Whether a process runs; those whose parent was killed may stay as names alone."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
 
 
 def begun(run_dir: Path, process: subprocess.Popen) -> None:
@@ -136,6 +148,7 @@ def assert_near(result, expected) -> None:
             torch.testing.assert_close(value, other_weights[name], atol=2e-6, rtol=1e-5, msg=name)
 
 
+@pytest.mark.slow
 def test_the_command_starts_processes_that_learn_what_one_learns(tmp_path, single):
     run_dir, _ = make(tmp_path, gpus=2, **WITHOUT_DROPOUT)
     status, output, errors = Launched(run_dir).end()
@@ -215,6 +228,7 @@ def test_processes_draw_different_masks(tmp_path):
 # --- signals and failures --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_sigterm_for_the_command_keeps_a_checkpoint(tmp_path):
     run_dir, _ = make(tmp_path, gpus=2, epochs=100, **WITH_DROPOUT)
     launched = Launched(run_dir, "--checkpoint-minutes", "0")
@@ -230,15 +244,24 @@ def test_sigterm_for_the_command_keeps_a_checkpoint(tmp_path):
     assert end["reason"] in line and f"after {kept} of" in line
 
 
-@pytest.mark.parametrize("which", ["the leading one", "another one"])
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["the leading one", "another one", "the command"])
 def test_a_killed_process_ends_all(tmp_path, which):
     run_dir, _ = make(tmp_path, gpus=2, epochs=100, **WITH_DROPOUT)
     launched = Launched(run_dir, "--checkpoint-minutes", "0")
     begun(run_dir, launched.process)
-    leading = json.loads(next(Layout.of_run(run_dir).root.glob("state/*/holder.json")).read_text())
-    processes = sorted(launched.children(), key=lambda number: number != leading["process"])
-    assert len(processes) == 2 and processes[0] == leading["process"]
-    os.kill(processes[which != "the leading one"], signal.SIGKILL)
+    holder = next(Layout.of_run(run_dir).root.glob("state/*/holder.json"))
+    leading = json.loads(holder.read_text())["process"]
+    (another,) = set(launched.children()) - {leading}
+    if which == "the command":
+        launched.process.kill()
+        await_end([leading, another])
+        assert holder.parent.exists() and not holder.exists()
+        journal = (run_dir / "journal.jsonl").read_text().splitlines()
+        assert json.loads(journal[-1])["end"] == "KILLED"
+        assert launched.end()[0] == -signal.SIGKILL
+        return
+    os.kill(leading if which == "the leading one" else another, signal.SIGKILL)
     status, _, errors = launched.end()
     assert status == 2
     (line,) = complaints(errors)
