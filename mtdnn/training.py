@@ -9,7 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import pairwise
@@ -211,7 +211,11 @@ def _train_steps(
     title = f"train {run.mixture_label} w{run.qa_weight:g}"
     shown = Progress(title, len(steps), "steps", done=first, shown=team.leads)
     with StopSignals() as stop, shown as progress:
-        for step, (batch, weight, tokens) in _batches(steps[first:], features, device, team):
+        left = steps[first:]
+        parts = [team.part(features[step.corpus], step.rows) for step in left]
+        own = [replace(step, rows=rows) for step, (rows, _) in zip(left, parts, strict=True)]
+        batches = _batches(own, features, device)
+        for step, (_, weight), (_, batch) in zip(left, parts, batches, strict=True):
             rate = learning_rate(step.step, len(steps), run.training)
             random_state(run.seed, step.step, team.rank)
             try:
@@ -220,7 +224,8 @@ def _train_steps(
                 )
             except torch.OutOfMemoryError:
                 raise _out_of_memory(step, batch, run.training) from None
-            log.add(step, loss, norm, rate, tokens)
+            tokens = distributed.tokens_of(features[step.corpus], step.rows)
+            log.add(step, loss, norm, rate, int(tokens.sum()))
             following = step.step + 1
             read = following == len(steps) or len(log.pending) == STEPS_BETWEEN_READS
             stopped, due = _wanted(stop, checkpoints, team, read)
@@ -230,6 +235,8 @@ def _train_steps(
                 return_memory()
             if keep and team.leads:
                 checkpoints.save(following, model, optimizer, log.lines)
+            if keep and team.size == 1:
+                stopped = stop.number  # it may have come while the checkpoint was written
             if stopped and team.leads:
                 raise Stopped(
                     f"training: stopped by signal {stopped} after {following} of {len(steps)} "
@@ -257,19 +264,13 @@ def _wanted(
 
 
 def _batches(
-    steps: list[schedule.Step], features: dict[str, Features], device: torch.device, team: Team
-) -> Iterator[tuple[schedule.Step, tuple[PackedBatch, float, int]]]:
-    """Every step with this process's part of its batch, the part's weight, and the batch's tokens.
+    steps: list[schedule.Step], features: dict[str, Features], device: torch.device
+) -> Iterator[tuple[schedule.Step, PackedBatch]]:
+    """Every step with its batch, each assembled while the one before it is being learnt."""
 
-    Each is assembled while the one before it is being learnt.
-    """
-
-    def assemble(step: schedule.Step) -> tuple[PackedBatch, float, int]:
-        some = features[step.corpus]
-        rows, weight = team.part(some, step.rows)
-        batch = batch_of(some, rows)
-        tokens = int(distributed.tokens_of(some, step.rows).sum())
-        return batch.pinned() if device.type == "cuda" else batch, weight, tokens
+    def assemble(step: schedule.Step) -> PackedBatch:
+        batch = batch_of(features[step.corpus], step.rows)
+        return batch.pinned() if device.type == "cuda" else batch
 
     if not fast("prefetch"):
         yield from ((step, assemble(step)) for step in steps)
