@@ -269,6 +269,7 @@ def test_a_killed_process_ends_all(tmp_path, which):
     assert json.loads((run_dir / "failure.json").read_text())["reason"] in line
 
 
+@pytest.mark.slow
 def test_what_all_processes_lack_is_said_once(tmp_path):
     run_dir, _ = make(tmp_path, gpus=2)
     (run_dir / "schedule.parquet").unlink()
