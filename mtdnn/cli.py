@@ -125,16 +125,18 @@ def _schedule(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from mtdnn import training
+    from mtdnn import distributed, training
     from mtdnn.config import load_run
 
     run = load_run(arguments.run / "config.yaml")
     seconds = 60 * arguments.checkpoint_minutes
-    _run_step(
-        "train",
-        arguments.run,
-        lambda: training.train(arguments.run, run, arguments.threads, seconds, arguments.wait),
-    )
+
+    def train() -> None:
+        training.train(arguments.run, run, arguments.threads, seconds, arguments.wait)
+
+    with distributed.reported(_reason):
+        # What stands in the run's folder is up to one of several processes.
+        _run_step("train", arguments.run, train) if distributed.leads() else train()
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -374,6 +376,12 @@ def _schema(arguments: argparse.Namespace) -> None:
 # --- helpers ---------------------------------------------------------------------------------
 
 
+def _reason(error: BaseException) -> str:
+    """What an error says, or what it is."""
+    said = _of_the_disk(error) if isinstance(error, OSError) else str(error)
+    return said or type(error).__name__
+
+
 def _of_the_disk(error: OSError) -> str:
     """One line: the file, what is wrong with it or its disk, the remedy."""
     remedy = {
@@ -436,8 +444,7 @@ def _run_step(step: str, run: Path, work: Callable[[], None]) -> None:
     except (KeyboardInterrupt, Busy):
         raise
     except BaseException as error:
-        reason = _of_the_disk(error) if isinstance(error, OSError) else str(error)
-        reason = reason.splitlines()[0] if reason else type(error).__name__
+        reason = _reason(error).splitlines()[0]
         with suppress(OSError):  # the disk may be what has failed
             write_json(failure, {"step": step, "reason": reason})
         raise

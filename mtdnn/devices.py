@@ -1,4 +1,4 @@
-"""One GPU for each process: who needs one takes a free one, and waits while there is none.
+"""GPUs for each process: who needs some takes free ones, and waits while there are too few.
 
 Each GPU has a lock file of this machine's, known by the GPU's UUID. The kernel releases it with
 its process, however that ends. So parallel jobs share out the GPUs, also those of several
@@ -25,18 +25,22 @@ _held: list[int] = []
 
 
 def take(
-    installed: Callable[[], list[str]] | None = None, folder: Path | None = None
+    installed: Callable[[], list[str]] | None = None, folder: Path | None = None, count: int = 1
 ) -> str | None:
-    """Take a free GPU for this process and hide the others from it.
+    """Take free GPUs for this process and hide the others from it.
 
-    To be called before CUDA is first used. A process keeps its GPU, and its children share it.
+    To be called before CUDA is first used. A process keeps its GPUs, and its children share them.
 
     Args:
         installed: gives this machine's GPUs; the real ones when absent.
         folder: of the lock files; one of this user's when absent.
+        count: how many; none is kept while there are fewer, so that nobody waits in a circle.
 
     Returns:
         What CUDA_VISIBLE_DEVICES now names; None where no GPU may be used.
+
+    Raises:
+        MtdnnError: there are some, but not so many.
     """
     allowed = os.environ.get(VARIABLE)
     if allowed and allowed == os.environ.get(INHERITED):
@@ -44,19 +48,39 @@ def take(
     choices = _choices((installed or installed_gpus)(), allowed)
     if not choices:
         return None
+    if len(choices) < count:
+        raise MtdnnError(
+            f"training.gpus: {count}, but only {len(choices)} may be used here; lower it, or see "
+            f"what {VARIABLE} names"
+        )
     folder = folder or _own_folder()
     said = False
-    while True:
-        for shown, name in choices:
-            if (lock := _lock(folder / f"{name}.lock")) is not None:
-                _held.append(lock)
-                os.environ[VARIABLE] = os.environ[INHERITED] = shown
-                return shown
+    while len(free := _lock_some(choices, folder, count)) < count:
+        for lock in free.values():
+            os.close(lock)
         if not said:
-            which = "the GPU is" if len(choices) == 1 else f"all {len(choices)} GPUs are"
-            print(f"mtdnn: {which} taken; waiting for one", file=sys.stderr, flush=True)
+            print(f"mtdnn: {_taken(len(choices), count)}", file=sys.stderr, flush=True)
             said = True
         time.sleep(POLL_SECONDS)
+    _held.extend(free.values())
+    os.environ[VARIABLE] = os.environ[INHERITED] = ",".join(free)
+    return os.environ[VARIABLE]
+
+
+def _lock_some(choices: list[tuple[str, str]], folder: Path, count: int) -> dict[str, int]:
+    """Locks of up to `count` GPUs that are free, by how these are shown to CUDA."""
+    free: dict[str, int] = {}
+    for shown, name in choices:
+        if len(free) < count and (lock := _lock(folder / f"{name}.lock")) is not None:
+            free[shown] = lock
+    return free
+
+
+def _taken(present: int, count: int) -> str:
+    if count > 1:
+        return f"fewer than {count} of {present} GPUs are free; waiting for them"
+    which = "the GPU is" if present == 1 else f"all {present} GPUs are"
+    return f"{which} taken; waiting for one"
 
 
 def installed_gpus() -> list[str]:

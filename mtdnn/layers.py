@@ -1,6 +1,7 @@
 """Layers that do what torch's do, for CPUs: there drawing dropout masks takes a fifth of a step."""
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -44,11 +45,13 @@ class Dropout(nn.Dropout):
 class Embedding(nn.Embedding):
     """`nn.Embedding` whose gradient holds the rows that were looked up, and not all others.
 
-    A batch looks a few hundred of tens of thousands of rows up. A GPU fills memory fast enough.
+    A batch looks a few hundred of tens of thousands of rows up. A GPU fills memory fast enough,
+    and processes that train together exchange whole gradients.
     """
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        sparse = inputs.device.type == "cpu" and fast("embedding")
+        alone = not (dist.is_available() and dist.is_initialized())
+        sparse = inputs.device.type == "cpu" and fast("embedding") and alone
         return nn.functional.embedding(inputs, self.weight, self.padding_idx, sparse=sparse)
 
 

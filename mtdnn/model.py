@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForMultipleChoice,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    PreTrainedModel,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -245,7 +246,23 @@ def build(encoder: Path, run: RunSettings) -> MultiTaskModel:
             f"{encoder}: no usable encoder weights: {len(missing)} are missing, the first is "
             f"{missing[0]}; is model.safetensors that of a {config.model_type} encoder?"
         )
+    if settings.activation_checkpointing:
+        _checkpoint_activations(pretrained)
     return _multi_task(pretrained, run)
+
+
+def _checkpoint_activations(encoder: PreTrainedModel) -> None:
+    """Let an encoder keep the inputs of its layers alone, and compute the rest again."""
+    if not encoder.supports_gradient_checkpointing:
+        raise MtdnnError(
+            f"training.activation_checkpointing: {encoder.config.model_type} encoders cannot do "
+            "it; raise training.accumulation to save memory"
+        )
+    encoder.config.use_cache = False  # which only decoders do
+    # transformers has begun to rename it.
+    name = "activation_checkpointing_enable"
+    enable = getattr(encoder, name, None) or encoder.gradient_checkpointing_enable
+    enable({"use_reentrant": False, "preserve_rng_state": True})
 
 
 def _multi_task(encoder: nn.Module, run: RunSettings) -> MultiTaskModel:

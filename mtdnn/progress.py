@@ -19,15 +19,17 @@ class Progress:
         total: units of work in all.
         unit: their name, in the plural.
         done: units that were done before.
+        shown: false for a process whose progress another one shows.
     """
 
-    def __init__(self, title: str, total: int, unit: str, done: int = 0):
+    def __init__(self, title: str, total: int, unit: str, done: int = 0, shown: bool = True):
+        self._shown = shown
         self._title, self._total, self._unit = title, total, unit
         self._first = self._done = done
         self._note = ""
         self._start = self._last = time.monotonic()
         self._bar = None
-        if sys.stderr.isatty():
+        if shown and sys.stderr.isatty():
             self._bar = tqdm(
                 total=total, desc=title, unit=f" {unit}", initial=done, dynamic_ncols=True
             )
@@ -52,6 +54,8 @@ class Progress:
             self._line()
 
     def _line(self) -> None:
+        if not self._shown:
+            return
         now = time.monotonic()
         self._last = now
         rate = (self._done - self._first) / max(now - self._start, 1e-9)

@@ -17,6 +17,7 @@ Family = Literal["question_answering", "multiple_choice", "sequence_classificati
 Origin = Literal["paper", "code", "reading", "ours"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+MOST_GPUS = 64
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=64)]
 
 
@@ -268,6 +269,20 @@ class TrainingSettings(Closed):
     accumulation: int = setting(
         1, "ours", "cut each batch into this many parts to save memory; same gradients", ge=1
     )
+    activation_checkpointing: bool = setting(
+        False,
+        "ours",
+        "keep few activations and compute the others again in the backward pass: less memory, a "
+        "third more time, the same result",
+    )
+    gpus: int = setting(
+        1,
+        "ours",
+        "GPUs that train one run together, each with a part of every batch; without a GPU as many "
+        "processes",
+        ge=1,
+        le=MOST_GPUS,
+    )
     deterministic: bool = setting(
         True,
         "ours",
@@ -328,7 +343,11 @@ class RunSettings(Closed):
         """The settings that determine the trained model; names for people are left out.
 
         Where corpora and encoders came from is not in it: their digests say what they are.
+        Neither is what leaves the result as it is, to the bit: activation checkpointing.
         """
+        training = self.training.model_dump(exclude={"activation_checkpointing"})
+        if self.training.gpus == 1:
+            del training["gpus"]
         return {
             "encoder": self.encoder_name,
             "batching": self.encoder.batching,
@@ -343,5 +362,5 @@ class RunSettings(Closed):
             "seed": self.seed,
             "features": self.features.model_dump(),
             "schedule": self.schedule.model_dump(),
-            "training": self.training.model_dump(),
+            "training": training,
         }

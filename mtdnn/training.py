@@ -1,4 +1,4 @@
-"""Training of one run: its schedule, step by step, on one device."""
+"""Training of one run: its schedule, step by step, on one device or several."""
 
 import ctypes
 import hashlib
@@ -9,7 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import pairwise
@@ -20,9 +20,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from mtdnn import devices, schedule
+from mtdnn import devices, distributed, schedule
 from mtdnn.batches import PackedBatch, batch_of
 from mtdnn.checkpoints import Checkpoints, Stopped, StopSignals
+from mtdnn.distributed import Team
 from mtdnn.errors import MtdnnError
 from mtdnn.fast import fast, plain
 from mtdnn.features import Features, check_unchanged, training_features
@@ -48,7 +49,7 @@ from mtdnn.optimization import (
 )
 from mtdnn.progress import Progress
 from mtdnn.provenance import code_digest, environment
-from mtdnn.settings import RunSettings, TrainingSettings
+from mtdnn.settings import MOST_GPUS, RunSettings, TrainingSettings
 
 # Losses stay on the device for so many steps; reading each would make a GPU wait every step.
 STEPS_BETWEEN_READS = 10
@@ -64,7 +65,8 @@ def train(
 ) -> None:
     """Train a run from its features and schedule; writes `model/` and `training.jsonl`.
 
-    A training that was interrupted goes on from its last checkpoint, to the same result.
+    A training that was interrupted goes on from its last checkpoint, to the same result. A run
+    of several GPUs is trained by as many processes, which read its settings from `config.yaml`.
 
     Args:
         run_dir: the run's folder, with `schedule.parquet`.
@@ -78,10 +80,14 @@ def train(
         Busy: another process is training the run, and `wait` is false.
         Stopped: a signal ended the training; its state is kept.
     """
-    device = use_device(threads, run.training.deterministic)
-    layout = Layout.of_run(run_dir)
+    layout, gpus = Layout.of_run(run_dir), run.training.gpus
     # Now, not at the end: files may change while a long training goes on.
     identity, versions = fingerprint(layout, run), environment()
+    _check_processes(layout, run, identity)
+    if distributed.is_to_launch(gpus):
+        distributed.launch(run_dir, gpus, threads, checkpoint_seconds, wait)
+        return
+    device = use_device(threads, run.training.deterministic)
     origin = {
         "device": device_name(device),
         "threads": torch.get_num_threads(),
@@ -89,8 +95,13 @@ def train(
     }
     folder = layout.state(identity["fingerprint"])
     checkpoints = Checkpoints(folder, checkpoint_seconds, origin)
+    if not distributed.leads():
+        _follow(run_dir, run, device, checkpoints)
+        return
     with checkpoints.sole_writer(wait) as lease:
-        if lease.waited and _is_finished(run_dir, identity):
+        team = distributed.join(gpus, device)
+        finished = lease.waited and _is_finished(run_dir, identity)
+        if any(team.agreed(int(finished))):
             checkpoints.drop()
             return
         for name in ("model", "training.jsonl"):
@@ -110,8 +121,7 @@ def train(
         with Journal(run_dir, about, partial(_figures, device)) as journal:
             encoder = layout.encoder(run.encoder_name)
             model = build(encoder, run).to(device).train()
-            optimizer = optimizer_for(model, run.training)
-            log = _train_steps(run, steps, features, model, optimizer, device, checkpoints, journal)
+            log = _train_steps(run, steps, features, model, device, checkpoints, team, journal)
             lease.check()
             with replacing(run_dir / "model") as draft:
                 draft.mkdir()
@@ -141,6 +151,38 @@ def train(
         checkpoints.drop()
 
 
+def _follow(
+    run_dir: Path, run: RunSettings, device: torch.device, checkpoints: Checkpoints
+) -> None:
+    """Train with the process that leads, which alone writes what comes of it."""
+    team = distributed.join(run.training.gpus, device)
+    if any(team.agreed(0)):
+        return
+    layout = Layout.of_run(run_dir)
+    features = training_features(layout, run)
+    steps = schedule.read(run_dir, {name: len(some) for name, some in features.items()})
+    model = build(layout.encoder(run.encoder_name), run).to(device).train()
+    _train_steps(run, steps, features, model, device, checkpoints, team)
+
+
+def _check_processes(layout: Layout, run: RunSettings, identity: dict[str, Any]) -> None:
+    """Refuse to begin anew what was begun with another number of GPUs.
+
+    Sums in another order and other dropout masks would make it another training.
+    """
+    gpus = run.training.gpus
+    for other in range(1, MOST_GPUS + 1):
+        training = run.training.model_copy(update={"gpus": other})
+        settings = digest(run.model_copy(update={"training": training}).determining())
+        parts = {**_parts(identity), "config_digest": settings}
+        state = layout.state(digest(parts)[:32])
+        if other != gpus and any(state.glob("step*")):
+            raise MtdnnError(
+                f"{state}: the run was begun with training.gpus: {other}, and {gpus} would not "
+                f"give the same result; go on with {other}, or delete this folder to begin anew"
+            )
+
+
 def _is_finished(run_dir: Path, identity: dict[str, Any]) -> bool:
     """Whether the run's folder holds all that this training would make."""
     description = run_dir / "model" / "run.json"
@@ -154,41 +196,71 @@ def _train_steps(
     steps: list[schedule.Step],
     features: dict[str, Features],
     model: MultiTaskModel,
-    optimizer: DecoupledAdamax,
     device: torch.device,
     checkpoints: Checkpoints,
-    journal: Journal,
+    team: Team,
+    journal: Journal | None = None,
 ) -> "TrainingLog":
-    """All steps that are not yet done; model and optimiser are changed in place."""
+    """All steps that are not yet done; the model is changed in place."""
+    optimizer = optimizer_for(model, run.training)
     first, lines = checkpoints.restore(model, optimizer)
-    log = TrainingLog(lines, journal)
+    if team.agreed(first, -first) != [first, -first]:
+        raise MtdnnError("training: its processes found different checkpoints; begin it once more")
+    team.share(model)
+    log = TrainingLog(lines, journal, team)
     title = f"train {run.mixture_label} w{run.qa_weight:g}"
-    with StopSignals() as stop, Progress(title, len(steps), "steps", done=first) as progress:
-        for step, batch in _batches(steps[first:], features, device):
+    shown = Progress(title, len(steps), "steps", done=first, shown=team.leads)
+    with StopSignals() as stop, shown as progress:
+        left = steps[first:]
+        parts = [team.part(features[step.corpus], step.rows) for step in left]
+        own = [replace(step, rows=rows) for step, (rows, _) in zip(left, parts, strict=True)]
+        batches = _batches(own, features, device)
+        for step, (_, weight), (_, batch) in zip(left, parts, batches, strict=True):
             rate = learning_rate(step.step, len(steps), run.training)
-            random_state(run.seed, step.step)
+            random_state(run.seed, step.step, team.rank)
             try:
                 loss, norm = train_step(
-                    model, optimizer, step.corpus, batch, rate, run.training, device
+                    model, optimizer, step.corpus, batch, rate, run.training, device, team, weight
                 )
             except torch.OutOfMemoryError:
                 raise _out_of_memory(step, batch, run.training) from None
-            log.add(step, loss, norm, rate, batch.tokens)
+            tokens = distributed.tokens_of(features[step.corpus], step.rows)
+            log.add(step, loss, norm, rate, int(tokens.sum()))
             following = step.step + 1
-            keep = stop.number is not None or checkpoints.due
-            if keep or following == len(steps) or len(log.pending) == STEPS_BETWEEN_READS:
+            read = following == len(steps) or len(log.pending) == STEPS_BETWEEN_READS
+            stopped, due = _wanted(stop, checkpoints, team, read)
+            keep = stopped or due
+            if keep or read:
                 log.read()
                 return_memory()
-            if keep:
+            if keep and team.leads:
                 checkpoints.save(following, model, optimizer, log.lines)
-            if stop.number is not None:
+            if keep and team.size == 1:
+                stopped = stop.number  # it may have come while the checkpoint was written
+            if stopped and team.leads:
                 raise Stopped(
-                    f"training: stopped by signal {stop.number} after {following} of {len(steps)} "
+                    f"training: stopped by signal {stopped} after {following} of {len(steps)} "
                     "steps; the same command goes on from there",
-                    stop.number,
+                    stopped,
                 )
+            if stopped:
+                break
             progress.advance(note=log.note)
+    team.leave()
     return log
+
+
+def _wanted(
+    stop: StopSignals, checkpoints: Checkpoints, team: Team, read: bool
+) -> tuple[int, bool]:
+    """The signal by which the training is to stop, or 0, and whether a checkpoint is due.
+
+    Several processes ask each other when losses are read; at each step it would make them wait.
+    """
+    if team.size > 1 and not read:
+        return 0, False
+    stopped, due = team.agreed(stop.number or 0, int(team.leads and checkpoints.due))
+    return stopped, bool(due)
 
 
 def _batches(
@@ -230,19 +302,28 @@ def train_step(
     rate: float,
     settings: TrainingSettings,
     device: torch.device,
+    team: Team | None = None,
+    weight: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One optimiser step.
 
+    Args:
+        team: who makes it together, each with a batch of its own; nobody else when absent.
+        weight: of this process's batch among them.
+
     Returns:
-        The batch's mean loss and the global gradient norm before clipping, both scalars on
-        the device.
+        The batch's mean loss, so weighted, and the global gradient norm before clipping, both
+        scalars on the device.
     """
+    team = team or Team(device)
     optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=device)
-    for part, share in parts_of(batch, settings.accumulation):
-        with precision(settings, device):
-            loss = model.loss(corpus, part.to(device)) * share
-        loss.backward()
+    parts = parts_of(batch, settings.accumulation)
+    for number, (part, share) in enumerate(parts, 1):
+        with team.backward(model, corpus, last=number == len(parts)):
+            with precision(settings, device):
+                loss = team.loss(model, corpus, part.to(device)) * (share * weight)
+            loss.backward()
         total += loss.detach()
     norm = gradient_norm(model.parameters())
     for group in optimizer.param_groups:
@@ -269,12 +350,14 @@ def precision(settings: TrainingSettings, device: torch.device) -> torch.autocas
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
 
 
-def random_state(seed: int, step: int) -> None:
+def random_state(seed: int, step: int, rank: int = 0) -> None:
     """Set the random state of a step from the run's seed and the step's number alone.
 
-    So a resumed run draws the same dropout masks as one that was never interrupted.
+    So a resumed run draws the same dropout masks as one that was never interrupted. Processes
+    that train together draw different ones.
     """
-    key = hashlib.sha256(f"{seed}/{step}".encode()).digest()
+    name = f"{seed}/{step}/{rank}" if rank else f"{seed}/{step}"
+    key = hashlib.sha256(name.encode()).digest()
     torch.manual_seed(int.from_bytes(key[:8], "little") >> 1)
 
 
@@ -294,12 +377,13 @@ class TrainingLog:
 
     Args:
         lines: those of the steps before a checkpoint.
-        journal: is told of every line at once.
+        journal: is told of every line at once, where this process writes one.
+        team: the processes that each know the loss of a part of the batch.
     """
 
-    def __init__(self, lines: list[dict[str, Any]], journal: Journal):
-        journal.add(lines)
-        self._journal = journal
+    def __init__(self, lines: list[dict[str, Any]], journal: Journal | None, team: Team):
+        self._journal, self._team = journal, team
+        self._tell(lines)
         # The clock of a resumed training goes on from its last line.
         self._clock = time.monotonic() - (lines[-1]["seconds"] if lines else 0.0)
         self.lines = lines
@@ -337,13 +421,20 @@ class TrainingLog:
         try:
             self._fetch()
         finally:
-            self._journal.add(self.lines[known:])
+            self._tell(self.lines[known:])
+
+    def _tell(self, lines: list[dict[str, Any]]) -> None:
+        if self._journal:
+            self._journal.add(lines)
 
     def _fetch(self) -> None:
-        values = torch.stack([value for p in self.pending for value in (p.loss, p.norm)]).tolist()
-        for pending, loss, norm in zip(self.pending, values[::2], values[1::2], strict=True):
+        losses = self._team.mean(torch.stack([pending.loss for pending in self.pending]))
+        norms = torch.stack([pending.norm for pending in self.pending])
+        values = torch.stack([losses, norms], dim=1).tolist()
+        for pending, (loss, norm) in zip(self.pending, values, strict=True):
             line = {**pending.line, "loss": loss, "grad_norm": norm}
-            if not (math.isfinite(loss) and math.isfinite(norm)):
+            # Of several processes, which all see it, one says it.
+            if self._team.leads and not (math.isfinite(loss) and math.isfinite(norm)):
                 raise MtdnnError(
                     f"training: step {line['step']} ({line['corpus']}): loss {loss}, gradient norm "
                     f"{norm} in the batch of its training items {_some(pending.rows)}; what was "
@@ -386,6 +477,7 @@ def use_device(threads: int | None, deterministic: bool = True) -> torch.device:
         return torch.device("cpu")
     # Read by cuBLAS when it is first used.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    distributed.own_device()
     torch.use_deterministic_algorithms(deterministic)
     return torch.device("cuda")
 
@@ -436,3 +528,8 @@ def fingerprint(layout: Layout, run: RunSettings) -> dict[str, Any]:
         "code": "-".join([code_digest("training"), *plain()]),
     }
     return {"fingerprint": digest(parts)[:32], **parts}
+
+
+def _parts(identity: dict[str, Any]) -> dict[str, Any]:
+    """All that a fingerprint is a digest of."""
+    return {name: part for name, part in identity.items() if name != "fingerprint"}

@@ -1,6 +1,7 @@
 """GPUs are shared out by lock files: real processes, GPUs that are only names."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -10,16 +11,17 @@ from pathlib import Path
 import pytest
 
 from mtdnn import devices
+from mtdnn.errors import MtdnnError
 
 GPUS = ["GPU-aaaa-1", "GPU-abbb-2", "GPU-cccc-3"]
 
-# Takes a GPU, says which, and keeps it until its standard input ends.
+# Takes GPUs, says which, and keeps them until its standard input ends.
 HOLDER = """
 import sys
 from pathlib import Path
 from mtdnn import devices
 names = sys.argv[2].split()
-print(devices.take(lambda: names, Path(sys.argv[1])), flush=True)
+print(devices.take(lambda: names, Path(sys.argv[1]), int(sys.argv[3])), flush=True)
 sys.stdin.read()
 """
 
@@ -31,12 +33,14 @@ class Holders:
         self._folder = folder
         self._started: list[subprocess.Popen] = []
 
-    def start(self, allowed: str | None = None, gpus: list[str] = GPUS) -> subprocess.Popen:
+    def start(
+        self, allowed: str | None = None, gpus: list[str] = GPUS, count: int = 1
+    ) -> subprocess.Popen:
         environment = {k: v for k, v in os.environ.items() if k != devices.VARIABLE}
         if allowed is not None:
             environment[devices.VARIABLE] = allowed
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        command = [sys.executable, "-c", HOLDER, str(self._folder), " ".join(gpus)]
+        command = [sys.executable, "-c", HOLDER, str(self._folder), " ".join(gpus), str(count)]
         process = subprocess.Popen(command, env=environment, text=True, **pipes)
         self._started.append(process)
         return process
@@ -72,6 +76,27 @@ def test_who_finds_none_free_says_so_once_and_gets_that_of_a_killed_process(hold
     before[GPUS[1]].send_signal(signal.SIGKILL)
     assert taken(waiting) == GPUS[1]
     assert waiting.communicate("")[1] == ""
+
+
+def test_several_are_taken_together_or_none(holders):
+    """Two processes that want two of three each never hold one each and wait for ever."""
+    both = [holders.start(count=2) for _ in range(2)]
+    said = "mtdnn: fewer than 2 of 3 GPUs are free; waiting for them\n"
+    ready, _, _ = select.select([process.stdout for process in both], [], [], 60)
+    first = next(process for process in both if process.stdout in ready)
+    second = both[both[0] is first]
+    assert taken(first) == ",".join(GPUS[:2])
+    assert second.stderr.readline() == said
+    assert taken(holders.start()) == GPUS[2]  # the one that is not enough was left
+    first.communicate("")
+    assert taken(second) == ",".join(GPUS[:2])
+
+
+def test_more_than_there_are_is_refused(tmp_path, monkeypatch):
+    monkeypatch.delenv(devices.VARIABLE, raising=False)
+    with pytest.raises(MtdnnError, match=r"training\.gpus: 4, but only 3 may be used here"):
+        devices.take(lambda: GPUS, tmp_path, 4)
+    assert devices.take(list, tmp_path, 4) is None  # without any, processes share the CPU
 
 
 def test_what_is_already_chosen_is_respected(holders):

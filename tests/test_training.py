@@ -1,5 +1,6 @@
 """Training of tiny models, from files to files."""
 
+import itertools
 import json
 import math
 import re
@@ -235,12 +236,13 @@ def test_a_step_touches_the_encoder_and_its_own_head_only(tmp_path):
     }
 
 
-def test_random_states_differ_by_seed_and_step():
-    def drawn(seed, step):
-        random_state(seed, step)
+def test_random_states_differ_by_seed_step_and_process():
+    def drawn(seed, step, rank=0):
+        random_state(seed, step, rank)
         return torch.rand(1).item()
 
-    states = [(seed, step) for seed in (0, 1, 11, 2**32 - 1) for step in (0, 1, 11, 10**6)]
+    seeds, steps, ranks = (0, 1, 11, 2**32 - 1), (0, 1, 11, 10**6), (0, 1, 11)
+    states = list(itertools.product(seeds, steps, ranks))
     assert len({drawn(*state) for state in states}) == len(states)
     assert drawn(1, 11) == drawn(1, 11)
 
@@ -250,7 +252,7 @@ def test_each_step_of_training_has_its_own_random_state(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(training, "random_state", lambda *state: calls.append(state))
     train(run_dir, run, threads=1)
-    assert calls == [(run.seed, line["step"]) for line in lines_of(run_dir)]
+    assert calls == [(run.seed, line["step"], 0) for line in lines_of(run_dir)]
 
 
 # --- what goes wrong -------------------------------------------------------------------------

@@ -115,6 +115,11 @@ def with_weights(description):
     return [description, Path(description).with_name("model.safetensors")]
 
 
+def gpus_of(wildcards):
+    """How many GPUs train a run together."""
+    return experiment.resolve(run_of(wildcards)).training.gpus
+
+
 def products(runs, *names):
     """Files of these runs."""
     folders = (experiment.layout.run(run) for run in runs)

@@ -26,10 +26,11 @@ rule schedule:
 
 
 # On CPUs two runs on one core each beat one run on two, so a run takes one core; with a GPU
-# it takes that, and a few cores feed it. A training that outlived a killed Snakemake is waited
-# for, and its result taken. Weights, gradients and the optimiser's state are four encoders, and
-# as many again while they are written; time is a guess that costs nothing where it is too short,
-# since the next attempt has more and goes on from the last checkpoint.
+# it takes that, and a few cores feed it; a run of several GPUs takes all of that as many times.
+# A training that outlived a killed Snakemake is waited for, and its result taken. Weights,
+# gradients and the optimiser's state are four encoders, and as many again while they are written;
+# time is a guess that costs nothing where it is too short, since the next attempt has more and
+# goes on from the last checkpoint.
 #
 # The training takes the place of its shell: a signal for all processes of a job would end the
 # shell at once, Snakemake after it, and with them the job, before the checkpoint is written.
@@ -54,10 +55,11 @@ rule train:
         ROOT / "logs/train/{run}.log",
     conda:
         "../../envs/environment.yaml"
-    threads: 4 if GPUS else 1
+    threads: lambda wildcards: gpus_of(wildcards) * (4 if GPUS else 1)
     resources:
-        gpu=1 if GPUS else 0,
+        gpu=lambda wildcards: gpus_of(wildcards) if GPUS else 0,
         mem_mb=lambda wildcards, input, attempt: attempt
+        * gpus_of(wildcards)
         * (3000 + 10 * megabytes(input.encoder)),
         runtime=lambda wildcards, input, attempt: attempt
         * (60 + megabytes(input.encoder)),
