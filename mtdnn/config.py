@@ -5,6 +5,8 @@ Nothing heavy is imported here: the Snakefile and the command line start with th
 """
 
 import difflib
+import itertools
+import math
 import os
 import re
 from collections import Counter
@@ -29,6 +31,11 @@ from mtdnn.settings import (
     Seed,
     TrainingSettings,
 )
+
+VARIED = ("features", "schedule", "training", "decoding")
+"""Parts of the settings that a variant may override."""
+
+MOST_ROWS = 10_000
 
 
 class Mixture(Closed):
@@ -104,6 +111,22 @@ class Row(Closed):
     label: str | None = Field(None, description="name of the row; the mixture's when absent")
 
 
+class Grid(Closed):
+    """Rows for every combination of some values, in this order."""
+
+    encoders: list[Name] = Field(min_length=1, description="names of encoders")
+    mixtures: list[Name] = Field(min_length=1, description="names of mixtures")
+    qa_weights: list[float] = Field(
+        [], description="weights of the mixtures with auxiliary corpora; QA alone has 1.0"
+    )
+    variants: list[Name] = Field(["default"], min_length=1, description="names of variants")
+    settings: dict[str, list[Any]] = Field(
+        {},
+        description="values of settings, by place: {training.learning_rate: [1e-5, 3e-5]}; "
+        "each combination becomes a variant with a name of its own",
+    )
+
+
 class Table(Closed):
     """A table of scores, a row for each kind of run."""
 
@@ -111,7 +134,8 @@ class Table(Closed):
     slice: Name | None = Field(
         None, description="the slice on which it scores; the experiment's first when absent"
     )
-    rows: list[Row] = Field(min_length=1, description="its rows")
+    rows: list[Row] = Field([], description="its rows")
+    grid: Grid | None = Field(None, description="more rows, for every combination of its values")
 
 
 class Figure(Closed):
@@ -173,6 +197,41 @@ class Experiment(Closed):
     )
     tables: dict[Name, Table] = Field(min_length=1, description="tables by name")
     figures: dict[Name, Figure] = Field({}, description="figures by name")
+
+    @model_validator(mode="after")
+    def _grids_are_rows(self) -> "Experiment":
+        """Write the grids out, so that whatever comes after sees rows and variants alone."""
+        tables, variants = {}, dict(self.variants)
+        for name, table in self.tables.items():
+            rows = list(table.rows)
+            if table.grid:
+                rows += self._rows_of(table.grid, f"tables.{name}.grid", variants)
+            if not rows:
+                raise ValueError(f"tables.{name}: has neither rows nor a grid")
+            tables[name] = table.model_copy(update={"rows": rows, "grid": None})
+        self.__dict__.update(tables=tables, variants=variants)  # it is not in use yet
+        return self
+
+    def _rows_of(self, grid: Grid, place: str, variants: dict[str, Variant]) -> list[Row]:
+        """The rows of a grid; the variants that they need are added to `variants`."""
+        count = math.prod(len(values) for values in grid.settings.values())
+        count *= len(grid.encoders) * len(grid.mixtures) * len(grid.variants)
+        if count * max(1, len(grid.qa_weights)) > MOST_ROWS:
+            raise ValueError(f"{place}: has more than {MOST_ROWS} combinations")
+        rows = []
+        for encoder, mixture in itertools.product(grid.encoders, grid.mixtures):
+            _known(f"{place}.mixtures", mixture, self.mixtures)
+            alone = len(self.mixtures[mixture].corpora) == 1
+            if not alone and not grid.qa_weights:
+                raise ValueError(f"{place}.qa_weights: {mixture} needs at least one")
+            for weight, base in itertools.product([1] if alone else grid.qa_weights, grid.variants):
+                for values in itertools.product(*grid.settings.values()):
+                    chosen = dict(zip(grid.settings, values, strict=True))
+                    variant = _varied(base, chosen, place, variants)
+                    rows.append(
+                        Row(encoder=encoder, mixture=mixture, qa_weight=weight, variant=variant)
+                    )
+        return rows
 
     @model_validator(mode="after")
     def _names_resolve(self) -> "Experiment":
@@ -293,8 +352,7 @@ class Experiment(Closed):
         """Everything that determines `run`, overrides of its variant applied."""
         override = Variant() if run.variant == "default" else self.variants[run.variant]
         merged = {
-            part: {**getattr(self, part).model_dump(), **getattr(override, part)}
-            for part in ("features", "schedule", "training", "decoding")
+            part: {**getattr(self, part).model_dump(), **getattr(override, part)} for part in VARIED
         }
         mixture = self.mixtures[run.mixture]
         return RunSettings(
@@ -433,6 +491,31 @@ def _represent_text(dumper: _Dumper, text: str) -> yaml.Node:
 
 
 _Dumper.add_representer(str, _represent_text)
+
+
+def _varied(base: str, chosen: dict[str, Any], place: str, variants: dict[str, Variant]) -> str:
+    """Name of the variant that is `base` with the chosen settings; it is added where it is new."""
+    if not chosen:
+        return base
+    among = {"default": Variant(), **variants}
+    _known(f"{place}.variants", base, among)
+    known = among[base]
+    parts = {part: dict(getattr(known, part)) for part in VARIED}
+    words = [] if base == "default" else [known.label or base]
+    names = [] if base == "default" else [base]
+    for path, value in chosen.items():
+        part, _, key = path.partition(".")
+        if part not in VARIED or not key:
+            raise ValueError(
+                f"{place}.settings: {path!r} is no place of a setting, as training.epochs is"
+            )
+        parts[part][key] = value
+        words.append(f"{key.replace('_', ' ')} {value}")
+        names.append(f"{key}_{value}".lower())
+    name = re.sub(r"[^a-z0-9_.-]", "_", "-".join(names))
+    label = ", ".join(words)
+    variants[name] = Variant(label=label, **parts)
+    return name
 
 
 def _known(place: str, name: str, among: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from mtdnn.config import Experiment, Figure, Mixture, Row, Slice, Table, Variant, WordCount
+from mtdnn.config import Experiment, Figure, Grid, Mixture, Row, Slice, Table, Variant, WordCount
 from mtdnn.settings import (
     Closed,
     CorpusSettings,
@@ -44,6 +44,7 @@ STRUCTURE: dict[str, type[Closed]] = {
     "slices.NAME.question_words, context_words, answer_words": WordCount,
     "tables.NAME": Table,
     "tables.NAME.rows": Row,
+    "tables.NAME.grid": Grid,
     "figures.NAME": Figure,
 }
 

@@ -359,3 +359,63 @@ def test_missing_files_are_named_one_by_one(tmp_path, monkeypatch):
     )
     source["root"] = "https://some.org/squad"
     assert load_experiment(small(corpora__squad__source=source), [Path("small.yaml")])
+
+
+# --- grids -----------------------------------------------------------------------------------
+
+GRID = {
+    "encoders": ["tiny"],
+    "mixtures": ["qa", "qa_sc"],
+    "qa_weights": [0.5, 0.8],
+    "settings": {"training.learning_rate": [1e-5, "3e-5"], "schedule.dry": ["skip"]},
+}
+
+
+def test_a_grid_is_every_combination_with_the_fewest_runs():
+    experiment = parse(small(tables__grid={"title": "Grid", "grid": GRID}, seeds=[1, 2]), "x")
+    rows = experiment.tables["grid"].rows
+    names = ["learning_rate_1e-05-dry_skip", "learning_rate_3e-5-dry_skip"]
+    wanted = [("qa", 1.0), ("qa_sc", 0.5), ("qa_sc", 0.8)]
+    assert [(r.mixture, r.qa_weight, r.variant) for r in rows] == [
+        (*each, name) for each in wanted for name in names
+    ]
+    rates = {experiment.resolve(experiment.runs_of(r)[0]).training.learning_rate for r in rows}
+    assert rates == {1e-5, 3e-5}
+    assert experiment.variants[names[0]].label == "learning rate 1e-05, dry skip"
+    # The other table's two rows are trained under the experiment's own settings.
+    assert len(experiment.runs()) == 2 * (2 + 6)
+    again = parse(yaml.safe_load(dump_yaml(experiment)), "x")
+    assert again == experiment
+
+
+def test_runs_that_a_grid_shares_with_a_table_are_made_once():
+    plain = {**GRID, "settings": {}, "variants": ["default", "longer"]}
+    experiment = parse(small(tables__grid={"title": "Grid", "grid": plain}), "x")
+    assert len(experiment.tables["grid"].rows) == 6
+    assert len(experiment.runs()) == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mixtures": ["qb"]}, r"tables.grid.grid.mixtures: unknown name 'qb'; known are"),
+        ({"encoders": ["tinny"]}, "unknown name 'tinny'"),
+        ({"variants": ["shorter"]}, "variants: unknown name 'shorter'"),
+        ({"qa_weights": []}, "grid.qa_weights: qa_sc needs at least one"),
+        ({"qa_weights": [1.2]}, "qa_weight"),
+        ({"settings": {"learning_rate": [1]}}, "'learning_rate' is no place of a setting"),
+        ({"settings": {"training.learning_rat": [1]}}, "learning_rat: unknown key"),
+        ({"settings": {"training.epochs": ["many"]}}, "epochs"),
+        ({"settings": {"training.epochs": list(range(1, 9999))}}, "more than 10000 combinations"),
+        ({"weights": [0.5]}, "weights: unknown key"),
+    ],
+)
+def test_a_wrong_grid_is_one_line(changes, message):
+    with pytest.raises(MtdnnError, match=message) as error:
+        parse(small(tables__grid={"title": "Grid", "grid": {**GRID, **changes}}), "x")
+    assert "\n" not in str(error.value)
+
+
+def test_a_table_needs_rows():
+    with pytest.raises(MtdnnError, match=r"tables\.grid: has neither rows nor a grid"):
+        parse(small(tables__grid={"title": "Grid"}), "x")
