@@ -67,20 +67,27 @@ def plan(experiment: Experiment, threads: int | None, measure: bool = True) -> d
     rates = _Rates(experiment, threads, measure)
     groups = [_group(experiment, members, sizes, rates) for members in alike.values()]
     left = [group.runs - group.done for group in groups]
-    known = all(g.hours is not None for g, n in zip(groups, left, strict=True) if n)
+    due = [(group.hours, n) for group, n in zip(groups, left, strict=True) if n]
+    known = all(hours is not None for hours, _ in due)
+    work = sum(hours * n for hours, n in due) if known else None
+    longest = max((hours for hours, _ in due), default=0.0) if known else None
     counted = all(g.steps is not None for g in groups)
     return {
         "experiment": experiment.experiment,
         "threads": threads,
         "runs_at_once": at_once,
+        "device": "GPU" if gpus else "CPU",
         "groups": [asdict(group) for group in groups],
         "total": {
             "runs": len(runs),
             "done": sum(group.done for group in groups),
             "steps": sum(g.steps * g.runs for g in groups) if counted else None,
-            "hours": sum(g.hours * n for g, n in zip(groups, left, strict=True) if n) / at_once
-            if known
-            else None,
+            "hours": work / at_once if known else None,
+            # Of one GPU, or of so many CPU threads.
+            "device_hours": work,
+            # With so many at once all end within twice the longest run (Graham 1969).
+            "jobs_at_once": ceil(work / longest) if longest else None,
+            "longest_hours": longest,
             "memory_mb": max((g.memory_mb or 0 for g in groups), default=0) * at_once
             if known
             else None,
@@ -257,6 +264,13 @@ def described(planned: dict[str, Any]) -> Iterator[str]:
         f"steps, time and memory of one run, with {planned['threads']} CPU threads; the last line "
         f"is what is left of all, {planned['runs_at_once']} at once"
     )
+    if total["jobs_at_once"]:
+        jobs, longest = total["jobs_at_once"], total["longest_hours"]
+        yield (
+            f"{planned['device']} time left in all: {_time(total['device_hours'])}; on a cluster "
+            f"{jobs:,} jobs at once end within {_time(2 * longest)}, the longest takes "
+            f"{_time(longest)}"
+        )
     yield from sorted({f"–: {group['missing']}" for group in groups if group["missing"]})
 
 

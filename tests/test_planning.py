@@ -86,6 +86,9 @@ def test_rates_are_measured_where_features_are_and_kept(tmp_path, monkeypatch):
     assert sizes["squad"] == len(training_features(Layout.of_run(run_dir), settings)["squad"])
     at_once = planned["runs_at_once"]
     assert planned["total"]["hours"] == pytest.approx(2 * group["hours"] / at_once)
+    assert planned["total"]["device_hours"] == pytest.approx(2 * group["hours"])
+    assert planned["total"]["jobs_at_once"] == 2
+    assert any("2 jobs at once" in line for line in planning.described(planned))
 
     monkeypatch.setattr("mtdnn.rates.measure", None)  # what was measured is kept
     (run_dir / "predictions.parquet").touch()
