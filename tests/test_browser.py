@@ -106,7 +106,6 @@ def test_mlflow_shows_runs_charts_and_comparison(interface):
         page.get_by_text("QA+MCC+SC w0.5 base seed1").first.wait_for()
         assert page.get_by_text("70.5", exact=True).count() > 0
 
-        page.goto(f"{address}/#/experiments/{store['experiment_id']}/runs")
         page.locator("label:has(input[value=CHART])").click()
         # A section for each group of metrics, with the number of its charts.
         page.get_by_text(re.compile(r"^auxiliary/cola( \(\d+\))?$")).first.wait_for()
