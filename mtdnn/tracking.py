@@ -478,6 +478,8 @@ class _Mirrored:
     def __init__(self, experiment: Experiment, folder: Path):
         self._experiment = experiment
         self._settings = load_run(folder / "config.yaml")
+        # Before they are read: what is written meanwhile is not taken for delivered.
+        self._digests = {name: _digest_of(folder / name) for name in _FILES}
         self.source = Source(folder)
         self.fingerprint = _fingerprint(self.source)
         self._unsent: list[Point] = list(self.source.read())
@@ -510,8 +512,7 @@ class _Mirrored:
         return known.data.tags.get("content") == self._content()
 
     def _content(self) -> str:
-        folder, steps = self.source.folder, self.source.record.steps
-        return digest([steps, {name: _digest_of(folder / name) for name in _FILES}])
+        return digest([self.source.record.steps, self._digests])
 
     def _join(self, client: MlflowClient, experiment_id: str, runs: list) -> str:
         """The MLflow run, continued or made; what it has already is not sent again."""

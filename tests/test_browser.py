@@ -95,7 +95,6 @@ def wait_for(address, server):
     pytest.fail("mlflow server does not answer")
 
 
-@pytest.mark.patient
 def test_mlflow_shows_runs_charts_and_comparison(interface):
     made, address = interface
     allowed = (address, "file:", "data:", "blob:", "https://api.github.com", "https://www.google")

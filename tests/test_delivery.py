@@ -372,6 +372,23 @@ def test_a_training_goes_on_whatever_the_server_does(server, proxy, tmp_path):
     assert len(room.history("learning_rate")) == mirror.MAX_POINTS  # averaged, and still exact
 
 
+def test_scores_that_come_during_a_delivery_are_delivered_next(store, tmp_path, monkeypatch):
+    room = Room(tmp_path, store)
+    room.train()
+    log_artifacts = tracking._log_artifacts
+
+    def scored_meanwhile(*arguments):
+        log_artifacts(*arguments)
+        write_json(room.run_dir / "metrics.json", {"em": 1.0, "f1": 2.0, "slices": {}})
+
+    monkeypatch.setattr(tracking, "_log_artifacts", scored_meanwhile)
+    room.sync()
+    assert not room.history("em")
+    room.sync()
+    room.assert_exact()
+    assert room.history("em")
+
+
 @pytest.mark.slow
 def test_deliverers_of_the_same_run_take_turns(server, tmp_path):
     room = Room(tmp_path, server.address)
