@@ -22,10 +22,10 @@ PATIENCE_SECONDS = 900
 
 
 def tables(room: Room) -> dict[str, str]:
-    """All tables; how long the training took, and where it was killed, is left out."""
+    """The experiment's tables; how long the training took, and where it was killed, is left out."""
     return {
         path.name: re.sub(r"training time .*", "", path.read_text())
-        for path in sorted((room.results / "tables").iterdir())
+        for path in sorted((room.results / "tables").glob("table*"))
     }
 
 
