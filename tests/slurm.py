@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,11 @@ def missing() -> str:
             continue  # left by a test that was killed
         if place.exists() or place.is_symlink():
             return f"{place}: a SLURM is configured here"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            os.mknod(Path(folder, "gpu"), stat.S_IFCHR | 0o600, os.makedev(1, 3))
+        except OSError as error:
+            return f"no devices can be made here, which stand for GPUs: {error.strerror}"
     return ""
 
 
