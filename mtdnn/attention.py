@@ -47,7 +47,7 @@ def packed_attention(
         (1, T, heads, head size), and no weights.
     """
     if query.device.type == "cpu":
-        short = max(packing.lengths) <= SHORT
+        short = packing.longest <= SHORT
         attend = _side_by_side if short and fast("attention") else _one_by_one
     else:
         half = query.dtype in (torch.bfloat16, torch.float16) and query.shape[-1] % 8 == 0
@@ -105,13 +105,12 @@ def _flash(query, key, value, packing, dropout, scaling) -> torch.Tensor:
 
     The operator that nested tensors call: `varlen_attn` would hard-code dropout 0.
     """
-    longest = max(packing.lengths)
     return torch.ops.aten._flash_attention_forward(
         *(tensor.transpose(0, 1).contiguous() for tensor in (query, key, value)),
         packing.bounds,
         packing.bounds,
-        longest,
-        longest,
+        packing.longest,
+        packing.longest,
         dropout,
         is_causal=False,
         return_debug_mask=False,

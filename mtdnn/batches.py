@@ -1,5 +1,6 @@
 """Packed batches: the sequences of a batch laid end to end, without a padding token."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -15,9 +16,27 @@ TARGETS = {
 }
 
 
+# Flash attention works on blocks of so many tokens: less room would save nothing.
+ROOM = 128
+
+# What says where the tokens lie; computed on the host, where the lengths are known.
+_PLACES = (
+    "bounds",
+    "sequence_of",
+    "first_tokens",
+    "token_counts",
+    "item_starts",
+    "item_of",
+    "place_in_item",
+)
+
+
 @dataclass(frozen=True)
 class PackedBatch:
     """Sequences laid end to end; S sequences, T tokens, N items.
+
+    Behind the last sequence there may be a tail: tokens that belong to no item and count in no
+    loss. A GPU records a step once for each number of tokens, and a tail keeps these few.
 
     Attributes:
         input_ids, token_type_ids, position_ids: (T,) int64; positions count from 0 in
@@ -26,6 +45,9 @@ class PackedBatch:
         items: (N + 1,) first sequence of each item, on the host.
         targets: name to (S,) int64: `start` and `end` as positions in their sequence, or
             `label` (repeated on every sequence of an item).
+        tail: tokens of the tail.
+        longest: tokens that `pad` has room for in each sequence; as many as the longest
+            sequence has, unless there is a tail.
     """
 
     input_ids: torch.Tensor
@@ -34,30 +56,32 @@ class PackedBatch:
     lengths: tuple[int, ...]
     items: np.ndarray
     targets: dict[str, torch.Tensor]
+    tail: int = 0
+    longest: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.longest:
+            object.__setattr__(self, "longest", max(self.lengths))
 
     def to(self, device: torch.device) -> "PackedBatch":
         """The same batch on another device."""
-        return PackedBatch(
-            input_ids=self.input_ids.to(device, non_blocking=True),
-            token_type_ids=self.token_type_ids.to(device, non_blocking=True),
-            position_ids=self.position_ids.to(device, non_blocking=True),
-            lengths=self.lengths,
-            items=self.items,
-            targets={k: v.to(device, non_blocking=True) for k, v in self.targets.items()},
-        )
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> "PackedBatch":
         """The same batch in memory from which a GPU can fetch it while the host goes on."""
-        return replace(
-            self,
-            input_ids=self.input_ids.pin_memory(),
-            token_type_ids=self.token_type_ids.pin_memory(),
-            position_ids=self.position_ids.pin_memory(),
-            targets={name: target.pin_memory() for name, target in self.targets.items()},
-        )
+        return self._each(torch.Tensor.pin_memory)
+
+    def copied(self) -> "PackedBatch":
+        """The same batch in memory of its own."""
+        return self._each(torch.clone)
+
+    def fill(self, other: "PackedBatch") -> None:
+        """Take the contents of a batch of the same shape; the memory stays where it is."""
+        for mine, its in zip(self._tensors(), other._tensors(), strict=True):
+            mine.copy_(its, non_blocking=True)
 
     def slice(self, first: int, last: int) -> "PackedBatch":
-        """The batch of items `first` to `last` (exclusive) alone."""
+        """The batch of items `first` to `last` (exclusive) alone, without a tail."""
         a, b = int(self.items[first]), int(self.items[last])
         start, stop = sum(self.lengths[:a]), sum(self.lengths[:b])
         return PackedBatch(
@@ -69,45 +93,126 @@ class PackedBatch:
             targets={name: target[a:b] for name, target in self.targets.items()},
         )
 
+    def with_tail(self) -> "PackedBatch":
+        """The same batch with a tail of at most 3 % that makes it one of few shapes.
+
+        There is always one, so that attention meets no empty sequence; in batches of less than
+        34 tokens it is a single token.
+        """
+        unit = tail_unit(self.tokens)
+        tail = unit - self.tokens % unit
+        padding = self.input_ids.new_zeros(tail)
+        return replace(
+            self,
+            input_ids=torch.cat([self.input_ids, padding]),
+            token_type_ids=torch.cat([self.token_type_ids, padding]),
+            position_ids=torch.cat([self.position_ids, torch.arange(tail)]),
+            tail=tail,
+            longest=-(-self.longest // ROOM) * ROOM,
+        )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """All sizes on which the computation depends; the rest is contents."""
+        return self.tokens, len(self.lengths), self.longest, len(self.items) - 1, self.most
+
     @property
     def tokens(self) -> int:
         return len(self.input_ids)
 
-    @cached_property
-    def first_tokens(self) -> torch.Tensor:
-        """Place of each sequence's first token among the T tokens, shape (S,)."""
-        ends = np.cumsum(self.lengths)
-        return torch.as_tensor(ends - self.lengths, device=self.input_ids.device)
+    @property
+    def most(self) -> int:
+        """Sequences of the item that has most of them."""
+        return int(np.diff(self.items).max())
 
     @cached_property
     def bounds(self) -> torch.Tensor:
-        """Where the sequences begin and the last one ends, (S + 1,) int32."""
-        ends = np.cumsum((0, *self.lengths), dtype=np.int32)
-        return torch.as_tensor(ends, device=self.input_ids.device)
+        """Where the sequences and the tail begin, and the end of all, int32."""
+        return self._place(np.cumsum((0, *self._rows), dtype=np.int32))
 
     @cached_property
     def sequence_of(self) -> torch.Tensor:
-        """Number of the sequence of each token, shape (T,)."""
-        numbers = np.repeat(np.arange(len(self.lengths)), self.lengths)
-        return torch.as_tensor(numbers, device=self.input_ids.device)
+        """Number of the sequence of each token, shape (T,); the tail is the last."""
+        return self._place(np.repeat(np.arange(len(self._rows)), self._rows))
 
     @cached_property
+    def first_tokens(self) -> torch.Tensor:
+        """Place of each sequence's first token among the T tokens, shape (S,)."""
+        return self._place(np.cumsum(self.lengths) - self.lengths)
+
+    @cached_property
+    def token_counts(self) -> torch.Tensor:
+        """The lengths as a tensor, shape (S,)."""
+        return self._place(np.array(self.lengths))
+
+    @cached_property
+    def item_starts(self) -> torch.Tensor:
+        """First sequence of each item, shape (N,)."""
+        return self._place(self.items[:-1])
+
+    @cached_property
+    def item_of(self) -> torch.Tensor:
+        """Number of the item of each sequence, shape (S,)."""
+        return self._place(np.repeat(np.arange(len(self.items) - 1), np.diff(self.items)))
+
+    @cached_property
+    def place_in_item(self) -> torch.Tensor:
+        """Number of each sequence in its item, shape (S,)."""
+        sizes = np.diff(self.items)
+        return self._place(np.arange(len(self.lengths)) - np.repeat(self.items[:-1], sizes))
+
+    @property
     def mask(self) -> torch.Tensor:
-        """True where `pad` puts a token, shape (S, longest)."""
-        lengths = torch.tensor(self.lengths, device=self.input_ids.device)
-        places = torch.arange(max(self.lengths), device=self.input_ids.device)
-        return places < lengths[:, None]
+        """True where `pad` puts a token, shape (S, longest); one row more with a tail."""
+        places = torch.arange(self.longest, device=self.input_ids.device)
+        return places < self.bounds.diff()[:, None]
 
     def pad(self, values: torch.Tensor, fill: float | int) -> torch.Tensor:
-        """Values of the tokens, (T, …), as (S, longest, …) with `fill` behind each sequence."""
-        shape = (len(self.lengths), max(self.lengths), *values.shape[1:])
-        padded = values.new_full(shape, fill)
+        """Values of the tokens, (T, …), as (S, longest, …) with `fill` behind each sequence.
+
+        The tail makes one row more.
+        """
+        padded = values.new_full((len(self._rows), self.longest, *values.shape[1:]), fill)
         padded[self.sequence_of, self.position_ids] = values
         return padded
 
     def unpad(self, padded: torch.Tensor) -> torch.Tensor:
         """The inverse of `pad`: (S, longest, …) to (T, …)."""
         return padded[self.sequence_of, self.position_ids]
+
+    @property
+    def _rows(self) -> tuple[int, ...]:
+        """Tokens of each sequence, and of the tail where there is one."""
+        return (*self.lengths, self.tail) if self.tail else self.lengths
+
+    def _place(self, numbers: np.ndarray) -> torch.Tensor:
+        return torch.as_tensor(numbers, device=self.input_ids.device)
+
+    def _tensors(self) -> list[torch.Tensor]:
+        """Everything that is on the device."""
+        places = (getattr(self, name) for name in _PLACES)
+        inputs = (self.input_ids, self.token_type_ids, self.position_ids)
+        return [*inputs, *self.targets.values(), *places]
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "PackedBatch":
+        """The batch with every tensor changed; places go along, so that no device is asked."""
+        changed = replace(
+            self,
+            input_ids=change(self.input_ids),
+            token_type_ids=change(self.token_type_ids),
+            position_ids=change(self.position_ids),
+            targets={name: change(target) for name, target in self.targets.items()},
+        )
+        changed.__dict__.update({name: change(getattr(self, name)) for name in _PLACES})
+        return changed
+
+
+def tail_unit(tokens: int) -> int:
+    """Numbers of tokens are rounded up to a multiple of this: 3 % of `tokens`, a power of two.
+
+    At most `ROOM`, for which positions and attention have room.
+    """
+    return min(ROOM, 1 << max(0, (3 * tokens // 100).bit_length() - 1))
 
 
 def pack(sequences: Sequences, family: str) -> PackedBatch:

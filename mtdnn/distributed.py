@@ -104,7 +104,7 @@ class Team:
             yield
         elif last:
             yield
-            for parameter in idle(model, corpus):
+            for parameter in model.idle(corpus):
                 parameter.grad = None
         else:
             with self._replica.no_sync():
@@ -142,16 +142,8 @@ class _Loss(nn.Module):
     def forward(self, corpus: str, batch: PackedBatch) -> torch.Tensor:
         # Other corpora's heads get gradients of zero. It is known here that no process uses them;
         # finding it out at each step would let a GPU wait.
-        untouched = sum(parameter.sum() for parameter in idle(self.model, corpus))
+        untouched = sum(parameter.sum() for parameter in self.model.idle(corpus))
         return self.model.loss(corpus, batch) + 0.0 * untouched
-
-
-def idle(model: MultiTaskModel, corpus: str) -> list[nn.Parameter]:
-    """Weights beside the encoder that a batch of `corpus` does not use."""
-    others = [head for name, head in model.heads.items() if name != corpus]
-    if not model.heads[corpus].pooled:
-        others.append(model.pooler)
-    return [parameter for module in others for parameter in module.parameters()]
 
 
 def tokens_of(features: Features, rows: np.ndarray) -> np.ndarray:

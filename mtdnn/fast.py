@@ -11,7 +11,9 @@ from mtdnn.errors import MtdnnError
 PATHS = {
     "dropout": "CPU: dropout masks from 16 random bits for each element",
     "attention": "CPU: dropout in plain products, short sequences together; CUDA: flash, unpadded",
+    "compile": "CUDA: the update of the parameters in one pass, by torch.compile",
     "embedding": "CPU: the gradient of the word embeddings holds only the words of the batch",
+    "graphs": "CUDA: steps recorded once for each shape and replayed (CUDA graphs)",
     "memory": "CPU: freed memory goes back to the system every few steps",
     "optimizer": "CPU: the update of the parameters in portions that fit the cache",
     "prefetch": "batches assembled ahead on another thread",

@@ -69,7 +69,7 @@ class SpanHead(Head):
 
         `logits` are (T, 2).
         """
-        padded = batch.pad(logits, float("-inf"))
+        padded = batch.pad(logits, float("-inf"))[: len(batch.lengths)]
         start = cross_entropy(padded[..., 0], batch.targets["start"])
         end = cross_entropy(padded[..., 1], batch.targets["end"])
         return self.weight * (start + end)
@@ -85,15 +85,13 @@ class ChoiceHead(Head):
 
     def scores(self, logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
         """Logits (S, 1) as (items, most choices), -inf where an item has fewer choices."""
-        counts = torch.as_tensor(batch.items[1:] - batch.items[:-1], device=logits.device)
-        places = torch.arange(int(counts.max()), device=logits.device)
-        scores = logits.new_full((len(counts), len(places)), float("-inf"))
-        scores[places < counts[:, None]] = logits[:, 0]
+        scores = logits.new_full((len(batch.items) - 1, batch.most), float("-inf"))
+        scores[batch.item_of, batch.place_in_item] = logits[:, 0]
         return scores
 
     def loss(self, logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
         """Cross-entropy of the right choice; mean over items."""
-        return cross_entropy(self.scores(logits, batch), batch.targets["label"][batch.items[:-1]])
+        return cross_entropy(self.scores(logits, batch), batch.targets["label"][batch.item_starts])
 
 
 class LabelHead(Head):
@@ -199,8 +197,8 @@ class MultiTaskModel(nn.Module):
     def pool(self, hidden: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
         """Pooled vectors of the sequences, (S, hidden), from hidden states (T, hidden)."""
         if self.pooling == "mean":
-            lengths = torch.tensor(batch.lengths, device=hidden.device)
-            summary = batch.pad(hidden.float(), 0.0).sum(dim=1) / lengths[:, None]
+            sums = batch.pad(hidden.float(), 0.0).sum(dim=1)[: len(batch.lengths)]
+            summary = sums / batch.token_counts[:, None]
         else:
             summary = hidden[batch.first_tokens]
         if isinstance(self.pooler, nn.Linear):  # ALBERT keeps dense layer and tanh apart
@@ -210,6 +208,18 @@ class MultiTaskModel(nn.Module):
     def loss(self, corpus: str, batch: PackedBatch) -> torch.Tensor:
         """Mean loss of a batch of `corpus`, a scalar."""
         return self.heads[corpus].loss(self(corpus, batch), batch)
+
+    def idle(self, corpus: str) -> list[nn.Parameter]:
+        """Weights beside the encoder that a batch of `corpus` does not use."""
+        others = [head for name, head in self.heads.items() if name != corpus]
+        if not self.heads[corpus].pooled:
+            others.append(self.pooler)
+        return [parameter for module in others for parameter in module.parameters()]
+
+    def trained_by(self, corpus: str) -> list[nn.Parameter]:
+        """Weights that a batch of `corpus` trains."""
+        idle = set(self.idle(corpus))
+        return [parameter for parameter in self.parameters() if parameter not in idle]
 
 
 def build(encoder: Path, run: RunSettings) -> MultiTaskModel:

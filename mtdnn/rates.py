@@ -17,7 +17,8 @@ from mtdnn.features import Features
 from mtdnn.model import MultiTaskModel, build
 from mtdnn.optimization import learning_rate, optimizer_for
 from mtdnn.settings import RunSettings
-from mtdnn.training import device_name, random_state, train_step, use_device
+from mtdnn.steps import stepper_for
+from mtdnn.training import device_name, random_state, use_device
 
 WARM_UP = 2
 STEPS = 6
@@ -76,6 +77,7 @@ def _step_seconds(
 ) -> float:
     """Mean seconds of a training step over batches drawn at random."""
     optimizer = optimizer_for(model.train(), run.training)
+    stepper = stepper_for(model, optimizer, run.training, device)
     draw, taken, started = np.random.default_rng(1), 0, 0.0
     for number in range(WARM_UP + STEPS):
         if number == WARM_UP:
@@ -86,8 +88,7 @@ def _step_seconds(
         rows = draw.permutation(len(features))[: run.training.batch_size]
         random_state(run.seed, number)
         rate = learning_rate(number, 1000, run.training)
-        batch = batch_of(features, rows)
-        train_step(model, optimizer, corpus, batch, rate, run.training, device)
+        stepper.take(corpus, stepper.prepare(batch_of(features, rows)), rate)
         taken = number + 1 - WARM_UP
     _wait(device)
     return (time.perf_counter() - started) / taken

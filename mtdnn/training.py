@@ -7,12 +7,11 @@ import math
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +39,11 @@ from mtdnn.files import (
 from mtdnn.journal import Journal, memory_mb
 from mtdnn.layout import Layout
 from mtdnn.model import MultiTaskModel, build, save
-from mtdnn.optimization import (
-    DecoupledAdamax,
-    clip_scale,
-    gradient_norm,
-    learning_rate,
-    optimizer_for,
-)
+from mtdnn.optimization import learning_rate, optimizer_for
 from mtdnn.progress import Progress
 from mtdnn.provenance import code_digest, environment
 from mtdnn.settings import MOST_GPUS, RunSettings, TrainingSettings
+from mtdnn.steps import stepper_for
 
 # Losses stay on the device for so many steps; reading each would make a GPU wait every step.
 STEPS_BETWEEN_READS = 10
@@ -214,14 +208,13 @@ def _train_steps(
         left = steps[first:]
         parts = [team.part(features[step.corpus], step.rows) for step in left]
         own = [replace(step, rows=rows) for step, (rows, _) in zip(left, parts, strict=True)]
-        batches = _batches(own, features, device)
+        stepper = stepper_for(model, optimizer, run.training, device, team)
+        batches = _batches(own, features, stepper.prepare)
         for step, (_, weight), (_, batch) in zip(left, parts, batches, strict=True):
             rate = learning_rate(step.step, len(steps), run.training)
             random_state(run.seed, step.step, team.rank)
             try:
-                loss, norm = train_step(
-                    model, optimizer, step.corpus, batch, rate, run.training, device, team, weight
-                )
+                loss, norm = stepper.take(step.corpus, batch, rate, weight)
             except torch.OutOfMemoryError:
                 raise _out_of_memory(step, batch, run.training) from None
             tokens = distributed.tokens_of(features[step.corpus], step.rows)
@@ -264,13 +257,14 @@ def _wanted(
 
 
 def _batches(
-    steps: list[schedule.Step], features: dict[str, Features], device: torch.device
+    steps: list[schedule.Step],
+    features: dict[str, Features],
+    prepare: Callable[[PackedBatch], PackedBatch],
 ) -> Iterator[tuple[schedule.Step, PackedBatch]]:
     """Every step with its batch, each assembled while the one before it is being learnt."""
 
     def assemble(step: schedule.Step) -> PackedBatch:
-        batch = batch_of(features[step.corpus], step.rows)
-        return batch.pinned() if device.type == "cuda" else batch
+        return prepare(batch_of(features[step.corpus], step.rows))
 
     if not fast("prefetch"):
         yield from ((step, assemble(step)) for step in steps)
@@ -292,62 +286,6 @@ def _out_of_memory(
         f"{batch.tokens} tokens in {settings.accumulation} parts; raise training.accumulation, "
         "which cuts a batch into more parts and leaves its size and its gradients as they are"
     )
-
-
-def train_step(
-    model: MultiTaskModel,
-    optimizer: DecoupledAdamax,
-    corpus: str,
-    batch: PackedBatch,
-    rate: float,
-    settings: TrainingSettings,
-    device: torch.device,
-    team: Team | None = None,
-    weight: float = 1.0,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """One optimiser step.
-
-    Args:
-        team: who makes it together, each with a batch of its own; nobody else when absent.
-        weight: of this process's batch among them.
-
-    Returns:
-        The batch's mean loss, so weighted, and the global gradient norm before clipping, both
-        scalars on the device.
-    """
-    team = team or Team(device)
-    optimizer.zero_grad(set_to_none=True)
-    total = torch.zeros((), device=device)
-    parts = parts_of(batch, settings.accumulation)
-    for number, (part, share) in enumerate(parts, 1):
-        with team.backward(model, corpus, last=number == len(parts)):
-            with precision(settings, device):
-                loss = team.loss(model, corpus, part.to(device)) * (share * weight)
-            loss.backward()
-        total += loss.detach()
-    norm = gradient_norm(model.parameters())
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step(clip_scale(norm, settings.clip_norm))
-    return total, norm
-
-
-def parts_of(batch: PackedBatch, count: int) -> list[tuple[PackedBatch, float]]:
-    """The batch cut into at most `count` parts of whole items, each with its share of them."""
-    if count == 1:
-        return [(batch, 1.0)]
-    items = len(batch.items) - 1
-    bounds = np.unique(np.linspace(0, items, min(count, items) + 1).round().astype(int))
-    return [
-        (batch.slice(first, last), (last - first) / items)
-        for first, last in pairwise(bounds.tolist())
-    ]
-
-
-def precision(settings: TrainingSettings, device: torch.device) -> torch.autocast:
-    """The arithmetic of the forward pass; weights and losses stay fp32."""
-    bf16 = settings.precision == "bf16"
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
 
 
 def random_state(seed: int, step: int, rank: int = 0) -> None:
@@ -479,6 +417,9 @@ def use_device(threads: int | None, deterministic: bool = True) -> torch.device:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     distributed.own_device()
     torch.use_deterministic_algorithms(deterministic)
+    # Nothing here reads memory before it is written; filling it first would be a kernel for each
+    # new tensor.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     return torch.device("cuda")
 
 

@@ -16,7 +16,8 @@ LENGTHS = (5, 1, 9, 3)
 
 def packing(lengths=LENGTHS):
     positions = torch.cat([torch.arange(n) for n in lengths])
-    return PackedBatch(positions, positions, positions, tuple(lengths), None, {})
+    items = torch.arange(len(lengths) + 1).numpy()
+    return PackedBatch(positions, positions, positions, tuple(lengths), items, {})
 
 
 def query_key_value(heads=3, size=4, lengths=LENGTHS):

@@ -15,6 +15,7 @@ from mtdnn.fast import PATHS, fast
 from mtdnn.layers import Dropout, dropout
 from mtdnn.optimization import DecoupledAdamax, clip_scale, learning_rate, optimizer_for
 from mtdnn.schedule import Step
+from mtdnn.steps import stepper_for
 
 CPU = torch.device("cpu")
 
@@ -46,12 +47,13 @@ def test_fast_and_plain_paths_give_the_same_losses_over_fifty_steps(
         model = undropped.model(how).train()
         settings = undropped.run.training.model_copy(update={"learning_rate": 1e-3})
         optimizer, losses = optimizer_for(model, settings), []
+        stepper = stepper_for(model, optimizer, settings, CPU)
         random = np.random.default_rng(1)
         for step in range(50):
             corpus = ("squad", "swag", "cola", "mnli")[step % 4]
             batch = batch_of(undropped.features[corpus], random.choice(12, 6, replace=False))
             rate = learning_rate(step, 50, settings)
-            loss, _ = training.train_step(model, optimizer, corpus, batch, rate, settings, CPU)
+            loss, _ = stepper.take(corpus, batch, rate)
             losses.append(loss.item())
         outcomes.append(losses)
     np.testing.assert_allclose(*outcomes, atol=1e-5, rtol=1e-5)
@@ -136,7 +138,7 @@ def test_flash_attention_is_asked_for_unpadded_sequences_and_dropout(monkeypatch
 def test_batches_come_in_the_order_of_the_steps(undropped, monkeypatch, switch):
     monkeypatch.setenv("MTDNN_PLAIN", switch)
     steps = [Step(i, 0, "cola", np.array([i, i + 1])) for i in range(7)]
-    pairs = list(training._batches(steps, undropped.features, CPU))
+    pairs = list(training._batches(steps, undropped.features, lambda batch: batch))
     assert [step.step for step, _ in pairs] == list(range(7))
     for step, batch in pairs:
         expected = batch_of(undropped.features["cola"], step.rows)
@@ -146,4 +148,4 @@ def test_batches_come_in_the_order_of_the_steps(undropped, monkeypatch, switch):
 def test_a_batch_that_cannot_be_assembled_ends_the_training(undropped):
     steps = [Step(i, 0, "cola", np.array([10**6])) for i in range(4)]
     with pytest.raises(IndexError):
-        list(training._batches(steps, undropped.features, CPU))
+        list(training._batches(steps, undropped.features, lambda batch: batch))

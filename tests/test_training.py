@@ -21,7 +21,8 @@ from mtdnn.features import training_features
 from mtdnn.layout import Layout
 from mtdnn.model import MultiTaskModel
 from mtdnn.optimization import learning_rate, optimizer_for
-from mtdnn.training import parts_of, precision, random_state, train, train_step
+from mtdnn.steps import Stepper, parts_of, precision
+from mtdnn.training import random_state, train
 
 CPU = torch.device("cpu")
 LEARNABLE = {"batch_size": 8, "epochs": 4, "learning_rate": 0.02, "head_dropout": 0.1}
@@ -196,7 +197,7 @@ def test_accumulation_gives_the_gradients_of_one_batch(tmp_path, corpus, accumul
         settings = prepared.run.training.model_copy(
             update={"accumulation": parts, "clip_norm": 1e9}
         )
-        loss, norm = train_step(model, recorded, corpus, batch, 0.5, settings, CPU)
+        loss, norm = Stepper(model, recorded, settings, CPU).take(corpus, batch, 0.5)
         results.append((loss, norm, recorded.gradients))
     torch.testing.assert_close(results[1], results[0], atol=1e-6, rtol=1e-4)
     assert recorded.param_groups[0]["lr"] == 0.5
@@ -211,7 +212,7 @@ def test_clipping_is_global(tmp_path):
     recorded, results = Recorded(model), []
     for largest in (1e9, 0.01):
         settings = prepared.run.training.model_copy(update={"clip_norm": largest})
-        _, norm = train_step(model, recorded, "swag", batch, 0.1, settings, CPU)
+        _, norm = Stepper(model, recorded, settings, CPU).take("swag", batch, 0.1)
         results.append((norm.item(), recorded.gradients))
     (norm, whole), (same_norm, clipped) = results
     squares = sum(gradient.double().square().sum() for gradient in whole.values())
@@ -227,7 +228,7 @@ def test_a_step_touches_the_encoder_and_its_own_head_only(tmp_path):
     optimizer = optimizer_for(model, prepared.run.training)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     batch = prepared.batch("squad")
-    train_step(model, optimizer, "squad", batch, 1e-3, prepared.run.training, CPU)
+    Stepper(model, optimizer, prepared.run.training, CPU).take("squad", batch, 1e-3)
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert {name.split(".")[0] for name in moved} == {"encoder", "heads"}
     assert {name for name in moved if name.startswith("heads")} == {

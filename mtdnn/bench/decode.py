@@ -24,7 +24,8 @@ from mtdnn.features import Features
 from mtdnn.model import MultiTaskModel, build
 from mtdnn.settings import DecodingSettings
 from mtdnn.squad.decoding import Decoder, SpanLogits, predictions_table
-from mtdnn.training import precision, use_device
+from mtdnn.steps import precision
+from mtdnn.training import use_device
 
 MAX_LENGTH, BATCH = 384, 8  # the example's
 PORTION = 24  # windows that our decoder is given at a time, as the CPU's batches have them

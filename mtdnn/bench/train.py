@@ -30,7 +30,8 @@ from mtdnn.bench.material import Material, gather
 from mtdnn.features import Features
 from mtdnn.model import build
 from mtdnn.optimization import learning_rate, optimizer_for
-from mtdnn.training import precision, random_state, train_step, use_device
+from mtdnn.steps import precision, stepper_for
+from mtdnn.training import random_state, use_device
 
 BATCH = 16
 STEPS = 4  # of a round
@@ -208,23 +209,21 @@ class Ours:
     """Steps as `mtdnn train` takes them."""
 
     def __init__(self, material: Material, corpus: str, device: torch.device):
-        self.run, self.corpus, self.device = material.run, corpus, device
+        self.run, self.corpus = material.run, corpus
         self.features = material.features[corpus]
-        self.model = build(material.encoder, material.run).to(device).train()
-        self.optimizer = optimizer_for(self.model, material.run.training)
+        settings = material.run.training
+        model = build(material.encoder, material.run).to(device).train()
+        self.stepper = stepper_for(model, optimizer_for(model, settings), settings, device)
         self.taken = 0
 
     def steps(self, batches: np.ndarray) -> list[Step]:
         return [partial(self.step, rows) for rows in batches]
 
     def step(self, rows: np.ndarray) -> None:
-        settings = self.run.training
-        batch = batch_of(self.features, rows)
-        if self.device.type == "cuda":
-            batch = batch.pinned()
-        rate = learning_rate(self.taken, 10_000, settings)
+        batch = self.stepper.prepare(batch_of(self.features, rows))
+        rate = learning_rate(self.taken, 10_000, self.run.training)
         random_state(self.run.seed, self.taken)
-        train_step(self.model, self.optimizer, self.corpus, batch, rate, settings, self.device)
+        self.stepper.take(self.corpus, batch, rate)
         self.taken += 1
 
 
