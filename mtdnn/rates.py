@@ -53,7 +53,7 @@ def _measure(
     device = use_device(threads)
     model = build(encoder, run).to(device)
     family = run.corpora[corpus].family
-    step = _step_seconds(model, run, corpus, Features(features / "train.arrow", family), device)
+    step = step_seconds(model, run, corpus, Features(features / "train.arrow", family), device)
     token = _token_seconds(model, run, corpus, Features(features / "dev.arrow", family), device)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if device.type == "cuda":
@@ -68,28 +68,33 @@ def _measure(
     }
 
 
-def _step_seconds(
+def step_seconds(
     model: MultiTaskModel,
     run: RunSettings,
     corpus: str,
     features: Features,
     device: torch.device,
 ) -> float:
-    """Mean seconds of a training step over batches drawn at random."""
+    """Mean seconds of a training step over batches drawn at random, once all is warmed up."""
     optimizer = optimizer_for(model.train(), run.training)
     stepper = stepper_for(model, optimizer, run.training, device)
-    draw, taken, started = np.random.default_rng(1), 0, 0.0
-    for number in range(WARM_UP + STEPS):
-        if number == WARM_UP:
-            _wait(device)
-            started = time.perf_counter()
-        elif number > WARM_UP and time.perf_counter() - started > SECONDS:
-            break
-        rows = draw.permutation(len(features))[: run.training.batch_size]
+    draw = np.random.default_rng(1)
+    batches = [draw.permutation(len(features))[: run.training.batch_size] for _ in range(STEPS)]
+
+    def step(number: int, rows: np.ndarray) -> None:
         random_state(run.seed, number)
         rate = learning_rate(number, 1000, run.training)
         stepper.take(corpus, stepper.prepare(batch_of(features, rows)), rate)
-        taken = number + 1 - WARM_UP
+
+    # A GPU meets each shape twice before its steps are recorded ones.
+    for number, rows in enumerate(2 * batches if device.type == "cuda" else batches[:WARM_UP]):
+        step(number, rows)
+    _wait(device)
+    started = time.perf_counter()
+    for taken, rows in enumerate(batches, 1):
+        step(STEPS + taken, rows)
+        if time.perf_counter() - started > SECONDS:
+            break
     _wait(device)
     return (time.perf_counter() - started) / taken
 

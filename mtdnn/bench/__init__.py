@@ -64,16 +64,17 @@ def compare(
     theirs: Sequence[Callable[[], Any]],
     rounds: int,
     wait: Callable[[], Any] = lambda: None,
+    warm_up: int = 1,
     **facts: Any,
 ) -> dict[str, Any]:
     """Time the same work done in our way and in the peer's.
 
     Both are cut into as many portions (a step, a pass over a file). A round does all of
-    them, portion by portion in turn, so that whatever else the machine does meets both. One
-    round more, which is not counted, comes first.
+    them, portion by portion in turn, so that whatever else the machine does meets both.
 
     Args:
         wait: called before a clock is read; waits for the device where there is one.
+        warm_up: rounds that come first and are not counted.
         facts: what else belongs to the case, for instance on which windows it was measured.
 
     Returns:
@@ -89,13 +90,13 @@ def compare(
         wait()
         return np.array([time.perf_counter(), time.process_time()]) - start
 
-    totals = np.zeros((rounds + 1, 2, 2))  # round, side (ours, theirs), clock
+    totals = np.zeros((warm_up + rounds, 2, 2))  # round, side (ours, theirs), clock
     for number, total in enumerate(totals):
         for one, other in zip(ours, theirs, strict=True):
             sides = [(0, one), (1, other)]
             for side, work in sides if number % 2 else reversed(sides):
                 total[side] += seconds(work)
-    totals = totals[1:] / len(ours)
+    totals = totals[warm_up:] / len(ours)
     ratios = totals[:, 1] / totals[:, 0]
     return {
         "case": case,
@@ -117,9 +118,9 @@ def _line(case: dict[str, Any]) -> str:
         figures = f"{case['ratio']:.2f}, {mine:,.0f} against {its:,.0f} MiB"
         return f"{case['case']} vs {case['peer']}: {figures}"
     low, high = case["ratio_spread"]
+    clock = f", {case['cpu_ratio']:.2f} by processor time" if "cpu_ratio" in case else ""
     facts = ", ".join(f"{k} {v}" for k, v in case.items() if isinstance(v, str))
     return (
         f"{case['case']} vs {case['peer']}: {case['ratio']:.2f} ({low:.2f} to {high:.2f}), "
-        f"{1000 * case['ours_s']:,.1f} against {1000 * case['peer_s']:,.1f} ms, "
-        f"{case['cpu_ratio']:.2f} by processor time; {facts}"
+        f"{1000 * case['ours_s']:,.1f} against {1000 * case['peer_s']:,.1f} ms{clock}; {facts}"
     )

@@ -84,7 +84,7 @@ def cases(options: Options) -> Iterator[dict[str, Any]]:
 
 def _dev_set(options: Options, material: Material) -> Path:
     if material.facts["windows"].startswith("synthetic"):
-        return options.folder / "synthetic" / "question_answering" / "train.arrow"
+        return options.folder / "synthetic" / material.run.primary / "train.arrow"
     run, layout = material.run, experiment_of(options).layout
     return layout.features(run.encoder_name, run.features_variant, run.primary) / "dev.arrow"
 

@@ -26,13 +26,21 @@ SHAPES = {
 VOCABULARY = 30522  # of BERT uncased; also MiniLM's
 SYNTHETIC_ITEMS = 1_000
 
-# Tokens of a sequence at the quantiles 0, 10 %, … 100 %: SQuAD's windows, and a sentence or
-# pair of the others, in the published training files (tests/benchmarks/NOTES.md).
-LENGTHS: dict[Family, tuple[int, ...]] = {
-    "question_answering": (39, 106, 124, 135, 146, 159, 174, 191, 215, 261, 384),
-    "sequence_classification": (4, 8, 9, 9, 10, 10, 11, 12, 13, 15, 47),
-    "multiple_choice": (12, 19, 22, 25, 28, 30, 33, 36, 40, 46, 90),
+# Tokens of a sequence at the quantiles 0, 10 %, … 100 %: SQuAD's windows, and a sentence, pair or
+# choice of the others, in the published training files (tests/benchmarks/NOTES.md).
+LENGTHS: dict[str, tuple[int, ...]] = {
+    "squad": (39, 106, 124, 135, 146, 159, 174, 191, 215, 261, 384),
+    "swag": (15, 20, 23, 25, 27, 29, 31, 34, 38, 43, 95),
+    "cola": (4, 7, 8, 9, 10, 10, 11, 12, 14, 17, 47),
+    "mrpc": (19, 36, 41, 45, 50, 53, 57, 61, 64, 70, 103),
+    "mnli": (5, 19, 24, 29, 33, 37, 42, 47, 53, 63, 277),
 }
+LIKE: dict[Family, str] = {
+    "question_answering": "squad",
+    "multiple_choice": "swag",
+    "sequence_classification": "cola",
+}
+"""The lengths of any other corpus are those of this one."""
 QUESTION = (6, 11, 13, 14, 15, 16, 17, 18, 19, 20, 33)  # of which [CLS] question [SEP]
 
 
@@ -65,10 +73,10 @@ def gather(options: Options) -> Material:
     except MtdnnError as error:
         say(f"bench: synthetic windows, because {error}")
         folders = {
-            name: _synthetic_features(options.folder / "synthetic" / corpus.family, corpus.family)
+            name: _synthetic_features(options.folder / "synthetic", name, corpus.family)
             for name, corpus in run.corpora.items()
         }
-        windows = "synthetic, SQuAD's lengths"
+        windows = "synthetic, lengths of the real ones"
     if options.encoder == PRETRAINED:
         encoder, weights = fetched_encoder(experiment, name), name
     else:
@@ -123,8 +131,9 @@ def real_features(experiment: Experiment, encoder: str, corpus: str) -> Path:
     return folder
 
 
-def _synthetic_features(folder: Path, family: Family) -> Path:
+def _synthetic_features(room: Path, corpus: str, family: Family) -> Path:
     """Feature files of random tokens: the lengths are those of real corpora, nothing else is."""
+    folder, lengths = room / corpus, LENGTHS.get(corpus, LENGTHS[LIKE[family]])
     if folder.exists():
         return folder
     random = np.random.default_rng(1)
@@ -134,7 +143,7 @@ def _synthetic_features(folder: Path, family: Family) -> Path:
     for item in range(SYNTHETIC_ITEMS):
         heads = [int(np.interp(random.random(), places, QUESTION))] * choices
         for head in heads:
-            length = int(np.interp(random.random(), places, LENGTHS[family]))
+            length = int(np.interp(random.random(), places, lengths))
             tokens = random.integers(1000, VOCABULARY, length)
             columns["example"].append(item)
             columns["input_ids"].append(tokens)

@@ -29,8 +29,8 @@ from mtdnn.bench import Options, compare
 from mtdnn.bench.material import Material, gather
 from mtdnn.features import Features
 from mtdnn.model import build
-from mtdnn.optimization import learning_rate, optimizer_for
-from mtdnn.steps import precision, stepper_for
+from mtdnn.optimization import DecoupledAdamax, learning_rate, optimizer_for
+from mtdnn.steps import Stepper, precision, stepper_for
 from mtdnn.training import random_state, use_device
 
 BATCH = 16
@@ -42,22 +42,25 @@ Step = Callable[[], Any]
 
 
 def cases(options: Options) -> Iterator[dict[str, Any]]:
-    """QA and SC steps against the peer's; on a GPU the cost of determinism; peak memory."""
+    """QA and SC steps against the peer's; on a GPU what its switches are worth; peak memory."""
     material, device = _gather(options), _device()
     about = {"precision": material.run.training.precision, **material.facts}
     for (case, peer), steps in SIDES.items():
         if case.startswith(options.only):
             ours, theirs = steps(material, device)
-            wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-            result = compare(case, peer, ours, theirs, options.rounds, wait, **about)
+            result = compare(case, peer, ours, theirs, options.rounds, *_clock(device), **about)
             if device.type == "cuda" and case == "qa_step":
                 result["flop_utilisation"] = _utilisation(material, result["ours_s"], device)
             yield result
-    if device.type == "cuda" and "determinism".startswith(options.only):
-        sides = _determinism(material, device)
-        yield compare(
-            "determinism", "without", *sides, options.rounds, torch.cuda.synchronize, **about
-        )
+    if device.type == "cuda" and "qa_backward".startswith(options.only):
+        sides = _with_and_without_update(material, device)
+        result = compare("qa_backward", "qa_step", *sides, options.rounds, *_clock(device), **about)
+        result["flop_utilisation"] = _utilisation(material, result["ours_s"], device)
+        yield result
+    for case, switch in SWITCHES.items():
+        if device.type == "cuda" and case.startswith(options.only):
+            sides = switch(material, device)
+            yield compare(case, "without", *sides, options.rounds, *_clock(device), **about)
     if "qa_memory".startswith(options.only):
         mine, its = (_in_own_process(_peak_memory, options, side) for side in (0, 1))
         yield {
@@ -79,6 +82,14 @@ def _gather(options: Options) -> Material:
 
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _clock(device: torch.device) -> tuple[Callable[[], Any], int]:
+    """What is called before a clock is read, and the rounds that do not count.
+
+    A GPU's steps are computed as they come in the first round, and recorded in the second.
+    """
+    return (torch.cuda.synchronize, 2) if device.type == "cuda" else (lambda: None, 1)
 
 
 # --- which windows ---------------------------------------------------------------------------
@@ -133,6 +144,44 @@ def _determinism(material: Material, device: torch.device) -> tuple[list[Step], 
     return with_it, without
 
 
+def _graphs(material: Material, device: torch.device) -> tuple[list[Step], list[Step]]:
+    """Our smallest step, recorded, and as it comes."""
+    corpus = smallest(material)
+    batches = random_batches(material.features[corpus], 4 * STEPS)
+    recorded, plain = Ours(material, corpus, device), Ours(material, corpus, device)
+    plain.stepper = Stepper(*plain.trained, material.run.training, device)
+    return recorded.steps(batches), plain.steps(batches)
+
+
+class _Undone:
+    """Stands for an optimiser: the gradients are computed and nothing is done with them."""
+
+    structure = ()
+
+    def __init__(self, optimizer: DecoupledAdamax):
+        self.param_groups, self.zero_grad = optimizer.param_groups, optimizer.zero_grad
+
+    def keep_factors_on(self, device: torch.device) -> None: ...
+
+    def advance(self, parameters: list[nn.Parameter]) -> None: ...
+
+    def apply(self, scale: torch.Tensor) -> None: ...
+
+    step = apply
+
+
+def _with_and_without_update(
+    material: Material, device: torch.device
+) -> tuple[list[Step], list[Step]]:
+    """Our QA step without the update of the weights, and with it."""
+    corpus = material.run.primary
+    batches = random_batches(material.features[corpus])
+    gradients, whole = Ours(material, corpus, device), Ours(material, corpus, device)
+    model, optimizer = gradients.trained
+    gradients.stepper = stepper_for(model, _Undone(optimizer), material.run.training, device)
+    return gradients.steps(batches), whole.steps(batches)
+
+
 def smallest(material: Material) -> str:
     """The corpus of the shortest sentences."""
     return min(
@@ -151,6 +200,9 @@ SIDES = {
     ("qa_step", "trainer_dynamic_grouped"): _qa_grouped,
     ("sc_step", "trainer_dynamic"): _sc_dynamic,
 }
+
+
+SWITCHES = {"determinism": _determinism, "sc_graphs": _graphs}
 
 
 # --- memory and arithmetic -------------------------------------------------------------------
@@ -213,7 +265,8 @@ class Ours:
         self.features = material.features[corpus]
         settings = material.run.training
         model = build(material.encoder, material.run).to(device).train()
-        self.stepper = stepper_for(model, optimizer_for(model, settings), settings, device)
+        self.trained = model, optimizer_for(model, settings)
+        self.stepper = stepper_for(*self.trained, settings, device)
         self.taken = 0
 
     def steps(self, batches: np.ndarray) -> list[Step]:

@@ -1,0 +1,85 @@
+"""What training the paper's nine runs takes, one seed, from measured steps of every kind.
+
+Step times are those of the encoders' shapes with random weights, on real windows where they are
+there. The numbers of steps follow from the sizes of the full corpora.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mtdnn.bench import Options
+from mtdnn.bench.material import gather
+from mtdnn.config import Experiment, load
+from mtdnn.layout import RunId
+from mtdnn.model import build
+from mtdnn.planning import expected_steps
+from mtdnn.rates import step_seconds
+from mtdnn.training import use_device
+
+CONFIG = Path(__file__).parents[2] / "config" / "paper.yaml"
+TABLES = ("table1", "table2", "table3")
+SHAPES = {"bert-base-cased": "base", "bert-large-cased": "large"}
+# Hours of a run, as the paper gives them: on a Tesla P40 (base) and a Titan X (large).
+HOURS = {"base": (6, 12), "large": (12, 15)}
+# Of the reduced corpus 8,570 questions have 8,686 windows.
+WINDOWS_PER_QUESTION = 8_686 / 8_570
+
+
+def cases(options: Options) -> Iterator[dict[str, Any]]:
+    """One case: all nine runs, with the seconds and the number of each kind of step in it."""
+    experiment = load(CONFIG)
+    steps = steps_of_kinds(experiment)
+    seconds, facts = {}, {}
+    for shape in sorted({shape for shape, _ in steps}):
+        encoder = options.encoder if options.encoder == "tiny" else shape
+        material = gather(replace(options, encoder=encoder))
+        device = use_device(options.threads)
+        training = material.run.training.model_copy(
+            update={"precision": options.precision or experiment.training.precision}
+        )
+        run = material.run.model_copy(update={"training": training})
+        model = build(material.encoder, run).to(device)
+        for corpus, features in material.features.items():
+            seconds[shape, corpus] = step_seconds(model, run, corpus, features, device)
+        facts |= {"windows": material.facts["windows"], "precision": training.precision}
+    total = sum(steps[kind] * seconds[kind] for kind in steps)
+    runs = Counter(SHAPES[run.encoder] for run in _runs(experiment))
+    low, high = (3600 * sum(HOURS[s][end] * n for s, n in runs.items()) for end in (0, 1))
+    yield {
+        "case": "nine_runs",
+        "peer": "paper_as_told",
+        "ours_s": total,
+        "peer_s": (low + high) / 2,
+        "ratio": (low + high) / 2 / total,
+        "ratio_spread": [low / total, high / total],
+        **facts,
+        "cost": f"{total / 60:.0f} min of training",
+        "kinds": [
+            {"encoder": s, "corpus": c, "steps": round(steps[s, c]), "step_s": seconds[s, c]}
+            for s, c in steps
+        ],
+    }
+
+
+def steps_of_kinds(experiment: Experiment) -> dict[tuple[str, str], float]:
+    """Expected steps of all nine runs together, by the encoder's shape and the corpus."""
+    items = {name: float(corpus.rows["train"]) for name, corpus in experiment.corpora.items()}
+    steps: dict[tuple[str, str], float] = {}
+    for run in _runs(experiment):
+        settings = experiment.resolve(run)
+        sizes = {name: items[name] for name in settings.corpora}
+        sizes[settings.primary] *= WINDOWS_PER_QUESTION
+        for corpus, count in expected_steps(settings, sizes).items():
+            kind = SHAPES[run.encoder], corpus
+            steps[kind] = steps.get(kind, 0.0) + count
+    return steps
+
+
+def _runs(experiment: Experiment) -> list[RunId]:
+    """The runs of tables 1 to 3 with the first seed."""
+    tables = {name: experiment.tables[name] for name in TABLES}
+    alone = experiment.model_copy(update={"tables": tables, "seeds": experiment.seeds[:1]})
+    return alone.runs()
