@@ -55,7 +55,7 @@ def test_the_training_benchmark_without_any_corpus(tmp_path, capsys, monkeypatch
 
 
 def test_the_papers_steps_follow_from_the_sizes_of_the_corpora():
-    """By hand: 16 in a batch, two epochs; SQuAD's batches end an epoch, the others share the rest."""
+    """By hand: 16 in a batch, two epochs; SQuAD's batches end one, the others share the rest."""
     steps = paper.steps_of_kinds(load(paper.CONFIG))
     batches = -(-130_319 * paper.WINDOWS_PER_QUESTION // 16)
     assert steps["base", "squad"] == pytest.approx(7 * 2 * batches)

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# The GPU column of NOTES.md, in one command, on a machine with a GPU, torch and transformers:
+#
+#   tests/benchmarks/gpu.sh FOLDER
+#
+# Results are left in FOLDER, named by the device. What else the training core and its tests need is
+# installed when it is missing; from wheels alone where WHEELS names a folder of them.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+mkdir -p "${1:?FOLDER for the results}"
+target=$(realpath "$1")
+python=${PYTHON:-python3}
+packages=(filelock hypothesis pyarrow pydantic pytest PyYAML safetensors tokenizers tqdm)
+
+"$python" -c 'import filelock, hypothesis, pyarrow, pydantic, pytest, yaml, safetensors, tokenizers, tqdm' ||
+  "$python" -m pip install --quiet ${WHEELS:+--no-index --find-links "$WHEELS"} "${packages[@]}"
+device=$("$python" -c 'import torch; print(torch.cuda.get_device_name().replace(" ", "-"))')
+echo "device: $device"
+
+bench() { # NAME BENCHMARK OPTIONS …
+  echo "$1"
+  "$python" -m mtdnn bench "${@:2}" --folder "$target/material" --precision bf16 --json \
+    >"$target/$device-$1.json" || echo "$1 failed"
+}
+
+# First that recorded steps are equal: else their speed would not matter.
+"$python" -m pytest -q tests/test_steps.py -k "cuda or compiled" || echo "parity failed"
+bench train-base train --encoder base
+bench train-large train --encoder large --only qa
+bench paper paper
+bench decode decode --encoder base --rounds 3
