@@ -1,6 +1,7 @@
 """The model equals Hugging Face's own classes, packed or padded, before and after saving."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -150,8 +151,7 @@ def test_sum_of_span_losses_is_twice_their_mean(bert):
 def test_choices_may_differ_in_number(bert):
     model, batch = bert.model().eval(), bert.batch("swag", [0, 1])
     whole = model.heads["swag"].scores(model("swag", batch), batch)
-    fewer = batch.slice(0, 2)
-    object.__setattr__(fewer, "items", np.array([0, 4, 7]))
+    fewer = replace(batch, lengths=batch.lengths[:7], items=np.array([0, 4, 7]))
     scores = model.heads["swag"].scores(model("swag", batch)[:7], fewer)
     assert torch.equal(scores[0], whole[0])
     assert torch.equal(scores[1, :3], whole[1, :3]) and scores[1, 3] == -math.inf
