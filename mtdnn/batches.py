@@ -26,8 +26,7 @@ _PLACES = (
     "first_tokens",
     "token_counts",
     "item_starts",
-    "item_of",
-    "place_in_item",
+    "item_sizes",
 )
 
 
@@ -151,15 +150,9 @@ class PackedBatch:
         return self._place(self.items[:-1])
 
     @cached_property
-    def item_of(self) -> torch.Tensor:
-        """Number of the item of each sequence, shape (S,)."""
-        return self._place(np.repeat(np.arange(len(self.items) - 1), np.diff(self.items)))
-
-    @cached_property
-    def place_in_item(self) -> torch.Tensor:
-        """Number of each sequence in its item, shape (S,)."""
-        sizes = np.diff(self.items)
-        return self._place(np.arange(len(self.lengths)) - np.repeat(self.items[:-1], sizes))
+    def item_sizes(self) -> torch.Tensor:
+        """Sequences of each item, shape (N,)."""
+        return self._place(np.diff(self.items))
 
     @property
     def mask(self) -> torch.Tensor:
@@ -172,13 +165,11 @@ class PackedBatch:
 
         The tail makes one row more.
         """
-        padded = values.new_full((len(self._rows), self.longest, *values.shape[1:]), fill)
-        padded[self.sequence_of, self.position_ids] = values
-        return padded
+        return _Pad.apply(values, self, fill)
 
     def unpad(self, padded: torch.Tensor) -> torch.Tensor:
         """The inverse of `pad`: (S, longest, …) to (T, …)."""
-        return padded[self.sequence_of, self.position_ids]
+        return _Unpad.apply(padded, self)
 
     @property
     def _rows(self) -> tuple[int, ...]:
@@ -205,6 +196,54 @@ class PackedBatch:
         )
         changed.__dict__.update({name: change(getattr(self, name)) for name in _PLACES})
         return changed
+
+
+def side_by_side(
+    values: torch.Tensor, first: torch.Tensor, mask: torch.Tensor, fill: float | int
+) -> torch.Tensor:
+    """Rows of values of different sizes, one below the other.
+
+    Args:
+        values: (V, …).
+        first: (R,) where each row begins among the values.
+        mask: (R, most) True where a row has a value.
+
+    Returns:
+        (R, most, …), with `fill` behind each row.
+    """
+    places = first[:, None] + torch.arange(mask.shape[1], device=mask.device)
+    chosen = values[places.clamp(max=len(values) - 1)]
+    return chosen.masked_fill(~mask.view(*mask.shape, *(1,) * (chosen.dim() - 2)), fill)
+
+
+class _Pad(torch.autograd.Function):
+    """Padding reads from where each value comes, forward and backward.
+
+    To write values to where they go, a GPU that is to give the same bits each time sorts the
+    places first, and the host looks whether they are inside.
+    """
+
+    @staticmethod
+    def forward(ctx, values: torch.Tensor, batch: PackedBatch, fill: float | int) -> torch.Tensor:
+        ctx.batch = batch
+        return side_by_side(values, batch.bounds[:-1], batch.mask, fill)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return ctx.batch.unpad(gradient), None, None
+
+
+class _Unpad(torch.autograd.Function):
+    """The inverse of `_Pad`."""
+
+    @staticmethod
+    def forward(ctx, padded: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        ctx.batch = batch
+        return padded[batch.sequence_of, batch.position_ids]
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return ctx.batch.pad(gradient, 0), None
 
 
 def tail_unit(tokens: int) -> int:

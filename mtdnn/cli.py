@@ -581,7 +581,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("folder", type=Path, metavar="DIR")
     sub = command("bench", _bench, "time a part of the pipeline against its peers, in turns")
     sub.add_argument(
-        "benchmark", choices=["train", "prepare", "decode", "plan", "paper", "journal"]
+        "benchmark", choices=["train", "prepare", "decode", "plan", "paper", "startup", "journal"]
     )
     sub.add_argument("--json", action="store_true", help="print one JSON object")
     sub.add_argument("--only", default="", metavar="PREFIX", help="cases whose names begin so")

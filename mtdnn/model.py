@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from mtdnn.attention import PACKABLE, PACKED
-from mtdnn.batches import PackedBatch
+from mtdnn.batches import PackedBatch, side_by_side
 from mtdnn.errors import MtdnnError
 from mtdnn.files import replacing, save_tensors
 from mtdnn.layers import Dropout, speed_up
@@ -85,9 +85,8 @@ class ChoiceHead(Head):
 
     def scores(self, logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
         """Logits (S, 1) as (items, most choices), -inf where an item has fewer choices."""
-        scores = logits.new_full((len(batch.items) - 1, batch.most), float("-inf"))
-        scores[batch.item_of, batch.place_in_item] = logits[:, 0]
-        return scores
+        mask = torch.arange(batch.most, device=logits.device) < batch.item_sizes[:, None]
+        return side_by_side(logits[:, 0], batch.item_starts, mask, float("-inf"))
 
     def loss(self, logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
         """Cross-entropy of the right choice; mean over items."""

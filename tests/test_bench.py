@@ -82,3 +82,13 @@ def test_the_benchmark_of_the_paper_without_any_corpus(tmp_path, capsys, monkeyp
     }
     assert case["ours_s"] == pytest.approx(sum(k["steps"] * k["step_s"] for k in kinds), rel=1e-3)
     assert case["ratio"] > 1
+
+
+@pytest.mark.patient
+@pytest.mark.slow
+def test_the_benchmark_of_the_start(tmp_path, capsys):
+    options = ["--folder", str(tmp_path), "--rounds", "1"]
+    assert main(["bench", "startup", "--json", *options]) == 0
+    cases = json.loads(capsys.readouterr().out)["cases"]
+    assert [case["case"] for case in cases] == ["help", "imports", "first_step"]
+    assert all(case["ours_s"] > 0 and case["peer_s"] > 0 for case in cases)

@@ -6,6 +6,8 @@ returns. Peers are written as their own users run them, with their best settings
 
 import importlib
 import json
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from mtdnn.errors import MtdnnError
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,58 @@ def compare(
         "rounds": rounds,
         **facts,
     }
+
+
+def compare_processes(
+    case: str,
+    peer: str,
+    ours: list[str],
+    theirs: list[str],
+    rounds: int,
+    folder: Path,
+    **facts: Any,
+) -> dict[str, Any]:
+    """Time two commands in turns, each as a process from its start to its end.
+
+    Args:
+        folder: where they run.
+
+    Returns:
+        As `compare`, with the processor's seconds of each and our peak memory in MB.
+
+    Raises:
+        MtdnnError: one of them fails.
+    """
+    taken = np.array([[_process(side, folder) for side in (ours, theirs)] for _ in range(rounds)])
+    seconds, processor, memory = taken.transpose(2, 0, 1)
+    ratios = seconds[:, 1] / seconds[:, 0]
+    return {
+        "case": case,
+        "peer": peer,
+        "ours_s": float(np.median(seconds[:, 0])),
+        "peer_s": float(np.median(seconds[:, 1])),
+        "ours_cpu_s": float(np.median(processor[:, 0])),
+        "peer_cpu_s": float(np.median(processor[:, 1])),
+        "ratio": float(np.median(ratios)),
+        "ratio_spread": np.quantile(ratios, [0.25, 0.75]).tolist(),
+        "cpu_ratio": float(np.median(processor[:, 1] / processor[:, 0])),
+        "memory_mb": float(memory[:, 0].max()),
+        "rounds": rounds,
+    }
+
+
+def _process(command: list[str], folder: Path) -> tuple[float, float, float]:
+    """Seconds, processor seconds and megabytes of a process."""
+    began = time.perf_counter()
+    with (folder / "log").open("w+") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+        _, status, used = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+        log.seek(0)
+        if status:
+            raise MtdnnError(f"bench: {' '.join(command)}: {log.read()[-500:].strip()}")
+    return seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1000
 
 
 def _line(case: dict[str, Any]) -> str:

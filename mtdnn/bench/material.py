@@ -73,14 +73,14 @@ def gather(options: Options) -> Material:
     except MtdnnError as error:
         say(f"bench: synthetic windows, because {error}")
         folders = {
-            name: _synthetic_features(options.folder / "synthetic", name, corpus.family)
+            name: synthetic_features(options.folder / "synthetic", name, corpus.family)
             for name, corpus in run.corpora.items()
         }
         windows = "synthetic, lengths of the real ones"
     if options.encoder == PRETRAINED:
         encoder, weights = fetched_encoder(experiment, name), name
     else:
-        encoder = _random_encoder(options.folder / "shapes" / options.encoder, options.encoder)
+        encoder = random_encoder(options.folder / "shapes" / options.encoder, options.encoder)
         weights = f"{options.encoder} shape, random weights"
     return Material(
         run=run,
@@ -131,7 +131,9 @@ def real_features(experiment: Experiment, encoder: str, corpus: str) -> Path:
     return folder
 
 
-def _synthetic_features(room: Path, corpus: str, family: Family) -> Path:
+def synthetic_features(
+    room: Path, corpus: str, family: Family, items: int = SYNTHETIC_ITEMS
+) -> Path:
     """Feature files of random tokens: the lengths are those of real corpora, nothing else is."""
     folder, lengths = room / corpus, LENGTHS.get(corpus, LENGTHS[LIKE[family]])
     if folder.exists():
@@ -140,7 +142,7 @@ def _synthetic_features(room: Path, corpus: str, family: Family) -> Path:
     places = np.linspace(0, 1, 11)
     choices = 4 if family == "multiple_choice" else 1
     columns: dict[str, list] = {name: [] for name in SCHEMAS[family].names}
-    for item in range(SYNTHETIC_ITEMS):
+    for item in range(items):
         heads = [int(np.interp(random.random(), places, QUESTION))] * choices
         for head in heads:
             length = int(np.interp(random.random(), places, lengths))
@@ -163,7 +165,7 @@ def _synthetic_features(room: Path, corpus: str, family: Family) -> Path:
     return folder
 
 
-def _random_encoder(folder: Path, shape: str) -> Path:
+def random_encoder(folder: Path, shape: str) -> Path:
     """A BERT of a known shape with random weights."""
     if not folder.exists():
         from transformers import BertConfig, BertModel

@@ -4,19 +4,13 @@ The peer is a workflow of as many runs and as many steps a run, each with one in
 and nothing else: what Snakemake itself takes for a graph of that size.
 """
 
-import os
-import resource
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mtdnn.bench import Options
+from mtdnn.bench import Options, compare_processes
 from mtdnn.config import dump_yaml, load
 from mtdnn.errors import MtdnnError
 
@@ -48,48 +42,17 @@ def cases(options: Options) -> Iterator[dict[str, Any]]:
         (room / "grid.yaml").write_text(dump_yaml(experiment.model_copy(update=settings)))
         (room / "Bare").write_text(BARE)
         profile = ("--workflow-profile", str(ROOT / "profiles" / "default"))
-        ours = ("--snakefile", str(ROOT / "Snakefile"), *profile, "--configfile", "grid.yaml")
-        sides = (ours, ("--snakefile", "Bare", "--cores", "1", "--scheduler", "greedy"))
-        taken = np.array([[_dry_run(room, *side) for side in sides] for _ in range(options.rounds)])
-    seconds, processor, memory = taken.transpose(2, 0, 1)
-    ratios = seconds[:, 1] / seconds[:, 0]
+        ours = _dry_run(str(ROOT / "Snakefile"), *profile, "--configfile", "grid.yaml")
+        bare = _dry_run("Bare", "--cores", "1", "--scheduler", "greedy")
+        result = compare_processes("plan", "bare_snakemake", ours, bare, options.rounds, room)
     yield {
-        "case": "plan",
-        "peer": "bare_snakemake",
-        "ours_s": float(np.median(seconds[:, 0])),
-        "peer_s": float(np.median(seconds[:, 1])),
-        "ours_cpu_s": float(np.median(processor[:, 0])),
-        "peer_cpu_s": float(np.median(processor[:, 1])),
-        "ratio": float(np.median(ratios)),
-        "ratio_spread": np.quantile(ratios, [0.25, 0.75]).tolist(),
-        "cpu_ratio": float(np.median(processor[:, 1] / processor[:, 0])),
-        "memory_mb": float(memory[:, 0].max()),
-        "rounds": options.rounds,
+        **result,
         "runs": f"{len(seeds) * len(experiment.runs()):,}",
-        "processor": f"{np.median(processor[:, 0]):.0f} against "
-        f"{np.median(processor[:, 1]):.0f} s, at most {memory[:, 0].max() / 1000:.1f} GB",
+        "processor": f"{result['ours_cpu_s']:.0f} against {result['peer_cpu_s']:.0f} s, at most "
+        f"{result['memory_mb'] / 1000:.1f} GB",
     }
 
 
-def _dry_run(room: Path, *arguments: str) -> tuple[float, float, float]:
-    """Seconds, processor seconds and megabytes of a dry run.
-
-    Raises:
-        MtdnnError: Snakemake fails.
-    """
-    command = [sys.executable, "-m", "snakemake", "--dry-run", *arguments, "--quiet", "all"]
-    began = time.perf_counter()
-    with (room / "log").open("w+") as log:
-        process = subprocess.Popen(command, cwd=room, stdout=log, stderr=subprocess.STDOUT)
-        status, used = _waited(process)
-        seconds = time.perf_counter() - began
-        log.seek(0)
-        if status:
-            raise MtdnnError(f"bench plan: {' '.join(command)}: {log.read()[-500:].strip()}")
-    return seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1000
-
-
-def _waited(process: subprocess.Popen) -> tuple[int, resource.struct_rusage]:
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return process.returncode, used
+def _dry_run(snakefile: str, *arguments: str) -> list[str]:
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--snakefile", snakefile]
+    return [*command, *arguments, "--quiet", "all"]

@@ -1,0 +1,74 @@
+"""Start-up: from the start of a process to its answer, to its imports, to the end of one step.
+
+The peers are bare Python, the imports of Hugging Face's question-answering example, and that
+example's first step: a process that loads the same tiny encoder and learns one padded batch.
+"""
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mtdnn import schedule
+from mtdnn.bench import Options, compare_processes
+from mtdnn.bench.material import experiment_of, random_encoder, synthetic_features
+from mtdnn.config import dump_yaml
+from mtdnn.files import write_json, write_text
+from mtdnn.layout import RunId
+
+ITEMS = 16  # a single batch
+IMPORTS = "import torch; from transformers import AutoModelForQuestionAnswering, Trainer"
+FIRST_STEP = f"""
+{IMPORTS}
+model = AutoModelForQuestionAnswering.from_pretrained("ENCODER").train()
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+ids, places = torch.ones(16, 384, dtype=torch.long), torch.ones(16, dtype=torch.long)
+model(input_ids=ids, start_positions=places, end_positions=places).loss.backward()
+torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+optimizer.step()
+model.save_pretrained("saved")
+"""
+
+
+def cases(options: Options) -> Iterator[dict[str, Any]]:
+    """What a user waits for at the prompt, and before a training begins."""
+    with tempfile.TemporaryDirectory() as folder:
+        room = Path(folder)
+        run_dir, encoder = _tiny_run(options, room)
+        mtdnn, python = [sys.executable, "-m", "mtdnn"], [sys.executable, "-c"]
+        train = [*mtdnn, "train", str(run_dir), "--threads", "1"]
+        # Each round trains anew: a training that is finished is done again.
+        for case, peer, ours, theirs in (
+            ("help", "bare_python", [*mtdnn, "--help"], [*python, "pass"]),
+            ("imports", "example_imports", [*python, "import mtdnn.training"], [*python, IMPORTS]),
+            (
+                "first_step",
+                "example_first_step",
+                train,
+                [*python, FIRST_STEP.replace("ENCODER", str(encoder))],
+            ),
+        ):
+            if case.startswith(options.only):
+                yield compare_processes(case, peer, ours, theirs, options.rounds, room)
+
+
+def _tiny_run(options: Options, room: Path) -> tuple[Path, Path]:
+    """A run of a single step that is ready for `mtdnn train`, and its encoder."""
+    experiment = experiment_of(options).model_copy(update={"results": str(room)})
+    layout = experiment.layout
+    name, mixture = (
+        next(iter(experiment.encoders)),
+        next(m for m, settings in experiment.mixtures.items() if len(settings.corpora) == 1),
+    )
+    run_id = RunId(name, mixture, 1.0, "default", experiment.seeds[0])
+    run, run_dir = experiment.resolve(run_id), layout.run(run_id)
+    run = run.model_copy(update={"training": run.training.model_copy(update={"epochs": 1})})
+    encoder = random_encoder(layout.encoder(name), "tiny")
+    made = layout.features(name, "default", run.primary)
+    synthetic_features(made.parent, run.primary, "question_answering", ITEMS)
+    write_json(made / "features.json", {"corpus_digest": "made up", "splits": {}})
+    write_json(layout.corpus(run.primary) / "manifest.json", {"digest": "made up"})
+    write_text(run_dir / "config.yaml", dump_yaml(run))
+    schedule.write(run_dir, run)
+    return run_dir, encoder
