@@ -32,7 +32,7 @@ def cases(options: Options) -> Iterator[dict[str, Any]]:
     """One case: all nine runs, with the seconds and the number of each kind of step in it."""
     experiment = load(CONFIG)
     steps = steps_of_kinds(experiment)
-    seconds, facts = {}, {}
+    seconds, facts, encoders = {}, {}, []
     for shape in sorted({shape for shape, _ in steps}):
         encoder = options.encoder if options.encoder == "tiny" else shape
         material = gather(replace(options, encoder=encoder))
@@ -45,6 +45,7 @@ def cases(options: Options) -> Iterator[dict[str, Any]]:
         for corpus, features in material.features.items():
             seconds[shape, corpus] = step_seconds(model, run, corpus, features, device)
         facts |= {"windows": material.facts["windows"], "precision": training.precision}
+        encoders.append(material.facts["encoder"])
     total = sum(steps[kind] * seconds[kind] for kind in steps)
     runs = Counter(SHAPES[run.encoder] for run in _runs(experiment))
     low, high = (3600 * sum(HOURS[s][end] * n for s, n in runs.items()) for end in (0, 1))
@@ -56,6 +57,7 @@ def cases(options: Options) -> Iterator[dict[str, Any]]:
         "ratio": (low + high) / 2 / total,
         "ratio_spread": [low / total, high / total],
         **facts,
+        "encoder": "; ".join(encoders),
         "cost": f"{total / 60:.0f} min of training",
         "kinds": [
             {"encoder": s, "corpus": c, "steps": round(steps[s, c]), "step_s": seconds[s, c]}
