@@ -98,17 +98,23 @@ def snakemake(room: Path, *arguments: str) -> tuple[float, float, float]:
         MtdnnError: it fails.
     """
     command = [sys.executable, "-m", "snakemake", *arguments]
-    began = time.perf_counter()
+    began, memory = time.perf_counter(), 0.0
     with (room / "log").open("w+") as log:
         process = subprocess.Popen(command, cwd=room, stdout=log, stderr=subprocess.STDOUT)
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        # Its own peak is known while it lives; what the kernel tells later begins with ours.
+        while not os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
+            memory = max(memory, _peak_mb(process.pid))
+            time.sleep(0.05)
         seconds = time.perf_counter() - began
-        # Of a process that has ended and was not waited for; its name may hold blanks.
+        # It has ended and was not waited for; its name may hold blanks.
         fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
         processor = sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
         log.seek(0)
-        if process.returncode:
+        if process.wait():
             raise MtdnnError(f"bench: {' '.join(command)}: {log.read()[-500:].strip()}")
-    return seconds, processor, used.ru_maxrss / 1000
+    return seconds, processor, memory
+
+
+def _peak_mb(process: int) -> float:
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return sum(int(line.split()[1]) / 1000 for line in lines if line.startswith("VmHWM"))
