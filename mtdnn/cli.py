@@ -580,9 +580,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = of_experiment("import", _import, "take in a run that was trained elsewhere")
     sub.add_argument("folder", type=Path, metavar="DIR")
     sub = command("bench", _bench, "time a part of the pipeline against its peers, in turns")
-    sub.add_argument(
-        "benchmark", choices=["train", "prepare", "decode", "plan", "paper", "startup", "journal"]
-    )
+    parts = ["train", "prepare", "decode", "plan", "grid", "paper", "startup", "journal"]
+    sub.add_argument("benchmark", choices=parts)
     sub.add_argument("--json", action="store_true", help="print one JSON object")
     sub.add_argument("--only", default="", metavar="PREFIX", help="cases whose names begin so")
     sub.add_argument("--rounds", type=_positive, default=9, metavar="N", help="turns (default 9)")

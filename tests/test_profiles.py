@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -12,33 +13,72 @@ import pytest
 import yaml
 from test_workflow import ROOT, Room, make_room
 
+from mtdnn.workflow import count_gpus
+
 PROFILES = sorted(path.name for path in (ROOT / "profiles").iterdir() if path.is_dir())
+RUN = "tiny/qa/w1.0/default/seed1"
 TOKENISED = "results/small/features/tiny/default/cola/features.json"
 
 
-def snakemake(room: Room, profile: str, *arguments: str) -> subprocess.CompletedProcess:
+def snakemake(
+    room: Room, profile: str | Path, *arguments: str, snakefile: Path = ROOT / "Snakefile"
+) -> subprocess.CompletedProcess:
     return room.call(
         *(sys.executable, "-m", "snakemake", *arguments, "--configfile", "small.yaml"),
-        *("--snakefile", str(ROOT / "Snakefile")),
+        *("--snakefile", str(snakefile)),
         *("--workflow-profile", str(ROOT / "profiles" / profile)),
     )
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-def test_a_profile_is_read_and_asks_for_what_jobs_need(profile, tmp_path):
-    room = Room(tmp_path)
-    (tmp_path / "encoder").mkdir()
-    answer = snakemake(room, profile, "--dry-run")
+# With their messages, jobs are shown without their threads and resources.
+SPEAKING = f"""
+include: "{ROOT}/Snakefile"
+for each in workflow.rules:
+    each.message = None
+"""
+
+
+def asked(room: Room, profile: str | Path) -> tuple[int, int]:
+    """GPUs and threads of a training."""
+    target = f"results/small/runs/{RUN}/model/run.json"
+    (room.folder / "encoder").mkdir(exist_ok=True)
+    (room.folder / "Speaking").write_text(SPEAKING)
+    speaking = room.folder / "Speaking"
+    answer = snakemake(room, profile, target, "--dry-run", "--cores", "64", snakefile=speaking)
     assert answer.returncode == 0, answer.stdout
-    assert "Training tiny/qa/w1.0/default/seed1" in answer.stdout
+    (job,) = re.findall(r"rule train:\n(?: .*\n)+", answer.stdout)
+    gpus, threads = re.search(r"gpu=(\d+)", job), re.search(r"threads: (\d+)", job)
+    return int(gpus[1]) if gpus else 0, int(threads[1]) if threads else 1
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_profile_is_read_and_a_run_gets_its_gpus(profile, tmp_path):
+    room = Room(tmp_path)
+    one, three = (1, 4), (3, 12)
+    if profile == "default":  # what this machine has
+        here = count_gpus()
+        one, three = [(min(n, here), 4 * n if here else 1) for n in (1, 3)]
+    assert asked(room, profile) == one
+    room.settings["training"] = {"gpus": 3}
+    assert asked(room, profile) == three
+
+
+@pytest.mark.parametrize("profile", [name for name in PROFILES if name != "default"])
+def test_a_site_without_gpus_uncomments_what_says_so(profile, tmp_path):
+    mine = shutil.copytree(ROOT / "profiles" / profile, tmp_path / "mine")
+    text = (mine / "config.yaml").read_text()
+    text, count = re.subn(r"(?m)^# (set-resources:|set-threads:|  train:|  evaluate:)", r"\1", text)
+    assert count == 4
+    (mine / "config.yaml").write_text(text)
+    assert asked(Room(tmp_path), mine) == (0, 1)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_entry_of_a_profile_is_explained(profile):
     text = (ROOT / "profiles" / profile / "config.yaml").read_text()
     blocks = [block.splitlines() for block in text.split("\n\n")]
-    entries = [lines for lines in blocks if any(re.match(r"\w", line) for line in lines)]
-    keys = [line for lines in entries for line in lines if re.match(r"\w", line)]
+    entries = [lines for lines in blocks if any(re.match(r"[\w?]", line) for line in lines)]
+    keys = [line for lines in entries for line in lines if re.match(r"[\w?]", line)]
     assert len(keys) == len(yaml.safe_load(text))
     assert all(lines[0].startswith("#") for lines in entries)
 

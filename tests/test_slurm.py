@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,12 +80,14 @@ class ClusterRoom(Room):
         with open(self.folder / "package/mtdnn/progress.py", "a", encoding="utf-8") as file:
             file.write(f"\n\nimport os\nimport signal\n\n\ndef _middle(done):{what}")
 
-    def start(self, *arguments: str, profile: str = "slurm") -> subprocess.Popen:
+    def start(
+        self, *arguments: str, profile: str = "slurm", cores: Sequence[str] = ONE_CORE
+    ) -> subprocess.Popen:
         (self.folder / "small.yaml").write_text(yaml.safe_dump(self.settings, sort_keys=False))
         command = [sys.executable, "-m", "snakemake", *arguments]
         command += ["--snakefile", str(ROOT / "Snakefile"), "--configfile", "small.yaml"]
         command += ["--workflow-profile", str(ROOT / "profiles" / profile)]
-        command += [*QUICK[profile], *ONE_CORE]
+        command += [*QUICK[profile], *cores]
         with open(self.folder / "output", "a") as output:
             process = subprocess.Popen(
                 command, cwd=self.folder, env=self.environment(), stdout=output, stderr=output
@@ -342,3 +345,13 @@ def test_a_node_that_fails(undisturbed, slurm, tmp_path):
     finish(process, room)
     assert "goes on after" in room.log
     assert room.weights() == undisturbed.weights()
+
+
+def test_a_run_of_two_gpus_asks_for_two(undisturbed, slurm, tmp_path):
+    room = untrained(undisturbed, tmp_path / "room")
+    room.settings["training"] |= {"gpus": 2, "epochs": 1}
+    finish(room.start(TRAINED, cores=()), room)
+    (job,) = slurm.of(room.folder, "train")
+    details = slurm.details(job["id"])
+    asked = [details[key] for key in ("TresPerJob", "NumCPUs", "NumNodes", "MinMemoryNode")]
+    assert asked == ["gres:gpu:2", "8", "1", "6000M"]

@@ -116,27 +116,22 @@ def compare(
 
 
 def compare_processes(
-    case: str,
-    peer: str,
-    ours: list[str],
-    theirs: list[str],
-    rounds: int,
-    folder: Path,
-    **facts: Any,
+    case: str, peer: str, ours: list[str], theirs: list[str], rounds: int, folder: Path
 ) -> dict[str, Any]:
-    """Time two commands in turns, each as a process from its start to its end.
+    """Time two commands in turns, each from the start of its process to its end."""
+    turns = [[process(side, folder) for side in (ours, theirs)] for _ in range(rounds)]
+    return of_processes(case, peer, turns)
+
+
+def of_processes(
+    case: str, peer: str, turns: Sequence[Sequence[tuple[float, float, float]]]
+) -> dict[str, Any]:
+    """What `compare` returns, with the memory of both sides.
 
     Args:
-        folder: where they run.
-
-    Returns:
-        As `compare`, with the processor's seconds of each and our peak memory in MB.
-
-    Raises:
-        MtdnnError: one of them fails.
+        turns: for each round what `process` says of ours, and of the peer.
     """
-    taken = np.array([[_process(side, folder) for side in (ours, theirs)] for _ in range(rounds)])
-    seconds, processor, memory = taken.transpose(2, 0, 1)
+    seconds, processor, memory = np.array(turns).transpose(2, 0, 1)
     ratios = seconds[:, 1] / seconds[:, 0]
     return {
         "case": case,
@@ -149,22 +144,37 @@ def compare_processes(
         "ratio_spread": np.quantile(ratios, [0.25, 0.75]).tolist(),
         "cpu_ratio": float(np.median(processor[:, 1] / processor[:, 0])),
         "memory_mb": float(memory[:, 0].max()),
-        "rounds": rounds,
+        "peer_memory_mb": float(memory[:, 1].max()),
+        "rounds": len(ratios),
     }
 
 
-def _process(command: list[str], folder: Path) -> tuple[float, float, float]:
-    """Seconds, processor seconds and megabytes of a process."""
-    began = time.perf_counter()
+def process(command: list[str], folder: Path) -> tuple[float, float, float]:
+    """Seconds, processor seconds and peak megabytes of a command itself, without what it starts.
+
+    Raises:
+        MtdnnError: it fails.
+    """
+    began, memory = time.perf_counter(), 0.0
     with (folder / "log").open("w+") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
-        _, status, used = os.wait4(process.pid, 0)
+        started = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+        # Its own peak is known while it lives; what the kernel tells later begins with ours.
+        while not os.waitid(os.P_PID, started.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
+            memory = max(memory, _peak_mb(started.pid))
+            time.sleep(0.005)
         seconds = time.perf_counter() - began
-        process.returncode = os.waitstatus_to_exitcode(status)
+        # It has ended and was not waited for; its name may hold blanks.
+        fields = Path(f"/proc/{started.pid}/stat").read_text().rpartition(")")[2].split()
+        processor = sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
         log.seek(0)
-        if status:
+        if started.wait():
             raise MtdnnError(f"bench: {' '.join(command)}: {log.read()[-500:].strip()}")
-    return seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1000
+    return seconds, processor, memory
+
+
+def _peak_mb(number: int) -> float:
+    lines = Path(f"/proc/{number}/status").read_text().splitlines()
+    return sum(int(line.split()[1]) / 1000 for line in lines if line.startswith("VmHWM"))
 
 
 def _line(case: dict[str, Any]) -> str:

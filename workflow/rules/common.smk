@@ -42,7 +42,6 @@ except MtdnnError as error:
 ROOT = experiment.layout.root
 EXPERIMENT = experiment.layout.experiment
 RUNS = {run.path: run for run in experiment.runs()}
-GPUS = steps.count_gpus()
 
 
 # What takes seconds, what fetches from outside and what writes to the tracker is done by the

@@ -13,9 +13,9 @@ rule evaluate:
         ROOT / "logs/evaluate/{run}.log",
     conda:
         "../../envs/environment.yaml"
-    threads: 4 if GPUS else 1
+    threads: 4
     resources:
-        gpu=1 if GPUS else 0,
+        gpu=1,
         mem_mb=lambda wildcards, input, attempt: attempt
         * (3000 + 4 * megabytes(with_weights(input.model))),
         runtime=lambda wildcards, input, attempt: attempt

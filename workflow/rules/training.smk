@@ -25,8 +25,8 @@ rule schedule:
         "python -m mtdnn schedule {params.folder}) > {log} 2>&1"
 
 
-# On CPUs two runs on one core each beat one run on two, so a run takes one core; with a GPU
-# it takes that, and a few cores feed it; a run of several GPUs takes all of that as many times.
+# A run takes as many GPUs as its settings say, and a few cores to feed each. What there is, is the
+# profile's affair: a limit of no GPU makes it a wish for none, and without GPUs a run gets one core.
 # A training that outlived a killed Snakemake is waited for, and its result taken. Weights,
 # gradients and the optimiser's state are four encoders, and as many again while they are written;
 # time is a guess that costs nothing where it is too short, since the next attempt has more and
@@ -55,9 +55,9 @@ rule train:
         ROOT / "logs/train/{run}.log",
     conda:
         "../../envs/environment.yaml"
-    threads: lambda wildcards: gpus_of(wildcards) * (4 if GPUS else 1)
+    threads: lambda wildcards: 4 * gpus_of(wildcards)
     resources:
-        gpu=lambda wildcards: gpus_of(wildcards) if GPUS else 0,
+        gpu=gpus_of,
         mem_mb=lambda wildcards, input, attempt: attempt
         * gpus_of(wildcards)
         * (3000 + 10 * megabytes(input.encoder)),
