@@ -34,7 +34,7 @@ demo: $(INSTALLED)
 	@echo 'Runs:    results/demo/runs/, and in MLflow: make ui'
 
 test: $(INSTALLED)
-	python -m pytest -n 2 --dist loadfile
+	python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 soak: $(INSTALLED)
 	python -m tests.soak --kills 20

@@ -62,7 +62,7 @@ class Server:
                 return
             time.sleep(0.5)
         self.kill()
-        pytest.skip(f"mlflow server did not start: {log.read_text()[-500:]}")
+        pytest.fail(f"mlflow server did not start: {log.read_text()[-500:]}")
 
     def kill(self) -> None:
         """End it with all its workers, at once."""

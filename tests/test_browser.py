@@ -1,16 +1,11 @@
 """Pages and MLflow's interface as a browser shows them. Skipped where there is no Chromium."""
 
-import os
 import re
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 
 import pytest
 from browser import open_page
 from factories import make_experiment, make_run
+from mlflow_server import Server
 from test_cases import HOSTILE, make
 
 from mtdnn import reporting, tracking
@@ -62,39 +57,11 @@ def interface(tmp_path_factory):
     tracking.create_store(made)
     for number, run in enumerate(made.runs()[:3]):
         tracking.log_run(made, make_run(made, run, em=70.5 + number))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
-            *("--workers", "1", "--backend-store-uri", made.store_uri),
-        ],
-        env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        address = f"http://127.0.0.1:{port}"
-        wait_for(address, server)
-        yield made, address
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait(30)
+    with Server(tmp_path_factory.mktemp("server"), made.store_uri) as server:
+        yield made, server.address
 
 
-def wait_for(address, server):
-    for _ in range(600):
-        assert server.poll() is None, "mlflow server ended"
-        try:
-            urllib.request.urlopen(f"{address}/health", timeout=5)
-            return
-        except OSError:
-            time.sleep(0.2)
-    pytest.fail("mlflow server does not answer")
-
-
+@pytest.mark.slow
 def test_mlflow_shows_runs_charts_and_comparison(interface):
     made, address = interface
     allowed = (address, "file:", "data:", "blob:", "https://api.github.com", "https://www.google")

@@ -130,13 +130,13 @@ def test_a_killed_process_goes_on_where_it_was(tmp_path, undisturbed):
     command += ["--checkpoint-minutes", "0"]
     draw = random.Random(5)
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+        newest = states(run_dir)[-1:]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        before = len(states(run_dir))
         deadline = time.monotonic() + 600
-        while len(states(run_dir)) <= min(before, 1) and process.poll() is None:
+        while states(run_dir)[-1:] == newest and process.poll() is None:  # it is not in training
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        time.sleep(draw.uniform(0, 0.3))
+        time.sleep(draw.uniform(0, 0.1))
         process.send_signal(number)
         process.wait(timeout=600)
     result = subprocess.run(command, capture_output=True, text=True)

@@ -42,7 +42,7 @@ SETTINGS = {
 STARTED: list[subprocess.Popen] = []
 # Of the 150 steps of a run.
 MIDDLE = 80
-PATIENCE_SECONDS = 240
+PATIENCE_SECONDS = 600
 QUICK = {
     "slurm": ["--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10"],
     "slurm-generic": ["--seconds-between-status-checks", "2", "--latency-wait", "10"],
@@ -230,8 +230,10 @@ def troubles(shared_gpus, undisturbed, slurm, tmp_path_factory) -> dict[str, Tro
         process = room.start(TRAINED, "--set-resources", *wanted, profile=profile)
         return Trouble(room, process)
 
+    late = begin("time", ONE_STOPS, runtime="attempt")
+    stopped(late.room, late.process)  # before the others are begun: it has a minute for that
     begun = {
-        "time": begin("time", ONE_STOPS, runtime="attempt"),
+        "time": late,
         "cancelled": begin("cancelled", ONE_STOPS),
         "generic": begin("generic", ONE_STOPS, profile="slurm-generic"),
         "requeued": begin("requeued", ONE_STOPS),
