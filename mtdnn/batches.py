@@ -22,7 +22,8 @@ ROOM = 128
 # What says where the tokens lie; computed on the host, where the lengths are known.
 _PLACES = (
     "bounds",
-    "sequence_of",
+    "padded_places",
+    "token_places",
     "first_tokens",
     "token_counts",
     "item_starts",
@@ -64,6 +65,8 @@ class PackedBatch:
 
     def to(self, device: torch.device) -> "PackedBatch":
         """The same batch on another device."""
+        if device == self.input_ids.device:
+            return self
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> "PackedBatch":
@@ -130,9 +133,19 @@ class PackedBatch:
         return self._place(np.cumsum((0, *self._rows), dtype=np.int32))
 
     @cached_property
-    def sequence_of(self) -> torch.Tensor:
-        """Number of the sequence of each token, shape (T,); the tail is the last."""
-        return self._place(np.repeat(np.arange(len(self._rows)), self._rows))
+    def padded_places(self) -> torch.Tensor:
+        """Which token `pad` puts at each of its places, row by row; the T-th where none."""
+        rows = np.array(self._rows)
+        places = np.arange(self.longest)
+        tokens = np.where(places < rows[:, None], (np.cumsum(rows) - rows)[:, None] + places, -1)
+        return self._place(np.where(tokens < 0, self.tokens, tokens).ravel())
+
+    @cached_property
+    def token_places(self) -> torch.Tensor:
+        """The place, counted row by row, at which `pad` puts each token, shape (T,)."""
+        rows = np.array(self._rows)
+        firsts = np.arange(len(rows)) * self.longest - (np.cumsum(rows) - rows)
+        return self._place(np.arange(self.tokens) + np.repeat(firsts, rows))
 
     @cached_property
     def first_tokens(self) -> torch.Tensor:
@@ -198,35 +211,21 @@ class PackedBatch:
         return changed
 
 
-def side_by_side(
-    values: torch.Tensor, first: torch.Tensor, mask: torch.Tensor, fill: float | int
-) -> torch.Tensor:
-    """Rows of values of different sizes, one below the other.
-
-    Args:
-        values: (V, …).
-        first: (R,) where each row begins among the values.
-        mask: (R, most) True where a row has a value.
-
-    Returns:
-        (R, most, …), with `fill` behind each row.
-    """
-    places = first[:, None] + torch.arange(mask.shape[1], device=mask.device)
-    chosen = values[places.clamp(max=len(values) - 1)]
-    return chosen.masked_fill(~mask.view(*mask.shape, *(1,) * (chosen.dim() - 2)), fill)
-
-
 class _Pad(torch.autograd.Function):
-    """Padding reads from where each value comes, forward and backward.
+    """Padding reads from where each value comes, forward and backward, a row of numbers at a time.
 
     To write values to where they go, a GPU that is to give the same bits each time sorts the
-    places first, and the host looks whether they are inside.
+    places first, and the host looks whether they are inside; indexing by several tensors, or
+    filling afterwards, takes a CPU several times as long.
     """
 
     @staticmethod
     def forward(ctx, values: torch.Tensor, batch: PackedBatch, fill: float | int) -> torch.Tensor:
         ctx.batch = batch
-        return side_by_side(values, batch.bounds[:-1], batch.mask, fill)
+        rows = values.reshape(batch.tokens, -1)
+        rows = torch.cat([rows, rows.new_full((1, rows.shape[1]), fill)])
+        padded = rows.index_select(0, batch.padded_places)
+        return padded.view(-1, batch.longest, *values.shape[1:])
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
@@ -239,7 +238,8 @@ class _Unpad(torch.autograd.Function):
     @staticmethod
     def forward(ctx, padded: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
         ctx.batch = batch
-        return padded[batch.sequence_of, batch.position_ids]
+        rows = padded.reshape(len(batch.padded_places), -1)
+        return rows.index_select(0, batch.token_places).view(-1, *padded.shape[2:])
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:

@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from mtdnn.attention import PACKABLE, PACKED
-from mtdnn.batches import PackedBatch, side_by_side
+from mtdnn.batches import PackedBatch
 from mtdnn.errors import MtdnnError
 from mtdnn.files import replacing, save_tensors
 from mtdnn.layers import Dropout, speed_up
@@ -85,8 +85,9 @@ class ChoiceHead(Head):
 
     def scores(self, logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
         """Logits (S, 1) as (items, most choices), -inf where an item has fewer choices."""
-        mask = torch.arange(batch.most, device=logits.device) < batch.item_sizes[:, None]
-        return side_by_side(logits[:, 0], batch.item_starts, mask, float("-inf"))
+        choices = torch.arange(batch.most, device=logits.device)
+        places = (batch.item_starts[:, None] + choices).clamp(max=len(logits) - 1)
+        return logits[places, 0].masked_fill(choices >= batch.item_sizes[:, None], float("-inf"))
 
     def loss(self, logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
         """Cross-entropy of the right choice; mean over items."""

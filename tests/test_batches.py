@@ -45,9 +45,10 @@ def test_a_packed_batch(sequences):
     assert batch.first_tokens.tolist() == starts.tolist()
     assert batch.position_ids[batch.first_tokens].eq(0).all()
     assert batch.position_ids.tolist() == [i for n in sequences.lengths for i in range(n)]
-    assert (
-        batch.sequence_of.tolist() == np.repeat(np.arange(len(starts)), sequences.lengths).tolist()
-    )
+    padded = batch.padded_places.view(len(starts), batch.longest).tolist()
+    for start, length, row in zip(starts, sequences.lengths, padded, strict=True):
+        assert row == [*range(start, start + length)] + [batch.tokens] * (len(row) - length)
+    assert batch.padded_places[batch.token_places].tolist() == list(range(batch.tokens))
 
 
 @given(some_sequences())
