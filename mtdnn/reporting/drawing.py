@@ -3,6 +3,7 @@
 matplotlib is used without pyplot: no global state, no display.
 """
 
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 
@@ -49,6 +50,22 @@ def save(experiment: Experiment, name: str, draw: Callable[[], Figure]) -> None:
         for suffix, metadata in _METADATA.items():
             with replacing(experiment.layout.figure(name, suffix)) as draft:
                 figure.savefig(draft, metadata=metadata)
+                if suffix == "svg":
+                    draft.write_text(number_clips(draft.read_text("utf-8")), "utf-8")
+
+
+def number_clips(svg: str) -> str:
+    """Name the clip paths of an SVG p1, p2, … in the order of their use.
+
+    matplotlib names them by a digest of places that are not rounded, whose last bits may differ
+    from one process to the next: names would change where nothing that is drawn does.
+    """
+    names: dict[str, str] = {}
+    return re.sub(
+        r'(?<=[#"])p[0-9a-f]{10}(?=[")])',
+        lambda found: names.setdefault(found[0], f"p{len(names) + 1}"),
+        svg,
+    )
 
 
 def corpus_colours(experiment: Experiment) -> dict[str, str]:
