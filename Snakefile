@@ -29,7 +29,7 @@ rule all:
         figures_of(FIGURES),
         rules.answers.output,
         rules.report.output,
-        products(experiment.runs(), "metrics.json", "mlflow.json"),
+        products(experiment.runs(), "metrics.json"),
         rules.agreement.output,
 
 

@@ -166,15 +166,6 @@ def _store(arguments: argparse.Namespace) -> None:
     tracking.create_store(load(arguments.experiment))
 
 
-def _log(arguments: argparse.Namespace) -> None:
-    from mtdnn import tracking
-    from mtdnn.config import load
-
-    experiment = load(arguments.experiment)
-    for run in arguments.runs:
-        tracking.log_run(experiment, run)
-
-
 def _sync(arguments: argparse.Namespace) -> None:
     if arguments.follow:
         os.nice(10)  # before MLflow is imported, which takes seconds
@@ -514,8 +505,6 @@ def _parser() -> argparse.ArgumentParser:
     sub = of_experiment("metrics", _metrics, "score a run's predictions on every slice")
     sub.add_argument("run", type=Path, metavar="RUN_DIR")
     of_experiment("store", _store, "create the MLflow store and experiment")
-    sub = of_experiment("log", _log, "log finished runs to MLflow")
-    sub.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR")
     sub = of_experiment("sync", _sync, "deliver to MLflow what it lacks of runs, also unfinished")
     sub.add_argument("runs", type=Path, nargs="*", metavar="RUN_DIR", help="all by default")
     sub.add_argument(

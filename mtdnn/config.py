@@ -164,7 +164,7 @@ class Experiment(Closed):
     tracking_live: bool = Field(
         True,
         description="deliver curves to MLflow while runs are being trained, by a process of "
-        "low priority; else when they are scored",
+        "low priority; else once all runs are scored",
     )
     lock: str | None = Field(
         None,

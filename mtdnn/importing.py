@@ -15,7 +15,7 @@ from mtdnn.files import digest, read_json, replacing, write_json, write_text
 from mtdnn.layout import RunId
 from mtdnn.provenance import code_digest
 from mtdnn.settings import RunSettings
-from mtdnn.workflow import IMPORTED, run_settings
+from mtdnn.workflow import IMPORTED, RunSteps
 
 MODEL = ("config.json", "model.safetensors", "heads.safetensors", "tokenizer.json", "run.json")
 TRAINED = ("schedule.parquet", "training.jsonl", *(f"model/{name}" for name in MODEL))
@@ -60,7 +60,8 @@ def import_run(experiment: Experiment, folder: Path) -> Path:
                 shutil.copyfile(folder / name, draft / name)
         write_text(draft / "config.yaml", dump_yaml(experiment.resolve(run)))
         steps = ["train", "evaluate"] if evaluated else ["train"]
-        marks = {step: run_settings(experiment, run, step) for step in steps}
+        digests = RunSteps(experiment)
+        marks = {step: digests.settings(run, step) for step in steps}
         write_json(draft / IMPORTED, marks)
         _date(draft)
     if (target / "metrics.json").exists():

@@ -43,6 +43,7 @@ from mtdnn.journal import mark_killed
 from mtdnn.layout import RunId
 from mtdnn.lease import Lease
 from mtdnn.mirror import PROMOTED, Point, Source, parameters, scores
+from mtdnn.progress import track
 from mtdnn.reporting import FIGURES
 from mtdnn.settings import RunSettings
 
@@ -289,7 +290,7 @@ def sync(experiment: Experiment, folders: Iterable[Path] | None = None) -> int:
         MtdnnError: a line for each run that is damaged; all others are delivered.
     """
     delivery = _Delivery(experiment, folders)
-    found = delivery.once()
+    found = delivery.once(shown=True)
     if delivery.damaged:
         raise MtdnnError("\n".join(delivery.damaged))
     return found
@@ -363,10 +364,15 @@ class _Delivery:
             self._seen.get(folder) == _state(folder) for folder in self._folders
         )
 
-    def once(self) -> int:
-        """One pass; returns how many runs there are. A run that is damaged stops no other."""
+    def once(self, shown: bool = False) -> int:
+        """One pass; returns how many runs there are. A run that is damaged stops no other.
+
+        Args:
+            shown: whether its progress is shown.
+        """
         found, refused, self.damaged = 0, [], []
-        for folder in self._folders:
+        folders = self._folders
+        for folder in track(folders, "logging", len(folders), "runs") if shown else folders:
             state = _state(folder)
             if not any(state):
                 continue

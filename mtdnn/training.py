@@ -57,13 +57,14 @@ def train(
     checkpoint_seconds: float = 600.0,
     wait: bool = False,
 ) -> None:
-    """Train a run from its features and schedule; writes `model/` and `training.jsonl`.
+    """Train a run from its features; writes `model/` and `training.jsonl`.
 
-    A training that was interrupted goes on from its last checkpoint, to the same result. A run
+    Its batches are those of `schedule.parquet`, which is drawn first where there is none. A
+    training that was interrupted goes on from its last checkpoint, to the same result. A run
     of several GPUs is trained by as many processes, which read its settings from `config.yaml`.
 
     Args:
-        run_dir: the run's folder, with `schedule.parquet`.
+        run_dir: the run's folder.
         run: its resolved settings.
         threads: CPU threads; all cores when absent.
         checkpoint_seconds: time between two checkpoints.
@@ -93,6 +94,8 @@ def train(
         _follow(run_dir, run, device, checkpoints)
         return
     with checkpoints.sole_writer(wait) as lease:
+        if not (run_dir / "schedule.parquet").exists():
+            schedule.write(run_dir, run)
         team = distributed.join(gpus, device)
         finished = lease.waited and _is_finished(run_dir, identity)
         if any(team.agreed(int(finished))):

@@ -10,6 +10,8 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -92,44 +94,73 @@ def features_settings(experiment: Experiment, variant: str) -> str:
     return digest({**experiment.features.model_dump(), **override})
 
 
-def run_settings(experiment: Experiment, run: RunId, step: str) -> str:
-    """Digest of the settings that matter to `step` of a run: `train`, `evaluate` or `metrics`.
+class RunSteps:
+    """What the steps of an experiment's runs ask for, also of thousands at once.
 
-    `train` (and the schedule) knows nothing of decoding, `evaluate` does, and `metrics` also
-    knows the slices and every word that is shown.
+    Runs that differ in nothing but their seed share all that is worked out.
     """
-    settings = experiment.resolve(run)
-    if step == "train":
-        return digest(settings.determining())
-    if step == "evaluate":
-        return digest([settings.determining(), settings.decoding.model_dump()])
-    slices = experiment.model_dump(mode="json", include={"slices", "tune_threshold_on"})
-    return digest([settings.model_dump(mode="json"), slices])
 
+    def __init__(self, experiment: Experiment):
+        self._experiment, self._layout = experiment, experiment.layout
+        self._known: dict[RunId, dict[str, Any]] = {}
 
-def imported_steps(experiment: Experiment, run: RunId) -> list[str]:
-    """The steps of a run that were done elsewhere and taken in by `mtdnn import`.
+    def settings(self, run: RunId, step: str) -> str:
+        """Digest of the settings that matter to `step` of a run: `train`, `evaluate`, `metrics`.
 
-    Snakemake has no record of them, so it cannot notice that their settings changed.
+        `train` (and the schedule) knows nothing of decoding, `evaluate` does, and `metrics` also
+        knows the slices and every word that is shown.
+        """
+        known = self._of(run)
+        determining = {**known["determining"], "seed": run.seed}
+        if step == "train":
+            return digest(determining)
+        if step == "evaluate":
+            return digest([determining, known["decoding"]])
+        return digest([{**known["everything"], "seed": run.seed}, self._slices])
 
-    Raises:
-        MtdnnError: the experiment's settings are no longer those under which they were done.
-    """
-    folder = experiment.layout.run(run)
-    if not (folder / IMPORTED).exists():
-        return []
-    recorded = {
-        step: settings
-        for step, settings in read_json(folder / IMPORTED).items()
-        if (folder / PRODUCT[step]).exists()
-    }
-    for step, settings in recorded.items():
-        if settings != run_settings(experiment, run, step):
-            raise MtdnnError(
-                f"{folder / PRODUCT[step]}: was imported, and the experiment's settings have "
-                f"changed since; change them back, or delete this file to {step} the run here"
-            )
-    return list(recorded)
+    def gpus(self, run: RunId) -> int:
+        """How many GPUs train a run together."""
+        return self._of(run)["gpus"]
+
+    def imported(self, run: RunId) -> list[str]:
+        """The steps of a run that were done elsewhere and taken in by `mtdnn import`.
+
+        Snakemake has no record of them, so it cannot notice that their settings changed.
+
+        Raises:
+            MtdnnError: the experiment's settings are no longer those under which they were done.
+        """
+        folder = self._layout.run(run)
+        if not os.path.exists(folder / IMPORTED):
+            return []
+        recorded = {
+            step: settings
+            for step, settings in read_json(folder / IMPORTED).items()
+            if (folder / PRODUCT[step]).exists()
+        }
+        for step, settings in recorded.items():
+            if settings != self.settings(run, step):
+                raise MtdnnError(
+                    f"{folder / PRODUCT[step]}: was imported, and the experiment's settings have "
+                    f"changed since; change them back, or delete this file to {step} the run here"
+                )
+        return list(recorded)
+
+    @cached_property
+    def _slices(self) -> dict[str, Any]:
+        return self._experiment.model_dump(mode="json", include={"slices", "tune_threshold_on"})
+
+    def _of(self, run: RunId) -> dict[str, Any]:
+        like = replace(run, seed=0)
+        if like not in self._known:
+            settings = self._experiment.resolve(run)
+            self._known[like] = {
+                "determining": settings.determining(),
+                "decoding": settings.decoding.model_dump(),
+                "everything": settings.model_dump(mode="json"),
+                "gpus": settings.training.gpus,
+            }
+        return self._known[like]
 
 
 def report_command(experiment: Path, snakefile: str, reported: Iterable[Path], root: Path) -> str:

@@ -21,7 +21,7 @@ STEPS = [
     "evaluate",
     "metrics",
     "store",
-    "log",
+    "sync",
     "table",
     "figure",
     "score",

@@ -13,7 +13,7 @@ from mtdnn.config import Experiment, dump_yaml, load, load_run, parse
 from mtdnn.errors import MtdnnError
 from mtdnn.files import digest
 from mtdnn.layout import RunId
-from mtdnn.workflow import corpus_settings, load_experiment, run_settings
+from mtdnn.workflow import RunSteps, corpus_settings, load_experiment
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ("demo", "reduced", "paper")
@@ -300,7 +300,18 @@ def test_the_schema_is_that_of_the_code():
 def digests(settings: dict) -> dict[str, str]:
     experiment = parse(settings, where="small.yaml")
     run = RunId("tiny", "qa_sc", 0.8, "default", 1)
-    return {step: run_settings(experiment, run, step) for step in ("train", "evaluate", "metrics")}
+    known = RunSteps(experiment)
+    return {step: known.settings(run, step) for step in ("train", "evaluate", "metrics")}
+
+
+def test_runs_that_differ_in_their_seed_alone_share_no_digest():
+    experiment = parse({**SMALL, "seeds": [1, 2]}, where="small.yaml")
+    known, steps = RunSteps(experiment), ("train", "evaluate", "metrics")
+    runs = experiment.runs()
+    together = [known.settings(run, step) for run in runs for step in steps]
+    assert len(set(together)) == len(together)
+    alone = [RunSteps(experiment).settings(run, step) for run in runs for step in steps]
+    assert together == alone
 
 
 @pytest.mark.parametrize(

@@ -272,7 +272,7 @@ def test_a_killed_process_ends_all(tmp_path, which):
 @pytest.mark.slow
 def test_what_all_processes_lack_is_said_once(tmp_path):
     run_dir, _ = make(tmp_path, gpus=2)
-    (run_dir / "schedule.parquet").unlink()
+    (run_dir / "schedule.parquet").write_text("this is no Parquet file")
     status, _, errors = Launched(run_dir).end()
     assert status == 2
     (line,) = complaints(errors)

@@ -289,7 +289,7 @@ def test_many_processes_on_a_fresh_store(tmp_path):
     write_text(path, dump_yaml(experiment))
     commands = [["store", str(path)]] * 6
     # Two of them log the same run, and two more every run.
-    commands += [["log", str(path), str(folders[number % 3])] for number in range(4)]
+    commands += [["sync", str(path), str(folders[number % 3])] for number in range(4)]
     commands += [["sync", str(path)]] * 2
     # From a process that has imported everything, which takes seconds, they begin together.
     context = multiprocessing.get_context("forkserver")

@@ -278,7 +278,6 @@ def test_a_loss_that_is_not_finite_ends_training_in_one_line(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
-        ("runs/tiny/squad_swag_cola_mnli/w0.5/default/seed1/schedule.parquet", "schedule.parquet"),
         ("features/tiny/default/cola/train.arrow", "train.arrow: not a readable feature file"),
         ("encoders/tiny/config.json", "no usable config.json"),
         ("encoders/tiny/manifest.json", "manifest.json: no such file"),
@@ -290,6 +289,14 @@ def test_missing_inputs_are_named_in_one_line(tmp_path, missing, message):
     with pytest.raises(MtdnnError, match=message) as error:
         train(run_dir, run, threads=1)
     assert "\n" not in str(error.value)
+
+
+def test_a_schedule_that_is_not_there_is_drawn(tmp_path):
+    run_dir, run = tiny_run(tmp_path)
+    drawn = (run_dir / "schedule.parquet").read_bytes()
+    (run_dir / "schedule.parquet").unlink()
+    train(run_dir, run, threads=1)
+    assert (run_dir / "schedule.parquet").read_bytes() == drawn
 
 
 def test_a_schedule_of_other_features_is_refused(tmp_path):

@@ -16,13 +16,13 @@ from mtdnn.errors import MtdnnError
 
 RUNS = 10_000
 ROOT = Path(__file__).parents[2]
-STEPS = ("schedule", "train", "evaluate", "metrics", "log")
-# The first, the fourth and the fifth are done where Snakemake runs, as ours are.
+STEPS = ("train", "evaluate", "metrics")
+# The last is done where Snakemake runs, as ours is.
 BARE = f"""
 STEPS = {STEPS!r}
 rule all:
     input: [f"{{run}}/{{STEPS[-1]}}" for run in range(int(config["runs"]))]
-localrules: schedule, metrics, log
+localrules: metrics
 for before, step in zip(["", *STEPS], STEPS):
     rule:
         name: step

@@ -35,13 +35,14 @@ os.environ.update(
 
 try:
     experiment = steps.load_experiment(config, workflow.configfiles)
-    IMPORTED = {run: steps.imported_steps(experiment, run) for run in experiment.runs()}
+    RUNS = {run.path: run for run in experiment.runs()}
+    RUN_STEPS = steps.RunSteps(experiment)
+    IMPORTED = {run: RUN_STEPS.imported(run) for run in RUNS.values()}
 except MtdnnError as error:
     sys.exit("\n".join(f"mtdnn: error: {line}" for line in lines(error)))
 
 ROOT = experiment.layout.root
 EXPERIMENT = experiment.layout.experiment
-RUNS = {run.path: run for run in experiment.runs()}
 
 
 # What takes seconds, what fetches from outside and what writes to the tracker is done by the
@@ -50,7 +51,6 @@ RUNS = {run.path: run for run in experiment.runs()}
 localrules:
     encoder,
     corpus,
-    schedule,
     metrics,
     store,
     log,
@@ -81,11 +81,6 @@ def run_of(wildcards):
     return RUNS[wildcards.run]
 
 
-def folder(wildcards):
-    """The folder of the run that a rule works on."""
-    return experiment.layout.run(run_of(wildcards))
-
-
 def unless_imported(step, files):
     """Input function: `files(run)`, or nothing for a run whose `step` was done elsewhere."""
 
@@ -98,7 +93,7 @@ def unless_imported(step, files):
 
 def settings_of(step):
     """Parameter function: digest of the settings that matter to a step of a run."""
-    return lambda wildcards: steps.run_settings(experiment, run_of(wildcards), step)
+    return lambda wildcards: RUN_STEPS.settings(run_of(wildcards), step)
 
 
 def megabytes(files):
@@ -116,13 +111,12 @@ def with_weights(description):
 
 def gpus_of(wildcards):
     """How many GPUs train a run together."""
-    return experiment.resolve(run_of(wildcards)).training.gpus
+    return RUN_STEPS.gpus(run_of(wildcards))
 
 
 def products(runs, *names):
     """Files of these runs."""
-    folders = (experiment.layout.run(run) for run in runs)
-    return [f"{folder}/{name}" for folder in folders for name in names]
+    return [f"{ROOT}/runs/{run.path}/{name}" for run in runs for name in names]
 
 
 def encoder_of(run):

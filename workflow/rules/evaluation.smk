@@ -22,7 +22,7 @@ rule evaluate:
         * (30 + megabytes(with_weights(input.model)) // 4),
     params:
         experiment=EXPERIMENT,
-        folder=folder,
+        folder=str(ROOT / "runs/{run}"),
         settings=settings_of("evaluate"),
         code=code_digest("evaluation"),
     message:
@@ -37,9 +37,7 @@ rule metrics:
         model=ROOT / "runs/{run}/model/run.json",
         predictions=ROOT / "runs/{run}/predictions.parquet",
         auxiliary=ROOT / "runs/{run}/auxiliary.parquet",
-        corpora=lambda wildcards: corpora_of(
-            run_of(wildcards), "manifest.json", "dev.parquet"
-        ),
+        corpora=lambda wildcards: corpora_of(run_of(wildcards), "dev.parquet"),
     output:
         ROOT / "runs/{run}/metrics.json",
     log:
@@ -48,7 +46,7 @@ rule metrics:
         "../../envs/environment.yaml"
     params:
         experiment=EXPERIMENT,
-        folder=folder,
+        folder=str(ROOT / "runs/{run}"),
         settings=settings_of("metrics"),
         code=code_digest("metrics"),
     message:

@@ -58,7 +58,6 @@ rule statistics:
 
 rule table:
     input:
-        metrics=lambda wildcards: products(runs_of(wildcards.table), "metrics.json"),
         statistics=ROOT / "statistics/{table}.json",
         published=experiment.published or [],
     output:
@@ -109,7 +108,7 @@ rule figure:
 rule answers:
     input:
         ROOT / "statistics.json",
-        products(experiment.runs(), "metrics.json", "predictions.parquet"),
+        products(experiment.runs(), "predictions.parquet"),
     output:
         multiext(str(ROOT / "cases"), ".json", ".md"),
         expand(ROOT / "tables/interference.{end}", end=["md", "csv", "tex"]),
@@ -141,7 +140,7 @@ rule pages:
     input:
         ROOT / "cases.json",
         ROOT / "statistics.json",
-        products(experiment.runs(), "metrics.json", "mlflow.json"),
+        ROOT / "logged",
         published=experiment.published or [],
     output:
         [reported_page(name) for name in [*experiment.tables, *PAGES]],

@@ -1,28 +1,7 @@
-# The schedule of each run, and its training.
+# The training of each run, which first draws its schedule.
 #
 # A run's config.yaml is written by each step and is an input of none: it holds every setting,
 # while a step is done again only for those that matter to it.
-
-
-rule schedule:
-    input:
-        features=unless_imported("train", lambda run: features_of(run, "train.arrow")),
-    output:
-        ROOT / "runs/{run}/schedule.parquet",
-    log:
-        ROOT / "logs/schedule/{run}.log",
-    conda:
-        "../../envs/environment.yaml"
-    params:
-        experiment=EXPERIMENT,
-        folder=folder,
-        settings=settings_of("train"),
-        code=code_digest("schedule"),
-    message:
-        "Drawing the batches of {wildcards.run}"
-    shell:
-        "(python -m mtdnn resolve {params.experiment} {wildcards.run} && "
-        "python -m mtdnn schedule {params.folder}) > {log} 2>&1"
 
 
 # A run takes as many GPUs as its settings say, and a few cores to feed each. What there is, is the
@@ -36,7 +15,6 @@ rule schedule:
 # shell at once, Snakemake after it, and with them the job, before the checkpoint is written.
 rule train:
     input:
-        schedule=ROOT / "runs/{run}/schedule.parquet",
         features=unless_imported("train", lambda run: features_of(run, "train.arrow")),
         encoder=unless_imported("train", encoder_of),
     output:
@@ -50,6 +28,7 @@ rule train:
                 "run.json",
             ],
         ),
+        ROOT / "runs/{run}/schedule.parquet",
         ROOT / "runs/{run}/training.jsonl",
     log:
         ROOT / "logs/train/{run}.log",
@@ -65,7 +44,7 @@ rule train:
         * (60 + megabytes(input.encoder)),
     params:
         experiment=EXPERIMENT,
-        folder=folder,
+        folder=str(ROOT / "runs/{run}"),
         settings=settings_of("train"),
         code=code_digest("training"),
     message:
