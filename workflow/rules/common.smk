@@ -81,6 +81,11 @@ def run_of(wildcards):
     return RUNS[wildcards.run]
 
 
+def folder(wildcards):
+    """The folder of the run that a rule works on."""
+    return f"{ROOT}/runs/{wildcards.run}"
+
+
 def unless_imported(step, files):
     """Input function: `files(run)`, or nothing for a run whose `step` was done elsewhere."""
 

@@ -22,7 +22,7 @@ rule evaluate:
         * (30 + megabytes(with_weights(input.model)) // 4),
     params:
         experiment=EXPERIMENT,
-        folder=str(ROOT / "runs/{run}"),
+        folder=folder,
         settings=settings_of("evaluate"),
         code=code_digest("evaluation"),
     message:
@@ -46,7 +46,7 @@ rule metrics:
         "../../envs/environment.yaml"
     params:
         experiment=EXPERIMENT,
-        folder=str(ROOT / "runs/{run}"),
+        folder=folder,
         settings=settings_of("metrics"),
         code=code_digest("metrics"),
     message:

@@ -44,7 +44,7 @@ rule train:
         * (60 + megabytes(input.encoder)),
     params:
         experiment=EXPERIMENT,
-        folder=str(ROOT / "runs/{run}"),
+        folder=folder,
         settings=settings_of("train"),
         code=code_digest("training"),
     message:
