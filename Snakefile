@@ -42,7 +42,7 @@ for name in experiment.tables:
         input:
             tables_of([name]),
             comparisons_of([name]),
-            products(runs_of(name), "metrics.json"),
+            scores_of(runs_of(name)),
 
 
 for name in [*experiment.figures, *FIGURES]:
@@ -52,14 +52,14 @@ for name in [*experiment.figures, *FIGURES]:
             name
         input:
             figures_of([name]),
-            products(runs_drawn(name), "metrics.json"),
+            scores_of(runs_drawn(name)),
 
 
 # All that comes from outside. On a login node, before jobs run where there is no network.
 rule fetched:
     input:
-        [file for run in RUNS.values() for file in encoder_of(run)],
-        [file for run in RUNS.values() for file in corpora_of(run, "manifest.json")],
+        [file for run in RUNS.values() for file in training_inputs(run)["encoder"]],
+        [file for run in RUNS.values() for file in dev_sets_of(run)],
     localrule: True
 
 

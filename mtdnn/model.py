@@ -404,6 +404,10 @@ def _config(folder: Path) -> Any:
 def _weights(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
+    except FileNotFoundError:
+        raise MtdnnError(
+            f"{path}: no such file; put it back, or delete run.json beside it and train again"
+        ) from None
     except (OSError, SafetensorError) as error:
         raise MtdnnError(f"{path}: not readable as safetensors: {error}") from None
 

@@ -87,11 +87,11 @@ def folder(wildcards):
 
 
 def unless_imported(step, files):
-    """Input function: `files(run)`, or nothing for a run whose `step` was done elsewhere."""
+    """Input function: `files(run)` by name, or none for a run whose `step` was done elsewhere."""
 
     def inputs(wildcards):
         run = run_of(wildcards)
-        return [] if step in IMPORTED[run] else files(run)
+        return {} if step in IMPORTED[run] else files(run)
 
     return inputs
 
@@ -110,8 +110,9 @@ def megabytes(files):
 
 
 def with_weights(description):
-    """A model's run.json and the weights beside it."""
-    return [description, Path(description).with_name("model.safetensors")]
+    """A model's run.json and the weights beside it, unless they were deleted to save space."""
+    weights = Path(description).with_name("model.safetensors")
+    return [description, weights] if weights.exists() else [description]
 
 
 def gpus_of(wildcards):
@@ -124,28 +125,38 @@ def products(runs, *names):
     return [f"{ROOT}/runs/{run.path}/{name}" for run in runs for name in names]
 
 
-def encoder_of(run):
-    """Files of a run's encoder."""
-    folder = experiment.layout.encoder(run.encoder)
-    return [folder / "model.safetensors", folder / "tokenizer.json"]
+def scores_of(runs):
+    """Input function: these runs' scores, which are listed only where they are asked for."""
+    return lambda wildcards: products(runs, "metrics.json")
 
 
-def features_of(run, *names):
-    """Files of the features of each corpus that a run is trained on."""
+def training_inputs(run):
+    """What a run is trained on and from, by name."""
+    return {
+        "features": features_of(run, "train.arrow"),
+        "encoder": [experiment.layout.encoder(run.encoder) / "model.safetensors"],
+    }
+
+
+def evaluation_inputs(run):
+    """What a run is evaluated on, by name."""
+    return {"features": features_of(run, "dev.arrow"), "corpora": dev_sets_of(run)}
+
+
+def features_of(run, name):
+    """A file of the features of each corpus that a run is trained on."""
     variant = experiment.features_variant(run.variant)
     return [
         experiment.layout.features(run.encoder, variant, corpus) / name
         for corpus in experiment.mixtures[run.mixture].corpora
-        for name in names
     ]
 
 
-def corpora_of(run, *names):
-    """Files of each corpus that a run is trained on."""
+def dev_sets_of(run):
+    """The dev set of each corpus that a run is trained on."""
     return [
-        experiment.layout.corpus(corpus) / name
+        experiment.layout.corpus(corpus) / "dev.parquet"
         for corpus in experiment.mixtures[run.mixture].corpora
-        for name in names
     ]
 
 

@@ -3,9 +3,8 @@
 
 rule evaluate:
     input:
+        unpack(unless_imported("evaluate", evaluation_inputs)),
         model=ROOT / "runs/{run}/model/run.json",
-        features=unless_imported("evaluate", lambda run: features_of(run, "dev.arrow")),
-        corpora=unless_imported("evaluate", lambda run: corpora_of(run, "dev.parquet")),
     output:
         ROOT / "runs/{run}/predictions.parquet",
         ROOT / "runs/{run}/auxiliary.parquet",
@@ -37,7 +36,7 @@ rule metrics:
         model=ROOT / "runs/{run}/model/run.json",
         predictions=ROOT / "runs/{run}/predictions.parquet",
         auxiliary=ROOT / "runs/{run}/auxiliary.parquet",
-        corpora=lambda wildcards: corpora_of(run_of(wildcards), "dev.parquet"),
+        corpora=lambda wildcards: dev_sets_of(run_of(wildcards)),
     output:
         ROOT / "runs/{run}/metrics.json",
     log:

@@ -11,23 +11,16 @@
 # time is a guess that costs nothing where it is too short, since the next attempt has more and
 # goes on from the last checkpoint.
 #
+# Its product is run.json, which stands in the model's folder and is written with it: who deletes the
+# weights of runs that are scored, to save space, does not have them trained again.
+#
 # The training takes the place of its shell: a signal for all processes of a job would end the
 # shell at once, Snakemake after it, and with them the job, before the checkpoint is written.
 rule train:
     input:
-        features=unless_imported("train", lambda run: features_of(run, "train.arrow")),
-        encoder=unless_imported("train", encoder_of),
+        unpack(unless_imported("train", training_inputs)),
     output:
-        expand(
-            ROOT / "runs/{{run}}/model/{file}",
-            file=[
-                "config.json",
-                "model.safetensors",
-                "heads.safetensors",
-                "tokenizer.json",
-                "run.json",
-            ],
-        ),
+        ROOT / "runs/{run}/model/run.json",
         ROOT / "runs/{run}/schedule.parquet",
         ROOT / "runs/{run}/training.jsonl",
     log:
@@ -39,9 +32,9 @@ rule train:
         gpu=gpus_of,
         mem_mb=lambda wildcards, input, attempt: attempt
         * gpus_of(wildcards)
-        * (3000 + 10 * megabytes(input.encoder)),
+        * (3000 + 10 * megabytes(input.get("encoder", []))),
         runtime=lambda wildcards, input, attempt: attempt
-        * (60 + megabytes(input.encoder)),
+        * (60 + megabytes(input.get("encoder", []))),
     params:
         experiment=EXPERIMENT,
         folder=folder,
