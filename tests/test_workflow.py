@@ -239,6 +239,14 @@ def test_what_is_decoded_or_shown_trains_nothing(room):
     room.settings["figures"]["figure4"]["title"] = "Another title"
     assert {line.split()[0] for line in room.planned()} == {"Writing", "Drawing"}
 
+    # Who needs the space deletes weights.
+    room.settings = copy.deepcopy(EXPERIMENT)
+    for run in RUNS.values():
+        (room.results / "runs" / run / "model" / "model.safetensors").unlink()
+    assert room.planned() == set()
+    room.settings["decoding"] = {"n_best": 5}
+    assert trained(room.planned()) == set()
+
 
 @pytest.mark.slow
 def test_edited_code_does_again_only_what_it_runs(room):
