@@ -21,6 +21,7 @@ PACKAGES = "slurm-wlm slurmctld slurmd slurm-client munge"
 # Where every client looks. The executor's job step drops SLURM_CONF from its environment.
 CONFIGURATION = Path("/etc/slurm")
 FILES = ("slurm.conf", "gres.conf")
+OWNER = "owner.pid"  # in the folder of a cluster: the process that started it
 PATIENCE_SECONDS = 30
 LIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED")
 
@@ -34,9 +35,7 @@ def missing() -> str:
         return "only root may start SLURM's daemons"
     for name in FILES:
         place = CONFIGURATION / name
-        if place.is_symlink() and not place.exists():
-            continue  # left by a test that was killed
-        if place.exists() or place.is_symlink():
+        if (place.exists() or place.is_symlink()) and not _is_left_over(place):
             return f"{place}: a SLURM is configured here"
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -64,6 +63,9 @@ class Slurm:
         reason = missing()
         if reason:
             raise RuntimeError(reason)
+        for name in FILES:
+            if (CONFIGURATION / name).is_symlink():
+                self._end_left_over((CONFIGURATION / name).readlink().parent)
         self._configure()
         try:
             self._start()
@@ -119,6 +121,7 @@ class Slurm:
     def _configure(self) -> None:
         for name in ("state", "spool", "log"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
+        (self.folder / OWNER).write_text(str(os.getpid()))
         devices = self.folder / "devices"
         devices.mkdir(exist_ok=True)
         for number in range(self.gpus):
@@ -204,6 +207,15 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE OverTimeLimit=0 State=
             if place.is_symlink() and place.readlink() == self.folder / name:
                 place.unlink()
 
+    @staticmethod
+    def _end_left_over(folder: Path) -> None:
+        """End the cluster of a test that was killed."""
+        with suppress(OSError):
+            left = Slurm(folder)
+            left.name = f"test{(folder / OWNER).read_text()}"
+            left._stop()
+            left._end_orphans()
+
     def _end_orphans(self) -> None:
         """End what is left of jobs: a node that was set down does not always do so."""
         mark = f"SLURM_CLUSTER_NAME={self.name}\0".encode()
@@ -211,6 +223,17 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE OverTimeLimit=0 State=
             with suppress(OSError):
                 if mark in (process / "environ").read_bytes():
                     os.kill(int(process.name), signal.SIGKILL)
+
+
+def _is_left_over(place: Path) -> bool:
+    """Whether a file of the configuration is that of a test which was killed."""
+    if not place.is_symlink() or not place.exists():
+        return place.is_symlink()
+    try:
+        owner = int((place.readlink().parent / OWNER).read_text())
+    except OSError:
+        return False  # of nobody's test: leave it alone
+    return not Path(f"/proc/{owner}").exists()
 
 
 def _program(name: str) -> str | None:

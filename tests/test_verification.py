@@ -37,6 +37,7 @@ def finished(tmp_path_factory) -> Path:
     evaluation.evaluate(run_dir, run, threads=1)
     metrics.write(run_dir, experiment)
     reporting.write_table(experiment, "t")
+    reporting.write_interference(experiment)
     tracking.create_store(experiment)
     tracking.log_run(experiment, run_dir)
     (experiment.layout.root / "experiment.yaml").write_text(dump_yaml(experiment))
@@ -66,7 +67,7 @@ def test_nothing_is_said_of_what_is_whole(finished, capsys):
         "features": "2 of 2",
         "models": "1 of 1",
         "scores": "1 of 1",
-        "tables": "1 of 1",
+        "tables": "2 of 2",
         "runs in MLflow": "1 of 1",
         "predictions": "1 of 1",
     }
@@ -144,6 +145,8 @@ def another_fingerprint(root: Path) -> None:
         (better_scores, "metrics.json: em: is 99.5, but the predictions give"),
         (better_scores, "em: 99.5 in metrics.json"),  # and MLflow does not agree
         (better_table, r"t.md: line \d+: is not what metrics.json gives"),
+        (lambda root: (root / "tables/interference.md").write_text(""), "interference.md: line 1"),
+        (lambda root: (root / "tables/t9.md").touch(), "t9.md: is no table of the experiment"),
         (lambda root: (root / RUN / "metrics.json").write_text("{"), "not readable as JSON"),
         (lambda root: (root / "corpora/cola/manifest.json").write_text("[]"), "not readable"),
     ],

@@ -110,9 +110,14 @@ def megabytes(files):
 
 
 def with_weights(description):
-    """A model's run.json and the weights beside it, unless they were deleted to save space."""
+    """A model's run.json and the weights beside it, which are asked for before anything starts."""
     weights = Path(description).with_name("model.safetensors")
-    return [description, weights] if weights.exists() else [description]
+    if os.path.exists(description) and not weights.exists():
+        raise MtdnnError(
+            f"{weights}: was deleted, and the run is to be evaluated again; "
+            f"put it back, or delete {description} to train the run again"
+        )
+    return [description, weights]
 
 
 def gpus_of(wildcards):
