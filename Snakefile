@@ -1,8 +1,8 @@
 # From one YAML file to every table: `snakemake [TARGET …] --configfile config/demo.yaml`.
 #
 # Targets are `all` (the default), each table and figure of the config by its name (table1,
-# figure3, …), the figures that every experiment has (loss, draws, interference, groups,
-# precision_recall, thresholds), `cases`, `report`, `fetched`, and any file of results/.
+# figure3, …), the figures that every experiment has (loss, draws, effects, interference,
+# groups, precision_recall, thresholds), `cases`, `report`, `fetched`, and any file of results/.
 
 # Snakemake merges a configfile with what the command line names: load the demo only when
 # nothing else is asked for, so that its mixtures never leak into another experiment.

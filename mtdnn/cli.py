@@ -140,10 +140,11 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from mtdnn import evaluation
+    from mtdnn import evaluation, model
     from mtdnn.config import load_run
 
     run = load_run(arguments.run / "config.yaml")
+    model.check_weights(arguments.run / "model")  # before what they once predicted is removed
     _run_step(
         "evaluate",
         arguments.run,
@@ -173,13 +174,17 @@ def _sync(arguments: argparse.Namespace) -> None:
     from mtdnn.config import load
 
     experiment = load(arguments.experiment)
+    for run in arguments.runs:
+        if not (run / "config.yaml").exists():
+            raise MtdnnError(f"{run}: is no folder of a run; it has no config.yaml")
     if arguments.reap:
         for line in tracking.reap(experiment):
             print(line)
     if arguments.follow:
         tracking.follow(experiment, arguments.runs, arguments.parent, arguments.every)
     else:
-        print(f"MLflow is up to date with {tracking.sync(experiment, arguments.runs)} runs")
+        found = tracking.sync(experiment, arguments.runs)
+        print(f"MLflow is up to date with {found} run{'s' if found != 1 else ''}")
 
 
 def _agreement(arguments: argparse.Namespace) -> None:
@@ -269,20 +274,24 @@ def _score(arguments: argparse.Namespace) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     from mtdnn import evaluation, schedule, training
-    from mtdnn.config import dump_yaml, load
+    from mtdnn.config import dump_yaml, load, load_run
 
     experiment = load(arguments.experiment)
     runs = {run.path: run for run in experiment.runs()}
     chosen = [_pick("run", path, runs) for path in arguments.runs or runs]
     for run in chosen:
         folder, settings = experiment.layout.run(run), experiment.resolve(run)
-        if (folder / "predictions.parquet").exists():
+        is_trained = training.is_finished(folder, settings)
+        is_predicted = is_trained and (folder / "predictions.parquet").exists()
+        if is_predicted and load_run(folder / "config.yaml").decoding == settings.decoding:
             print(f"{run.path}: is there already", file=sys.stderr)
             continue
         print(f"{run.path}: {chosen.index(run) + 1} of {len(chosen)}", file=sys.stderr)
         write_text(folder / "config.yaml", dump_yaml(settings))
-        schedule.write(folder, settings)
-        training.train(folder, settings, arguments.threads)
+        if not is_trained:
+            (folder / "predictions.parquet").unlink(missing_ok=True)
+            schedule.write(folder, settings)
+            training.train(folder, settings, arguments.threads)
         evaluation.evaluate(folder, settings, arguments.threads)
 
 

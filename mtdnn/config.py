@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -220,6 +220,7 @@ class Experiment(Closed):
             raise ValueError(f"{place}: has more than {MOST_ROWS} combinations")
         rows = []
         for encoder, mixture in itertools.product(grid.encoders, grid.mixtures):
+            _known(f"{place}.encoders", encoder, self.encoders)
             _known(f"{place}.mixtures", mixture, self.mixtures)
             alone = len(self.mixtures[mixture].corpora) == 1
             if not alone and not grid.qa_weights:
@@ -235,66 +236,85 @@ class Experiment(Closed):
 
     @model_validator(mode="after")
     def _names_resolve(self) -> "Experiment":
+        wrong = [*self._wrong_mixtures(), *self._wrong_slices(), *self._wrong_tables()]
+        wrong += self._wrong_rest()
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
+
+    def _wrong_mixtures(self) -> Iterator[str]:
         for name, mixture in self.mixtures.items():
-            for corpus in mixture.corpora:
-                _known(f"mixtures.{name}.corpora", corpus, self.corpora)
+            unknown = list(_unknown(f"mixtures.{name}.corpora", mixture.corpora, self.corpora))
+            yield from unknown
+            if unknown:
+                continue
             families = [self.corpora[corpus].family for corpus in mixture.corpora]
             if families.count("question_answering") != 1:
-                raise ValueError(
+                yield (
                     f"mixtures.{name}: needs exactly one question_answering corpus, "
                     f"has {families.count('question_answering')}"
                 )
             if len(set(mixture.corpora)) != len(mixture.corpora):
-                raise ValueError(f"mixtures.{name}: each corpus may stand only once")
+                yield f"mixtures.{name}: each corpus may stand only once"
+
+    def _wrong_slices(self) -> Iterator[str]:
         for name, entry in self.slices.items():
             if entry.tune_threshold_on:
                 place = f"slices.{name}.tune_threshold_on"
-                _known(place, entry.tune_threshold_on, self.slices)
+                yield from _unknown(place, [entry.tune_threshold_on], self.slices)
                 if entry.tune_threshold_on == name:
-                    raise ValueError(f"{place}: a slice cannot be tuned on itself; name another")
+                    yield f"{place}: a slice cannot be tuned on itself; name another"
+
+    def _wrong_tables(self) -> Iterator[str]:
         for name, table in self.tables.items():
             if table.slice:
-                _known(f"tables.{name}.slice", table.slice, self.slices)
+                yield from _unknown(f"tables.{name}.slice", [table.slice], self.slices)
             for index, row in enumerate(table.rows):
-                place = f"tables.{name}.rows.{index}"
-                _known(f"{place}.encoder", row.encoder, self.encoders)
-                _known(f"{place}.mixture", row.mixture, self.mixtures)
-                if row.variant != "default":
-                    _known(f"{place}.variant", row.variant, self.variants)
-                alone = len(self.mixtures[row.mixture].corpora) == 1
-                if alone and row.qa_weight != 1:
-                    raise ValueError(
-                        f"{place}.qa_weight: {row.mixture} has no auxiliary corpus, "
-                        f"so its QA weight is 1.0, not {row.qa_weight:g}"
-                    )
-                if not alone and row.qa_weight == 1:
-                    raise ValueError(
-                        f"{place}.qa_weight: with 1.0 the auxiliary corpora of {row.mixture} "
-                        "are never drawn; give a weight below 1"
-                    )
-                override = {} if row.variant == "default" else self.variants[row.variant].schedule
-                if not alone and "steps_of_weight" in override:
-                    raise ValueError(
-                        f"{place}.variant: {row.variant} has schedule.steps_of_weight, which is "
-                        f"for question answering alone, not for {row.mixture}"
-                    )
+                yield from self._wrong_row(f"tables.{name}.rows.{index}", row)
+
+    def _wrong_row(self, place: str, row: Row) -> Iterator[str]:
+        unknown = [
+            *_unknown(f"{place}.encoder", [row.encoder], self.encoders),
+            *_unknown(f"{place}.mixture", [row.mixture], self.mixtures),
+        ]
+        if row.variant != "default":
+            unknown += _unknown(f"{place}.variant", [row.variant], self.variants)
+        yield from unknown
+        if unknown:
+            return
+        alone = len(self.mixtures[row.mixture].corpora) == 1
+        if alone and row.qa_weight != 1:
+            yield (
+                f"{place}.qa_weight: {row.mixture} has no auxiliary corpus, "
+                f"so its QA weight is 1.0, not {row.qa_weight:g}"
+            )
+        if not alone and row.qa_weight == 1:
+            yield (
+                f"{place}.qa_weight: with 1.0 the auxiliary corpora of {row.mixture} "
+                "are never drawn; give a weight below 1"
+            )
+        override = {} if row.variant == "default" else self.variants[row.variant].schedule
+        if not alone and "steps_of_weight" in override:
+            yield (
+                f"{place}.variant: {row.variant} has schedule.steps_of_weight, which is "
+                f"for question answering alone, not for {row.mixture}"
+            )
+
+    def _wrong_rest(self) -> Iterator[str]:
         if self.schedule.steps_of_weight:
-            raise ValueError(
+            yield (
                 "schedule.steps_of_weight: is for question answering alone; set it in a variant "
                 "and name that in the rows concerned"
             )
         for name, figure in self.figures.items():
-            _known(f"figures.{name}.table", figure.table, self.tables)
+            yield from _unknown(f"figures.{name}.table", [figure.table], self.tables)
         held_out = any(corpus.held_out_titles for corpus in self.corpora.values())
         if self.tune_threshold_on and not held_out:
-            raise ValueError("tune_threshold_on: held_out needs a corpus with held_out_titles")
+            yield "tune_threshold_on: held_out needs a corpus with held_out_titles"
         if "default" in self.variants:
-            raise ValueError(
-                "variants.default: is the experiment's own settings; name it otherwise"
-            )
+            yield "variants.default: is the experiment's own settings; name it otherwise"
         if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("seeds: each may stand only once")
-        return self
+            yield "seeds: each may stand only once"
 
     @property
     def layout(self) -> Layout:
@@ -519,11 +539,20 @@ def _varied(base: str, chosen: dict[str, Any], place: str, variants: dict[str, V
 
 
 def _known(place: str, name: str, among: Mapping[str, Any]) -> None:
-    if name not in among:
-        raise ValueError(f"{place}: unknown name {name!r}{_nearest(name, among)}")
+    for line in _unknown(place, [name], among):
+        raise ValueError(line)
+
+
+def _unknown(place: str, names: Iterable[str], among: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each name that is not among those that there are."""
+    for name in names:
+        if name not in among:
+            yield f"{place}: unknown name {name!r}{_nearest(name, among)}"
 
 
 def _nearest(name: str, among: Mapping[str, Any] | list[str]) -> str:
+    if not among:
+        return "; there is none yet"
     close = difflib.get_close_matches(name, list(among), n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(among)}"
 
@@ -541,7 +570,8 @@ def _mistakes(error: ValidationError, where: str) -> Iterator[str]:
         elif isinstance(given, str | int | float | bool) or given is None:
             shown = repr(given)
             message = f"{message}, not {shown if len(shown) <= 80 else shown[:79] + '…'}"
-        yield ": ".join(part for part in (where, key, message) if part)
+        for line in message.splitlines():
+            yield ": ".join(part for part in (where, key, line) if part)
 
 
 def _siblings(error: ValidationError, place: tuple) -> list[str]:

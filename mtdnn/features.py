@@ -160,6 +160,8 @@ class Features:
         try:
             self._source = pa.memory_map(str(path))
             self._table = pa.ipc.open_file(self._source).read_all()
+        except FileNotFoundError:
+            raise MtdnnError(f"{path}: no such file; `mtdnn features` makes it") from None
         except (OSError, pa.ArrowInvalid) as error:
             raise MtdnnError(
                 f"{path}: not a readable feature file ({error}); delete it and prepare it again"

@@ -326,6 +326,7 @@ def save(model: MultiTaskModel, run: RunSettings, encoder: Path, folder: Path) -
 
 def load(folder: Path, run: RunSettings) -> MultiTaskModel:
     """Read back a model that `save` wrote; every weight must be there, and no other."""
+    check_weights(folder)
     config = _config(folder)
     encoder = _quietly(
         AutoModel.from_config,
@@ -347,6 +348,16 @@ def load(folder: Path, run: RunSettings) -> MultiTaskModel:
         reason = " ".join(str(error).split())[:300]
         raise MtdnnError(f"{folder}: the weights do not fit the run's settings: {reason}") from None
     return model
+
+
+def check_weights(folder: Path) -> None:
+    """Raise where a model's weights were deleted, which may be done to save space."""
+    for name in ("model.safetensors", "heads.safetensors"):
+        if not (folder / name).exists():
+            raise MtdnnError(
+                f"{folder / name}: no such file; put it back, or delete run.json beside it and "
+                "train again"
+            )
 
 
 def export(run_dir: Path, run: RunSettings, corpus: str, output: Path) -> None:
@@ -404,10 +415,6 @@ def _config(folder: Path) -> Any:
 def _weights(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
-    except FileNotFoundError:
-        raise MtdnnError(
-            f"{path}: no such file; put it back, or delete run.json beside it and train again"
-        ) from None
     except (OSError, SafetensorError) as error:
         raise MtdnnError(f"{path}: not readable as safetensors: {error}") from None
 

@@ -19,7 +19,7 @@ from mtdnn.layout import RunId
 from mtdnn.provenance import code_digest
 from mtdnn.schedule import shares
 from mtdnn.settings import CorpusSettings, RunSettings, SyntheticCorpus
-from mtdnn.workflow import count_gpus
+from mtdnn.workflow import RunSteps, count_gpus
 
 LINES = 40
 """Rows of the printed table; a larger grid is folded to encoders and mixtures."""
@@ -65,7 +65,8 @@ def plan(experiment: Experiment, threads: int | None, measure: bool = True) -> d
         alike.setdefault(replace(run, seed=0), []).append(run)
     sizes: dict[Any, tuple[float | None, float]] = {}
     rates = _Rates(experiment, threads, measure)
-    groups = [_group(experiment, members, sizes, rates) for members in alike.values()]
+    asked = RunSteps(experiment)
+    groups = [_group(experiment, members, sizes, rates, asked) for members in alike.values()]
     left = [group.runs - group.done for group in groups]
     due = [(group.hours, n) for group, n in zip(groups, left, strict=True) if n]
     known = all(hours is not None for hours, _ in due)
@@ -95,7 +96,13 @@ def plan(experiment: Experiment, threads: int | None, measure: bool = True) -> d
     }
 
 
-def _group(experiment: Experiment, members: list[RunId], sizes: dict, rates: "_Rates") -> Group:
+def _group(
+    experiment: Experiment,
+    members: list[RunId],
+    sizes: dict,
+    rates: "_Rates",
+    asked: RunSteps,
+) -> Group:
     run, settings = members[0], experiment.resolve(members[0])
     folder = experiment.layout.run
     group = Group(
@@ -103,7 +110,7 @@ def _group(experiment: Experiment, members: list[RunId], sizes: dict, rates: "_R
         encoder=run.encoder,
         mixture=run.mixture,
         runs=len(members),
-        done=sum((folder(member) / "predictions.parquet").exists() for member in members),
+        done=sum(_is_done(folder(member), asked.settings(member, "train")) for member in members),
         steps=None,
     )
     items, tokens = {}, {}
@@ -125,6 +132,14 @@ def _group(experiment: Experiment, members: list[RunId], sizes: dict, rates: "_R
     seconds += sum(tokens[name] * known[name]["token_s"] for name in steps)
     memory = max(known[name]["memory_mb"] for name in steps)
     return replace(group, hours=seconds / 3600, memory_mb=memory)
+
+
+def _is_done(folder: Path, settings: str) -> bool:
+    """Whether a run was trained under these settings (their digest), and evaluated."""
+    description = folder / "model" / "run.json"
+    if not description.exists() or not (folder / "predictions.parquet").exists():
+        return False
+    return read_json(description).get("config_digest") == settings
 
 
 # --- steps -----------------------------------------------------------------------------------

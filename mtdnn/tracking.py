@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 # Set before mlflow is imported: it reads some of them at import time. A server that is gone
 # would otherwise hold a step up for minutes. What the user has set stays.
@@ -131,7 +133,7 @@ def logged_scores(experiment: Experiment, run_dir: Path) -> dict[str, float]:
     """
     fingerprint = _fingerprint(Source(run_dir))
     with _store(experiment, writes=False) as client:
-        runs = _find(client, _experiment_id(client, experiment), fingerprint)
+        runs = _find(client, _experiment_id(client, experiment, writes=False), fingerprint)
     if len(runs) != 1:
         raise LookupError(f"{run_dir}: MLflow has {len(runs)} runs with its fingerprint, not 1")
     return runs[0].data.metrics
@@ -179,13 +181,19 @@ def _shown(uri: str) -> str:
     return re.sub(r"//[^@/\s]+@", "//", uri)
 
 
-def _experiment_id(client: MlflowClient, experiment: Experiment) -> str:
-    """The MLflow experiment's id, created or restored when needed."""
+def _experiment_id(client: MlflowClient, experiment: Experiment, writes: bool = True) -> str:
+    """The MLflow experiment's id, created or restored when needed.
+
+    Raises:
+        MtdnnError: the store beside the results was made in another folder.
+    """
     known = client.get_experiment_by_name(experiment.experiment)
+    folder = Path(experiment.results).absolute() / "mlartifacts" / experiment.experiment
+    if known and writes and not experiment.tracking_uri:
+        _check_place(experiment, known.artifact_location, folder)
     if known is None:
         artifacts = None  # a server has its own place for artifacts
         if not _uri(experiment).startswith(("http:", "https:")):
-            folder = Path(experiment.results).absolute() / "mlartifacts" / experiment.experiment
             artifacts = folder.as_uri()
         try:
             return client.create_experiment(experiment.experiment, artifacts)
@@ -196,6 +204,16 @@ def _experiment_id(client: MlflowClient, experiment: Experiment) -> str:
     if known.lifecycle_stage == "deleted":
         client.restore_experiment(known.experiment_id)
     return known.experiment_id
+
+
+def _check_place(experiment: Experiment, artifacts: str, folder: Path) -> None:
+    """Raise when the artifacts of moved or copied results would go to where they once were."""
+    place = Path(url2pathname(urlparse(artifacts).path))
+    if place != folder and place.resolve() != folder.resolve():
+        raise MtdnnError(
+            f"{experiment.results}/mlflow.db: was made for {place.parents[1]}, where artifacts "
+            "would go; delete it, and `mtdnn sync EXPERIMENT.yaml` makes it anew from the runs"
+        )
 
 
 def _experiment_tags(experiment: Experiment) -> dict[str, str]:

@@ -97,7 +97,7 @@ def train(
         if not (run_dir / "schedule.parquet").exists():
             schedule.write(run_dir, run)
         team = distributed.join(gpus, device)
-        finished = lease.waited and _is_finished(run_dir, identity)
+        finished = lease.waited and _has_made(run_dir, identity)
         if any(team.agreed(int(finished))):
             checkpoints.drop()
             return
@@ -180,8 +180,16 @@ def _check_processes(layout: Layout, run: RunSettings, identity: dict[str, Any])
             )
 
 
-def _is_finished(run_dir: Path, identity: dict[str, Any]) -> bool:
-    """Whether the run's folder holds all that this training would make."""
+def is_finished(run_dir: Path, run: RunSettings) -> bool:
+    """Whether a run's folder holds what training it now would make.
+
+    Raises:
+        MtdnnError: its encoder or its corpora are not there.
+    """
+    return _has_made(run_dir, fingerprint(Layout.of_run(run_dir), run))
+
+
+def _has_made(run_dir: Path, identity: dict[str, Any]) -> bool:
     description = run_dir / "model" / "run.json"
     if not description.exists() or not (run_dir / "training.jsonl").exists():
         return False

@@ -21,6 +21,7 @@ from mtdnn.errors import MtdnnError
 from mtdnn.features import SPLITS
 from mtdnn.files import digest, read_json, sha256
 from mtdnn.layout import Layout
+from mtdnn.workflow import RunSteps
 
 # Null odds differ in their last digits from machine to machine.
 ODDS_TOLERANCE = 1e-3
@@ -50,7 +51,7 @@ def verify(experiment: Experiment, predictions: bool = False, threads: int | Non
             "encoders": (_folders(layout.encoder("*")), _encoder),
             "corpora": (_folders(layout.corpus("*")), _corpus),
             "features": (_folders(layout.features("*", "*", "*")), lambda f: _features(layout, f)),
-            "models": (trained, lambda run: _model(layout, run)),
+            "models": (trained, Models(experiment)),
             "scores": (scored, again.scores),
             "tables": (_folders(layout.table("*", "md")), again.table),
             "runs in MLflow": (
@@ -122,6 +123,21 @@ def _features(layout: Layout, folder: Path) -> Iterator[str]:
     ):
         if described[key] != read_json(origin / "manifest.json")["digest"]:
             yield f"{folder / 'features.json'}: {key}: is not that of {origin}"
+
+
+class Models:
+    """Finds where a run's model is not what its record and the experiment's settings say."""
+
+    def __init__(self, experiment: Experiment):
+        self._layout, self._asked = experiment.layout, RunSteps(experiment)
+        self._runs = {self._layout.run(run): run for run in experiment.runs()}
+
+    def __call__(self, run: Path) -> Iterator[str]:
+        yield from _model(self._layout, run)
+        place = run / "model" / "run.json"
+        trained = read_json(place).get("config_digest")
+        if run in self._runs and trained != self._asked.settings(self._runs[run], "train"):
+            yield f"{place}: was trained under other settings than the experiment's; train it again"
 
 
 def _model(layout: Layout, run: Path) -> Iterator[str]:

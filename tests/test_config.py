@@ -294,6 +294,20 @@ def test_the_schema_is_that_of_the_code():
     assert written == Experiment.model_json_schema(), "run: mtdnn schema config/schema.json"
 
 
+def test_every_unknown_name_is_said_at_once():
+    settings = small(figures__figure4__table="table9")
+    rows = settings["tables"]["table1"]["rows"]
+    rows[0]["encoder"], rows[1]["mixture"] = "huge", "qa_cs"
+    with pytest.raises(MtdnnError) as error:
+        parse(settings, where="small.yaml")
+    lines = str(error.value).splitlines()
+    assert [line.split(": ")[1] for line in lines] == [
+        "tables.table1.rows.0.encoder",
+        "tables.table1.rows.1.mixture",
+        "figures.figure4.table",
+    ]
+
+
 # --- what the workflow derives from an experiment ----------------------------------------------
 
 

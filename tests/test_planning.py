@@ -12,6 +12,7 @@ from tiny import make_run_folder, make_tiny_experiment
 
 from mtdnn import planning, schedule
 from mtdnn.features import training_features
+from mtdnn.files import digest, write_json
 from mtdnn.layout import Layout
 
 SIZES = {"squad": 600, "swag": 90, "cola": 300, "mrpc": 40, "mnli": 500}
@@ -92,6 +93,11 @@ def test_rates_are_measured_where_features_are_and_kept(tmp_path, monkeypatch):
 
     monkeypatch.setattr("mtdnn.rates.measure", None)  # what was measured is kept
     (run_dir / "predictions.parquet").touch()
+    (run_dir / "model").mkdir()
+    description = run_dir / "model" / "run.json"
+    write_json(description, {"config_digest": "of other settings"})
+    assert planning.plan(experiment, threads=1)["groups"] == [group]
+    write_json(description, {"config_digest": digest(settings.determining())})
     again = planning.plan(experiment, threads=1)
     assert again["groups"] == [{**group, "done": 1}]
     assert again["total"]["hours"] == pytest.approx(group["hours"] / at_once)

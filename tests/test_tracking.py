@@ -3,7 +3,10 @@
 import json
 import math
 import multiprocessing
+import shutil
 import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 
@@ -300,6 +303,23 @@ def test_many_processes_on_a_fresh_store(tmp_path):
     known = client.get_experiment_by_name(experiment.experiment)
     every = client.search_runs([known.experiment_id], run_view_type=ViewType.ALL)
     assert len(every) == 3
+
+
+@pytest.mark.slow
+def test_a_store_of_another_folder_is_refused(tmp_path):
+    """Its artifacts would be written there."""
+    experiment = make_experiment(tmp_path / "first")
+    tracking.create_store(experiment)
+    shutil.copytree(tmp_path / "first", tmp_path / "copy")
+    moved = make_experiment(tmp_path / "copy")
+    folder = make_run(moved, RUN)
+    with pytest.raises(MtdnnError, match=r"mlflow.db: was made for .*first.*; delete it"):
+        tracking.log_run(moved, folder)
+    (tmp_path / "copy" / "results" / "mlflow.db").unlink()
+    write_text(tmp_path / "moved.yaml", dump_yaml(moved))
+    command = [sys.executable, "-m", "mtdnn", "sync", str(tmp_path / "moved.yaml")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said == "MLflow is up to date with 1 run\n"
 
 
 @pytest.fixture(scope="module")

@@ -278,7 +278,7 @@ def test_a_loss_that_is_not_finite_ends_training_in_one_line(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
-        ("features/tiny/default/cola/train.arrow", "train.arrow: not a readable feature file"),
+        ("features/tiny/default/cola/train.arrow", "train.arrow: no such file; `mtdnn features`"),
         ("encoders/tiny/config.json", "no usable config.json"),
         ("encoders/tiny/manifest.json", "manifest.json: no such file"),
     ],

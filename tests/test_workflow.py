@@ -114,6 +114,8 @@ def finished(tmp_path_factory) -> Room:
 def room(finished, tmp_path) -> Room:
     """A copy of the finished experiment, for tests that change it."""
     shutil.copytree(finished.folder, tmp_path / "copy")
+    # It belongs to the folder in which it was made, and is made anew.
+    (tmp_path / "copy" / "results" / "mlflow.db").unlink()
     return Room(tmp_path / "copy")
 
 

@@ -110,14 +110,16 @@ def megabytes(files):
 
 
 def with_weights(description):
-    """A model's run.json and the weights beside it, which are asked for before anything starts."""
-    weights = Path(description).with_name("model.safetensors")
-    if os.path.exists(description) and not weights.exists():
+    """A model's run.json and the weights beside it; where they were deleted, nothing starts."""
+    names = ("model.safetensors", "heads.safetensors")
+    weights = [Path(description).with_name(name) for name in names]
+    gone = [str(file) for file in weights if not file.exists()]
+    if gone and os.path.exists(description):
         raise MtdnnError(
-            f"{weights}: was deleted, and the run is to be evaluated again; "
+            f"{gone[0]}: was deleted, and the run is to be evaluated again; "
             f"put it back, or delete {description} to train the run again"
         )
-    return [description, weights]
+    return [description, *weights]
 
 
 def gpus_of(wildcards):
