@@ -251,6 +251,7 @@ def test_what_is_decoded_or_shown_trains_nothing(room):
     room.settings["decoding"] = {"n_best": 5}
     answer = room.snakemake()
     assert answer.returncode != 0 and "put it back, or delete" in answer.stdout
+    assert "Traceback" not in answer.stdout
     for run in RUNS.values():
         assert (room.results / "runs" / run / "predictions.parquet").exists()
 

@@ -7,6 +7,8 @@ import re
 import sys
 from pathlib import Path
 
+from snakemake.exceptions import ResourceValidationError
+
 from mtdnn import workflow as steps
 from mtdnn.config import dump_yaml
 from mtdnn.errors import MtdnnError, lines
@@ -115,7 +117,8 @@ def with_weights(description):
     weights = [Path(description).with_name(name) for name in names]
     gone = [str(file) for file in weights if not file.exists()]
     if gone and os.path.exists(description):
-        raise MtdnnError(
+        # The one error of a resource that Snakemake shows without a traceback.
+        raise ResourceValidationError(
             f"{gone[0]}: was deleted, and the run is to be evaluated again; "
             f"put it back, or delete {description} to train the run again"
         )
