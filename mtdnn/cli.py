@@ -11,6 +11,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from mtdnn import __version__
@@ -145,11 +146,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     run = load_run(arguments.run / "config.yaml")
     model.check_weights(arguments.run / "model")  # before what they once predicted is removed
-    _run_step(
-        "evaluate",
-        arguments.run,
-        lambda: evaluation.evaluate(arguments.run, run, arguments.threads),
-    )
+    work = partial(evaluation.evaluate, arguments.run, run, arguments.threads)
+    _run_step("evaluate", arguments.run, work)
 
 
 def _metrics(arguments: argparse.Namespace) -> None:
@@ -273,7 +271,7 @@ def _score(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from mtdnn import evaluation, schedule, training
+    from mtdnn import evaluation, model, schedule, training
     from mtdnn.config import dump_yaml, load, load_run
 
     experiment = load(arguments.experiment)
@@ -289,10 +287,12 @@ def _run(arguments: argparse.Namespace) -> None:
         print(f"{run.path}: {chosen.index(run) + 1} of {len(chosen)}", file=sys.stderr)
         write_text(folder / "config.yaml", dump_yaml(settings))
         if not is_trained:
-            (folder / "predictions.parquet").unlink(missing_ok=True)
-            schedule.write(folder, settings)
-            training.train(folder, settings, arguments.threads)
-        evaluation.evaluate(folder, settings, arguments.threads)
+            _run_step("schedule", folder, partial(schedule.write, folder, settings))
+            work = partial(training.train, folder, settings, arguments.threads)
+            _run_step("train", folder, work)
+        model.check_weights(folder / "model")
+        work = partial(evaluation.evaluate, folder, settings, arguments.threads)
+        _run_step("evaluate", folder, work)
 
 
 def _predict(arguments: argparse.Namespace) -> None:

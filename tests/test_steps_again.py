@@ -68,7 +68,9 @@ def test_what_lacks_predictions_is_evaluated_and_not_trained(trained):
 def test_a_run_of_other_settings_is_trained_anew(trained):
     before = trained.products()
     trained.set(training={**CHANGES["training"], "learning_rate": 1e-4})
+    (trained.run_dir / "metrics.json").write_text("{}")  # scores of the model that goes
     assert trained.run() == 0
+    assert not (trained.run_dir / "metrics.json").exists()
     after = trained.products()
     assert all(after[name] != before[name] for name in before)
 
