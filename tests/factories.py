@@ -10,11 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mtdnn import metrics
-from mtdnn.config import Experiment, dump_yaml, parse
-from mtdnn.corpora.rows import SCHEMAS
-from mtdnn.files import digest, write_json, write_text
-from mtdnn.layout import RunId
+from mtdnn.config.experiment import Experiment, dump_yaml, parse
+from mtdnn.config.layout import RunId
+from mtdnn.data.corpora.rows import SCHEMAS
+from mtdnn.evaluation import metrics
+from mtdnn.machine.files import digest, write_json, write_text
 
 SMALL = {
     "experiment": "small",
@@ -355,7 +355,7 @@ def make_questions(experiment: Experiment, rows: list[dict[str, Any]]) -> None:
 
 
 def make_answers(experiment: Experiment, run: RunId, answers: dict[str, tuple[str, float]]) -> Path:
-    """A finished run that gives these answers with these null odds, scored by `mtdnn.metrics`."""
+    """A finished run that gives these answers with these null odds, scored."""
     folder = make_run(experiment, run)
     dev = pq.read_table(experiment.layout.corpus("squad") / "dev.parquet").to_pylist()
     rows = []

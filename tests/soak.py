@@ -17,9 +17,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from mtdnn.config import dump_yaml
-from mtdnn.files import digest, sha256
-from mtdnn.layout import Layout
+from mtdnn.config.experiment import dump_yaml
+from mtdnn.config.layout import Layout
+from mtdnn.machine.files import digest, sha256
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny import make_run_folder

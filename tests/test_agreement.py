@@ -7,9 +7,10 @@ import pytest
 from factories import make_experiment, make_run, make_statistics
 from mlflow import MlflowClient
 
-from mtdnn import agreement, reporting, tracking
 from mtdnn.errors import MtdnnError
-from mtdnn.files import read_json, write_json, write_text
+from mtdnn.machine.files import read_json, write_json, write_text
+from mtdnn.reporting import products
+from mtdnn.tracking import agreement, runs
 
 
 @pytest.fixture(scope="module")
@@ -18,10 +19,10 @@ def logged(tmp_path_factory):
     experiment = make_experiment(tmp_path_factory.mktemp("logged"), seeds=[1, 2])
     for number, run in enumerate(experiment.runs()):
         folder = make_run(experiment, run, em=60 + number / 3, steps=4)
-        tracking.log_run(experiment, folder)
+        runs.log_run(experiment, folder)
     make_statistics(experiment)
     for name in experiment.tables:
-        reporting.write_table(experiment, name)
+        products.write_table(experiment, name)
     write_text(experiment.layout.figure("figure3", "svg"), "<svg/>")
     return experiment
 
@@ -93,5 +94,5 @@ def test_a_run_that_mlflow_lacks_is_named(logged):
     MlflowClient(logged.store_uri).delete_run(run_id)
     with pytest.raises(MtdnnError, match="MLflow has 0 runs with its fingerprint, not 1"):
         agreement.write(logged)
-    tracking.log_run(logged, folder)
+    runs.log_run(logged, folder)
     agreement.write(logged)

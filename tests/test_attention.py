@@ -7,9 +7,9 @@ import torch
 from test_model import Prepared
 from torch import nn
 
-from mtdnn.attention import PACKABLE, _one_by_one, _side_by_side, packed_attention
-from mtdnn.batches import PackedBatch
-from mtdnn.training import random_state
+from mtdnn.model.attention import PACKABLE, _one_by_one, _side_by_side, packed_attention
+from mtdnn.model.batches import PackedBatch
+from mtdnn.training.loop import random_state
 
 LENGTHS = (5, 1, 9, 3)
 

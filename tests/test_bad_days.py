@@ -18,15 +18,16 @@ import torch
 from test_checkpoints import assert_same, fresh, outcome, states
 from tiny import make_run_folder
 
-from mtdnn import evaluation, training
-from mtdnn.checkpoints import Checkpoints, Stopped
-from mtdnn.cli import main
-from mtdnn.config import dump_yaml
+from mtdnn.cli.main import main
+from mtdnn.config.experiment import dump_yaml
+from mtdnn.config.layout import Layout
 from mtdnn.errors import MtdnnError
-from mtdnn.files import read_json, save_tensors, write_json, write_text
-from mtdnn.layout import Layout
-from mtdnn.model import MultiTaskModel
-from mtdnn.training import train
+from mtdnn.evaluation import predictions
+from mtdnn.machine.files import read_json, save_tensors, write_json, write_text
+from mtdnn.model.multitask import MultiTaskModel
+from mtdnn.training import loop
+from mtdnn.training.checkpoints import Checkpoints, Stopped
+from mtdnn.training.loop import train
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,7 @@ def test_a_full_disk_leaves_the_old_file_whole(small_disk, kind, capsys):
 def experiment_table(target: Path, text: str) -> None:
     import pyarrow as pa
 
-    from mtdnn.files import replacing
+    from mtdnn.machine.files import replacing
 
     with replacing(target) as draft:
         pq.write_table(pa.table({"a": [text]}), draft, compression="none")
@@ -181,7 +182,7 @@ def test_a_file_that_changed_after_tokenisation_is_named(tmp_path, change, name,
     change(Layout.of_run(run_dir).root / name)
     message = rf"{name}: was cut off or changed since it was written; delete it and make it again"
     with pytest.raises(MtdnnError, match=message):
-        (train if step == "train" else evaluation.evaluate)(run_dir, run, 1)
+        (train if step == "train" else predictions.evaluate)(run_dir, run, 1)
 
 
 def test_a_corpus_that_was_exchanged_as_a_whole_is_named(tmp_path):
@@ -227,7 +228,7 @@ def test_a_checkpoint_from_another_machine_is_used_and_said(tmp_path, monkeypatc
     with pytest.raises(Stopped):
         train(run_dir, run, threads=1, checkpoint_seconds=0)
     monkeypatch.undo()
-    monkeypatch.setattr(training, "device_name", lambda _: "another processor")
+    monkeypatch.setattr(loop, "device_name", lambda _: "another processor")
     train(run_dir, run, threads=1)
     assert "so the result is as good" in capsys.readouterr().out
     parts = read_json(run_dir / "model" / "run.json")["provenance"]["parts"]
@@ -287,7 +288,7 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path, undisturbed, monkeypatch):
 
 IMPATIENT = """
 import os, signal, sys, time
-from mtdnn.checkpoints import Checkpoints
+from mtdnn.training.checkpoints import Checkpoints
 from mtdnn.cli import main
 save = Checkpoints.save
 def twice(self, step, *rest):
@@ -326,7 +327,7 @@ def test_checkpoints_on_a_slow_disk_become_rarer(tmp_path, monkeypatch):
         now[0] += 60
         write(*arguments)
 
-    monkeypatch.setattr("mtdnn.checkpoints.save_tensors", slowly)
+    monkeypatch.setattr("mtdnn.training.checkpoints.save_tensors", slowly)
     now[0] = 601
     assert checkpoints.due
     checkpoints.save(1, model, torch.optim.Adamax(model.parameters()), [])

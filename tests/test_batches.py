@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from test_model import Prepared
 from tiny import FAMILIES
 
-from mtdnn.batches import TARGETS, PackedBatch, pack
-from mtdnn.features import Sequences
+from mtdnn.data.features import Sequences
+from mtdnn.model.batches import TARGETS, PackedBatch, pack
 
 
 @st.composite

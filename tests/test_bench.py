@@ -4,15 +4,16 @@ import json
 
 import pytest
 
-from mtdnn.bench import compare, grid, paper
-from mtdnn.cli import main
-from mtdnn.config import load
+from mtdnn.bench import grid, paper
+from mtdnn.bench.harness import compare
+from mtdnn.cli.main import main
+from mtdnn.config.experiment import load
 
 
 def test_sides_take_turns_and_the_first_round_does_not_count(monkeypatch):
     calls, clock = [], [0.0]
-    monkeypatch.setattr("mtdnn.bench.time.perf_counter", lambda: clock[0])
-    monkeypatch.setattr("mtdnn.bench.time.process_time", lambda: clock[0] / 2)
+    monkeypatch.setattr("mtdnn.bench.harness.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("mtdnn.bench.harness.time.process_time", lambda: clock[0] / 2)
 
     def side(name, seconds):
         def work():

@@ -9,10 +9,10 @@ import pytest
 from tiny import make_encoder, make_run_folder, squad_rows, write_corpus
 
 from mtdnn.bench import decode, prepare
-from mtdnn.cli import main
-from mtdnn.features import Features, Tokenizer, portions, tokenise
-from mtdnn.layout import Layout
-from mtdnn.settings import DecodingSettings, FeatureSettings
+from mtdnn.cli.main import main
+from mtdnn.config.layout import Layout
+from mtdnn.config.settings import DecodingSettings, FeatureSettings
+from mtdnn.data.features import Features, Tokenizer, portions, tokenise
 
 
 def test_windows_of_the_example_are_ours(tmp_path, monkeypatch):

@@ -8,17 +8,18 @@ from factories import make_experiment, make_run
 from mlflow_server import Server
 from test_cases import HOSTILE, make
 
-from mtdnn import reporting, tracking
-from mtdnn.files import read_json
+from mtdnn.machine.files import read_json
+from mtdnn.reporting import products
+from mtdnn.tracking import runs as tracking
 
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
     """Three seeds of table 2 with hostile questions; the pages are written."""
     made = make(tmp_path_factory.mktemp("pages"), seeds=(1, 2, 3))
-    reporting.write_cases(made)
-    for page in [*made.tables, *reporting.PAGES]:
-        reporting.write_page(made, page)
+    products.write_cases(made)
+    for page in [*made.tables, *products.PAGES]:
+        products.write_page(made, page)
     return made
 
 

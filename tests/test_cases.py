@@ -10,11 +10,11 @@ from factories import make_answers, make_experiment, make_questions
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtdnn import reporting
-from mtdnn.files import read_json
-from mtdnn.reporting import cases, curves, pages
+from mtdnn.evaluation.scoring import summary
+from mtdnn.machine.files import read_json
+from mtdnn.reporting import cases, products, templating
 from mtdnn.reporting.answers import read_answers
-from mtdnn.squad.scoring import summary
+from mtdnn.reporting.figures import curves
 
 CONTEXT = "The old bridge of Marrow was built by Ada Fell in the year 1810 from grey stone."
 HOSTILE = "<script>alert('pwned')</script> & <img src=x onerror=alert(1)> | `a` *b* [c](d)"
@@ -159,7 +159,7 @@ def test_without_runs_the_reason_is_said(tmp_path):
     cases.write(experiment)
     assert read_json(experiment.layout.root / "cases.json")["reason"]
     assert "No table compares" in (experiment.layout.root / "cases.md").read_text()
-    reporting.write_page(experiment, "cases")
+    products.write_page(experiment, "cases")
 
 
 class Elements(html.parser.HTMLParser):
@@ -184,7 +184,7 @@ class Elements(html.parser.HTMLParser):
 
 def test_html_in_a_question_or_answer_is_text(experiment):
     cases.write(experiment)
-    reporting.write_page(experiment, "cases")
+    products.write_page(experiment, "cases")
     page = Elements(experiment.layout.page("cases").read_text())
     assert page.tags.count("script") == 1 and "img" not in page.tags
     assert not [name for name in page.attributes if name.startswith("on")]
@@ -203,13 +203,13 @@ def test_html_in_a_question_or_answer_is_text(experiment):
 )
 def test_marked_pieces_are_the_text(text, bounds, excerpt):
     spans = [tuple(sorted(min(each, len(text)) for each in pair)) for pair in bounds]
-    pieces = pages.segments(text, spans, excerpt)
+    pieces = templating.segments(text, spans, excerpt)
     inside = {place for start, end in spans for place in range(start, end)}
     shown = "".join(piece for piece, _ in pieces)
     assert shown.removeprefix("…").removesuffix("…") in text or shown == text
     marked = sum(len(piece) for piece, is_marked in pieces if is_marked)
     assert marked == len(inside)
-    whole = pages.segments(text, spans, 10**6)
+    whole = templating.segments(text, spans, 10**6)
     assert "".join(piece for piece, _ in whole) == text
     assert all(a[1] != b[1] for a, b in itertools.pairwise(whole))
 

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file
 from tiny import make_run_folder
 
-from mtdnn.checkpoints import KEPT, Checkpoints, Stopped, StopSignals
-from mtdnn.config import dump_yaml
+from mtdnn.config.experiment import dump_yaml
+from mtdnn.config.layout import Layout
 from mtdnn.errors import MtdnnError
-from mtdnn.layout import Layout
-from mtdnn.training import train
+from mtdnn.training.checkpoints import KEPT, Checkpoints, Stopped, StopSignals
+from mtdnn.training.loop import train
 
 
 def fresh(folder: Path):

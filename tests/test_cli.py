@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mtdnn.cli import main
+from mtdnn.cli.main import main
 
 STEPS = [
     "check",
@@ -54,12 +54,16 @@ def test_help_names_every_command(capsys):
 
 def test_command_line_and_config_import_nothing_heavy():
     heavy = {"torch", "transformers", "numpy", "pyarrow", "mlflow", "pandas", "datasets"}
-    assert not heavy & imported_by("import mtdnn.cli, mtdnn.config, mtdnn.workflow")
+    assert not heavy & imported_by(
+        "import mtdnn.cli.main, mtdnn.config.experiment, mtdnn.config.dependencies"
+    )
 
 
 def test_training_core_needs_neither_snakemake_nor_mlflow():
     """It also runs on machines that have only torch and transformers."""
-    modules = imported_by("import mtdnn.cli, mtdnn.schedule, mtdnn.training, mtdnn.evaluation")
+    modules = imported_by(
+        "import mtdnn.cli.main, mtdnn.training.loop, mtdnn.evaluation.predictions"
+    )
     assert not {"snakemake", "mlflow", "datasets", "matplotlib"} & modules
     assert "torch" in modules
 
@@ -86,7 +90,7 @@ def test_a_failed_step_leaves_its_reason_for_the_tables(tmp_path: Path, capsys):
     assert "unknown run" in capsys.readouterr().err
     assert main(["train", str(run)]) == 2  # there is no config.yaml yet
     assert not (run / "failure.json").exists()
-    from mtdnn.config import dump_yaml, load
+    from mtdnn.config.experiment import dump_yaml, load
 
     experiment = load(demo)
     settings = experiment.resolve(experiment.runs()[0])

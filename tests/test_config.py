@@ -9,11 +9,11 @@ import yaml
 from factories import SMALL
 from snakemake.utils import update_config
 
-from mtdnn.config import Experiment, dump_yaml, load, load_run, parse
+from mtdnn.config.dependencies import RunSteps, corpus_settings, load_experiment
+from mtdnn.config.experiment import Experiment, dump_yaml, load, load_run, parse
+from mtdnn.config.layout import RunId
 from mtdnn.errors import MtdnnError
-from mtdnn.files import digest
-from mtdnn.layout import RunId
-from mtdnn.workflow import RunSteps, corpus_settings, load_experiment
+from mtdnn.machine.files import digest
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ("demo", "reduced", "paper")

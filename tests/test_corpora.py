@@ -14,12 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mtdnn import corpora, downloads
-from mtdnn.corpora import synthetic
-from mtdnn.corpora.files import read
+from mtdnn.config.settings import CorpusSettings
+from mtdnn.data import downloads
+from mtdnn.data.corpora import fetching, synthetic
+from mtdnn.data.corpora.publishers import read
 from mtdnn.errors import MtdnnError
-from mtdnn.files import sha256
-from mtdnn.settings import CorpusSettings
+from mtdnn.machine.files import sha256
 
 MIRROR = Path(__file__).parents[2] / "shared/data"
 
@@ -165,7 +165,7 @@ def write(folder: Path, name: str) -> Path:
 
 def fetch(settings: CorpusSettings, root: Path | str, output: Path) -> dict:
     lock = output.parent / "lock.json"
-    corpora.fetch("made", settings, root=str(root), lock=lock, output=output)
+    fetching.fetch("made", settings, root=str(root), lock=lock, output=output)
     return json.loads((output / "manifest.json").read_text())
 
 
@@ -442,7 +442,7 @@ def survives(name: str, folder: Path, file: str, content: bytes) -> None:
     try:
         splits, _ = read(settings, str(root))
         for split in splits.values():
-            corpora._write(root, "checked", split, settings)
+            fetching._write(root, "checked", split, settings)
     except MtdnnError as error:
         assert file in str(error) or "ids.tsv" in str(error)
         assert "\n" not in str(error)
@@ -617,7 +617,7 @@ def test_recipes_need_their_family():
         source={"kind": "synthetic", "recipe": "squad", "train": 5, "dev": 5},
     )
     with pytest.raises(MtdnnError, match="recipe squad is question_answering"):
-        corpora.fetch("x", wrong, root=".", lock=Path("lock.json"), output=Path("never"))
+        fetching.fetch("x", wrong, root=".", lock=Path("lock.json"), output=Path("never"))
 
 
 # --- the real mirror -------------------------------------------------------------------------

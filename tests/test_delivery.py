@@ -16,15 +16,16 @@ from mlflow import MlflowClient
 from mlflow_server import Proxy, Server
 from tiny import make_run_folder, make_tiny_experiment
 
-from mtdnn import mirror, tracking
-from mtdnn.cli import main
-from mtdnn.config import dump_yaml
+from mtdnn.cli.main import main
+from mtdnn.config.experiment import dump_yaml
 from mtdnn.errors import MtdnnError
-from mtdnn.files import write_json, write_text
-from mtdnn.journal import FILE, Journal, Record
-from mtdnn.mirror import Curves, Source
-from mtdnn.model import MultiTaskModel
-from mtdnn.training import train
+from mtdnn.machine.files import write_json, write_text
+from mtdnn.model.multitask import MultiTaskModel
+from mtdnn.tracking import content
+from mtdnn.tracking import runs as tracking
+from mtdnn.tracking.content import Curves, Source
+from mtdnn.training.journal import FILE, Journal, Record
+from mtdnn.training.loop import train
 
 MIXTURE = {"mixture": "squad_cola", "qa_weight": 0.5}
 TABLES = {"t": {"title": "t", "rows": [{"encoder": "tiny", **MIXTURE}]}}
@@ -79,7 +80,7 @@ class Room:
         expected = Counter(f"loss/{line['corpus']}" for line in lines)
         expected |= dict.fromkeys(("learning_rate", "grad_norm"), len(lines))
         for key, steps in expected.items():
-            assert len(self.history(key)) == min(steps, mirror.MAX_POINTS), key
+            assert len(self.history(key)) == min(steps, content.MAX_POINTS), key
         everything = [
             (key, point.value, point.timestamp, point.step)
             for key in self.only_run().data.metrics
@@ -200,7 +201,7 @@ def test_what_cannot_be_written_is_said_once_and_stops_nothing(tmp_path, capsys)
 
 @pytest.mark.parametrize("steps", [5, 10, 11, 29, 30, 101])
 def test_curves_are_the_same_live_and_afterwards(monkeypatch, steps):
-    monkeypatch.setattr(mirror, "MAX_POINTS", 10)
+    monkeypatch.setattr(content, "MAX_POINTS", 10)
     draw = random.Random(steps)
     lines = [{**line(step), "corpus": draw.choice(["a", "b"])} for step in range(steps)]
     counts = Counter(each["corpus"] for each in lines)
@@ -369,7 +370,7 @@ def test_a_training_goes_on_whatever_the_server_does(server, proxy, tmp_path):
     assert "MLflow failed" in said and "answers again" in said and "Traceback" not in said
     assert room.only_run().info.status == "FINISHED"
     room.assert_exact()
-    assert len(room.history("learning_rate")) == mirror.MAX_POINTS  # averaged, and still exact
+    assert len(room.history("learning_rate")) == content.MAX_POINTS  # averaged, and still exact
 
 
 def test_scores_that_come_during_a_delivery_are_delivered_next(store, tmp_path, monkeypatch):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mtdnn.cli import main
-from mtdnn.files import read_json
+from mtdnn.cli.main import main
+from mtdnn.machine.files import read_json
 
 DEMO = Path(__file__).parents[1] / "config" / "demo.yaml"
 RUN = "base/qa/w1.0/default/seed1"

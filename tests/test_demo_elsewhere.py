@@ -18,7 +18,7 @@ from test_airgap import CUT_OFF, NAMESPACE, WITHOUT, call, exports
 from test_slurm import ONE_CORE, QUICK
 from test_workflow import ROOT
 
-from mtdnn.files import sha256
+from mtdnn.machine.files import sha256
 
 pytestmark = [pytest.mark.patient, pytest.mark.slow]
 DEMO = str(ROOT / "config" / "demo.yaml")

@@ -17,12 +17,12 @@ import torch
 from test_checkpoints import assert_same, outcome, states
 from tiny import make_run_folder
 
-from mtdnn import distributed, training
-from mtdnn.distributed import Team, cut, tokens_of
+from mtdnn.config.layout import Layout
+from mtdnn.data.features import training_features
 from mtdnn.errors import MtdnnError
-from mtdnn.features import training_features
-from mtdnn.layout import Layout
-from mtdnn.training import train
+from mtdnn.training import launch, loop
+from mtdnn.training.launch import Team, cut, tokens_of
+from mtdnn.training.loop import train
 
 PATIENCE_SECONDS = 120
 WITHOUT_DROPOUT = {"head_dropout": 0, "encoder_dropout": 0}
@@ -188,14 +188,14 @@ def test_stopped_and_resumed_it_ends_as_undisturbed(tmp_path, undisturbed):
 
     def stop_one(rank: int) -> None:
         """SIGTERM for the last process alone, in the middle of the tenth to twentieth step."""
-        whole = training.random_state
+        whole = loop.random_state
 
         def random_state(seed, step, number):
             if rank == 2 and step == 14:
                 os.kill(os.getpid(), signal.SIGTERM)
             whole(seed, step, number)
 
-        training.random_state = random_state
+        loop.random_state = random_state
 
     assert together(3, run_dir, run, stop_one) == [3, 0, 0]
     assert [state.name for state in states(run_dir)] == ["step00000020"]
@@ -211,14 +211,14 @@ def test_processes_draw_different_masks(tmp_path):
     run_dir, run = make(tmp_path, gpus=2, epochs=1, **WITH_DROPOUT)
 
     def note(rank: int) -> None:
-        whole = training.random_state
+        whole = loop.random_state
 
         def random_state(*state):
             whole(*state)
             with open(tmp_path / f"drawn{rank}", "a") as file:
                 file.write(f"{torch.rand(1).item()}\n")
 
-        training.random_state = random_state
+        loop.random_state = random_state
 
     assert together(2, run_dir, run, note) == [0, 0]
     drawn = [(tmp_path / f"drawn{rank}").read_text().splitlines() for rank in range(2)]
@@ -325,7 +325,7 @@ def test_one_gpu_is_the_run_that_it_always_was(tmp_path):
     assert "gpus" not in run.determining()["training"]
     assert changed(activation_checkpointing=True).determining() == run.determining()
     assert changed(gpus=2).determining() != run.determining()
-    assert not distributed.is_to_launch(1) and distributed.is_to_launch(2)
+    assert not launch.is_to_launch(1) and launch.is_to_launch(2)
 
 
 # --- activation checkpointing ----------------------------------------------------------------

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from tiny import make_encoder
 from transformers import AutoModel, AutoTokenizer
 
-from mtdnn import encoders
+from mtdnn.config.settings import EncoderSettings
+from mtdnn.data import encoders
+from mtdnn.data.features import positions_of
 from mtdnn.errors import MtdnnError
-from mtdnn.features import positions_of
-from mtdnn.files import sha256
-from mtdnn.settings import EncoderSettings
+from mtdnn.machine.files import sha256
 
 
 def settings(source: dict, layers: int | None = None) -> EncoderSettings:

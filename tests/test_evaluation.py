@@ -7,14 +7,14 @@ import torch
 from test_model import Prepared, changed
 from tiny import FAMILIES, make_run_folder
 
-from mtdnn import evaluation
-from mtdnn.batches import batch_of
-from mtdnn.evaluation import _batches_by_length, answer, classify, evaluate
-from mtdnn.features import Features
-from mtdnn.layout import Layout
-from mtdnn.model import save
-from mtdnn.squad.decoding import predictions_table
-from mtdnn.training import train
+from mtdnn.config.layout import Layout
+from mtdnn.data.features import Features
+from mtdnn.evaluation import predictions
+from mtdnn.evaluation.decoding import predictions_table
+from mtdnn.evaluation.predictions import _batches_by_length, answer, classify, evaluate
+from mtdnn.model.batches import batch_of
+from mtdnn.model.multitask import save
+from mtdnn.training.loop import train
 
 CPU = torch.device("cpu")
 AUXILIARY = [name for name, family in FAMILIES.items() if family != "question_answering"]
@@ -60,7 +60,7 @@ def test_batches_by_length_hold_every_item_once(prepared, corpus, tokens):
 
 
 def batched(monkeypatch, tokens):
-    monkeypatch.setattr(evaluation, "TOKENS_PER_BATCH", {"cpu": tokens})
+    monkeypatch.setattr(predictions, "TOKENS_PER_BATCH", {"cpu": tokens})
 
 
 def test_answers_do_not_depend_on_batches(prepared, monkeypatch):

@@ -8,14 +8,15 @@ import torch
 from test_attention import packing, query_key_value
 from test_model import Prepared
 
-from mtdnn import attention, training
-from mtdnn.batches import batch_of
 from mtdnn.errors import MtdnnError
-from mtdnn.fast import PATHS, fast
-from mtdnn.layers import Dropout, dropout
-from mtdnn.optimization import DecoupledAdamax, clip_scale, learning_rate, optimizer_for
-from mtdnn.schedule import Step
-from mtdnn.steps import stepper_for
+from mtdnn.model import attention
+from mtdnn.model.batches import batch_of
+from mtdnn.model.fast import PATHS, fast
+from mtdnn.model.layers import Dropout, dropout
+from mtdnn.model.optimizer import DecoupledAdamax, clip_scale, learning_rate, optimizer_for
+from mtdnn.training import loop
+from mtdnn.training.schedule import Step
+from mtdnn.training.stepper import stepper_for
 
 CPU = torch.device("cpu")
 
@@ -43,7 +44,7 @@ def test_fast_and_plain_paths_give_the_same_losses_over_fifty_steps(
     outcomes = []
     for switch, how in (("", "packed"), ("all", batching)):
         monkeypatch.setenv("MTDNN_PLAIN", switch)
-        monkeypatch.setattr("mtdnn.optimization.PORTION", 500)
+        monkeypatch.setattr("mtdnn.model.optimizer.PORTION", 500)
         model = undropped.model(how).train()
         settings = undropped.run.training.model_copy(update={"learning_rate": 1e-3})
         optimizer, losses = optimizer_for(model, settings), []
@@ -61,7 +62,7 @@ def test_fast_and_plain_paths_give_the_same_losses_over_fifty_steps(
 
 def test_a_scaled_step_is_torchs_clipping(monkeypatch):
     """In portions that cut tensors, and put small ones together."""
-    monkeypatch.setattr("mtdnn.optimization.PORTION", 7)
+    monkeypatch.setattr("mtdnn.model.optimizer.PORTION", 7)
     torch.manual_seed(1)
     start = [torch.randn(5, 4), torch.randn(3), torch.randn(2)]
     gradients, outcomes = [torch.randn_like(x) for x in start], []
@@ -138,7 +139,7 @@ def test_flash_attention_is_asked_for_unpadded_sequences_and_dropout(monkeypatch
 def test_batches_come_in_the_order_of_the_steps(undropped, monkeypatch, switch):
     monkeypatch.setenv("MTDNN_PLAIN", switch)
     steps = [Step(i, 0, "cola", np.array([i, i + 1])) for i in range(7)]
-    pairs = list(training._batches(steps, undropped.features, lambda batch: batch))
+    pairs = list(loop._batches(steps, undropped.features, lambda batch: batch))
     assert [step.step for step, _ in pairs] == list(range(7))
     for step, batch in pairs:
         expected = batch_of(undropped.features["cola"], step.rows)
@@ -148,4 +149,4 @@ def test_batches_come_in_the_order_of_the_steps(undropped, monkeypatch, switch):
 def test_a_batch_that_cannot_be_assembled_ends_the_training(undropped):
     steps = [Step(i, 0, "cola", np.array([10**6])) for i in range(4)]
     with pytest.raises(IndexError):
-        list(training._batches(steps, undropped.features, lambda batch: batch))
+        list(loop._batches(steps, undropped.features, lambda batch: batch))

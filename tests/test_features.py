@@ -15,11 +15,11 @@ from tiny import SPECIAL, make_encoder, squad_rows, swag_rows, word_pieces, writ
 from tokenizers import decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from mtdnn import features
-from mtdnn.corpora.files import squad
+from mtdnn.config.settings import FeatureSettings
+from mtdnn.data import features
+from mtdnn.data.corpora.publishers import squad
+from mtdnn.data.features import Features, Tokenizer, prepare, tokenise, window_starts
 from mtdnn.errors import MtdnnError
-from mtdnn.features import Features, Tokenizer, prepare, tokenise, window_starts
-from mtdnn.settings import FeatureSettings
 
 MIRROR = Path(__file__).parents[2] / "shared" / "data"
 

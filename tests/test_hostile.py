@@ -15,16 +15,16 @@ import pytest
 from fuzz.targets import EXPERIMENT, SQUAD
 from tiny import make_encoder, make_run_folder
 
-from mtdnn.cli import main
-from mtdnn.config import load, parse
-from mtdnn.corpora import read_questions
-from mtdnn.encoders import _extract
+from mtdnn.cli.main import main
+from mtdnn.config.experiment import load, parse
+from mtdnn.data.corpora.fetching import read_questions
+from mtdnn.data.encoders import _extract
+from mtdnn.data.features import Tokenizer
 from mtdnn.errors import MtdnnError, lines, printable
-from mtdnn.features import Tokenizer
-from mtdnn.files import read_json, write_json
-from mtdnn.model import build
-from mtdnn.model import load as load_model
-from mtdnn.training import train
+from mtdnn.machine.files import read_json, write_json
+from mtdnn.model.multitask import build
+from mtdnn.model.multitask import load as load_model
+from mtdnn.training.loop import train
 
 # --- configs ---------------------------------------------------------------------------------
 
@@ -212,8 +212,8 @@ def test_a_tokenizer_that_is_none_is_one_line(tmp_path, text):
 def test_an_imported_run_brings_no_links_pickles_or_code(tmp_path, spoil, message):
     from tiny import make_tiny_experiment
 
-    from mtdnn.config import dump_yaml
-    from mtdnn.importing import import_run
+    from mtdnn.config.experiment import dump_yaml
+    from mtdnn.workflow.importing import import_run
 
     changes = {"training": {"epochs": 1}}
     there, run = make_run_folder(

@@ -12,15 +12,15 @@ import time
 
 import pytest
 
-from mtdnn import lease as leases
 from mtdnn.errors import Busy, MtdnnError
-from mtdnn.lease import Lease
+from mtdnn.machine import locking as leases
+from mtdnn.machine.locking import Lease
 
 WHAT = "the run is being trained"
 HOLD = """
 import sys, time
 from pathlib import Path
-from mtdnn.lease import Lease
+from mtdnn.machine.locking import Lease
 with Lease(Path(sys.argv[1]), "the run is being trained"):
     print("held", flush=True)
     time.sleep(600)

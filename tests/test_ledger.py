@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from mtdnn.config import Experiment
-from mtdnn.ledger import DESCRIBED, ledger, reference
+from mtdnn.config.experiment import Experiment
+from mtdnn.config.reference import DESCRIBED, ledger, reference
 
 README = Path(__file__).parent.parent / "config" / "README.md"
 

@@ -7,11 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mtdnn import metrics
-from mtdnn.config import dump_yaml, parse
+from mtdnn.config.experiment import dump_yaml, parse
 from mtdnn.errors import MtdnnError
-from mtdnn.files import read_json, write_json, write_text
-from mtdnn.slices import question_type
+from mtdnn.evaluation import metrics
+from mtdnn.evaluation.slices import question_type
+from mtdnn.machine.files import read_json, write_json, write_text
 
 SYNTHETIC = {"kind": "synthetic", "train": 10, "dev": 10}
 EXPERIMENT = {

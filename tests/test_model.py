@@ -19,12 +19,12 @@ from transformers import (
     BertForSequenceClassification,
 )
 
-from mtdnn.attention import PACKABLE
-from mtdnn.batches import batch_of
+from mtdnn.config.layout import Layout
+from mtdnn.data.features import training_features
 from mtdnn.errors import MtdnnError
-from mtdnn.features import training_features
-from mtdnn.layout import Layout
-from mtdnn.model import build, export, load, save
+from mtdnn.model.attention import PACKABLE
+from mtdnn.model.batches import batch_of
+from mtdnn.model.multitask import build, export, load, save
 
 WITHOUT_DROPOUT = {"batch_size": 8, "head_dropout": 0, "encoder_dropout": 0, "span_loss": "mean"}
 

@@ -6,16 +6,16 @@ from tiny import make_encoder, make_tiny_experiment
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
-from mtdnn.layout import RunId
-from mtdnn.model import build
-from mtdnn.optimization import (
+from mtdnn.config.layout import RunId
+from mtdnn.config.settings import TrainingSettings
+from mtdnn.model.multitask import build
+from mtdnn.model.optimizer import (
     DecoupledAdamax,
     clip_scale,
     gradient_norm,
     learning_rate,
     optimizer_for,
 )
-from mtdnn.settings import TrainingSettings
 
 SHAPES = [(7,), (3, 5), (1,), (2, 3, 4), ()]
 
@@ -76,7 +76,7 @@ def test_with_decay_it_is_the_formula(legacy):
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_rows_with_a_gradient_are_updated_like_a_whole_matrix(legacy, monkeypatch):
-    monkeypatch.setattr("mtdnn.optimization.PORTION", 12)  # of three rows
+    monkeypatch.setattr("mtdnn.model.optimizer.PORTION", 12)  # of three rows
     generator = torch.Generator().manual_seed(1)
     start, outcomes = torch.randn(10, 4, generator=generator), []
     drawn = [torch.randint(0, 10, (number,), generator=generator) for number in (6, 1, 0, 9, 4)]

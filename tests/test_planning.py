@@ -10,10 +10,11 @@ import pytest
 from factories import make_experiment
 from tiny import make_run_folder, make_tiny_experiment
 
-from mtdnn import planning, schedule
-from mtdnn.features import training_features
-from mtdnn.files import digest, write_json
-from mtdnn.layout import Layout
+from mtdnn.config.layout import Layout
+from mtdnn.data.features import training_features
+from mtdnn.machine.files import digest, write_json
+from mtdnn.training import schedule
+from mtdnn.workflow import planning
 
 SIZES = {"squad": 600, "swag": 90, "cola": 300, "mrpc": 40, "mnli": 500}
 
@@ -91,7 +92,7 @@ def test_rates_are_measured_where_features_are_and_kept(tmp_path, monkeypatch):
     assert planned["total"]["jobs_at_once"] == 2
     assert any("2 jobs at once" in line for line in planning.described(planned))
 
-    monkeypatch.setattr("mtdnn.rates.measure", None)  # what was measured is kept
+    monkeypatch.setattr("mtdnn.workflow.rates.measure", None)  # what was measured is kept
     (run_dir / "predictions.parquet").touch()
     (run_dir / "model").mkdir()
     description = run_dir / "model" / "run.json"
@@ -107,7 +108,8 @@ def test_rates_are_measured_where_features_are_and_kept(tmp_path, monkeypatch):
 
 def test_the_command_prints_json_and_imports_nothing_heavy(tmp_path):
     code = (
-        "import sys, mtdnn.cli; mtdnn.cli.main(['plan', '--json', '--no-measuring', sys.argv[1]]);"
+        "import sys, mtdnn.cli.main as cli;"
+        "cli.main(['plan', '--json', '--no-measuring', sys.argv[1]]);"
         "assert not {'torch', 'transformers', 'mlflow'} & set(sys.modules)"
     )
     demo = "config/demo.yaml"

@@ -7,11 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 from tiny import make_run_folder
 
-from mtdnn import evaluation
-from mtdnn.cli import main
-from mtdnn.config import dump_yaml
-from mtdnn.layout import Layout
-from mtdnn.training import train
+from mtdnn.cli.main import main
+from mtdnn.config.experiment import dump_yaml
+from mtdnn.config.layout import Layout
+from mtdnn.evaluation import predictions
+from mtdnn.training.loop import train
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def trained(tmp_path_factory):
     run_dir, run = make_run_folder(tmp_path_factory.mktemp("run"), rows=40)
     (run_dir / "config.yaml").write_text(dump_yaml(run), encoding="utf-8")
     train(run_dir, run, threads=1)
-    evaluation.evaluate(run_dir, run, threads=1)
+    predictions.evaluate(run_dir, run, threads=1)
     return run_dir
 
 

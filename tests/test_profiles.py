@@ -13,7 +13,7 @@ import pytest
 import yaml
 from test_workflow import ROOT, Room, make_room
 
-from mtdnn.workflow import count_gpus
+from mtdnn.config.dependencies import count_gpus
 
 PROFILES = sorted(path.name for path in (ROOT / "profiles").iterdir() if path.is_dir())
 RUN = "tiny/qa/w1.0/default/seed1"

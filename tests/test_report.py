@@ -8,12 +8,11 @@ from factories import fail_run, make_experiment, make_run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtdnn import reporting
-from mtdnn.files import read_json, write_json
-from mtdnn.layout import RunId
-from mtdnn.reporting import interference
+from mtdnn.config.layout import RunId
+from mtdnn.evaluation.results import read_rows
+from mtdnn.machine.files import read_json, write_json
+from mtdnn.reporting import interference, products
 from mtdnn.reporting.facts import Captions, compare_link, facts, restructured
-from mtdnn.reporting.results import read_rows
 
 HOSTILE = "</script><img src=x onerror=alert(1)> `x` :raw: |y| *z* .. include:: /etc/passwd"
 
@@ -30,8 +29,8 @@ def experiment(tmp_path_factory):
             write_json(folder / "mlflow.json", {"run_id": f"run{number}"})
     write_json(made.layout.root / "store.json", {"experiment_id": "7"})
     write_json(made.layout.root / "cases.json", {"reason": "No predictions were made."})
-    for page in [*made.tables, *reporting.PAGES]:
-        reporting.write_page(made, page)
+    for page in [*made.tables, *products.PAGES]:
+        products.write_page(made, page)
     return made
 
 
@@ -40,7 +39,7 @@ def read(experiment, page):
 
 
 def test_pages_need_nothing_from_elsewhere_and_run_nothing_of_others(experiment):
-    for page in [*experiment.tables, *reporting.PAGES]:
+    for page in [*experiment.tables, *products.PAGES]:
         text = read(experiment, page)
         assert text.count("<script") == text.count("</script") == 1, page
         assert "<img" not in text and "<link" not in text and "@import" not in text
@@ -114,7 +113,7 @@ def test_captions_read_the_runs_only_when_they_are_rendered(tmp_path, experiment
 
 
 def test_interference_holds_the_scores_of_metrics(experiment):
-    reporting.write_interference(experiment)
+    products.write_interference(experiment)
     kinds = {(kind.mixture, kind.qa_weight): kind for kind in interference.kinds(experiment)}
     assert len(kinds) == 7
     frame = interference.frame(experiment, list(kinds.values()))
@@ -128,15 +127,15 @@ def test_interference_holds_the_scores_of_metrics(experiment):
     assert tex.count("{") - tex.count(r"\{") == tex.count("}") - tex.count(r"\}")
 
 
-@pytest.mark.parametrize("name", reporting.ANSWER_FIGURES)
+@pytest.mark.parametrize("name", products.ANSWER_FIGURES)
 def test_figures_of_answers_are_drawn_from_whatever_there_is(tmp_path, name):
     made = make_experiment(tmp_path)
-    reporting.write_figure(made, name)
+    products.write_figure(made, name)
     for end in ("svg", "png", "pdf"):
         assert made.layout.figure(name, end).stat().st_size > 0
 
 
 def test_the_digest_of_templates_follows_them(monkeypatch):
-    before = reporting.templates_digest()
-    monkeypatch.setattr(reporting, "sha256", lambda path: "other")
-    assert reporting.templates_digest() != before == before
+    before = products.templates_digest()
+    monkeypatch.setattr(products, "sha256", lambda path: "other")
+    assert products.templates_digest() != before == before

@@ -13,12 +13,12 @@ from factories import QA, fail_run, make_experiment, make_run
 from matplotlib.backend_bases import GraphicsContextBase
 from matplotlib.transforms import Bbox
 
-from mtdnn import reporting
+from mtdnn.config.layout import RunId
 from mtdnn.errors import MtdnnError
-from mtdnn.files import read_json, write_text
-from mtdnn.layout import RunId
-from mtdnn.reporting import figures, tables
-from mtdnn.reporting.results import read_training
+from mtdnn.evaluation.results import read_training
+from mtdnn.machine.files import read_json, write_text
+from mtdnn.reporting import products, tables
+from mtdnn.reporting.figures import registry
 
 BASE_QA = RunId("base", "qa", 1.0, "default", 1)
 BEST = RunId("base", "qa_mcc_sc", 0.8, "default", 1)
@@ -53,7 +53,7 @@ def with_published(folder):
 def test_table_shows_what_metrics_json_holds(tmp_path):
     experiment = make_experiment(tmp_path)
     folder = make_run(experiment, BEST, em=74.123, f1=77.987)
-    reporting.write_table(experiment, "table1")
+    products.write_table(experiment, "table1")
     scores = read_json(folder / "metrics.json")["slices"]["paper_dev"]
     expected = [f"{scores[key]:.2f}" for key in ("exact", "f1", "HasAns_f1", "NoAns_exact")]
     expected += [f"{scores['null_odds_auc']:.3f}", "1/1"]
@@ -73,7 +73,7 @@ def test_missing_and_failed_runs_show_a_dash_and_the_reason(tmp_path):
     experiment = make_experiment(tmp_path)
     make_run(experiment, BASE_QA)
     fail_run(experiment, BEST, "train", "CUDA out of memory")
-    reporting.write_table(experiment, "table1")
+    products.write_table(experiment, "table1")
     text = read(experiment, "table1", "md")
     row = markdown_row(text, "QA+MCC+SC | BERT base | 0.8")
     assert row[3:] == [r"– \[2\]"] * 5 + ["0/1"]
@@ -89,7 +89,7 @@ def test_failure_outdates_scores_of_an_earlier_attempt(tmp_path):
     experiment = make_experiment(tmp_path)
     make_run(experiment, BEST, em=70)
     fail_run(experiment, BEST, "train", "no room left")
-    reporting.write_table(experiment, "table1")
+    products.write_table(experiment, "table1")
     assert "70.00" not in read(experiment, "table1", "md")
 
 
@@ -97,7 +97,7 @@ def test_broken_metrics_are_a_reason_and_no_crash(tmp_path):
     experiment = make_experiment(tmp_path)
     folder = make_run(experiment, BEST)
     write_text(folder / "metrics.json", '{"em": 70')
-    reporting.write_table(experiment, "table1")
+    products.write_table(experiment, "table1")
     assert "not readable as JSON" in read(experiment, "table1", "md")
 
 
@@ -107,7 +107,7 @@ def test_seeds_give_mean_and_sample_deviation(tmp_path):
     for seed, em in enumerate(ems[:2], start=1):
         make_run(experiment, RunId("base", "qa", 1.0, "default", seed), em)
     fail_run(experiment, RunId("base", "qa", 1.0, "default", 3), "evaluate", "no disk")
-    reporting.write_table(experiment, "table1")
+    products.write_table(experiment, "table1")
     text = read(experiment, "table1", "md")
     mean, deviation = statistics.fmean(ems[:2]), statistics.stdev(ems[:2])
     row = markdown_row(text, "QA | BERT base")
@@ -116,7 +116,7 @@ def test_seeds_give_mean_and_sample_deviation(tmp_path):
     assert "seed 3: evaluate failed: no disk" in text
     make_run(experiment, RunId("base", "qa", 1.0, "default", 3), ems[2])
     (experiment.layout.run(RunId("base", "qa", 1.0, "default", 3)) / "failure.json").unlink()
-    reporting.write_table(experiment, "table1")
+    products.write_table(experiment, "table1")
     record = pd.read_csv(experiment.layout.table("table1", "csv")).iloc[-1]
     assert record.em == pytest.approx(statistics.fmean(ems))
     assert record.em_sd == pytest.approx(statistics.stdev(ems))
@@ -127,7 +127,7 @@ def test_published_numbers_and_signed_differences(tmp_path):
     experiment = make_experiment(tmp_path, published=with_published(tmp_path))
     make_run(experiment, BASE_QA, em=73.044, f1=76.18)
     make_run(experiment, BEST, em=75.0, f1=77.0)
-    reporting.write_table(experiment, "table1")
+    products.write_table(experiment, "table1")
     text = read(experiment, "table1", "md")
     assert markdown_row(text, "QA | BERT base")[-4:] == ["73.544", "76.18", "−0.50", "0.00"]
     best = markdown_row(text, "QA+MCC+SC | BERT base | 0.8")
@@ -138,12 +138,12 @@ def test_published_numbers_and_signed_differences(tmp_path):
     record = pd.read_csv(experiment.layout.table("table1", "csv")).iloc[-1]
     assert record.em_difference == pytest.approx(-0.5)
     # Another table's number, another encoder's and the blind set's are not taken.
-    reporting.write_table(experiment, "table3")
+    products.write_table(experiment, "table3")
     assert markdown_row(read(experiment, "table3", "md"), "QA | BERT large")[-4:-2] == [
         "77.902",
         "80.831",
     ]
-    reporting.write_table(experiment, "table2")
+    products.write_table(experiment, "table2")
     assert "77.15" not in read(experiment, "table2", "md")
 
 
@@ -158,36 +158,36 @@ def test_bad_published_file_is_one_line(tmp_path, content, message):
     write_text(tmp_path / "published.csv", content)
     experiment = make_experiment(tmp_path, published=str(tmp_path / "published.csv"))
     with pytest.raises(MtdnnError, match=message):
-        reporting.write_table(experiment, "table1")
+        products.write_table(experiment, "table1")
 
 
 def test_slice_that_is_not_measurable_says_why(tmp_path):
     reason = "5795 of its 11873 questions are about contexts that the run was trained on"
     experiment = make_experiment(tmp_path)
     make_run(experiment, BASE_QA, not_measurable={"official": reason})
-    reporting.write_table(experiment, "table1")
+    products.write_table(experiment, "table1")
     text = read(experiment, "table1", "md")
     second = text.split("On other questions:")[1]
     assert markdown_row(second, "QA | BERT base") == ["QA", "BERT base", "1.0", r"– \[2\]"]
     assert rf"\[2\] not measurable: {reason}" in text
     make_run(experiment, BASE_QA, not_measurable={"paper_dev": reason})
-    reporting.write_table(experiment, "table1")
+    products.write_table(experiment, "table1")
     assert markdown_row(read(experiment, "table1", "md"), "QA | BERT base")[3] == r"– \[2\]"
 
 
 def test_scores_at_the_tuned_threshold(tmp_path):
     plain = make_experiment(tmp_path)
     make_run(plain, BASE_QA, em=70.0, tuned=True)
-    reporting.write_table(plain, "table1")
+    products.write_table(plain, "table1")
     assert "tuned" not in read(plain, "table1", "md")
     corpora = {name: c.model_dump() for name, c in plain.corpora.items()}
     corpora["squad"]["held_out_titles"] = ["Somewhere"]
     tuned = make_experiment(tmp_path, corpora=corpora, tune_threshold_on="held_out")
-    reporting.write_table(tuned, "table1")
+    products.write_table(tuned, "table1")
     row = markdown_row(read(tuned, "table1", "md"), "QA | BERT base")
     assert row[8:10] == ["71.00", "74.00"]
     make_run(tuned, BASE_QA, em=70.0, tuned=False)
-    reporting.write_table(tuned, "table1")
+    products.write_table(tuned, "table1")
     assert "no threshold was tuned" in read(tuned, "table1", "md")
 
 
@@ -201,7 +201,7 @@ def test_variant_has_its_own_row_and_no_published_number(tmp_path):
         figures={},
     )
     make_run(experiment, RunId("base", "qa", 1.0, "legacy", 1), em=72)
-    reporting.write_table(experiment, "table1")
+    products.write_table(experiment, "table1")
     row = markdown_row(read(experiment, "table1", "md"), "QA | BERT base | old code")
     assert row[4] == "72.00"
     assert row[-4:] == ["–"] * 4
@@ -210,7 +210,7 @@ def test_variant_has_its_own_row_and_no_published_number(tmp_path):
 def test_notice_title_and_provenance_stand_in_every_format(tmp_path):
     experiment = make_experiment(tmp_path)
     make_run(experiment, BASE_QA, steps=60)
-    reporting.write_table(experiment, "table1")
+    products.write_table(experiment, "table1")
     for suffix in ("md", "tex", "csv"):
         text = read(experiment, "table1", suffix)
         assert experiment.notice in text
@@ -231,7 +231,7 @@ def test_special_characters_are_escaped(tmp_path):
         tmp_path, notice=AWKWARD, tables={"t": {"title": AWKWARD, "rows": rows}}, figures={}
     )
     fail_run(experiment, BASE_QA, "train", AWKWARD)
-    reporting.write_table(experiment, "t")
+    products.write_table(experiment, "t")
     text = read(experiment, "t", "md")
     assert r"\<b\>\#1\</b\>" in text
     row = next(line for line in text.splitlines() if line.startswith("| R"))
@@ -251,7 +251,7 @@ def test_latex_compiles(tmp_path):
         tmp_path, notice=AWKWARD.replace("“é”", ""), published=with_published(tmp_path)
     )
     make_run(experiment, BASE_QA)
-    reporting.write_table(experiment, "table1")
+    products.write_table(experiment, "table1")
     document = rf"""
         \documentclass{{article}}\usepackage{{booktabs,graphicx}}
         \begin{{document}}\input{{{experiment.layout.table("table1", "tex")}}}\end{{document}}
@@ -290,17 +290,18 @@ def drawn(tmp_path_factory):
     return experiment
 
 
-@pytest.mark.parametrize("name", ["figure3", "figure4", *reporting.TRAINING_FIGURES])
+@pytest.mark.parametrize("name", ["figure3", "figure4", *products.TRAINING_FIGURES])
 def test_figures_exist_in_three_formats_with_the_same_bytes_each_time(drawn, name):
-    reporting.write_figure(drawn, name)
+    products.write_figure(drawn, name)
     first = {
         suffix: drawn.layout.figure(name, suffix).read_bytes() for suffix in ("svg", "png", "pdf")
     }
     assert first["png"].startswith(b"\x89PNG")
     assert first["pdf"].startswith(b"%PDF")
     assert b"<svg" in first["svg"]
-    code = "import sys; from mtdnn import reporting; from mtdnn.config import parse, read_yaml; "
-    code += "reporting.write_figure(parse(read_yaml(sys.argv[1]), 'x'), sys.argv[2])"
+    code = "import sys; from mtdnn.reporting import products; "
+    code += "from mtdnn.config.experiment import parse, read_yaml; "
+    code += "products.write_figure(parse(read_yaml(sys.argv[1]), 'x'), sys.argv[2])"
     path = drawn.layout.root / "experiment.json"
     write_text(path, drawn.model_dump_json())
     # Another process: nothing may depend on a seed of hashing or on earlier figures.
@@ -311,7 +312,7 @@ def test_figures_exist_in_three_formats_with_the_same_bytes_each_time(drawn, nam
 
 def test_last_bits_of_places_do_not_change_a_figure(drawn, monkeypatch):
     """The layout's solver and matrix products differ in them between processes and machines."""
-    reporting.write_figure(drawn, "loss")
+    products.write_figure(drawn, "loss")
     file = drawn.layout.figure("loss", "svg")
     before = file.read_text()
     clip = GraphicsContextBase.get_clip_rectangle
@@ -321,7 +322,7 @@ def test_last_bits_of_places_do_not_change_a_figure(drawn, monkeypatch):
         return box and Bbox(box.get_points() * (1 + 1e-14))
 
     monkeypatch.setattr(GraphicsContextBase, "get_clip_rectangle", nudged)
-    reporting.write_figure(drawn, "loss")
+    products.write_figure(drawn, "loss")
     assert file.read_text() == before
     assert set(re.findall(r'clipPath id="(\w+)"', before)) == set(re.findall(r"url.#(\w+)", before))
 
@@ -337,7 +338,7 @@ def panels(figure):
 
 
 def test_published_values_are_hollow_markers(drawn):
-    axes = panels(figures.draw(drawn, "figure3"))
+    axes = panels(registry.draw(drawn, "figure3"))
     assert hollow(axes["EM"]) == [73.544, 73.92, 74.58]
     assert hollow(axes["F1"]) == [76.18, 76.47, 77.15]
     # All of it, measured and published, lies inside the frame.
@@ -347,7 +348,7 @@ def test_published_values_are_hollow_markers(drawn):
 
 
 def test_figure_draws_means_and_every_seed(drawn):
-    panel = panels(figures.draw(drawn, "figure3"))["EM"]
+    panel = panels(registry.draw(drawn, "figure3"))["EM"]
     runs = [RunId("base", "qa_mcc_sc", 0.7, "default", seed) for seed in (1, 2, 3)]
     ems = [read_json(drawn.layout.run(run) / "metrics.json")["em"] for run in runs]
     seeds = [sorted(line.get_ydata()) for line in panel.lines if line.get_markersize() == 3]
@@ -365,15 +366,15 @@ def small_print(figure):
 
 
 def test_small_print_names_what_is_missing_and_the_notice(drawn):
-    for name in ("figure3", *reporting.TRAINING_FIGURES):
-        text = small_print(figures.draw(drawn, name))
+    for name in ("figure3", *products.TRAINING_FIGURES):
+        text = small_print(registry.draw(drawn, name))
         assert "Made-up numbers" in text
         assert "0.9" in text
         assert "not run" in text
 
 
 def test_draws_marks_shares_and_counts(drawn):
-    figure = figures.draw(drawn, "draws")
+    figure = registry.draw(drawn, "draws")
     (axes,) = figure.subfigs[0].axes
     labels = [label.get_text() for label in axes.get_yticklabels()]
     place = labels.index("QA+MCC, w 0.8, BERT base, seed 2")
@@ -388,9 +389,9 @@ def test_draws_marks_shares_and_counts(drawn):
 
 def test_nothing_to_draw_is_said_and_does_not_crash(tmp_path):
     experiment = make_experiment(tmp_path)
-    for name in ("figure3", "figure4", *reporting.TRAINING_FIGURES):
-        reporting.write_figure(experiment, name)
-        body = figures.draw(experiment, name).subfigs[0]
+    for name in ("figure3", "figure4", *products.TRAINING_FIGURES):
+        products.write_figure(experiment, name)
+        body = registry.draw(experiment, name).subfigs[0]
         texts = [text.get_text() for axes in body.axes for text in axes.texts]
         assert "nothing to draw yet" in texts
 
@@ -398,8 +399,8 @@ def test_nothing_to_draw_is_said_and_does_not_crash(tmp_path):
 def test_moving_average_equals_the_definition():
     values = [5.0, 1.0, 4.0, 2.0, 8.0]
     expected = [3.0, 10 / 3, 7 / 3, 14 / 3, 5.0]
-    assert figures.moving_average(pd.Series(values).to_numpy(), 3) == pytest.approx(expected)
-    assert figures.moving_average(pd.Series(values).to_numpy(), 1) == pytest.approx(values)
+    assert registry.moving_average(pd.Series(values).to_numpy(), 3) == pytest.approx(expected)
+    assert registry.moving_average(pd.Series(values).to_numpy(), 1) == pytest.approx(values)
 
 
 def test_half_written_last_line_of_the_training_log_is_left_out(tmp_path):

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from tiny import make_run_folder, make_tiny_experiment
 
-from mtdnn import schedule
+from mtdnn.config.layout import Layout, RunId
+from mtdnn.config.settings import ScheduleSettings
+from mtdnn.data.features import training_features
 from mtdnn.errors import MtdnnError
-from mtdnn.features import training_features
-from mtdnn.layout import Layout, RunId
-from mtdnn.schedule import draw, of_run, shares
-from mtdnn.settings import ScheduleSettings
+from mtdnn.training import schedule
+from mtdnn.training.schedule import draw, of_run, shares
 
 SIZES = {"squad": 1003, "swag": 90, "cola": 40, "mnli": 17}
 EVEN = {"squad": 0.4, "swag": 0.2, "cola": 0.2, "mnli": 0.2}

@@ -24,7 +24,7 @@ from slurm import Slurm, missing
 from test_workflow import EXPERIMENT, ROOT, Room, make_room
 
 from mtdnn.errors import MtdnnError
-from mtdnn.files import read_json, sha256
+from mtdnn.machine.files import read_json, sha256
 
 pytestmark = [
     pytest.mark.slurm,

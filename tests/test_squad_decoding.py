@@ -10,10 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mtdnn.config.settings import DecodingSettings
 from mtdnn.errors import MtdnnError
-from mtdnn.settings import DecodingSettings
-from mtdnn.squad import decoding
-from mtdnn.squad.decoding import NO_SCORE, Answers, Decoder, SpanLogits, decode, predictions_table
+from mtdnn.evaluation import decoding
+from mtdnn.evaluation.decoding import (
+    NO_SCORE,
+    Answers,
+    Decoder,
+    SpanLogits,
+    decode,
+    predictions_table,
+)
 
 # Few different values, so that ties are the rule.
 LOGIT = st.integers(-2, 2).map(float) | st.floats(-8, 8, width=32)
@@ -193,20 +200,11 @@ def test_predictions_table_holds_the_answers_text():
 @pytest.mark.parametrize(
     ("module", "foreign"),
     [
-        ("mtdnn.squad", ["numpy", "torch", "sklearn"]),
-        ("mtdnn.squad.decoding", ["torch", "sklearn", "mtdnn.squad.scoring"]),
-        ("mtdnn.squad.scoring", ["torch", "sklearn", "mtdnn.squad.decoding"]),
+        ("mtdnn.evaluation.decoding", ["torch", "sklearn", "mtdnn.evaluation.scoring"]),
+        ("mtdnn.evaluation.scoring", ["torch", "sklearn", "mtdnn.evaluation.decoding"]),
     ],
 )
 def test_imports_stay_light_and_decoding_knows_nothing_of_scoring(module, foreign):
     code = f"import sys, {module}; print([m for m in {foreign} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
-
-
-def test_package_names_resolve():
-    import mtdnn.squad
-
-    assert all(callable(getattr(mtdnn.squad, name)) for name in mtdnn.squad.__all__)
-    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
-        _ = mtdnn.squad.nothing

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtdnn import cli
-from mtdnn.squad.scoring import Scores, best, normalise, score_answers, summary
-from mtdnn.squad.thresholds import null_odds_auc, official_best, tune
+from mtdnn.cli import main
+from mtdnn.evaluation.scoring import Scores, best, normalise, score_answers, summary
+from mtdnn.evaluation.thresholds import null_odds_auc, official_best, tune
 
 DEV = Path(__file__).parents[2] / "shared/data/squad_v2/dev-v2.0.json"
 needs_dev = pytest.mark.skipif(
@@ -254,7 +254,7 @@ def run_score(tmp_path, capsys, predictions, odds=None, threshold=None):
         arguments += ["--null-odds", str(tmp_path / "o.json")]
     if threshold is not None:
         arguments += ["--null-threshold", str(threshold)]
-    assert cli.main(arguments) == 0
+    assert main.main(arguments) == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -340,7 +340,7 @@ def score_small(tmp_path, capsys, data=SMALL, predictions=None, odds=None):
     arguments = ["score", "--data", "data", "--predictions", "predictions"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        status = cli.main(arguments + (["--null-odds", "odds"] if odds is not None else []))
+        status = main.main(arguments + (["--null-odds", "odds"] if odds is not None else []))
     captured = capsys.readouterr()
     return status, captured.out, captured.err
 

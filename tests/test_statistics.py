@@ -15,11 +15,11 @@ import statsmodels.api as sm
 from factories import QA, WEIGHTS, fail_run, make_experiment, make_run
 from scipy import stats
 
-from mtdnn import reporting, statistics
-from mtdnn.files import read_json, write_json, write_text
-from mtdnn.layout import RunId
-from mtdnn.reporting import tables
+from mtdnn.config.layout import RunId
+from mtdnn.machine.files import read_json, write_json, write_text
+from mtdnn.reporting import products, tables
 from mtdnn.statistics import inference
+from mtdnn.statistics import records as statistics
 from mtdnn.statistics.inference import Arm, Estimate, compare, components, flips, labelings
 from mtdnn.statistics.simulation import Scenario, simulate
 
@@ -324,17 +324,17 @@ def test_a_variant_is_compared_with_its_own_baseline_and_may_flip(tmp_path):
     assert (other["conclusion"], other["flips"]) == ("open", True)
     assert (names["qa/w1.0/default"], names["qa/w1.0/v"]) in found
     assert ("base/qa_mcc_sc/w0.8/default", names["qa/w1.0/v"]) not in found
-    reporting.write_comparisons(experiment, "s")
+    products.write_comparisons(experiment, "s")
     assert "| yes |" in experiment.layout.comparison("s", "md").read_text()
 
 
 def test_comparisons_in_three_formats_and_in_the_table_s_notes(mixtures):
     make_runs(mixtures, "table2", [0.4, 0.7, 0.41, 0.8])
-    reporting.write_table(mixtures, "table2")
+    products.write_table(mixtures, "table2")
     assert "against QA" not in mixtures.layout.table("table2", "md").read_text()
     statistics.write(mixtures, ["table2"])
-    reporting.write_comparisons(mixtures, "table2")
-    reporting.write_table(mixtures, "table2")
+    products.write_comparisons(mixtures, "table2")
+    products.write_table(mixtures, "table2")
     entry = read_json(mixtures.layout.statistics("table2"))
     found = comparison(entry, "baseline", "qa_mcc_sc")
     shown = tables.interval(found["em"])

@@ -17,12 +17,13 @@ from tiny import FAMILIES
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from mtdnn import attention, optimization
-from mtdnn.batches import ROOM, PackedBatch, pack, tail_unit
-from mtdnn.features import Sequences
-from mtdnn.optimization import learning_rate, optimizer_for
-from mtdnn.steps import RecordedSteps, Stepper, cuda_recorder, stepper_for
-from mtdnn.training import random_state
+from mtdnn.data.features import Sequences
+from mtdnn.model import attention
+from mtdnn.model import optimizer as optimization
+from mtdnn.model.batches import ROOM, PackedBatch, pack, tail_unit
+from mtdnn.model.optimizer import learning_rate, optimizer_for
+from mtdnn.training.loop import random_state
+from mtdnn.training.stepper import RecordedSteps, Stepper, cuda_recorder, stepper_for
 
 CPU = torch.device("cpu")
 STEPS = 50
@@ -284,9 +285,9 @@ def test_the_stand_in_refuses_what_a_gpu_cannot_record():
 )
 def test_steps_are_recorded_on_a_gpu_where_they_can_be(undropped, monkeypatch, changes):
     room = Room(undropped, **changes)
-    monkeypatch.setattr("mtdnn.steps.cuda_recorder", lambda: refuse)
+    monkeypatch.setattr("mtdnn.training.stepper.cuda_recorder", lambda: refuse)
     monkeypatch.setattr(room.optimizer, "keep_factors_on", lambda device: None)
-    monkeypatch.setattr("mtdnn.steps.torch.zeros", lambda *_, **__: None)
+    monkeypatch.setattr("mtdnn.training.stepper.torch.zeros", lambda *_, **__: None)
 
     def kind(device):
         return type(stepper_for(room.model, room.optimizer, room.settings, torch.device(device)))

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from tiny import make_run_folder, make_tiny_experiment
 
-from mtdnn.cli import main
-from mtdnn.config import dump_yaml
+from mtdnn.cli.main import main
+from mtdnn.config.experiment import dump_yaml
 
 CHANGES = {
     "training": {"epochs": 1, "batch_size": 8},

@@ -6,8 +6,8 @@ import re
 import pytest
 from factories import make_experiment, make_run, make_statistics
 
-from mtdnn import reporting
 from mtdnn.errors import MtdnnError
+from mtdnn.reporting import products
 
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.]|\.\d)")
 
@@ -45,7 +45,7 @@ def experiment(tmp_path):
 
 def test_every_number_of_the_summary_has_its_source(experiment):
     statistics = make_statistics(experiment)
-    reporting.write_summary(experiment)
+    products.write_summary(experiment)
     text = (experiment.layout.root / "summary.md").read_text(encoding="utf-8")
     known = numbers_of(statistics)
     for run in experiment.runs():
@@ -70,7 +70,7 @@ def test_every_number_of_the_summary_has_its_source(experiment):
 
 def test_latex_of_the_summary_is_balanced_and_complete(experiment):
     make_statistics(experiment)
-    reporting.write_summary(experiment)
+    products.write_summary(experiment)
     text = (experiment.layout.root / "summary.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```latex\n(.*?)```", text, re.DOTALL)
     assert len(blocks) == len(experiment.tables)
@@ -87,12 +87,12 @@ def test_latex_of_the_summary_is_balanced_and_complete(experiment):
 
 def test_without_statistics_the_summary_says_what_is_missing(experiment):
     with pytest.raises(MtdnnError, match=r"statistics\.json: no such file; run mtdnn statistics"):
-        reporting.write_summary(experiment)
+        products.write_summary(experiment)
 
 
 def test_differences_are_on_the_page_of_their_table(experiment):
     statistics = make_statistics(experiment)
-    reporting.write_page(experiment, "table2")
+    products.write_page(experiment, "table2")
     text = experiment.layout.page("table2").read_text(encoding="utf-8")
     for each in statistics["tables"]["table2"]["comparisons"]:
         word = each["verdict"]["em"]

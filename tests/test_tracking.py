@@ -16,13 +16,14 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from mlflow_server import Server
 
-from mtdnn import mirror, tracking
-from mtdnn.cli import main
-from mtdnn.config import dump_yaml
+from mtdnn.cli.main import main
+from mtdnn.config.experiment import dump_yaml
+from mtdnn.config.layout import RunId
 from mtdnn.errors import MtdnnError
-from mtdnn.files import read_json, write_json, write_text
-from mtdnn.layout import RunId
-from mtdnn.reporting.results import read_training
+from mtdnn.evaluation.results import read_training
+from mtdnn.machine.files import read_json, write_json, write_text
+from mtdnn.tracking import content
+from mtdnn.tracking import runs as tracking
 
 RUN = RunId("base", "qa_sc", 0.8, "default", 1)
 
@@ -138,7 +139,7 @@ def test_curves_have_one_point_a_step_with_real_steps_and_times(experiment):
 
 
 def test_long_curves_are_averaged_in_equal_windows(experiment, monkeypatch):
-    monkeypatch.setattr(mirror, "MAX_POINTS", 10)
+    monkeypatch.setattr(content, "MAX_POINTS", 10)
     folder = make_run(experiment, RunId("base", "qa", 1.0, "default", 1), steps=25)
     tracking.log_run(experiment, folder)
     client, run = only_run(experiment)
@@ -296,7 +297,7 @@ def test_many_processes_on_a_fresh_store(tmp_path):
     commands += [["sync", str(path)]] * 2
     # From a process that has imported everything, which takes seconds, they begin together.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mtdnn.cli", "mtdnn.tracking"])
+    context.set_forkserver_preload(["mtdnn.cli.main", "mtdnn.tracking.runs"])
     with ProcessPoolExecutor(len(commands), mp_context=context) as processes:
         assert list(processes.map(main, commands)) == [0] * 12
     client = MlflowClient(experiment.store_uri)

@@ -15,14 +15,15 @@ from test_model import Prepared
 from tiny import FAMILIES, make_run_folder
 from torch import nn
 
-from mtdnn import evaluation, schedule, training
+from mtdnn.config.layout import Layout
+from mtdnn.data.features import training_features
 from mtdnn.errors import MtdnnError
-from mtdnn.features import training_features
-from mtdnn.layout import Layout
-from mtdnn.model import MultiTaskModel
-from mtdnn.optimization import learning_rate, optimizer_for
-from mtdnn.steps import Stepper, parts_of, precision
-from mtdnn.training import random_state, train
+from mtdnn.evaluation import predictions as evaluation
+from mtdnn.model.multitask import MultiTaskModel
+from mtdnn.model.optimizer import learning_rate, optimizer_for
+from mtdnn.training import loop, schedule
+from mtdnn.training.loop import random_state, train
+from mtdnn.training.stepper import Stepper, parts_of, precision
 
 CPU = torch.device("cpu")
 LEARNABLE = {"batch_size": 8, "epochs": 4, "learning_rate": 0.02, "head_dropout": 0.1}
@@ -107,10 +108,10 @@ def test_the_model_says_what_made_it(trained):
 def test_the_fingerprint_moves_with_what_determines_the_model(trained):
     run_dir, run = trained
     layout = Layout.of_run(run_dir)
-    first = training.fingerprint(layout, run)["fingerprint"]
+    first = loop.fingerprint(layout, run)["fingerprint"]
 
     def changed(**parts):
-        return training.fingerprint(layout, run.model_copy(update=parts))["fingerprint"]
+        return loop.fingerprint(layout, run.model_copy(update=parts))["fingerprint"]
 
     assert changed(notice="shown", mixture_label="other") == first
     assert changed(decoding=run.decoding.model_copy(update={"n_best": 3})) == first
@@ -251,7 +252,7 @@ def test_random_states_differ_by_seed_step_and_process():
 def test_each_step_of_training_has_its_own_random_state(tmp_path, monkeypatch):
     run_dir, run = tiny_run(tmp_path, epochs=1)
     calls = []
-    monkeypatch.setattr(training, "random_state", lambda *state: calls.append(state))
+    monkeypatch.setattr(loop, "random_state", lambda *state: calls.append(state))
     train(run_dir, run, threads=1)
     assert calls == [(run.seed, line["step"], 0) for line in lines_of(run_dir)]
 

@@ -11,11 +11,13 @@ import pytest
 from safetensors.torch import load_file, save_file
 from tiny import make_run_folder, make_tiny_experiment
 
-from mtdnn import evaluation, metrics, reporting, tracking
-from mtdnn.cli import main
-from mtdnn.config import dump_yaml
-from mtdnn.files import digest, read_json, sha256, write_json
-from mtdnn.training import train
+from mtdnn.cli.main import main
+from mtdnn.config.experiment import dump_yaml
+from mtdnn.evaluation import metrics, predictions
+from mtdnn.machine.files import digest, read_json, sha256, write_json
+from mtdnn.reporting import products
+from mtdnn.tracking import runs
+from mtdnn.training.loop import train
 
 RUN = "runs/tiny/squad_cola/w0.5/default/seed1"
 TABLES = {
@@ -34,12 +36,12 @@ def finished(tmp_path_factory) -> Path:
     run_dir, run = make_run_folder(folder, mixture="squad_cola", rows=16, **changes)
     experiment = make_tiny_experiment(folder, **changes)
     train(run_dir, run, threads=1)
-    evaluation.evaluate(run_dir, run, threads=1)
+    predictions.evaluate(run_dir, run, threads=1)
     metrics.write(run_dir, experiment)
-    reporting.write_table(experiment, "t")
-    reporting.write_interference(experiment)
-    tracking.create_store(experiment)
-    tracking.log_run(experiment, run_dir)
+    products.write_table(experiment, "t")
+    products.write_interference(experiment)
+    runs.create_store(experiment)
+    runs.log_run(experiment, run_dir)
     (experiment.layout.root / "experiment.yaml").write_text(dump_yaml(experiment))
     return experiment.layout.root
 

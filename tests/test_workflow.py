@@ -18,8 +18,8 @@ from mlflow import MlflowClient
 from tiny import make_encoder
 
 import mtdnn
-from mtdnn.files import read_json
-from mtdnn.reporting import FIGURES
+from mtdnn.machine.files import read_json
+from mtdnn.reporting.products import FIGURES
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(mtdnn.__file__).parent

@@ -17,13 +17,14 @@ import torch
 from tokenizers import models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
-from mtdnn import features, schedule
-from mtdnn.config import Experiment, dump_yaml, parse
-from mtdnn.corpora import rows_digest
-from mtdnn.corpora.rows import SCHEMAS
-from mtdnn.files import digest, sha256, write_json, write_text
-from mtdnn.layout import RunId
-from mtdnn.settings import RunSettings
+from mtdnn.config.experiment import Experiment, dump_yaml, parse
+from mtdnn.config.layout import RunId
+from mtdnn.config.settings import RunSettings
+from mtdnn.data import features
+from mtdnn.data.corpora.fetching import rows_digest
+from mtdnn.data.corpora.rows import SCHEMAS
+from mtdnn.machine.files import digest, sha256, write_json, write_text
+from mtdnn.training import schedule
 
 torch.set_num_threads(1)  # more only get in each other's way here
 

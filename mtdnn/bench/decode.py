@@ -17,15 +17,15 @@ import pyarrow.compute as pc
 import torch
 from transformers import AutoModelForQuestionAnswering
 
-from mtdnn.bench import Options, compare
+from mtdnn.bench.harness import Options, compare
 from mtdnn.bench.material import Material, experiment_of, gather
-from mtdnn.evaluation import answer
-from mtdnn.features import Features
-from mtdnn.model import MultiTaskModel, build
-from mtdnn.settings import DecodingSettings
-from mtdnn.squad.decoding import Decoder, SpanLogits, predictions_table
-from mtdnn.steps import precision
-from mtdnn.training import use_device
+from mtdnn.config.settings import DecodingSettings
+from mtdnn.data.features import Features
+from mtdnn.evaluation.decoding import Decoder, SpanLogits, predictions_table
+from mtdnn.evaluation.predictions import answer
+from mtdnn.model.multitask import MultiTaskModel, build
+from mtdnn.training.loop import use_device
+from mtdnn.training.stepper import precision
 
 MAX_LENGTH, BATCH = 384, 8  # the example's
 PORTION = 24  # windows that our decoder is given at a time, as the CPU's batches have them

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mtdnn.bench import Options, of_processes
+from mtdnn.bench.harness import Options, of_processes
 from mtdnn.bench.plan import BARE, ROOT, need_checkout, snakemake, write_grid
 
 SIZES = (250, 500, 1000, 2000)

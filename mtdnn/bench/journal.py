@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from mtdnn.bench import Options, compare
+from mtdnn.bench.harness import Options, compare
 from mtdnn.bench.material import gather
 from mtdnn.bench.train import Ours, random_batches, smallest
-from mtdnn.journal import Journal, memory_mb
-from mtdnn.training import STEPS_BETWEEN_READS
+from mtdnn.training.journal import Journal, memory_mb
+from mtdnn.training.loop import STEPS_BETWEEN_READS
 
 PORTIONS = 4
 LINES = 20_000  # of the direct measurement

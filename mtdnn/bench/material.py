@@ -6,15 +6,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from mtdnn import corpora, encoders, features
-from mtdnn.bench import Options
-from mtdnn.config import Experiment, load
-from mtdnn.downloads import say
+from mtdnn.bench.harness import Options
+from mtdnn.config.experiment import Experiment, load
+from mtdnn.config.layout import RunId
+from mtdnn.config.settings import Family, RunSettings
+from mtdnn.data import encoders, features
+from mtdnn.data.corpora import fetching
+from mtdnn.data.downloads import say
+from mtdnn.data.features import SCHEMAS, Features
 from mtdnn.errors import MtdnnError
-from mtdnn.features import SCHEMAS, Features
-from mtdnn.files import replacing, write_json
-from mtdnn.layout import RunId
-from mtdnn.settings import Family, RunSettings
+from mtdnn.machine.files import replacing, write_json
 
 PRETRAINED = "pretrained"
 SHAPES = {
@@ -113,7 +114,7 @@ def fetched_corpus(experiment: Experiment, name: str) -> Path:
     if not folder.exists():
         settings, lock = experiment.corpora[name], Path(experiment.lock)
         root = experiment.data_path(getattr(settings.source, "root", None))
-        corpora.fetch(name, settings, root=root, lock=lock, output=folder)
+        fetching.fetch(name, settings, root=root, lock=lock, output=folder)
     return folder
 
 

@@ -10,14 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mtdnn.bench import Options
+from mtdnn.bench.harness import Options
 from mtdnn.bench.material import gather
-from mtdnn.config import Experiment, load
-from mtdnn.layout import RunId
-from mtdnn.model import build
-from mtdnn.planning import expected_steps
-from mtdnn.rates import step_seconds
-from mtdnn.training import use_device
+from mtdnn.config.experiment import Experiment, load
+from mtdnn.config.layout import RunId
+from mtdnn.model.multitask import build
+from mtdnn.training.loop import use_device
+from mtdnn.workflow.planning import expected_steps
+from mtdnn.workflow.rates import step_seconds
 
 CONFIG = Path(__file__).parents[2] / "config" / "paper.yaml"
 TABLES = ("table1", "table2", "table3")

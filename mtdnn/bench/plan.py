@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mtdnn.bench import Options, of_processes, process
-from mtdnn.config import dump_yaml, load
+from mtdnn.bench.harness import Options, of_processes, process
+from mtdnn.config.experiment import dump_yaml, load
 from mtdnn.errors import MtdnnError
 
 RUNS = 10_000

@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow.parquet as pq
 from transformers import AutoTokenizer
 
-from mtdnn.bench import Options, compare
+from mtdnn.bench.harness import Options, compare
 from mtdnn.bench.material import experiment_of, fetched_corpus, fetched_encoder
-from mtdnn.features import Tokenizer, portions, tokenise
-from mtdnn.settings import FeatureSettings
+from mtdnn.config.settings import FeatureSettings
+from mtdnn.data.features import Tokenizer, portions, tokenise
 
 MAX_LENGTH, OVERLAP = 384, 128  # the example's
 

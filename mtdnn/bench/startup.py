@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mtdnn import schedule
-from mtdnn.bench import Options, compare_processes
+from mtdnn.bench.harness import Options, compare_processes
 from mtdnn.bench.material import experiment_of, random_encoder, synthetic_features
-from mtdnn.config import dump_yaml
-from mtdnn.files import write_json, write_text
-from mtdnn.layout import RunId
+from mtdnn.config.experiment import dump_yaml
+from mtdnn.config.layout import RunId
+from mtdnn.machine.files import write_json, write_text
+from mtdnn.training import schedule
 
 ITEMS = 16  # a single batch
 IMPORTS = "import torch; from transformers import AutoModelForQuestionAnswering, Trainer"
@@ -41,7 +41,12 @@ def cases(options: Options) -> Iterator[dict[str, Any]]:
         # Each round trains anew: a training that is finished is done again.
         for case, peer, ours, theirs in (
             ("help", "bare_python", [*mtdnn, "--help"], [*python, "pass"]),
-            ("imports", "example_imports", [*python, "import mtdnn.training"], [*python, IMPORTS]),
+            (
+                "imports",
+                "example_imports",
+                [*python, "import mtdnn.training.loop"],
+                [*python, IMPORTS],
+            ),
             (
                 "first_step",
                 "example_first_step",

@@ -24,14 +24,14 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from mtdnn.batches import batch_of
-from mtdnn.bench import Options, compare
+from mtdnn.bench.harness import Options, compare
 from mtdnn.bench.material import Material, gather
-from mtdnn.features import Features
-from mtdnn.model import build
-from mtdnn.optimization import DecoupledAdamax, learning_rate, optimizer_for
-from mtdnn.steps import Stepper, precision, stepper_for
-from mtdnn.training import random_state, use_device
+from mtdnn.data.features import Features
+from mtdnn.model.batches import batch_of
+from mtdnn.model.multitask import build
+from mtdnn.model.optimizer import DecoupledAdamax, learning_rate, optimizer_for
+from mtdnn.training.loop import random_state, use_device
+from mtdnn.training.stepper import Stepper, precision, stepper_for
 
 BATCH = 16
 STEPS = 4  # of a round

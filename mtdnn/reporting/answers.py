@@ -10,9 +10,9 @@ from functools import cached_property
 import numpy as np
 import pyarrow.parquet as pq
 
-from mtdnn.config import Experiment
-from mtdnn.metrics import Questions, read_questions, select
-from mtdnn.reporting.results import Result, RowResult, read_rows
+from mtdnn.config.experiment import Experiment
+from mtdnn.evaluation.metrics import Questions, read_questions, select
+from mtdnn.evaluation.results import Result, RowResult, read_rows
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from mtdnn.config import Experiment
-from mtdnn.files import write_json, write_text
+from mtdnn.config.experiment import Experiment
+from mtdnn.evaluation.scoring import normalise
+from mtdnn.evaluation.slices import QUESTION_TYPES, answer_words, question_type
+from mtdnn.machine.files import write_json, write_text
 from mtdnn.reporting.answers import Answered, Answers, Question, RowAnswers, read_answers
-from mtdnn.slices import QUESTION_TYPES, answer_words, question_type
-from mtdnn.squad.scoring import normalise
 
 SHOWN = 3
 """Questions shown of each kind and direction."""
@@ -77,7 +77,7 @@ _KINDS = {
 
 def write(experiment: Experiment) -> None:
     """Write `cases.json`, and `cases.md` from it."""
-    from mtdnn.reporting.pages import render
+    from mtdnn.reporting.templating import render
 
     found = find(experiment)
     layout = experiment.layout

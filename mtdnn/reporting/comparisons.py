@@ -4,8 +4,8 @@ from typing import Any
 
 import pandas as pd
 
-from mtdnn.config import Experiment
-from mtdnn.files import read_json, replacing, write_text
+from mtdnn.config.experiment import Experiment
+from mtdnn.machine.files import read_json, replacing, write_text
 from mtdnn.reporting.tables import (
     MISSING,
     Block,
@@ -16,7 +16,7 @@ from mtdnn.reporting.tables import (
     markdown_block,
     signed,
 )
-from mtdnn.statistics import CONFIDENCE
+from mtdnn.statistics.records import CONFIDENCE
 
 
 def write(experiment: Experiment, name: str) -> None:

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mtdnn.config import Experiment
-from mtdnn.files import read_json
-from mtdnn.reporting.results import Result, read_results
+from mtdnn.config.experiment import Experiment
+from mtdnn.evaluation.results import Result, read_results
+from mtdnn.machine.files import read_json
 
 LOCAL_UI = "http://127.0.0.1:5000"
 """Where `make ui` shows the MLflow store when no tracking server is named."""

@@ -7,10 +7,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mtdnn.config import Experiment
-from mtdnn.files import replacing, write_text
-from mtdnn.reporting.drawing import COLOURS, GREY, canvas, corpus_colours
-from mtdnn.reporting.results import Result, Score, read_results, variant_label
+from mtdnn.config.experiment import Experiment
+from mtdnn.evaluation.results import Result, Score, read_results, variant_label
+from mtdnn.machine.files import replacing, write_text
+from mtdnn.reporting.figures.drawing import COLOURS, GREY, canvas, corpus_colours
 
 METRICS = ("accuracy", "matthews", "f1")
 
@@ -69,7 +69,7 @@ def auxiliary(experiment: Experiment) -> list[str]:
 
 def write(experiment: Experiment) -> None:
     """Write `tables/interference.md`, `.csv` and `.tex`."""
-    from mtdnn.reporting.pages import render
+    from mtdnn.reporting.templating import render
 
     layout, known = experiment.layout, kinds(experiment)
     values = {"kinds": known, "corpora": auxiliary(experiment), "majority": majority(known)}

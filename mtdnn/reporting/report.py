@@ -6,14 +6,14 @@ Each is a complete file below `pages/`; Snakemake's `--report` puts them into `r
 from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin
 
-from mtdnn.config import Experiment
-from mtdnn.files import read_json, write_text
-from mtdnn.ledger import DESCRIBED
+from mtdnn.config.experiment import Experiment
+from mtdnn.config.reference import DESCRIBED
+from mtdnn.evaluation.results import read_results, read_rows
+from mtdnn.machine.files import read_json, write_text
 from mtdnn.reporting import interference, tables
-from mtdnn.reporting.effects import read_statistics
 from mtdnn.reporting.facts import compare_link, facts, line, run_link
-from mtdnn.reporting.pages import render
-from mtdnn.reporting.results import read_results, read_rows
+from mtdnn.reporting.figures.effects import read_statistics
+from mtdnn.reporting.templating import render
 
 
 def write_page(experiment: Experiment, name: str) -> None:

@@ -3,12 +3,12 @@
 Every number stands in `statistics.json` or in a run's `metrics.json`.
 """
 
-from mtdnn.config import Experiment
+from mtdnn.config.experiment import Experiment
 from mtdnn.errors import MtdnnError
-from mtdnn.files import write_text
-from mtdnn.reporting.effects import read_statistics
-from mtdnn.reporting.pages import render
-from mtdnn.reporting.results import RowResult, read_rows
+from mtdnn.evaluation.results import RowResult, read_rows
+from mtdnn.machine.files import write_text
+from mtdnn.reporting.figures.effects import read_statistics
+from mtdnn.reporting.templating import render
 
 
 def write(experiment: Experiment) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from mtdnn.config import Experiment
-from mtdnn.files import read_json, replacing, write_text
-from mtdnn.reporting.results import RowResult, Score, provenance, read_rows
+from mtdnn.config.experiment import Experiment
+from mtdnn.evaluation.results import RowResult, Score, provenance, read_rows
+from mtdnn.machine.files import read_json, replacing, write_text
 
 MISSING = "–"
 

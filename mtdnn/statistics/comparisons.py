@@ -20,18 +20,11 @@ from typing import Any
 import numpy as np
 from statsmodels.stats.multitest import multipletests
 
-from mtdnn.config import Experiment, Row
+from mtdnn.config.experiment import Experiment, Row
 from mtdnn.errors import MtdnnError
-from mtdnn.reporting.results import Result, RowResult, read_rows
-from mtdnn.statistics import CONFIDENCE, RESAMPLES
-from mtdnn.statistics.inference import (
-    Arm,
-    Estimate,
-    compare,
-    flips,
-    labelings,
-    permutation_test,
-)
+from mtdnn.evaluation.results import Result, RowResult, read_rows
+from mtdnn.statistics.inference import Arm, Estimate, compare, flips, labelings, permutation_test
+from mtdnn.statistics.records import CONFIDENCE, RESAMPLES
 from mtdnn.statistics.scores import METRICS, Members, Split
 
 LEVEL = 1 - CONFIDENCE

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from mtdnn.config import Slice
+from mtdnn.config.experiment import Slice
 from mtdnn.errors import MtdnnError
-from mtdnn.files import read_columns
-from mtdnn.slices import belongs
-from mtdnn.squad.scoring import score_answers
+from mtdnn.evaluation.scoring import score_answers
+from mtdnn.evaluation.slices import belongs
+from mtdnn.machine.files import read_columns
 
 METRICS = ("em", "f1")
 

@@ -18,17 +18,18 @@ from typing import Any
 import yaml
 from hypothesis import strategies as st
 
-from mtdnn import locks
-from mtdnn.checkpoints import Checkpoints
-from mtdnn.config import dump_yaml, load, load_run, parse
-from mtdnn.corpora import files, read_questions, rows_digest
-from mtdnn.encoders import _BAD_ARCHIVE, _extract
+from mtdnn.config.dependencies import missing_files
+from mtdnn.config.experiment import dump_yaml, load, load_run, parse
+from mtdnn.config.settings import CorpusSettings
+from mtdnn.data import revisions
+from mtdnn.data.corpora import publishers
+from mtdnn.data.corpora.fetching import read_questions, rows_digest
+from mtdnn.data.encoders import _BAD_ARCHIVE, _extract
 from mtdnn.errors import MtdnnError, lines
-from mtdnn.lease import Lease
-from mtdnn.reporting.results import read_training
-from mtdnn.settings import CorpusSettings
-from mtdnn.squad import score_files
-from mtdnn.workflow import missing_files
+from mtdnn.evaluation.results import read_training
+from mtdnn.evaluation.scoring import score_files
+from mtdnn.machine.locking import Lease
+from mtdnn.training.checkpoints import Checkpoints
 
 SECONDS = 20
 
@@ -236,7 +237,7 @@ def run_config(content: bytes) -> None:
 
 def lock_file(content: bytes) -> None:
     for key in LOCK:
-        locks.read(_file("seed.lock.json", content), key)
+        revisions.read(_file("seed.lock.json", content), key)
 
 
 def _corpus(family: str, kind: str, name: str, labels: list[str]) -> CorpusSettings:
@@ -249,7 +250,7 @@ def _corpus(family: str, kind: str, name: str, labels: list[str]) -> CorpusSetti
 def _read(family: str, kind: str, content: bytes) -> None:
     path = _file(f"train.{kind}", content)
     labels = ["no", "yes"] if family == "sequence_classification" else []
-    splits, _ = files.read(_corpus(family, kind, path.name, labels), str(path.parent))
+    splits, _ = publishers.read(_corpus(family, kind, path.name, labels), str(path.parent))
     rows_digest({name: split.rows for name, split in splits.items()})
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from snakemake.exceptions import ResourceValidationError
 
-from mtdnn import workflow as steps
-from mtdnn.config import dump_yaml
+from mtdnn.config import dependencies as steps
+from mtdnn.config.experiment import dump_yaml
 from mtdnn.errors import MtdnnError, lines
-from mtdnn.files import digest, write_text
-from mtdnn.layout import Layout
-from mtdnn.provenance import code_digest
-from mtdnn.reporting import (
+from mtdnn.machine.files import digest, write_text
+from mtdnn.config.layout import Layout
+from mtdnn.machine.provenance import code_digest
+from mtdnn.reporting.products import (
     ANSWER_FIGURES,
     FIGURES,
     PAGES,

@@ -19,7 +19,7 @@ rule encoder:
     params:
         experiment=EXPERIMENT,
         settings=lambda wildcards: steps.encoder_settings(experiment, wildcards.encoder),
-        code=code_digest("encoders"),
+        code=code_digest("data.encoders"),
     message:
         "Fetching encoder {wildcards.encoder}"
     shell:
@@ -39,7 +39,7 @@ rule corpus:
     params:
         experiment=EXPERIMENT,
         settings=lambda wildcards: steps.corpus_settings(experiment, wildcards.corpus),
-        code=code_digest("corpora"),
+        code=code_digest("data.corpora.fetching"),
     message:
         "Fetching corpus {wildcards.corpus}"
     shell:
@@ -67,7 +67,7 @@ rule features:
         settings=lambda wildcards: steps.features_settings(
             experiment, wildcards.variant
         ),
-        code=code_digest("features"),
+        code=code_digest("data.features"),
     message:
         "Tokenising {wildcards.corpus} for {wildcards.encoder}"
     shell:

@@ -39,7 +39,7 @@ rule log:
         "../../envs/environment.yaml"
     params:
         experiment=EXPERIMENT,
-        code=code_digest("tracking"),
+        code=code_digest("tracking.runs"),
     message:
         "Logging all runs to MLflow"
     shell:
@@ -64,7 +64,7 @@ rule agreement:
         "../../envs/environment.yaml"
     params:
         experiment=EXPERIMENT,
-        code=code_digest("agreement"),
+        code=code_digest("tracking.agreement"),
     message:
         "Writing what MLflow and the tables agree on"
     shell:

@@ -39,7 +39,7 @@ rule train:
         experiment=EXPERIMENT,
         folder=folder,
         settings=settings_of("train"),
-        code=code_digest("training"),
+        code=code_digest("training.loop"),
     message:
         "Training {wildcards.run}"
     shell:

@@ -1,0 +1,1 @@
+"""An experiment's YAML file: settings, checks, and the layout of its results."""

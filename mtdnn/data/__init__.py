@@ -1,0 +1,1 @@
+"""Encoders and corpora: fetched, verified, and turned into token ids."""

@@ -1,0 +1,1 @@
+"""Corpora from the Hub, from publishers' files or from the generator, as checked rows."""

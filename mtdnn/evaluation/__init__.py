@@ -1,0 +1,1 @@
+"""From a trained model to scores: predictions, decoding, SQuAD metrics, results."""

@@ -1,0 +1,260 @@
+"""A run's metrics.json: its predictions scored on every slice and every auxiliary dev set."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtdnn.config.experiment import Experiment, Slice, load_run
+from mtdnn.config.layout import Layout
+from mtdnn.config.settings import RunSettings
+from mtdnn.errors import MtdnnError
+from mtdnn.evaluation.scoring import Scores, best, score_answers, summary
+from mtdnn.evaluation.slices import belongs
+from mtdnn.evaluation.thresholds import null_odds_auc, tune
+from mtdnn.machine.files import read_columns, read_json, write_json
+from mtdnn.machine.provenance import commit
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Questions of one split and how a run answered them; every column has one entry each."""
+
+    ids: list[str]
+    titles: list[str]
+    contexts: list[str]
+    texts: list[str]
+    answers: list[list[str]]
+    """Gold answers; none of an unanswerable question."""
+    odds: list[float]
+    scores: Scores
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, indices: list[int]) -> "Questions":
+        """Some of the questions, in the order of `indices`."""
+        columns = (self.ids, self.titles, self.contexts, self.texts, self.answers, self.odds)
+        return Questions(
+            *([column[index] for index in indices] for column in columns),
+            self.scores.take(indices),
+        )
+
+    def overlap(self, ids: set[str], contexts: set[str]) -> list[bool]:
+        """Is the question's id among `ids` or its context among `contexts`?"""
+        return [
+            identifier in ids or context in contexts
+            for identifier, context in zip(self.ids, self.contexts, strict=True)
+        ]
+
+
+def write(run_dir: Path, experiment: Experiment) -> None:
+    """Score a run's predictions and write its `metrics.json`.
+
+    A slice that shares a question's id or a context with the run's training split is not
+    measurable and gets no scores. With `tune_threshold_on`, each slice is scored again at
+    the null threshold that maximises F1 on the questions of that split or other slice, as far
+    as the run was not trained on them; except a slice that shares questions or contexts with them.
+
+    Raises:
+        MtdnnError: a slice names unknown articles or has other counts than expected; the
+            predictions do not fit the corpora.
+    """
+    run_dir = Path(run_dir)
+    run = load_run(run_dir / "config.yaml")
+    layout = experiment.layout
+    trained = read_json(run_dir / "model" / "run.json")
+    for name in run.corpora:
+        _check_corpus(name, trained, layout, run_dir)
+
+    slices = _score_slices(run_dir, experiment, run, layout)
+    first = next(iter(slices.values()))
+    write_json(
+        run_dir / "metrics.json",
+        {
+            "experiment": experiment.experiment,
+            "notice": experiment.notice,
+            "run": {
+                "encoder": run.encoder_name,
+                "mixture": run.mixture,
+                "qa_weight": run.qa_weight,
+                "variant": run.variant,
+                "seed": run.seed,
+            },
+            "em": first.get("exact"),
+            "f1": first.get("f1"),
+            "slices": slices,
+            "auxiliary": _score_auxiliary(run_dir / "auxiliary.parquet", run, layout),
+            "fingerprint": trained["fingerprint"],
+            "provenance": {
+                **trained["provenance"],
+                "scored": {"commit": commit()},
+                "corpora": trained["corpora"],
+            },
+        },
+    )
+
+
+# --- question answering ----------------------------------------------------------------------
+
+
+def _score_slices(
+    run_dir: Path, experiment: Experiment, run: RunSettings, layout: Layout
+) -> dict[str, dict[str, Any]]:
+    """Scores of every slice, in the experiment's order."""
+    corpus = layout.corpus(run.primary)
+    tuned_on = experiment.tune_threshold_on
+    names = {entry.split for entry in experiment.slices.values()} | ({tuned_on} - {None})
+    splits = {name: read_questions(corpus, name, run_dir) for name in sorted(names)}
+    training = read_columns(corpus / "train.parquet", ["id", "context"])
+    known = set(training["id"].to_pylist()), set(training["context"].unique().to_pylist())
+    measured = {
+        name: select(name, entry, splits[entry.split]) for name, entry in experiment.slices.items()
+    }
+    tuning = {
+        name: _tune((measured | splits)[name], known)
+        for name in {entry.tune_threshold_on or tuned_on for entry in experiment.slices.values()}
+        if name
+    }
+    results = {}
+    for name, entry in experiment.slices.items():
+        questions = measured[name]
+        seen = sum(questions.overlap(*known))
+        if seen:
+            results[name] = {
+                "label": entry.label,
+                "measurable": False,
+                "reason": f"{seen} of its {len(questions)} questions are about contexts "
+                "that the run was trained on",
+            }
+            continue
+        threshold = run.decoding.null_threshold
+        results[name] = {
+            "label": entry.label,
+            "questions": len(questions),
+            "threshold": threshold,
+            **summary(questions.scores, questions.odds, threshold),
+            **best(questions.scores, questions.odds),
+            "null_odds_auc": null_odds_auc(questions.odds, questions.scores.answerable),
+            "tuned": None,
+        }
+        other = entry.tune_threshold_on or tuned_on
+        tuned, others = tuning.get(other) or (None, None)
+        if others and not any(questions.overlap(set(others.ids), set(others.contexts))):
+            results[name]["tuned"] = {
+                "threshold": tuned,
+                "tuned_on": other,
+                **summary(questions.scores, questions.odds, tuned),
+            }
+    return results
+
+
+def _tune(questions: Questions, known: tuple[set[str], set[str]]) -> tuple[float, Questions] | None:
+    """The threshold with the best F1 on questions that were not trained on, and those questions.
+
+    `known` are ids and contexts that were trained on. None if no question is left.
+    """
+    unseen = [index for index, seen in enumerate(questions.overlap(*known)) if not seen]
+    if not unseen:
+        return None
+    left = questions.take(unseen)
+    scores = left.scores
+    return tune(scores.f1, scores.answerable, scores.answered, left.odds), left
+
+
+def select(name: str, entry: Slice, questions: Questions) -> Questions:
+    """The questions of a slice, whose numbers must be those expected."""
+    known = set(questions.titles)
+    for title in [*entry.titles, *entry.exclude_titles]:
+        if title not in known:
+            raise MtdnnError(f"slices.{name}: the split {entry.split} has no article {title!r}")
+    columns = (questions.titles, questions.contexts, questions.texts, questions.answers)
+    rows = enumerate(zip(*columns, strict=True))
+    selected = questions.take([index for index, row in rows if belongs(entry, *row)])
+    answerable = sum(selected.scores.answerable)
+    for what, found, expected in (
+        ("questions", len(selected), entry.questions),
+        ("answerable questions", answerable, entry.answerable),
+    ):
+        if expected is not None and found != expected:
+            raise MtdnnError(f"slices.{name}: has {found} {what}, {expected} are expected")
+    if not len(selected):
+        raise MtdnnError(f"slices.{name}: has no questions")
+    return selected
+
+
+def read_questions(corpus: Path, split: str, run_dir: Path) -> Questions:
+    """All questions of a split with the run's predictions, in the order of the corpus."""
+    path = run_dir / "predictions.parquet"
+    columns = ["id", "title", "context", "question", "answer_texts"]
+    table = read_columns(corpus / f"{split}.parquet", columns)
+    ids, titles, contexts, texts, golds = (table[column].to_pylist() for column in columns)
+    predictions = {
+        row["id"]: row
+        for row in read_columns(path, ["split", "id", "answer", "null_odds"]).to_pylist()
+        if row["split"] == split
+    }
+    missing = [identifier for identifier in ids if identifier not in predictions]
+    if missing:
+        raise MtdnnError(
+            f"{path}: {len(missing)} of the {len(ids)} questions of {corpus.name} {split} are "
+            f"missing, the first is {missing[0]!r}; evaluate the run again"
+        )
+    answers = [predictions[identifier]["answer"] for identifier in ids]
+    return Questions(
+        ids=ids,
+        titles=titles,
+        contexts=contexts,
+        texts=texts,
+        answers=golds,
+        odds=[predictions[identifier]["null_odds"] for identifier in ids],
+        scores=score_answers(golds, answers),
+    )
+
+
+# --- auxiliary corpora -----------------------------------------------------------------------
+
+
+def _score_auxiliary(path: Path, run: RunSettings, layout: Layout) -> dict[str, dict[str, Any]]:
+    """Scores of every auxiliary corpus on its own dev set.
+
+    F1 is that of label 1 where sequences have one of two labels, else the mean over labels.
+    """
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+    table = read_columns(path, ["corpus", "row", "label", "prediction"]).to_pandas()
+    results = {}
+    for name, corpus in run.corpora.items():
+        if name == run.primary:
+            continue
+        rows = table[table["corpus"] == name]
+        expected = read_json(layout.corpus(name) / "manifest.json")["splits"]["dev"]["rows"]
+        if sorted(rows["row"]) != list(range(expected)):
+            raise MtdnnError(
+                f"{path}: {name}: must hold each of the {expected} dev rows once, has "
+                f"{rows['row'].nunique()} of them in {len(rows)} rows; evaluate the run again"
+            )
+        labels, predictions = rows["label"].to_numpy(), rows["prediction"].to_numpy()
+        average = "binary" if len(corpus.labels) == 2 else "macro"
+        results[name] = {
+            "label": corpus.label,
+            "accuracy": 100.0 * float(accuracy_score(labels, predictions)),
+            "matthews": float(matthews_corrcoef(labels, predictions)),
+            "f1": 100.0 * float(f1_score(labels, predictions, average=average, zero_division=0)),
+            "majority": 100.0 * int(rows["label"].value_counts().max()) / expected,
+            "rows": expected,
+        }
+    return results
+
+
+# --- input -----------------------------------------------------------------------------------
+
+
+def _check_corpus(name: str, trained: Mapping[str, Any], layout: Layout, run_dir: Path) -> None:
+    """Refuse to score a run against other rows than those it was trained and evaluated on."""
+    path = layout.corpus(name) / "manifest.json"
+    if read_json(path)["digest"] != trained["corpora"].get(name):
+        raise MtdnnError(
+            f"{path}: digest: differs from the {name} that {run_dir} was trained on; "
+            "train the run again, or fetch the corpus that it had"
+        )

@@ -1,0 +1,168 @@
+"""Predictions of a run: answers of every question, labels of every auxiliary dev set."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from mtdnn.config.layout import Layout
+from mtdnn.config.settings import RunSettings
+from mtdnn.data.features import ROWS_AT_A_TIME, Features, Sequences, check_unchanged
+from mtdnn.evaluation.decoding import PREDICTIONS, Answers, Decoder, SpanLogits, predictions_table
+from mtdnn.machine.files import replacing
+from mtdnn.machine.progress import Progress
+from mtdnn.model.batches import pack
+from mtdnn.model.multitask import MultiTaskModel, load
+from mtdnn.training.loop import use_device
+
+# Tokens of a batch: large enough to keep a device busy, small enough for any memory.
+TOKENS_PER_BATCH = {"cpu": 4_096, "cuda": 32_768}
+
+
+def evaluate(run_dir: Path, run: RunSettings, threads: int | None = None) -> None:
+    """Predict a run's dev sets; writes `predictions.parquet` and `auxiliary.parquet`."""
+    device = use_device(threads)
+    layout = Layout.of_run(run_dir)
+    check_unchanged(layout, run, "dev", "held_out")
+    model = load(run_dir / "model", run).to(device).eval()
+    labels = [_no_labels()]
+    with (
+        replacing(run_dir / "predictions.parquet") as draft,
+        pq.ParquetWriter(draft, PREDICTIONS, compression="zstd") as writer,
+    ):
+        for name, corpus in run.corpora.items():
+            folder = layout.features(run.encoder_name, run.features_variant, name)
+            if name != run.primary:
+                features = Features(folder / "dev.arrow", corpus.family)
+                labels.append(classify(model, name, features, run, device))
+                continue
+            for split in ("dev", "held_out"):
+                if (folder / f"{split}.arrow").exists():
+                    features = Features(folder / f"{split}.arrow", corpus.family)
+                    rows = layout.corpus(name) / f"{split}.parquet"
+                    questions = pq.read_metadata(rows).num_rows
+                    best = answer(model, name, features, questions, run, device)
+                    for table in _predictions(split, rows, best):
+                        writer.write_table(table)
+    with replacing(run_dir / "auxiliary.parquet") as draft:
+        pq.write_table(pa.concat_tables(labels), draft, compression="zstd")
+
+
+def _predictions(split: str, rows: Path, best: Answers) -> Iterator[pa.Table]:
+    """The answers in words, in portions: the contexts of a large corpus fill a memory."""
+    first = 0
+    for batch in pq.ParquetFile(rows).iter_batches(ROWS_AT_A_TIME, columns=["id", "context"]):
+        part = best.part(first, first + len(batch))
+        first += len(batch)
+        yield predictions_table(split, *(batch[n].to_pylist() for n in ("id", "context")), part)
+
+
+def answer(
+    model: MultiTaskModel,
+    corpus: str,
+    features: Features,
+    questions: int,
+    run: RunSettings,
+    device: torch.device,
+) -> Answers:
+    """The best answer and null score of each of `questions` questions."""
+    decoder = Decoder(questions, run.decoding)
+    batches = _batches_by_length(features, TOKENS_PER_BATCH[device.type])
+    for sequences, logits in outputs(model, corpus, features, run, device, batches):
+        columns = sequences.columns
+        decoder.add(
+            SpanLogits(
+                start=logits[:, 0],
+                end=logits[:, 1],
+                offsets=np.concatenate([[0], np.cumsum(sequences.lengths)]).astype(np.int64),
+                char_start=columns["char_start"],
+                char_end=columns["char_end"],
+                example=columns["example"],
+            )
+        )
+    return decoder.answers()
+
+
+def classify(
+    model: MultiTaskModel, corpus: str, features: Features, run: RunSettings, device: torch.device
+) -> pa.Table:
+    """The label that the model gives to every item, beside the right one."""
+    head, tables = model.heads[corpus], []
+    batches = _batches_by_length(features, TOKENS_PER_BATCH[device.type])
+    for sequences, logits in outputs(model, corpus, features, run, device, batches):
+        first = sequences.items[:-1]
+        scores = head.scores(torch.from_numpy(logits), pack(sequences, features.family))
+        tables.append(
+            _labels(
+                corpus,
+                sequences.columns["example"][first],
+                sequences.columns["label"][first],
+                scores.argmax(dim=1).numpy(),
+            )
+        )
+    return pa.concat_tables(tables).sort_by("row")
+
+
+@torch.inference_mode()
+def outputs(
+    model: MultiTaskModel,
+    corpus: str,
+    features: Features,
+    run: RunSettings,
+    device: torch.device,
+    batches: Iterable[np.ndarray],
+) -> Iterator[tuple[Sequences, np.ndarray]]:
+    """The sequences of batches of items, and their logits in fp32.
+
+    A GPU is at work on the next batch while one is decoded.
+    """
+    ahead = None
+    with Progress(f"evaluate {corpus}", len(features), "items") as progress:
+        for items in batches:
+            sequences = features.pick(items)
+            with _precision(run, device):
+                logits = model(corpus, pack(sequences, features.family).to(device))
+            if ahead:
+                yield ahead[0], ahead[1].float().cpu().numpy()
+            ahead = sequences, logits
+            progress.advance(len(items))
+    if ahead:
+        yield ahead[0], ahead[1].float().cpu().numpy()
+
+
+def _precision(run: RunSettings, device: torch.device) -> torch.autocast:
+    """The arithmetic of the forward pass; `auto` is bf16 on a GPU, else that of the training."""
+    wanted = run.decoding.precision
+    if wanted == "auto":
+        wanted = "bf16" if device.type == "cuda" else run.training.precision
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted == "bf16")
+
+
+def _batches_by_length(features: Features, tokens: int) -> Iterator[np.ndarray]:
+    """Items in order of falling length, in batches of about `tokens` tokens.
+
+    Batches of equal lengths waste nothing, and the largest comes first: if memory is too
+    small, that is known at once.
+    """
+    lengths = np.add.reduceat(features.lengths, features.item_starts[:-1])
+    order = np.argsort(-lengths, kind="stable")
+    batch = (np.cumsum(lengths[order]) - lengths[order]) // tokens
+    yield from np.split(order, np.flatnonzero(np.diff(batch)) + 1)
+
+
+def _labels(corpus: str, rows: np.ndarray, labels: np.ndarray, predictions: np.ndarray) -> pa.Table:
+    return pa.table(
+        {
+            "corpus": pa.array([corpus] * len(rows), pa.string()),
+            "row": pa.array(rows, pa.int32()),
+            "label": pa.array(labels, pa.int32()),
+            "prediction": pa.array(predictions, pa.int32()),
+        }
+    )
+
+
+def _no_labels() -> pa.Table:
+    return _labels("", *(np.array([], np.int32) for _ in range(3)))

@@ -1,0 +1,239 @@
+"""The runs of an experiment as they lie on disk: their scores, or why there are none."""
+
+import csv
+import json
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtdnn.config.experiment import Experiment, Row
+from mtdnn.config.layout import RunId
+from mtdnn.errors import MtdnnError
+from mtdnn.machine.files import read_json
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run: its `metrics.json`, or the reason why it has none."""
+
+    run: RunId
+    folder: Path
+    metrics: dict[str, Any] | None
+    missing: str | None
+
+    def values(self, slice_name: str, tuned: bool = False) -> tuple[dict[str, Any], str | None]:
+        """Scores on a slice by their official keys, and the reason if there are none.
+
+        `tuned` gives those at the threshold that was tuned on other questions.
+        """
+        if self.metrics is None:
+            return {}, self.missing
+        scores = self.metrics["slices"].get(slice_name)
+        if scores is None:
+            return {}, f"not scored on {slice_name}"
+        if not scores.get("measurable", True):
+            return {}, f"not measurable: {scores['reason']}"
+        if not tuned:
+            return scores, None
+        tuned_scores = scores.get("tuned")
+        return tuned_scores or {}, None if tuned_scores else "no threshold was tuned"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of a table's row: a value for each seed that has it."""
+
+    values: tuple[float, ...]
+    reasons: tuple[str, ...] = ()
+    """Why seeds are missing; empty when all are there."""
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Sample standard deviation over seeds (ddof 1); None below two seeds."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """One row of a table with its runs."""
+
+    row: Row
+    label: str
+    encoder_label: str
+    variant_label: str
+    results: tuple[Result, ...]
+    published: dict[str, float]
+    """Published `em` and `f1`; empty when there are none."""
+    slice_name: str
+    """The slice on which the table scores."""
+
+    @property
+    def present(self) -> list[Result]:
+        return [result for result in self.results if result.metrics is not None]
+
+    def score(self, slice_name: str, key: str, tuned: bool = False) -> Score:
+        """The score `key` (an official key or `null_odds_auc`) over this row's seeds."""
+        values, reasons = [], {}
+        for result in self.results:
+            scores, reason = result.values(slice_name, tuned)
+            value = scores.get(key)
+            if value is not None:
+                values.append(value)
+            elif result.metrics is not None:
+                reasons[reason or f"{key} does not exist there"] = None
+        return Score(tuple(values), (*reasons, *self.missing))
+
+    @property
+    def missing(self) -> list[str]:
+        """Why runs have no scores: each reason once, with its seeds unless it holds for all."""
+        absent = [result for result in self.results if result.metrics is None]
+        merged = []
+        for reason in dict.fromkeys(str(result.missing) for result in absent):
+            seeds = [str(result.run.seed) for result in absent if result.missing == reason]
+            whose = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}: "
+            merged.append(reason if len(seeds) == len(self.results) else whose + reason)
+        return merged
+
+
+def read_result(experiment: Experiment, run: RunId) -> Result:
+    """A run's scores. A step that failed outdates what an earlier attempt has left."""
+    folder = experiment.layout.run(run)
+    try:
+        if (folder / "failure.json").exists():
+            failure = read_json(folder / "failure.json")
+            return Result(run, folder, None, f"{failure['step']} failed: {failure['reason']}")
+        if (folder / "metrics.json").exists():
+            return Result(run, folder, read_json(folder / "metrics.json"), None)
+    except MtdnnError as error:
+        return Result(run, folder, None, str(error))
+    trained = (folder / "model" / "run.json").exists()
+    return Result(run, folder, None, "trained, not scored" if trained else "not run")
+
+
+def read_results(experiment: Experiment) -> list[Result]:
+    """All runs of the experiment, in the order of their first use in a table."""
+    return [read_result(experiment, run) for run in experiment.runs()]
+
+
+def read_rows(experiment: Experiment, table: str) -> list[RowResult]:
+    """The rows of a table with their runs and published numbers."""
+    published = read_published(experiment)
+    return [
+        RowResult(
+            row=row,
+            label=row.label or experiment.mixtures[row.mixture].label,
+            encoder_label=experiment.encoders[row.encoder].label,
+            variant_label=variant_label(experiment, row.variant),
+            results=tuple(read_result(experiment, run) for run in experiment.runs_of(row)),
+            published=_published_of(experiment, table, row, published),
+            slice_name=experiment.slice_of(table),
+        )
+        for row in experiment.tables[table].rows
+    ]
+
+
+def variant_label(experiment: Experiment, variant: str) -> str:
+    """How a variant is shown; `default` has no label of its own."""
+    if variant == "default":
+        return "default"
+    return experiment.variants[variant].label or variant
+
+
+def read_published(experiment: Experiment) -> list[dict[str, str]]:
+    """Rows of the CSV of published numbers (table, encoder, mixture, qa_weight, split, em, f1)."""
+    if not experiment.published:
+        return []
+    path = Path(experiment.published)
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise MtdnnError(f"{path}: published numbers are not readable: {error}") from None
+    columns = {"table", "encoder", "mixture", "qa_weight", "split", "em", "f1"}
+    for number, row in enumerate(rows, start=2):
+        absent = sorted(column for column in columns if not row.get(column))
+        if absent:
+            raise MtdnnError(f"{path}: line {number}: no value for {', '.join(absent)}")
+        for column in ("qa_weight", "em", "f1"):
+            try:
+                float(row[column])
+            except ValueError:
+                raise MtdnnError(
+                    f"{path}: line {number}: {column}: {row[column]!r} is not a number"
+                ) from None
+    return rows
+
+
+def _published_of(
+    experiment: Experiment, table: str, row: Row, published: Iterable[dict[str, str]]
+) -> dict[str, float]:
+    """Published scores of the same table, encoder, mixture and QA weight, for its slice's split.
+
+    The encoder may be named by its key, its label or the last part of its repository. A
+    variant is our own addition, so it has no published counterpart.
+    """
+    encoder = experiment.encoders[row.encoder]
+    repository = getattr(encoder.source, "repo", "").rpartition("/")[2]
+    split = experiment.published_split(experiment.slice_of(table))
+    wanted = (table, row.mixture, row.qa_weight, split)
+    for line in published:
+        key = (line["table"], line["mixture"], float(line["qa_weight"]), line["split"])
+        same_encoder = line["encoder"] in (row.encoder, encoder.label, repository)
+        if row.variant == "default" and same_encoder and key == wanted:
+            return {"em": float(line["em"]), "f1": float(line["f1"])}
+    return {}
+
+
+def read_training(folder: Path) -> list[dict[str, Any]]:
+    """The lines of `training.jsonl`; empty when there is none, without a half-written last line."""
+    try:
+        lines = (folder / "training.jsonl").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    except ValueError:
+        raise MtdnnError(f"{folder / 'training.jsonl'}: not UTF-8; train the run again") from None
+    steps = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            steps.append(json.loads(line))
+        except (ValueError, RecursionError):
+            if number < len(lines):
+                raise MtdnnError(
+                    f"{folder / 'training.jsonl'}: line {number}: not JSON; train the run again"
+                ) from None
+    return steps
+
+
+def provenance(results: Iterable[Result]) -> str:
+    """One line on what made these results: commits, devices, fingerprints, training time."""
+    metrics = [result.metrics for result in results if result.metrics is not None]
+    origins = [each.get("provenance", {}) for each in metrics]
+    if not metrics:
+        return "No run has been scored yet."
+    trained = _distinct(origin.get("commit") for origin in origins)
+    scored = _distinct(origin.get("scored", {}).get("commit") for origin in origins)
+    hours: dict[str, float] = {}
+    for origin in origins:
+        device = str(origin.get("device") or "unknown device")
+        hours[device] = hours.get(device, 0) + (origin.get("seconds") or 0) / 3600
+    fingerprints = len({each.get("fingerprint") for each in metrics})
+    time = ", ".join(f"{_hours(total)} on {device}" for device, total in hours.items())
+    return (
+        f"Trained at commit {trained}, scored at {scored}; "
+        f"{fingerprints} run{'s' if fingerprints != 1 else ''} (distinct fingerprints); "
+        f"training time {time}."
+    )
+
+
+def _distinct(values: Iterable[Any]) -> str:
+    return ", ".join(dict.fromkeys(str(value or "unknown") for value in values))
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"

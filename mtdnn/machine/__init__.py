@@ -1,0 +1,1 @@
+"""The machine underneath: files, locks, GPUs, progress, and what made a result."""

@@ -1,0 +1,1 @@
+"""Packed batches, the shared encoder with its heads, and the optimizer."""

@@ -1,0 +1,66 @@
+"""Layers that do what torch's do, for CPUs: there drawing dropout masks takes a fifth of a step."""
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from transformers import PreTrainedModel
+
+from mtdnn.model.fast import fast
+
+_VALUES = 1 << 16
+
+
+def mask(like: torch.Tensor, p: float) -> torch.Tensor:
+    """A dropout mask of the shape and type of `like`: 0, or what keeps the mean.
+
+    Torch's own Bernoulli draw takes a number of 53 bits for each element. 16 bits do:
+    elements are dropped with the nearest multiple of 2^-16 to `p`, and the scale is that
+    probability's own, so that the mean is exact. The bits come from torch's generator.
+    """
+    kept = _VALUES - round(_VALUES * p)
+    count = like.numel()
+    words = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    bits = words.view(torch.int16)[:count].view(like.shape)
+    drawn = torch.empty(like.shape, dtype=like.dtype)
+    torch.lt(bits, kept - _VALUES // 2, out=drawn)
+    return drawn.mul_(_VALUES / kept if kept else 0.0)
+
+
+def dropout(inputs: torch.Tensor, p: float) -> torch.Tensor:
+    """Dropout as `torch.nn.functional.dropout` in training; faster on a CPU."""
+    if not p:
+        return inputs
+    if inputs.device.type != "cpu" or p * _VALUES < 1 or not fast("dropout"):
+        return nn.functional.dropout(inputs, p)
+    return inputs * mask(inputs, p)
+
+
+class Dropout(nn.Dropout):
+    """`nn.Dropout` by `dropout`."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return dropout(inputs, self.p) if self.training else inputs
+
+
+class Embedding(nn.Embedding):
+    """`nn.Embedding` whose gradient holds the rows that were looked up, and not all others.
+
+    A batch looks a few hundred of tens of thousands of rows up. A GPU fills memory fast enough,
+    and processes that train together exchange whole gradients.
+    """
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        alone = not (dist.is_available() and dist.is_initialized())
+        sparse = inputs.device.type == "cpu" and fast("embedding") and alone
+        return nn.functional.embedding(inputs, self.weight, self.padding_idx, sparse=sparse)
+
+
+def speed_up(encoder: PreTrainedModel) -> PreTrainedModel:
+    """Let an encoder's dropouts and word embeddings work the fast way; returns the encoder."""
+    for part in encoder.modules():
+        if type(part) is nn.Dropout and not part.inplace:
+            part.__class__ = Dropout
+    words = encoder.get_input_embeddings()
+    if type(words) is nn.Embedding and words.max_norm is None and not words.scale_grad_by_freq:
+        words.__class__ = Embedding
+    return encoder

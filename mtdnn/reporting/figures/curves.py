@@ -1,0 +1,231 @@
+"""Figures of the answers: precision and recall, scores over the null threshold, groups.
+
+All show the rows of the table of mixtures; see `mtdnn.reporting.answers`.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mtdnn.config.experiment import Experiment
+from mtdnn.reporting.answers import Answered, Answers, RowAnswers, read_answers
+from mtdnn.reporting.cases import group_differences
+from mtdnn.reporting.figures.drawing import GREY, canvas, cycle, say_empty
+
+POINTS = 400
+"""Points of a curve."""
+
+_METRICS = (("EM", "exact"), ("F1", "f1"))
+_SIZE = (7.4, 4.0)
+_NOTHING = "No table compares a mixture with question answering alone on a scored slice."
+
+
+def precision_recall(answered: Answered, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall (percent) as ever more questions are answered, lowest odds first.
+
+    As in the official script: precision is the mean score of the questions answered so far,
+    recall the sum of their scores over the number of answerable questions. Questions with
+    equal odds are taken together.
+    """
+    kept = answered.questions.scores
+    answerable = np.array(kept.answerable)
+    order = np.argsort(answered.odds, kind="stable")
+    score = np.where(answerable, np.array(getattr(kept, metric), float), 0.0)[order]
+    total = np.cumsum(score)
+    last = np.append(np.diff(answered.odds[order]) > 0, True)
+    count = np.arange(1, len(order) + 1)
+    return 100 * (total / count)[last], 100 * (total / max(answerable.sum(), 1))[last]
+
+
+def over_thresholds(answered: Answered, metric: str, thresholds: np.ndarray) -> np.ndarray:
+    """The score (percent) at each threshold, from the kept non-null answers."""
+    kept = answered.questions.scores
+    null = ~np.array(kept.answerable)
+    gain = np.array(getattr(kept, metric), float) - null
+    order = np.argsort(answered.odds, kind="stable")
+    gains = np.concatenate([[0.0], np.cumsum(gain[order])])
+    return (
+        100
+        * (null.sum() + gains[np.searchsorted(answered.odds[order], thresholds, "right")])
+        / len(null)
+    )
+
+
+def draw_precision_recall(experiment: Experiment) -> Figure:
+    """Precision against recall of the answers, for EM and F1; one curve a row."""
+    note = (
+        "Ever more questions are answered from left to right, those with the lowest null odds "
+        "first; the first hundredth, where precision is a matter of luck, is left out. Dots: at "
+        "the null threshold in use."
+    )
+
+    def curve(axes: Axes, row: RowAnswers, metric: str, colour: str) -> None:
+        shares = np.linspace(0, 1, POINTS)
+        resampled = []
+        for answered in row.seeds.values():
+            precision, recall = (
+                values[len(values) // 100 :] for values in precision_recall(answered, metric)
+            )
+            _faint(axes, recall, precision, colour, row)
+            place = shares * (len(recall) - 1)
+            known = np.arange(len(recall))
+            resampled.append([np.interp(place, known, each) for each in (recall, precision)])
+        recall, precision = np.mean(resampled, axis=0)
+        axes.plot(recall, precision, color=colour, linewidth=1.6, label=row.label)
+        here = np.mean([_operating_point(each, metric) for each in row.seeds.values()], axis=0)
+        axes.plot(*here, "o", color=colour, markersize=6, markeredgecolor="white", zorder=4)
+
+    return _panels(
+        experiment, "Precision and recall", note, curve, "recall, {} (%)", "precision, {} (%)"
+    )
+
+
+def _operating_point(answered: Answered, metric: str) -> tuple[float, float]:
+    """Recall and precision (percent) at the threshold in use."""
+    given = ~answered.empty
+    answerable = np.array(answered.questions.scores.answerable)
+    right = float(getattr(answered, metric)[given & answerable].sum())
+    return 100 * right / max(answerable.sum(), 1), 100 * right / max(given.sum(), 1)
+
+
+def draw_thresholds(experiment: Experiment) -> Figure:
+    """EM and F1 over the null threshold; one curve a row."""
+    note = (
+        "Questions whose null odds exceed the threshold count as unanswered. Dashed: the "
+        "threshold in use. Crosses: the best threshold on these very questions, which no "
+        "honest score may use."
+    )
+    if experiment.tune_threshold_on or any(s.tune_threshold_on for s in experiment.slices.values()):
+        note += " Triangles: tuned on other questions."
+
+    threshold = experiment.decoding.null_threshold
+
+    def curve(axes: Axes, row: RowAnswers, metric: str, colour: str) -> None:
+        odds = np.concatenate([each.odds for each in row.seeds.values()])
+        thresholds = np.linspace(*np.quantile(odds, [0.005, 0.995]), POINTS)
+        values = []
+        for answered in row.seeds.values():
+            values.append(over_thresholds(answered, metric, thresholds))
+            _faint(axes, thresholds, values[-1], colour, row)
+        mean = np.mean(values, axis=0)
+        axes.plot(thresholds, mean, color=colour, linewidth=1.6, label=row.label)
+        best = int(np.argmax(mean))
+        axes.plot(thresholds[best], mean[best], "x", color=colour, markersize=7, zorder=4)
+        for place in _tuned(row):
+            height = np.interp(place, thresholds, mean)
+            axes.plot(place, height, "^", color=colour, markersize=5, zorder=4)
+        axes.axvline(threshold, color=GREY, linewidth=0.9, linestyle="--", zorder=1)
+
+    return _panels(
+        experiment,
+        "Scores over the null threshold",
+        note,
+        curve,
+        "null threshold",
+        "{} (%)",
+    )
+
+
+def _tuned(row: RowAnswers) -> list[float]:
+    """The mean threshold that was tuned on other questions, if any."""
+    scores = [slices for result in row.row.present for slices in result.metrics["slices"].values()]
+    tuned = [each["tuned"]["threshold"] for each in scores if each.get("tuned")]
+    return [float(np.mean(tuned))] if tuned else []
+
+
+def draw_groups(experiment: Experiment) -> Figure:
+    """Difference of F1 from the baseline in groups of questions; a mark for each mixture."""
+    answers = read_answers(experiment)
+    if answers is None or not answers.others:
+        return _empty(experiment, "Groups of questions")
+    groupings = group_differences(answers)
+    lines = sum(len(grouping["groups"]) for grouping in groupings)
+    notes = [
+        f"{answers.slice_label}. Differences of F1 from {answers.baseline.label}, seed by seed; "
+        "marks: means, bars: range over seeds. Exploratory: nothing is corrected for the number "
+        "of groups."
+    ]
+    figure, body = canvas(experiment, (7.4, 1.5 + 0.3 * lines), "Groups of questions", notes)
+    heights = [len(grouping["groups"]) + 0.6 for grouping in groupings]
+    panels = body.subplots(len(groupings), 1, sharex=True, height_ratios=heights)
+    for axes, grouping in zip(panels, groupings, strict=True):
+        _draw_grouping(axes, grouping, answers)
+    panels[-1].set_xlabel(f"F1 minus that of {answers.baseline.label} (points)")
+    handles, labels = panels[0].get_legend_handles_labels()
+    body.legend(handles, labels, loc="outside lower center", ncols=4)
+    return figure
+
+
+def _draw_grouping(axes: Axes, grouping: dict, answers: Answers) -> None:
+    groups = grouping["groups"]
+    number = len(answers.others)
+    for place, group in enumerate(groups):
+        for order, (row, colour) in enumerate(zip(group["rows"][1:], cycle(), strict=False)):
+            if not row["differences"]:
+                continue
+            y = place + 0.2 * (order - (number - 1) / 2)
+            low, high = min(row["differences"]), max(row["differences"])
+            label = row["label"] if place == 0 else None
+            axes.plot([low, high], [y, y], color=colour, linewidth=1.2, alpha=0.6)
+            axes.plot(np.mean(row["differences"]), y, "o", color=colour, markersize=5, label=label)
+    names = [f"{group['name']}  ({group['questions']:,})" for group in groups]
+    axes.set_yticks(range(len(groups)), names)
+    axes.set_ylim(len(groups) - 0.4, -0.6)
+    axes.axvline(0, color=GREY, linewidth=0.9)
+    axes.set_title(grouping["title"], loc="left", fontweight="bold")
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+
+
+# --- shared by the curves --------------------------------------------------------------------
+
+
+def _panels(
+    experiment: Experiment,
+    title: str,
+    note: str,
+    curve: Callable[[Axes, RowAnswers, str, str], None],
+    x_label: str,
+    y_label: str,
+) -> Figure:
+    """A panel for EM and one for F1, with `curve` called for every row."""
+    answers = read_answers(experiment)
+    if answers is None:
+        return _empty(experiment, title)
+    seeds = " Faint: single seeds; strong: their mean." if len(experiment.seeds) > 1 else ""
+    absent = [
+        f"Not drawn: {row.label}: {'; '.join(row.missing)}." for row in answers.rows if row.missing
+    ]
+    figure, body = canvas(
+        experiment, _SIZE, title, [f"{answers.slice_label}. {note}{seeds}", *absent]
+    )
+    panels = body.subplots(1, 2)
+    for axes, (name, metric) in zip(panels, _METRICS, strict=True):
+        for row, colour in zip(answers.rows, [GREY, *_first(len(answers.others))], strict=True):
+            if row.seeds:
+                curve(axes, row, metric, colour)
+        axes.set_xlabel(x_label.format(name))
+        axes.set_ylabel(y_label.format(name))
+    handles, labels = panels[0].get_legend_handles_labels()
+    body.legend(handles, labels, loc="outside lower center", ncols=4)
+    return figure
+
+
+def _first(number: int) -> list[str]:
+    colours = cycle()
+    return [next(colours) for _ in range(number)]
+
+
+def _faint(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, row: RowAnswers) -> None:
+    """One seed's curve, where it is not the only one; thousands of points are thinned out."""
+    if len(row.seeds) > 1:
+        keep = np.unique(np.linspace(0, len(x) - 1, POINTS).astype(int))
+        axes.plot(x[keep], y[keep], color=colour, linewidth=0.6, alpha=0.35)
+
+
+def _empty(experiment: Experiment, title: str) -> Figure:
+    figure, body = canvas(experiment, _SIZE, title, [_NOTHING])
+    say_empty(body.subplots())
+    return figure

@@ -1,0 +1,169 @@
+"""Jinja2 templates: pages of the report as HTML, `cases.md` and `summary.md` as Markdown.
+
+Pages are complete files without any reference to another: style and script stand inside.
+Every value is escaped: HTML by Jinja2's autoescape, Markdown by the filter `md`.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from mtdnn.config.experiment import Experiment
+from mtdnn.evaluation.results import Score
+from mtdnn.reporting.comparisons import p_value
+from mtdnn.reporting.tables import MISSING, latex, markdown, signed
+
+EXCERPT = 420
+"""Characters of a context that are shown around the marked spans; a shorter one is shown whole."""
+
+
+def render(template: str, experiment: Experiment, **values: Any) -> str:
+    """A template filled in; what it uses and is not given is an error."""
+    return _environment().get_template(f"{template}.j2").render(experiment=experiment, **values)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("mtdnn.reporting"),
+        autoescape=lambda name: name is not None and ".html" in name,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "md": markdown,
+        "tex": latex,
+        "signed": signed_or_missing,
+        "number": number,
+        "score": score,
+        "mark_html": mark_html,
+        "mark_md": mark_md,
+        "spread": spread,
+        "seeds": seeds,
+        "interval": interval,
+        "p_value": p_value,
+    }
+    environment.globals |= {
+        "segments": segments,
+        "spans": spans,
+        "badge": badge,
+        "MISSING": MISSING,
+    }
+    return environment
+
+
+# --- numbers ---------------------------------------------------------------------------------
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    return MISSING if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def signed_or_missing(value: float | None) -> str:
+    return MISSING if value is None else signed(value)
+
+
+def score(value: dict[str, Any] | None) -> str:
+    """A cell of `statistics.json`: the mean, with ± standard deviation when it is known."""
+    if not value or value.get("mean") is None:
+        return MISSING
+    deviation = value.get("deviation")
+    return number(value["mean"]) + (f" ± {deviation:.2f}" if deviation is not None else "")
+
+
+def seeds(value: Score, digits: int = 2) -> str:
+    """Mean over seeds, with ± standard deviation when there are several."""
+    text = number(value.mean, digits)
+    return text if value.deviation is None else f"{text} ± {value.deviation:.{digits}f}"
+
+
+def spread(values: list[float]) -> str:
+    """The mean of signed values, with the range when there are several."""
+    if not values:
+        return MISSING
+    mean = signed(math.fsum(values) / len(values))
+    if len(values) == 1:
+        return mean
+    return f"{mean} ({signed(min(values))} to {signed(max(values))})"
+
+
+def interval(value: dict[str, Any]) -> str:
+    """Bounds of a measured difference, signed; open where nothing is known."""
+    low, high = value.get("low"), value.get("high")
+    if low is None and high is None:
+        return MISSING
+    return f"{signed_or_missing(low)} to {signed_or_missing(high)}"
+
+
+def badge(word: str | None) -> Markup:
+    """A verdict as a coloured word."""
+    if not word:
+        return Markup(MISSING)
+    return Markup('<span class="verdict {}">{}</span>').format(word.replace(" ", "-"), word)
+
+
+# --- marked contexts -------------------------------------------------------------------------
+
+
+def segments(
+    text: str, spans: Iterable[tuple[int, int]], excerpt: int = EXCERPT
+) -> list[tuple[str, bool]]:
+    """Pieces of a text, each with whether it lies in a span; an excerpt when the text is long.
+
+    Args:
+        text: the context of a question.
+        spans: starts and ends in characters; they may overlap.
+        excerpt: characters to show around the spans, cut at spaces and marked by an ellipsis.
+    """
+    inside = [False] * len(text)
+    for start, end in spans:
+        inside[start:end] = [True] * (min(end, len(text)) - start)
+    marked = [place for place, each in enumerate(inside) if each]
+    first, last = (marked[0], marked[-1] + 1) if marked else (0, 0)
+    margin = max(0, excerpt - (last - first)) // 2
+    begin, stop = _at_space(text, first - margin), max(last, _at_space(text, last + margin))
+    if not marked or len(text) <= excerpt:
+        begin, stop = 0, len(text) if len(text) <= excerpt else _at_space(text, excerpt)
+    pieces: list[tuple[str, bool]] = [("…", False)] if begin > 0 else []
+    place = begin
+    while place < stop:
+        until = place
+        while until < stop and inside[until] == inside[place]:
+            until += 1
+        pieces.append((text[place:until], inside[place]))
+        place = until
+    return pieces + ([("…", False)] if stop < len(text) else [])
+
+
+def _at_space(text: str, place: int) -> int:
+    """The nearest place before `place` at which a word begins; the ends stay ends."""
+    if place <= 0 or place >= len(text):
+        return min(max(place, 0), len(text))
+    return text.rfind(" ", 0, place) + 1
+
+
+def spans(golds: list[dict[str, Any]]) -> list[tuple[int, int]]:
+    """Where the gold answers of a case stand in its context."""
+    return [(gold["start"], gold["start"] + len(gold["text"])) for gold in golds]
+
+
+def mark_html(pieces: list[tuple[str, bool]], kind: str = "gold") -> Markup:
+    return Markup("").join(
+        Markup('<mark class="{}">{}</mark>').format(kind, text) if inside else text
+        for text, inside in pieces
+    )
+
+
+def mark_md(pieces: list[tuple[str, bool]]) -> str:
+    """Marked pieces in bold; spaces around them stay outside, or it would not be bold."""
+    parts = []
+    for text, inside in pieces:
+        core = markdown(text)
+        before = " " if text[:1].isspace() else ""
+        after = " " if text[1:] and text[-1:].isspace() else ""
+        parts.append(f"{before}{f'**{core}**' if inside and core else core}{after}")
+    return "".join(parts)

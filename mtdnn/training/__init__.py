@@ -1,0 +1,1 @@
+"""The training of one run: its schedule, its steps, checkpoints and logs."""

@@ -1,0 +1,245 @@
+"""Checkpoints of a training: an interrupted run goes on where it was, bit for bit.
+
+They lie in a folder named by the run's fingerprint, never among the workflow's outputs:
+Snakemake deletes a failed job's outputs before it tries again.
+"""
+
+import json
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from mtdnn.errors import MtdnnError, printable
+from mtdnn.machine.files import (
+    flush,
+    replacing,
+    save_tensors,
+    sha256,
+    sweep,
+    write_json,
+    write_text,
+)
+from mtdnn.machine.locking import Lease
+
+# Kept so that a damaged newest one costs some minutes instead of the run.
+KEPT = 2
+# Of the training time, by checkpoints.
+LARGEST_SHARE = 0.02
+VERSION = 2
+
+
+class Stopped(MtdnnError):
+    """A signal ended the training; everything up to now is kept.
+
+    Attributes:
+        status: exit status by the convention of shells, 128 + signal.
+    """
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.status = 128 + number
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        folder: where they lie; named by the run's fingerprint.
+        seconds: time from one checkpoint to the next; more where the disk is so slow that
+            checkpoints would take more than `LARGEST_SHARE` of the time. 0: after each step.
+        origin: what this process runs on; results are the same to the bit on the same only.
+
+    Attributes:
+        parts: what the run was trained on so far: {"from_step", **origin} for each part.
+    """
+
+    def __init__(self, folder: Path, seconds: float, origin: dict[str, Any] | None = None):
+        self._folder, self._seconds = folder, seconds
+        self._origin = origin or {}
+        self._last, self._cost = time.monotonic(), 0.0
+        self._lease: Lease | None = None
+        self.parts: list[dict[str, Any]] = [{"from_step": 0, **self._origin}]
+
+    @contextmanager
+    def sole_writer(self, wait: bool = False) -> Iterator[Lease]:
+        """Hold the run for this process.
+
+        Raises:
+            Busy: another process is training it, and `wait` is false.
+        """
+        with Lease(self._folder, "the run is being trained", wait) as self._lease:
+            sweep(self._folder / "step*")
+            yield self._lease
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for the next one."""
+        passed = time.monotonic() - self._last
+        return passed >= self._seconds and (
+            not self._seconds or passed >= self._cost / LARGEST_SHARE
+        )
+
+    def save(
+        self,
+        step: int,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        lines: list[dict[str, Any]],
+    ) -> None:
+        """Keep the state before step number `step`, and the log up to it.
+
+        Raises:
+            MtdnnError: another process has taken the run over.
+            OSError: it cannot be written; the checkpoints before it are kept.
+        """
+        if self._lease:
+            self._lease.check()
+        began = time.monotonic()
+        tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+        numbers: dict[str, dict[str, float]] = {}
+        for name, parameter in model.named_parameters():
+            for key, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"{key}.{name}"] = value
+                else:
+                    numbers.setdefault(key, {})[name] = value
+        with replacing(self._folder / f"step{step:08d}") as draft:
+            draft.mkdir()
+            save_tensors(tensors, draft / _STATE)
+            write_text(draft / _LINES, "".join(json.dumps(line) + "\n" for line in lines))
+            description = {
+                "version": VERSION,
+                "step": step,
+                "numbers": numbers,
+                "parts": self.parts,
+                "sha256": {name: sha256(draft / name) for name in (_STATE, _LINES)},
+            }
+            write_json(draft / _DESCRIPTION, description)
+            flush(draft)
+        for old in self._all()[KEPT:]:
+            shutil.rmtree(old)
+        self._last = time.monotonic()
+        self._cost = self._last - began
+
+    def restore(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[int, list[dict[str, Any]]]:
+        """Bring model and optimiser to the newest checkpoint that is whole.
+
+        Returns:
+            The number of the next step and the log up to it; 0 and nothing without one.
+        """
+        for folder in self._all():
+            try:
+                description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+                if description["version"] != VERSION:
+                    raise ValueError("another version of mtdnn wrote it")
+                for name, expected in description["sha256"].items():
+                    if sha256(folder / name) != expected:
+                        raise ValueError(f"{_CALLED[name]} damaged")
+                lines = [json.loads(line) for line in (folder / _LINES).open(encoding="utf-8")]
+                step, parts = description["step"], description["parts"]
+                _apply(load_file(folder / _STATE), description["numbers"], model, optimizer)
+            except _UNUSABLE as error:
+                reason = printable(str(error), 200)
+                print(f"mtdnn: {folder}: is passed over: {reason}", flush=True)
+                continue
+            print(f"mtdnn: goes on after {step} steps, from {folder}", flush=True)
+            if parts[-1] != {**parts[-1], **self._origin}:
+                parts = [*parts, {"from_step": step, **self._origin}]
+                print(
+                    f"mtdnn: on {self._origin} from here on, so the result is as good as "
+                    "without an interruption, but not the same to the bit",
+                    flush=True,
+                )
+            self.parts = parts
+            return step, lines
+        return 0, []
+
+    def drop(self) -> None:
+        """Remove every checkpoint: the run is finished."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _all(self) -> list[Path]:
+        """Folders of checkpoints, the newest first."""
+        return sorted(self._folder.glob("step*"), reverse=True)
+
+
+_STATE, _LINES, _DESCRIPTION = "state.safetensors", "training.jsonl", "checkpoint.json"
+_CALLED = {_STATE: "the weights are", _LINES: "the log is"}
+# What a damaged file, or one that somebody else made, leads to.
+_UNUSABLE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError),
+    *(RuntimeError, RecursionError, SafetensorError),
+)
+
+
+def _apply(
+    tensors: dict[str, torch.Tensor],
+    numbers: dict[str, dict[str, float]],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Set the weights, and the state of each parameter that has one."""
+    kinds: dict[str, dict[str, Any]] = {}
+    for key, value in tensors.items():
+        kind, name = key.split(".", 1)
+        kinds.setdefault(kind, {})[name] = value
+    weights = kinds.pop("model")
+    if _shapes(weights) != _shapes(model.state_dict()):
+        raise ValueError("is that of another model")
+    states: dict[nn.Parameter, dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        state: dict[str, Any] = {
+            kind: values[name].to(parameter.device)
+            for kind, values in kinds.items()
+            if name in values
+        }
+        state |= {kind: values[name] for kind, values in numbers.items() if name in values}
+        if state:
+            states[parameter] = state
+    # Only now: whoever is refused above leaves the model as it was.
+    model.load_state_dict(weights)
+    optimizer.state.update(states)
+
+
+def _shapes(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+class StopSignals:
+    """Notes SIGTERM, SIGUSR1 and SIGINT, so that the training ends between two steps.
+
+    Ctrl-C a second time acts at once. Batch systems send SIGTERM several times within a second
+    when a job's time is over: the checkpoint is written nevertheless.
+    """
+
+    _WATCHED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        for number in self._WATCHED:
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.number = number
+        if number == signal.SIGINT:
+            signal.signal(number, self._before[number])

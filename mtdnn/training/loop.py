@@ -1,0 +1,488 @@
+"""Training of one run: its schedule, step by step, on one device or several."""
+
+import ctypes
+import hashlib
+import json
+import math
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from mtdnn.config.layout import Layout
+from mtdnn.config.settings import MOST_GPUS, RunSettings, TrainingSettings
+from mtdnn.data.features import Features, check_unchanged, training_features
+from mtdnn.errors import MtdnnError
+from mtdnn.machine.files import (
+    digest,
+    flush,
+    read_json,
+    replacing,
+    sha256,
+    sweep,
+    write_json,
+    write_text,
+)
+from mtdnn.machine.gpus import take
+from mtdnn.machine.progress import Progress
+from mtdnn.machine.provenance import code_digest, environment
+from mtdnn.model.batches import PackedBatch, batch_of
+from mtdnn.model.fast import fast, plain
+from mtdnn.model.multitask import MultiTaskModel, build, save
+from mtdnn.model.optimizer import learning_rate, optimizer_for
+from mtdnn.training import launch, schedule
+from mtdnn.training.checkpoints import Checkpoints, Stopped, StopSignals
+from mtdnn.training.journal import Journal, memory_mb
+from mtdnn.training.launch import Team
+from mtdnn.training.stepper import stepper_for
+
+# Losses stay on the device for so many steps; reading each would make a GPU wait every step.
+STEPS_BETWEEN_READS = 10
+BATCHES_AHEAD = 2
+
+
+def train(
+    run_dir: Path,
+    run: RunSettings,
+    threads: int | None = None,
+    checkpoint_seconds: float = 600.0,
+    wait: bool = False,
+) -> None:
+    """Train a run from its features; writes `model/` and `training.jsonl`.
+
+    Its batches are those of `schedule.parquet`, which is drawn first where there is none. A
+    training that was interrupted goes on from its last checkpoint, to the same result. A run
+    of several GPUs is trained by as many processes, which read its settings from `config.yaml`.
+
+    Args:
+        run_dir: the run's folder.
+        run: its resolved settings.
+        threads: CPU threads; all cores when absent.
+        checkpoint_seconds: time between two checkpoints.
+        wait: when another process is training the run, wait for it and take what it made.
+
+    Raises:
+        MtdnnError: something is missing, does not fit, or the loss is not finite.
+        Busy: another process is training the run, and `wait` is false.
+        Stopped: a signal ended the training; its state is kept.
+    """
+    layout, gpus = Layout.of_run(run_dir), run.training.gpus
+    # Now, not at the end: files may change while a long training goes on.
+    identity, versions = fingerprint(layout, run), environment()
+    _check_processes(layout, run, identity)
+    if launch.is_to_launch(gpus):
+        launch.launch(run_dir, gpus, threads, checkpoint_seconds, wait)
+        return
+    device = use_device(threads, run.training.deterministic)
+    origin = {
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "torch": versions["torch"],
+    }
+    folder = layout.state(identity["fingerprint"])
+    checkpoints = Checkpoints(folder, checkpoint_seconds, origin)
+    if not launch.leads():
+        _follow(run_dir, run, device, checkpoints)
+        return
+    with checkpoints.sole_writer(wait) as lease:
+        if not (run_dir / "schedule.parquet").exists():
+            schedule.write(run_dir, run)
+        team = launch.join(gpus, device)
+        finished = lease.waited and _has_made(run_dir, identity)
+        if any(team.agreed(int(finished))):
+            checkpoints.drop()
+            return
+        for name in ("model", "training.jsonl"):
+            sweep(run_dir / name)
+        check_unchanged(layout, run, "train")
+        features = training_features(layout, run)
+        steps = schedule.read(run_dir, {name: len(some) for name, some in features.items()})
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        about = {
+            "fingerprint": identity["fingerprint"],
+            "config_digest": identity["config_digest"],
+            "started": started,
+            "device": origin["device"],
+            "commit": versions["commit"],
+            "corpora": dict(Counter(step.corpus for step in steps)),
+        }
+        with Journal(run_dir, about, partial(_figures, device)) as journal:
+            encoder = layout.encoder(run.encoder_name)
+            model = build(encoder, run).to(device).train()
+            log = _train_steps(run, steps, features, model, device, checkpoints, team, journal)
+            lease.check()
+            with replacing(run_dir / "model") as draft:
+                draft.mkdir()
+                save(model, run, encoder, draft)
+                provenance = {
+                    **versions,
+                    **origin,
+                    "precision": run.training.precision,
+                    "started": started,
+                    "seconds": log.seconds,
+                    "steps": len(steps),
+                    "tokens": sum(line["tokens"] for line in log.lines),
+                    "parts": checkpoints.parts,
+                }
+                write_json(
+                    draft / "run.json",
+                    {
+                        **identity,
+                        "files": {file.name: sha256(file) for file in sorted(draft.iterdir())},
+                        "provenance": provenance,
+                        "settings": run.model_dump(mode="json"),
+                    },
+                )
+                flush(draft)
+            lines = "".join(json.dumps(line) + "\n" for line in log.lines)
+            write_text(run_dir / "training.jsonl", lines)
+        checkpoints.drop()
+
+
+def _follow(
+    run_dir: Path, run: RunSettings, device: torch.device, checkpoints: Checkpoints
+) -> None:
+    """Train with the process that leads, which alone writes what comes of it."""
+    team = launch.join(run.training.gpus, device)
+    if any(team.agreed(0)):
+        return
+    layout = Layout.of_run(run_dir)
+    features = training_features(layout, run)
+    steps = schedule.read(run_dir, {name: len(some) for name, some in features.items()})
+    model = build(layout.encoder(run.encoder_name), run).to(device).train()
+    _train_steps(run, steps, features, model, device, checkpoints, team)
+
+
+def _check_processes(layout: Layout, run: RunSettings, identity: dict[str, Any]) -> None:
+    """Refuse to begin anew what was begun with another number of GPUs.
+
+    Sums in another order and other dropout masks would make it another training.
+    """
+    gpus = run.training.gpus
+    for other in range(1, MOST_GPUS + 1):
+        training = run.training.model_copy(update={"gpus": other})
+        settings = digest(run.model_copy(update={"training": training}).determining())
+        parts = {**_parts(identity), "config_digest": settings}
+        state = layout.state(digest(parts)[:32])
+        if other != gpus and any(state.glob("step*")):
+            raise MtdnnError(
+                f"{state}: the run was begun with training.gpus: {other}, and {gpus} would not "
+                f"give the same result; go on with {other}, or delete this folder to begin anew"
+            )
+
+
+def is_finished(run_dir: Path, run: RunSettings) -> bool:
+    """Whether a run's folder holds what training it now would make.
+
+    Raises:
+        MtdnnError: its encoder or its corpora are not there.
+    """
+    return _has_made(run_dir, fingerprint(Layout.of_run(run_dir), run))
+
+
+def _has_made(run_dir: Path, identity: dict[str, Any]) -> bool:
+    description = run_dir / "model" / "run.json"
+    if not description.exists() or not (run_dir / "training.jsonl").exists():
+        return False
+    return read_json(description).get("fingerprint") == identity["fingerprint"]
+
+
+def _train_steps(
+    run: RunSettings,
+    steps: list[schedule.Step],
+    features: dict[str, Features],
+    model: MultiTaskModel,
+    device: torch.device,
+    checkpoints: Checkpoints,
+    team: Team,
+    journal: Journal | None = None,
+) -> "TrainingLog":
+    """All steps that are not yet done; the model is changed in place."""
+    optimizer = optimizer_for(model, run.training)
+    first, lines = checkpoints.restore(model, optimizer)
+    if team.agreed(first, -first) != [first, -first]:
+        raise MtdnnError("training: its processes found different checkpoints; begin it once more")
+    team.share(model)
+    log = TrainingLog(lines, journal, team)
+    title = f"train {run.mixture_label} w{run.qa_weight:g}"
+    shown = Progress(title, len(steps), "steps", done=first, shown=team.leads)
+    with StopSignals() as stop, shown as progress:
+        left = steps[first:]
+        parts = [team.part(features[step.corpus], step.rows) for step in left]
+        own = [replace(step, rows=rows) for step, (rows, _) in zip(left, parts, strict=True)]
+        stepper = stepper_for(model, optimizer, run.training, device, team)
+        batches = _batches(own, features, stepper.prepare)
+        for step, (_, weight), (_, batch) in zip(left, parts, batches, strict=True):
+            rate = learning_rate(step.step, len(steps), run.training)
+            random_state(run.seed, step.step, team.rank)
+            try:
+                loss, norm = stepper.take(step.corpus, batch, rate, weight)
+            except torch.OutOfMemoryError:
+                raise _out_of_memory(step, batch, run.training) from None
+            tokens = launch.tokens_of(features[step.corpus], step.rows)
+            log.add(step, loss, norm, rate, int(tokens.sum()))
+            following = step.step + 1
+            read = following == len(steps) or len(log.pending) == STEPS_BETWEEN_READS
+            stopped, due = _wanted(stop, checkpoints, team, read)
+            keep = stopped or due
+            if keep or read:
+                log.read()
+                return_memory()
+            if keep and team.leads:
+                checkpoints.save(following, model, optimizer, log.lines)
+            if keep and team.size == 1:
+                stopped = stop.number  # it may have come while the checkpoint was written
+            if stopped and team.leads:
+                raise Stopped(
+                    f"training: stopped by signal {stopped} after {following} of {len(steps)} "
+                    "steps; the same command goes on from there",
+                    stopped,
+                )
+            if stopped:
+                break
+            progress.advance(note=log.note)
+    team.leave()
+    return log
+
+
+def _wanted(
+    stop: StopSignals, checkpoints: Checkpoints, team: Team, read: bool
+) -> tuple[int, bool]:
+    """The signal by which the training is to stop, or 0, and whether a checkpoint is due.
+
+    Several processes ask each other when losses are read; at each step it would make them wait.
+    """
+    if team.size > 1 and not read:
+        return 0, False
+    stopped, due = team.agreed(stop.number or 0, int(team.leads and checkpoints.due))
+    return stopped, bool(due)
+
+
+def _batches(
+    steps: list[schedule.Step],
+    features: dict[str, Features],
+    prepare: Callable[[PackedBatch], PackedBatch],
+) -> Iterator[tuple[schedule.Step, PackedBatch]]:
+    """Every step with its batch, each assembled while the one before it is being learnt."""
+
+    def assemble(step: schedule.Step) -> PackedBatch:
+        return prepare(batch_of(features[step.corpus], step.rows))
+
+    if not fast("prefetch"):
+        yield from ((step, assemble(step)) for step in steps)
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as ahead:
+        waiting = deque(ahead.submit(assemble, step) for step in steps[:BATCHES_AHEAD])
+        for number, step in enumerate(steps):
+            batch = waiting.popleft().result()
+            if number + BATCHES_AHEAD < len(steps):
+                waiting.append(ahead.submit(assemble, steps[number + BATCHES_AHEAD]))
+            yield step, batch
+
+
+def _out_of_memory(
+    step: schedule.Step, batch: PackedBatch, settings: TrainingSettings
+) -> MtdnnError:
+    return MtdnnError(
+        f"training: step {step.step} ({step.corpus}): the GPU's memory is too small for a batch of "
+        f"{batch.tokens} tokens in {settings.accumulation} parts; raise training.accumulation, "
+        "which cuts a batch into more parts and leaves its size and its gradients as they are"
+    )
+
+
+def random_state(seed: int, step: int, rank: int = 0) -> None:
+    """Set the random state of a step from the run's seed and the step's number alone.
+
+    So a resumed run draws the same dropout masks as one that was never interrupted. Processes
+    that train together draw different ones.
+    """
+    name = f"{seed}/{step}/{rank}" if rank else f"{seed}/{step}"
+    key = hashlib.sha256(name.encode()).digest()
+    torch.manual_seed(int.from_bytes(key[:8], "little") >> 1)
+
+
+# --- the log ---------------------------------------------------------------------------------
+
+
+@dataclass
+class _Pending:
+    line: dict[str, Any]
+    rows: np.ndarray
+    loss: torch.Tensor
+    norm: torch.Tensor
+
+
+class TrainingLog:
+    """Lines of `training.jsonl`, read from the device a few steps at a time.
+
+    Args:
+        lines: those of the steps before a checkpoint.
+        journal: is told of every line at once, where this process writes one.
+        team: the processes that each know the loss of a part of the batch.
+    """
+
+    def __init__(self, lines: list[dict[str, Any]], journal: Journal | None, team: Team):
+        self._journal, self._team = journal, team
+        self._tell(lines)
+        # The clock of a resumed training goes on from its last line.
+        self._clock = time.monotonic() - (lines[-1]["seconds"] if lines else 0.0)
+        self.lines = lines
+        self.pending: list[_Pending] = []
+        self._recent: dict[str, deque[float]] = {}
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on training so far, earlier parts included."""
+        return round(time.monotonic() - self._clock, 3)
+
+    def add(
+        self, step: schedule.Step, loss: torch.Tensor, norm: torch.Tensor, rate: float, tokens: int
+    ) -> None:
+        """Note a step whose loss and norm are still being computed."""
+        line = {
+            "step": step.step,
+            "epoch": step.epoch,
+            "corpus": step.corpus,
+            "loss": None,
+            "lr": rate,
+            "grad_norm": None,
+            "tokens": tokens,
+            "seconds": self.seconds,
+        }
+        self.pending.append(_Pending(line, step.rows, loss, norm))
+
+    def read(self) -> None:
+        """Fetch what is pending.
+
+        Raises:
+            MtdnnError: a loss or gradient is not finite.
+        """
+        known = len(self.lines)
+        try:
+            self._fetch()
+        finally:
+            self._tell(self.lines[known:])
+
+    def _tell(self, lines: list[dict[str, Any]]) -> None:
+        if self._journal:
+            self._journal.add(lines)
+
+    def _fetch(self) -> None:
+        losses = self._team.mean(torch.stack([pending.loss for pending in self.pending]))
+        norms = torch.stack([pending.norm for pending in self.pending])
+        values = torch.stack([losses, norms], dim=1).tolist()
+        for pending, (loss, norm) in zip(self.pending, values, strict=True):
+            line = {**pending.line, "loss": loss, "grad_norm": norm}
+            # Of several processes, which all see it, one says it.
+            if self._team.leads and not (math.isfinite(loss) and math.isfinite(norm)):
+                raise MtdnnError(
+                    f"training: step {line['step']} ({line['corpus']}): loss {loss}, gradient norm "
+                    f"{norm} in the batch of its training items {_some(pending.rows)}; what was "
+                    "kept before is left; lower training.learning_rate, or use precision fp32"
+                )
+            self.lines.append(line)
+            self._recent.setdefault(line["corpus"], deque(maxlen=20)).append(loss)
+        self.pending.clear()
+
+    @property
+    def note(self) -> str:
+        """Mean of the latest losses of each corpus."""
+        means = (f"{name} {sum(v) / len(v):.3f}" for name, v in self._recent.items())
+        return "loss " + ", ".join(means) if self._recent else ""
+
+
+def _some(rows: np.ndarray, most: int = 16) -> str:
+    """The first of some numbers."""
+    return ", ".join(map(str, rows[:most].tolist())) + (", …" if len(rows) > most else "")
+
+
+# --- where it runs, and on what --------------------------------------------------------------
+
+
+def use_device(threads: int | None, deterministic: bool = True) -> torch.device:
+    """A free GPU if there is one, else the CPU with `threads` threads.
+
+    Where every GPU is taken by another process of ours, this waits for one.
+
+    Args:
+        threads: CPU threads; all cores when absent.
+        deterministic: a GPU computes the same bits each time, somewhat slower; a CPU does so
+            anyway, with the same number of threads.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+        pa.set_cpu_count(threads)
+    take()
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    # Read by cuBLAS when it is first used.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    launch.own_device()
+    torch.use_deterministic_algorithms(deterministic)
+    # Nothing here reads memory before it is written; filling it first would be a kernel for each
+    # new tensor.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    return torch.device("cuda")
+
+
+def return_memory() -> None:
+    """Give freed memory back to the system, where the C library can.
+
+    Batches of ever new sizes leave holes in glibc's heap, and a process would grow for hours.
+    """
+    if fast("memory") and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
+
+
+def _figures(device: torch.device) -> dict[str, float]:
+    """Memory of this process and of its device, in MiB; other devices are not asked."""
+    figures = {"memory_mb": memory_mb()}
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        figures["gpu_memory_mb"] = torch.cuda.memory_reserved(device) / 2**20
+        figures["gpu_used_mb"] = (total - free) / 2**20
+    return figures
+
+
+def device_name(device: torch.device) -> str:
+    """The device's name as its maker gives it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return "CPU"
+    model = next((line for line in lines if line.startswith("model name")), "model name : CPU")
+    return model.split(":", 1)[1].strip()
+
+
+def fingerprint(layout: Layout, run: RunSettings) -> dict[str, Any]:
+    """What determines a trained model: settings, corpora, encoder, code; and one digest of all."""
+    parts = {
+        "config_digest": digest(run.determining()),
+        "corpora": {
+            name: read_json(
+                layout.features(run.encoder_name, run.features_variant, name) / "features.json"
+            )["corpus_digest"]
+            for name in run.corpora
+        },
+        "encoder": read_json(layout.encoder(run.encoder_name) / "manifest.json")["digest"],
+        # Plain paths draw other dropout masks: a training goes on only as it began.
+        "code": "-".join([code_digest("training.loop"), *plain()]),
+    }
+    return {"fingerprint": digest(parts)[:32], **parts}
+
+
+def _parts(identity: dict[str, Any]) -> dict[str, Any]:
+    """All that a fingerprint is a digest of."""
+    return {name: part for name, part in identity.items() if name != "fingerprint"}

@@ -1,0 +1,224 @@
+"""Weighted stochastic batch selection (the paper's algorithm 1), drawn before training.
+
+The schedule says for every step which corpus gives the batch and which items are in it.
+It depends on the run's settings, its seed and the sizes of its corpora alone.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mtdnn.config.layout import Layout
+from mtdnn.config.settings import CorpusSettings, Family, RunSettings, ScheduleSettings
+from mtdnn.data.features import training_features
+from mtdnn.errors import MtdnnError
+from mtdnn.machine.files import replacing
+
+SCHEMA = pa.schema(
+    [
+        ("step", pa.int32()),
+        ("epoch", pa.int16()),
+        ("corpus", pa.string()),
+        ("rows", pa.list_(pa.int32())),
+    ]
+)
+
+# Stands for the primary corpus among the shares and decks of a run with `steps_of_weight`.
+_SECOND_DECK = ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step: items `rows` of the training features of `corpus`."""
+
+    step: int
+    epoch: int
+    corpus: str
+    rows: np.ndarray
+
+
+def shares(corpora: dict[str, CorpusSettings], qa_weight: float, spread: str) -> dict[str, float]:
+    """Probability of each corpus at a step; the question-answering corpus has `qa_weight`."""
+    families: dict[Family, list[str]] = {}
+    for name, corpus in corpora.items():
+        families.setdefault(corpus.family, []).append(name)
+    (primary,) = families.pop("question_answering")
+    rest = 1 - qa_weight
+    if spread == "families":
+        auxiliary = {
+            name: rest / len(families) / len(names) for names in families.values() for name in names
+        }
+    else:
+        count = sum(map(len, families.values()))
+        auxiliary = {name: rest / count for names in families.values() for name in names}
+    return {name: qa_weight if name == primary else auxiliary[name] for name in corpora}
+
+
+class _Deck:
+    """The batches of one corpus: popped one by one, cut from shuffled rows."""
+
+    def __init__(self, size: int, batch_size: int, recut: bool, random: np.random.Generator):
+        self._size, self._batch_size, self._random = size, batch_size, random
+        self._fixed = None if recut else self._cut()
+        self._left: list[np.ndarray] = []
+
+    def _cut(self) -> list[np.ndarray]:
+        order = self._random.permutation(self._size).astype(np.int32)
+        return np.split(order, range(self._batch_size, self._size, self._batch_size))
+
+    def refill(self) -> None:
+        """A full deck again: cut anew, or the batches of the first cut in a new order."""
+        if self._fixed is None:
+            self._left = self._cut()[::-1]  # popped from the end: the smaller batch comes last
+        else:
+            self._left = [self._fixed[i] for i in self._random.permutation(len(self._fixed))]
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+    def pop(self) -> np.ndarray:
+        return self._left.pop()
+
+
+def draw(
+    probabilities: dict[str, float],
+    primary: str,
+    sizes: dict[str, int],
+    *,
+    batch_size: int,
+    epochs: int,
+    settings: ScheduleSettings,
+    seed: int,
+) -> Iterator[Step]:
+    """Draw the steps of a whole training.
+
+    With `steps_of_weight` the primary corpus has a second deck, of its own order, which takes the
+    place of a mixture's other corpora: the same seed gives as many steps as a mixture which names
+    the primary corpus first.
+
+    Args:
+        probabilities: share of each corpus, summing to 1.
+        primary: the question-answering corpus; an epoch ends with its last batch.
+        sizes: number of training items of each corpus.
+        batch_size: items in a batch; the last batch of a pass may be smaller.
+        epochs: passes over the primary corpus.
+        settings: what happens when an auxiliary corpus runs dry, and at each new epoch.
+        seed: the run's seed.
+    """
+    names = list(probabilities)
+    # A stream for each corpus and one for the draws: adding a corpus moves no other's batches.
+    random = np.random.default_rng([seed, 0])
+    decks = {
+        name: _Deck(
+            sizes[name],
+            batch_size,
+            settings.recut == "each_epoch",
+            np.random.default_rng([seed, 1, *name.encode()]),
+        )
+        for name in names
+    }
+    if settings.steps_of_weight:
+        weight = settings.steps_of_weight
+        probabilities = {primary: weight, _SECOND_DECK: 1 - weight}
+        decks[_SECOND_DECK] = _Deck(
+            sizes[primary],
+            batch_size,
+            settings.recut == "each_epoch",
+            np.random.default_rng([seed, 2, *primary.encode()]),
+        )
+    number = 0
+    for epoch in range(epochs):
+        for deck in decks.values():
+            deck.refill()
+        while decks[primary]:
+            name = _pick(random.random(), _current(probabilities, primary, decks, settings))
+            if not decks[name]:
+                if settings.dry == "skip":
+                    continue
+                decks[name].refill()
+            yield Step(number, epoch, name or primary, decks[name].pop())
+            number += 1
+
+
+def _current(
+    probabilities: dict[str, float],
+    primary: str,
+    decks: dict[str, _Deck],
+    settings: ScheduleSettings,
+) -> dict[str, float]:
+    """Shares at this moment: `renormalise` gives a dry corpus's share to the other auxiliaries.
+
+    The share of question answering stays as it is until no auxiliary batch is left.
+    """
+    if settings.dry != "renormalise":
+        return probabilities
+    left = {n: p for n, p in probabilities.items() if n != primary and decks[n]}
+    if not left:
+        return {primary: 1.0}
+    scale = (1 - probabilities[primary]) / sum(left.values())
+    return {primary: probabilities[primary], **{n: p * scale for n, p in left.items()}}
+
+
+def _pick(uniform: float, probabilities: dict[str, float]) -> str:
+    """The corpus whose interval of the cumulated shares holds `uniform`."""
+    names = list(probabilities)
+    place = np.searchsorted(np.cumsum(list(probabilities.values())), uniform, side="right")
+    return names[min(int(place), len(names) - 1)]  # the shares may sum to a hair below 1
+
+
+def of_run(run: RunSettings, sizes: dict[str, int]) -> Iterator[Step]:
+    """The steps of a run whose corpora have `sizes` training items."""
+    return draw(
+        shares(run.corpora, run.qa_weight, run.schedule.spread),
+        run.primary,
+        sizes,
+        batch_size=run.training.batch_size,
+        epochs=run.training.epochs,
+        settings=run.schedule,
+        seed=run.seed,
+    )
+
+
+def write(run_dir: Path, run: RunSettings) -> None:
+    """Draw a run's schedule from the sizes of its features and keep it in its folder."""
+    sizes = {name: len(f) for name, f in training_features(Layout.of_run(run_dir), run).items()}
+    steps = list(of_run(run, sizes))
+    columns = {
+        "step": [s.step for s in steps],
+        "epoch": [s.epoch for s in steps],
+        "corpus": [s.corpus for s in steps],
+        "rows": [s.rows for s in steps],
+    }
+    with replacing(run_dir / "schedule.parquet") as draft:
+        pq.write_table(pa.table(columns, schema=SCHEMA), draft, compression="zstd")
+
+
+def read(run_dir: Path, sizes: dict[str, int]) -> list[Step]:
+    """The schedule of a run whose corpora have `sizes` training items.
+
+    Raises:
+        MtdnnError: it is not readable, or was drawn for other features.
+    """
+    path = run_dir / "schedule.parquet"
+    try:
+        table = pq.read_table(path, schema=SCHEMA)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise MtdnnError(f"{path}: not a readable schedule ({error}); draw it again") from None
+    numbers, epochs = table["step"].to_pylist(), table["epoch"].to_pylist()
+    corpora, rows = table["corpus"].to_pylist(), table["rows"].combine_chunks()
+    values, offsets = rows.values.to_numpy(), rows.offsets.to_numpy()
+    steps = [
+        Step(number, epoch, corpus, values[offsets[i] : offsets[i + 1]])
+        for i, (number, epoch, corpus) in enumerate(zip(numbers, epochs, corpora, strict=True))
+    ]
+    for step in steps:
+        if step.rows.max() >= sizes.get(step.corpus, 0):
+            raise MtdnnError(
+                f"{path}: step {step.step} wants item {step.rows.max()} of {step.corpus}, which "
+                f"has {sizes.get(step.corpus, 0)}; its features have changed: draw it again"
+            )
+    return steps

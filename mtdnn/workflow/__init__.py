@@ -1,0 +1,1 @@
+"""The experiment as a whole: planning, running, importing and verifying its runs."""

@@ -1,0 +1,123 @@
+"""How long a step takes and a prediction, and how much memory: measured here, on real features."""
+
+import resource
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mtdnn.config.settings import RunSettings
+from mtdnn.data.features import Features
+from mtdnn.evaluation.predictions import TOKENS_PER_BATCH, _batches_by_length, outputs
+from mtdnn.model.batches import batch_of
+from mtdnn.model.multitask import MultiTaskModel, build
+from mtdnn.model.optimizer import learning_rate, optimizer_for
+from mtdnn.training.loop import device_name, random_state, use_device
+from mtdnn.training.stepper import stepper_for
+
+WARM_UP = 2
+STEPS = 6
+SECONDS = 10.0
+"""No more steps, nor batches predicted, are begun after so long."""
+BATCHES = 4
+
+
+def measure(
+    run: RunSettings, encoder: Path, features: dict[str, Path], corpora: list[str], threads: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rates of the `corpora` of a run, each in a process of its own so that its memory is known.
+
+    Args:
+        run: settings of a run; its encoder's folder, and that of each of its corpora's features.
+
+    Yields:
+        A corpus and its `step_s` (seconds of a training step), `token_s` (seconds of a predicted
+        token), `memory_mb` (peak of the GPU where there is one, else of the process), `device`.
+    """
+    with ProcessPoolExecutor(
+        1, mp_context=get_context("spawn"), max_tasks_per_child=1
+    ) as processes:
+        for corpus in corpora:
+            task = processes.submit(_measure, run, encoder, features[corpus], corpus, threads)
+            yield corpus, task.result()
+
+
+def _measure(
+    run: RunSettings, encoder: Path, features: Path, corpus: str, threads: int
+) -> dict[str, Any]:
+    device = use_device(threads)
+    model = build(encoder, run).to(device)
+    family = run.corpora[corpus].family
+    step = step_seconds(model, run, corpus, Features(features / "train.arrow", family), device)
+    token = _token_seconds(model, run, corpus, Features(features / "dev.arrow", family), device)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated(device)
+    return {
+        "corpus": corpus,
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "step_s": step,
+        "token_s": token,
+        "memory_mb": memory / 1e6,
+    }
+
+
+def step_seconds(
+    model: MultiTaskModel,
+    run: RunSettings,
+    corpus: str,
+    features: Features,
+    device: torch.device,
+) -> float:
+    """Mean seconds of a training step over batches drawn at random, once all is warmed up."""
+    optimizer = optimizer_for(model.train(), run.training)
+    stepper = stepper_for(model, optimizer, run.training, device)
+    draw = np.random.default_rng(1)
+    batches = [draw.permutation(len(features))[: run.training.batch_size] for _ in range(STEPS)]
+
+    def step(number: int, rows: np.ndarray) -> None:
+        random_state(run.seed, number)
+        rate = learning_rate(number, 1000, run.training)
+        stepper.take(corpus, stepper.prepare(batch_of(features, rows)), rate)
+
+    # A GPU meets each shape twice before its steps are recorded ones.
+    for number, rows in enumerate(2 * batches if device.type == "cuda" else batches[:WARM_UP]):
+        step(number, rows)
+    _wait(device)
+    started = time.perf_counter()
+    for taken, rows in enumerate(batches, 1):
+        step(STEPS + taken, rows)
+        if time.perf_counter() - started > SECONDS:
+            break
+    _wait(device)
+    return (time.perf_counter() - started) / taken
+
+
+def _token_seconds(
+    model: MultiTaskModel,
+    run: RunSettings,
+    corpus: str,
+    features: Features,
+    device: torch.device,
+) -> float:
+    """Mean seconds of a predicted token, over batches of short and of long sequences."""
+    batches = list(_batches_by_length(features, TOKENS_PER_BATCH[device.type]))
+    chosen = batches[:: max(1, len(batches) // BATCHES)][:BATCHES]
+    tokens = sum(int(features.pick(items, ["input_ids"]).lengths.sum()) for items in chosen)
+    model.eval()
+    started = time.perf_counter()
+    for _ in outputs(model, corpus, features, run, device, chosen):
+        pass
+    _wait(device)
+    return (time.perf_counter() - started) / tokens
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
