@@ -64,9 +64,9 @@ def write_cases(experiment: Experiment) -> None:
 
 def write_page(experiment: Experiment, name: str) -> None:
     """Write `results/{experiment}/pages/{name}.html`."""
-    from mtdnn.reporting import report
+    from mtdnn.reporting import pages
 
-    report.write_page(experiment, name)
+    pages.write_page(experiment, name)
 
 
 def write_summary(experiment: Experiment) -> None:
