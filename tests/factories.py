@@ -10,8 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mtdnn.config.experiment import Experiment, dump_yaml, parse
+from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import RunId
+from mtdnn.config.loading import parse
+from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.data.corpora.rows import SCHEMAS
 from mtdnn.evaluation import metrics
 from mtdnn.machine.files import digest, write_json, write_text

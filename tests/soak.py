@@ -17,8 +17,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from mtdnn.config.experiment import dump_yaml
 from mtdnn.config.layout import Layout
+from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.machine.files import digest, sha256
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -19,15 +19,16 @@ from test_checkpoints import assert_same, fresh, outcome, states
 from tiny import make_run_folder
 
 from mtdnn.cli.main import main
-from mtdnn.config.experiment import dump_yaml
 from mtdnn.config.layout import Layout
+from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError
 from mtdnn.evaluation import predictions
 from mtdnn.machine.files import read_json, save_tensors, write_json, write_text
 from mtdnn.model.multitask import MultiTaskModel
 from mtdnn.training import loop
-from mtdnn.training.checkpoints import Checkpoints, Stopped
+from mtdnn.training.checkpoints import Checkpoints
 from mtdnn.training.loop import train
+from mtdnn.training.stopping import Stopped
 
 
 @pytest.fixture(scope="module")

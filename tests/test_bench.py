@@ -7,7 +7,7 @@ import pytest
 from mtdnn.bench import grid, paper
 from mtdnn.bench.harness import compare
 from mtdnn.cli.main import main
-from mtdnn.config.experiment import load
+from mtdnn.config.loading import load
 
 
 def test_sides_take_turns_and_the_first_round_does_not_count(monkeypatch):

@@ -12,7 +12,8 @@ from mtdnn.bench import decode, prepare
 from mtdnn.cli.main import main
 from mtdnn.config.layout import Layout
 from mtdnn.config.settings import DecodingSettings, FeatureSettings
-from mtdnn.data.features import Features, Tokenizer, portions, tokenise
+from mtdnn.data.features import Features
+from mtdnn.data.tokenising import Tokenizer, portions, tokenise
 
 
 def test_windows_of_the_example_are_ours(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from test_cases import HOSTILE, make
 
 from mtdnn.machine.files import read_json
 from mtdnn.reporting import products
+from mtdnn.tracking import client
 from mtdnn.tracking import runs as tracking
 
 
@@ -55,7 +56,7 @@ def test_hostile_text_is_seen_and_not_run(experiment):
 def interface(tmp_path_factory):
     """MLflow's own server on a store with three runs; gives the experiment and its address."""
     made = make_experiment(tmp_path_factory.mktemp("interface"))
-    tracking.create_store(made)
+    client.create_store(made)
     for number, run in enumerate(made.runs()[:3]):
         tracking.log_run(made, make_run(made, run, em=70.5 + number))
     with Server(tmp_path_factory.mktemp("server"), made.store_uri) as server:

@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import load_file
 from tiny import make_run_folder
 
-from mtdnn.config.experiment import dump_yaml
 from mtdnn.config.layout import Layout
+from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError
-from mtdnn.training.checkpoints import KEPT, Checkpoints, Stopped, StopSignals
+from mtdnn.training.checkpoints import KEPT, Checkpoints
 from mtdnn.training.loop import train
+from mtdnn.training.stopping import Stopped, StopSignals
 
 
 def fresh(folder: Path):

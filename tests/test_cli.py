@@ -90,7 +90,8 @@ def test_a_failed_step_leaves_its_reason_for_the_tables(tmp_path: Path, capsys):
     assert "unknown run" in capsys.readouterr().err
     assert main(["train", str(run)]) == 2  # there is no config.yaml yet
     assert not (run / "failure.json").exists()
-    from mtdnn.config.experiment import dump_yaml, load
+    from mtdnn.config.loading import load
+    from mtdnn.config.yaml_files import dump_yaml
 
     experiment = load(demo)
     settings = experiment.resolve(experiment.runs()[0])

@@ -9,11 +9,14 @@ import yaml
 from factories import SMALL
 from snakemake.utils import update_config
 
-from mtdnn.config.dependencies import RunSteps, corpus_settings, load_experiment
-from mtdnn.config.experiment import Experiment, dump_yaml, load, load_run, parse
+from mtdnn.config.dependencies import RunSteps, corpus_settings
+from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import RunId
+from mtdnn.config.loading import load, load_run, parse
+from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest
+from mtdnn.workflow.snakefile import load_experiment
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ("demo", "reduced", "paper")

@@ -17,11 +17,11 @@ from mlflow_server import Proxy, Server
 from tiny import make_run_folder, make_tiny_experiment
 
 from mtdnn.cli.main import main
-from mtdnn.config.experiment import dump_yaml
+from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import write_json, write_text
 from mtdnn.model.multitask import MultiTaskModel
-from mtdnn.tracking import content
+from mtdnn.tracking import client, content, delivery
 from mtdnn.tracking import runs as tracking
 from mtdnn.tracking.content import Curves, Source
 from mtdnn.training.journal import FILE, Journal, Record
@@ -42,7 +42,7 @@ class Room:
         self.run_dir, self.run = make_run_folder(folder, rows=rows, **MIXTURE, **settings)
         self.config = folder / "experiment.yaml"
         write_text(self.config, dump_yaml(self.experiment))
-        self.client = MlflowClient(tracking._uri(self.experiment))
+        self.client = MlflowClient(self.experiment.store_uri)
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "mtdnn", *arguments]
@@ -55,7 +55,7 @@ class Room:
         train(self.run_dir, self.run, threads=1)
 
     def sync(self) -> None:
-        tracking.sync(self.experiment)
+        delivery.sync(self.experiment)
 
     @property
     def record(self) -> Record:
@@ -98,7 +98,7 @@ def store(tmp_path_factory) -> str:
     """A store that was made once: its migrations take seconds."""
     folder = tmp_path_factory.mktemp("store")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
-    tracking.create_store(make_tiny_experiment(folder, tracking_uri=uri))
+    client.create_store(make_tiny_experiment(folder, tracking_uri=uri))
     return uri
 
 
@@ -233,14 +233,14 @@ def test_a_stopped_training_is_killed_and_continues_the_same_run(store, tmp_path
         room.sync()
         ids.append(room.only_run().info.run_id)
         assert room.only_run().info.status == "RUNNING"
-        assert tracking.reap(room.experiment) == []  # it lives
+        assert delivery.reap(room.experiment) == []  # it lives
         assert len(room.history("learning_rate")) >= 30
         process.send_signal(number)
         process.wait(timeout=60)
         room.sync()
         if number == signal.SIGKILL:
             assert room.only_run().info.status == "RUNNING"  # nobody could say otherwise
-            (found,) = tracking.reap(room.experiment)
+            (found,) = delivery.reap(room.experiment)
             assert f"process {process.pid} on" in found and "was killed" in found
         assert room.only_run().info.status == "KILLED"
     room.train()
@@ -249,7 +249,7 @@ def test_a_stopped_training_is_killed_and_continues_the_same_run(store, tmp_path
     assert "failure" not in room.only_run().data.tags
     assert set(ids) == {room.only_run().info.run_id}
     room.assert_exact()
-    assert tracking.reap(room.experiment) == []
+    assert delivery.reap(room.experiment) == []
 
 
 def test_a_failed_training_is_failed_with_its_reason_and_can_be_mended(
@@ -313,7 +313,7 @@ def test_runs_whose_folder_is_gone_are_ended(store, tmp_path):
         raise KeyboardInterrupt
     moved = tmp_path / "elsewhere"
     shutil.move(room.run_dir, moved)
-    (found,) = tracking.reap(room.experiment)
+    (found,) = delivery.reap(room.experiment)
     assert "is no longer in" in found
     assert room.only_run().info.status == "KILLED"
 
@@ -327,7 +327,7 @@ def test_lost_answers_make_no_point_twice(proxy, tmp_path):
     room.train()
     for mood in ("lose", "500", "drop", "lose", 8.0):
         proxy.mood = mood
-        with pytest.raises(tracking.Away):
+        with pytest.raises(client.Away):
             room.sync()
     proxy.mood = None
     room.sync()

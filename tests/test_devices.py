@@ -135,10 +135,10 @@ def test_a_process_keeps_what_it_has_and_its_children_share_it(tmp_path, monkeyp
 def test_training_takes_its_gpu_before_cuda_is_asked(monkeypatch):
     import torch
 
-    from mtdnn.training import loop
+    from mtdnn.model import device
 
     asked = []
     monkeypatch.setattr(devices, "take", lambda: asked.append("lock"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: asked.append("cuda") or False)
-    assert loop.use_device(1).type == "cpu"
+    assert device.use_device(1).type == "cpu"
     assert asked == ["lock", "cuda"]

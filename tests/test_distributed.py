@@ -21,8 +21,8 @@ from mtdnn.config.layout import Layout
 from mtdnn.data.features import training_features
 from mtdnn.errors import MtdnnError
 from mtdnn.training import launch, loop
-from mtdnn.training.launch import Team, cut, tokens_of
 from mtdnn.training.loop import train
+from mtdnn.training.team import Team, cut, tokens_of
 
 PATIENCE_SECONDS = 120
 WITHOUT_DROPOUT = {"head_dropout": 0, "encoder_dropout": 0}

@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from mtdnn.config.settings import EncoderSettings
 from mtdnn.data import encoders
-from mtdnn.data.features import positions_of
+from mtdnn.data.tokenising import positions_of
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import sha256
 

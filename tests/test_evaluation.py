@@ -11,9 +11,9 @@ from mtdnn.config.layout import Layout
 from mtdnn.data.features import Features
 from mtdnn.evaluation import predictions
 from mtdnn.evaluation.decoding import predictions_table
-from mtdnn.evaluation.predictions import _batches_by_length, answer, classify, evaluate
+from mtdnn.evaluation.predictions import answer, batches_by_length, classify, evaluate
 from mtdnn.model.batches import batch_of
-from mtdnn.model.multitask import save
+from mtdnn.model.saving import save
 from mtdnn.training.loop import train
 
 CPU = torch.device("cpu")
@@ -48,7 +48,7 @@ def prepared(tmp_path_factory):
 @pytest.mark.parametrize("tokens", [1, 60, 4096])
 def test_batches_by_length_hold_every_item_once(prepared, corpus, tokens):
     features = prepared.dev[corpus]
-    batches = list(_batches_by_length(features, tokens))
+    batches = list(batches_by_length(features, tokens))
     items = np.concatenate(batches)
     assert sorted(items) == list(range(len(features)))
     lengths = [features.pick([item], ["input_ids"]).lengths.sum() for item in items]

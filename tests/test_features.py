@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerFast
 from mtdnn.config.settings import FeatureSettings
 from mtdnn.data import features
 from mtdnn.data.corpora.publishers import squad
-from mtdnn.data.features import Features, Tokenizer, prepare, tokenise, window_starts
+from mtdnn.data.features import Features
+from mtdnn.data.tokenising import Tokenizer, prepare, tokenise, window_starts
 from mtdnn.errors import MtdnnError
 
 MIRROR = Path(__file__).parents[2] / "shared" / "data"

@@ -16,14 +16,14 @@ from fuzz.targets import EXPERIMENT, SQUAD
 from tiny import make_encoder, make_run_folder
 
 from mtdnn.cli.main import main
-from mtdnn.config.experiment import load, parse
+from mtdnn.config.loading import load, parse
 from mtdnn.data.corpora.fetching import read_questions
 from mtdnn.data.encoders import _extract
-from mtdnn.data.features import Tokenizer
+from mtdnn.data.tokenising import Tokenizer
 from mtdnn.errors import MtdnnError, lines, printable
 from mtdnn.machine.files import read_json, write_json
 from mtdnn.model.multitask import build
-from mtdnn.model.multitask import load as load_model
+from mtdnn.model.saving import load as load_model
 from mtdnn.training.loop import train
 
 # --- configs ---------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def test_a_tokenizer_that_is_none_is_one_line(tmp_path, text):
 def test_an_imported_run_brings_no_links_pickles_or_code(tmp_path, spoil, message):
     from tiny import make_tiny_experiment
 
-    from mtdnn.config.experiment import dump_yaml
+    from mtdnn.config.yaml_files import dump_yaml
     from mtdnn.workflow.importing import import_run
 
     changes = {"training": {"epochs": 1}}

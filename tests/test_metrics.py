@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mtdnn.config.experiment import dump_yaml, parse
+from mtdnn.config.loading import parse
+from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError
 from mtdnn.evaluation import metrics
 from mtdnn.evaluation.slices import question_type

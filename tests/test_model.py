@@ -24,7 +24,8 @@ from mtdnn.data.features import training_features
 from mtdnn.errors import MtdnnError
 from mtdnn.model.attention import PACKABLE
 from mtdnn.model.batches import batch_of
-from mtdnn.model.multitask import build, export, load, save
+from mtdnn.model.multitask import build
+from mtdnn.model.saving import export, load, save
 
 WITHOUT_DROPOUT = {"batch_size": 8, "head_dropout": 0, "encoder_dropout": 0, "span_loss": "mean"}
 

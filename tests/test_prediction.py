@@ -8,8 +8,8 @@ import pytest
 from tiny import make_run_folder
 
 from mtdnn.cli.main import main
-from mtdnn.config.experiment import dump_yaml
 from mtdnn.config.layout import Layout
+from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.evaluation import predictions
 from mtdnn.training.loop import train
 

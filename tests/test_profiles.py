@@ -13,7 +13,7 @@ import pytest
 import yaml
 from test_workflow import ROOT, Room, make_room
 
-from mtdnn.config.dependencies import count_gpus
+from mtdnn.machine.gpus import count_gpus
 
 PROFILES = sorted(path.name for path in (ROOT / "profiles").iterdir() if path.is_dir())
 RUN = "tiny/qa/w1.0/default/seed1"
@@ -160,7 +160,7 @@ def test_jobs_are_submitted_and_their_ends_seen(profile, tmp_path, monkeypatch):
 
     # A job that fails is noticed, and tried as often as the profile says.
     (room.folder / TOKENISED).unlink()
-    room.edit("features.py", "\ndef prepare(", "\nraise SystemExit(3)\n\n\ndef prepare(")
+    room.edit("data/tokenising.py", "\ndef prepare(", "\nraise SystemExit(3)\n\n\ndef prepare(")
     began = time.monotonic()
     answer = snakemake(room, profile, TOKENISED, *wait, "--retries", "1")
     assert answer.returncode != 0 and time.monotonic() - began < 120

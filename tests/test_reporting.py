@@ -15,10 +15,10 @@ from matplotlib.transforms import Bbox
 
 from mtdnn.config.layout import RunId
 from mtdnn.errors import MtdnnError
-from mtdnn.evaluation.results import read_training
 from mtdnn.machine.files import read_json, write_text
 from mtdnn.reporting import products, tables
-from mtdnn.reporting.figures import registry
+from mtdnn.reporting.figures import registry, training
+from mtdnn.training.log import read_training
 
 BASE_QA = RunId("base", "qa", 1.0, "default", 1)
 BEST = RunId("base", "qa_mcc_sc", 0.8, "default", 1)
@@ -399,8 +399,8 @@ def test_nothing_to_draw_is_said_and_does_not_crash(tmp_path):
 def test_moving_average_equals_the_definition():
     values = [5.0, 1.0, 4.0, 2.0, 8.0]
     expected = [3.0, 10 / 3, 7 / 3, 14 / 3, 5.0]
-    assert registry.moving_average(pd.Series(values).to_numpy(), 3) == pytest.approx(expected)
-    assert registry.moving_average(pd.Series(values).to_numpy(), 1) == pytest.approx(values)
+    assert training.moving_average(pd.Series(values).to_numpy(), 3) == pytest.approx(expected)
+    assert training.moving_average(pd.Series(values).to_numpy(), 1) == pytest.approx(values)
 
 
 def test_half_written_last_line_of_the_training_log_is_left_out(tmp_path):

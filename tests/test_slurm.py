@@ -76,7 +76,7 @@ class ClusterRoom(Room):
 
     def in_the_middle(self, what: str) -> None:
         """Let trainings do `what` after each step."""
-        self.edit("progress.py", "+= units\n", "+= units\n        _middle(self._done)\n")
+        self.edit("machine/progress.py", "+= units\n", "+= units\n        _middle(self._done)\n")
         with open(self.folder / "package/mtdnn/progress.py", "a", encoding="utf-8") as file:
             file.write(f"\n\nimport os\nimport signal\n\n\ndef _middle(done):{what}")
 

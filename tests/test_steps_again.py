@@ -7,7 +7,7 @@ import pytest
 from tiny import make_run_folder, make_tiny_experiment
 
 from mtdnn.cli.main import main
-from mtdnn.config.experiment import dump_yaml
+from mtdnn.config.yaml_files import dump_yaml
 
 CHANGES = {
     "training": {"epochs": 1, "batch_size": 8},

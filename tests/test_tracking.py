@@ -17,13 +17,13 @@ from mlflow.entities import ViewType
 from mlflow_server import Server
 
 from mtdnn.cli.main import main
-from mtdnn.config.experiment import dump_yaml
 from mtdnn.config.layout import RunId
+from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError
-from mtdnn.evaluation.results import read_training
 from mtdnn.machine.files import read_json, write_json, write_text
-from mtdnn.tracking import content
-from mtdnn.tracking import runs as tracking
+from mtdnn.tracking import content, runs
+from mtdnn.tracking.client import create_store
+from mtdnn.training.log import read_training
 
 RUN = RunId("base", "qa_sc", 0.8, "default", 1)
 
@@ -32,7 +32,7 @@ RUN = RunId("base", "qa_sc", 0.8, "default", 1)
 def template(tmp_path_factory):
     """A fresh store, made once: its migrations take seconds."""
     folder = tmp_path_factory.mktemp("store")
-    tracking.create_store(make_experiment(folder))
+    create_store(make_experiment(folder))
     return folder
 
 
@@ -63,7 +63,7 @@ def test_run_is_mirrored(experiment):
         experiment.layout.corpus("cola") / "manifest.json",
         {"source": {"kind": "synthetic"}, "splits": {"train": {"rows": 100}}, "digest": "d"},
     )
-    tracking.log_run(experiment, folder)
+    runs.log_run(experiment, folder)
     client, run = only_run(experiment)
     metrics = read_json(folder / "metrics.json")
     assert run.info.run_name == "QA+SC w0.8 base seed1"
@@ -92,7 +92,7 @@ def test_run_is_mirrored(experiment):
     assert run.data.metrics["slices/official/HasAns_f1"] == scores["HasAns_f1"]
     assert run.data.metrics["auxiliary/cola/matthews"] == 0.5
     assert run.data.metrics["training/steps"] == 60
-    assert tracking.agrees(experiment, folder) == []
+    assert runs.agrees(experiment, folder) == []
     assert read_json(folder / "mlflow.json") == {
         "run_id": run.info.run_id,
         "uri": experiment.store_uri,
@@ -119,7 +119,7 @@ def test_run_is_mirrored(experiment):
 
 def test_curves_have_one_point_a_step_with_real_steps_and_times(experiment):
     folder = make_run(experiment, RUN, steps=60)
-    tracking.log_run(experiment, folder)
+    runs.log_run(experiment, folder)
     client, run = only_run(experiment)
     steps = read_training(folder)
     names = [step["corpus"] for step in steps]
@@ -141,7 +141,7 @@ def test_curves_have_one_point_a_step_with_real_steps_and_times(experiment):
 def test_long_curves_are_averaged_in_equal_windows(experiment, monkeypatch):
     monkeypatch.setattr(content, "MAX_POINTS", 10)
     folder = make_run(experiment, RunId("base", "qa", 1.0, "default", 1), steps=25)
-    tracking.log_run(experiment, folder)
+    runs.log_run(experiment, folder)
     client, run = only_run(experiment)
     history = client.get_metric_history(run.info.run_id, "loss/squad")
     losses = [step["loss"] for step in read_training(folder)]
@@ -154,11 +154,11 @@ def test_long_curves_are_averaged_in_equal_windows(experiment, monkeypatch):
 
 def test_logging_twice_changes_nothing(experiment):
     folder = make_run(experiment, RUN)
-    first = tracking.log_run(experiment, folder)
+    first = runs.log_run(experiment, folder)
     client, run = only_run(experiment)
     before = count_points(client, run)
     (folder / "mlflow.json").unlink()
-    assert tracking.log_run(experiment, folder) == first
+    assert runs.log_run(experiment, folder) == first
     client, run = only_run(experiment)
     assert count_points(client, run) == before
     assert sum(before.values()) == 3 * 60 + len(
@@ -169,15 +169,15 @@ def test_logging_twice_changes_nothing(experiment):
 
 def test_scored_anew_brings_mlflow_up_to_date(experiment):
     folder = make_run(experiment, RUN, em=60.0)
-    first = tracking.log_run(experiment, folder)
+    first = runs.log_run(experiment, folder)
     make_run(experiment, RUN, em=61.0)
-    assert tracking.agrees(experiment, folder) != []
-    second = tracking.log_run(experiment, folder)
+    assert runs.agrees(experiment, folder) != []
+    second = runs.log_run(experiment, folder)
     assert first != second
     _, run = only_run(experiment)
     assert run.info.run_id == second
     assert run.data.metrics["em"] == 61.0
-    assert tracking.agrees(experiment, folder) == []
+    assert runs.agrees(experiment, folder) == []
 
 
 def test_interrupted_logging_is_done_again(experiment, monkeypatch):
@@ -187,11 +187,11 @@ def test_interrupted_logging_is_done_again(experiment, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(tracking, "_log_artifacts", interrupt)
+        patch.setattr(runs, "_log_artifacts", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            tracking.log_run(experiment, folder)
+            runs.log_run(experiment, folder)
     assert not (folder / "mlflow.json").exists()
-    tracking.log_run(experiment, folder)
+    runs.log_run(experiment, folder)
     client, run = only_run(experiment)
     assert run.info.status == "FINISHED"
     assert count_points(client, run)["learning_rate"] == 60
@@ -199,23 +199,23 @@ def test_interrupted_logging_is_done_again(experiment, monkeypatch):
 
 def test_failed_run_is_logged_as_failed(experiment):
     folder = fail_run(experiment, RUN, "train", "CUDA out of memory")
-    tracking.log_run(experiment, folder)
+    runs.log_run(experiment, folder)
     _, run = only_run(experiment)
     assert run.info.status == "FAILED"
     assert run.data.tags["failure"] == "train: CUDA out of memory"
     (folder / "failure.json").unlink()
-    tracking.log_run(experiment, folder)
+    runs.log_run(experiment, folder)
     _, run = only_run(experiment)
     assert run.info.status == "FINISHED"
 
 
 def test_scores_that_are_not_measurable_are_left_out(experiment):
     folder = make_run(experiment, RUN, not_measurable={"paper_dev": "seen in training"})
-    tracking.log_run(experiment, folder)
+    runs.log_run(experiment, folder)
     _, run = only_run(experiment)
     assert "em" not in run.data.metrics
     assert not any(name.startswith("slices/paper_dev") for name in run.data.metrics)
-    assert tracking.agrees(experiment, folder) == []
+    assert runs.agrees(experiment, folder) == []
 
 
 def test_loss_that_is_not_a_number_is_kept(experiment):
@@ -223,7 +223,7 @@ def test_loss_that_is_not_a_number_is_kept(experiment):
     line = {"step": 2, "epoch": 1, "corpus": "squad", "loss": math.nan, "lr": 0.0}
     with open(folder / "training.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
-    tracking.log_run(experiment, folder)
+    runs.log_run(experiment, folder)
     client, run = only_run(experiment)
     history = client.get_metric_history(run.info.run_id, "loss/squad")
     assert [math.isnan(next(p.value for p in history if p.step == n)) for n in (1, 2)] == [
@@ -236,21 +236,21 @@ def test_params_stay_within_the_limits_of_mlflow(tmp_path):
     experiment = make_experiment(tmp_path, title="x")
     settings = experiment.resolve(RUN)
     write_text(tmp_path / "config.yaml", dump_yaml(settings))
-    flat = tracking.parameters(tmp_path / "config.yaml")
+    flat = runs.parameters(tmp_path / "config.yaml")
     assert flat["corpora.cola.labels"] == '["unacceptable", "acceptable"]'
     assert "notice" not in flat
     assert "encoder.layers" not in flat
     write_text(tmp_path / "config.yaml", "titles: [" + "a_title, " * 2000 + "]\n")
-    assert len(tracking.parameters(tmp_path / "config.yaml")["titles"]) == 6000
+    assert len(runs.parameters(tmp_path / "config.yaml")["titles"]) == 6000
 
 
 def test_deleted_experiment_is_restored(experiment):
     client = MlflowClient(experiment.store_uri)
-    tracking.create_store(experiment)
+    create_store(experiment)
     first = read_json(experiment.layout.root / "store.json")
     assert first["uri"] == experiment.store_uri
     client.delete_experiment(first["experiment_id"])
-    tracking.create_store(experiment)
+    create_store(experiment)
     assert read_json(experiment.layout.root / "store.json") == first
     known = client.get_experiment(first["experiment_id"])
     assert known.lifecycle_stage == "active"
@@ -260,7 +260,7 @@ def test_deleted_experiment_is_restored(experiment):
 def test_relative_sqlite_store_becomes_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     experiment = make_experiment(tmp_path, tracking_uri="sqlite:///somewhere/mlflow.db")
-    assert tracking._uri(experiment) == f"sqlite:///{tmp_path}/somewhere/mlflow.db"
+    assert experiment.store_uri == f"sqlite:///{tmp_path}/somewhere/mlflow.db"
 
 
 def test_dead_server_is_one_line_and_quick(tmp_path):
@@ -271,7 +271,7 @@ def test_dead_server_is_one_line_and_quick(tmp_path):
     folder = make_run(experiment, RUN)
     start = time.monotonic()
     with pytest.raises(MtdnnError) as error:
-        tracking.log_run(experiment, folder)
+        runs.log_run(experiment, folder)
     assert time.monotonic() - start < 30
     assert len(str(error.value).splitlines()) == 1
     assert "secret" not in str(error.value)
@@ -281,7 +281,7 @@ def test_dead_server_is_one_line_and_quick(tmp_path):
 def test_file_that_is_no_database_is_one_line(tmp_path):
     write_text(tmp_path / "results" / "mlflow.db", "these are not the tables of a database")
     with pytest.raises(MtdnnError, match="not a database"):
-        tracking.create_store(make_experiment(tmp_path))
+        create_store(make_experiment(tmp_path))
 
 
 @pytest.mark.slow
@@ -310,12 +310,12 @@ def test_many_processes_on_a_fresh_store(tmp_path):
 def test_a_store_of_another_folder_is_refused(tmp_path):
     """Its artifacts would be written there."""
     experiment = make_experiment(tmp_path / "first")
-    tracking.create_store(experiment)
+    create_store(experiment)
     shutil.copytree(tmp_path / "first", tmp_path / "copy")
     moved = make_experiment(tmp_path / "copy")
     folder = make_run(moved, RUN)
     with pytest.raises(MtdnnError, match=r"mlflow.db: was made for .*first.*; delete it"):
-        tracking.log_run(moved, folder)
+        runs.log_run(moved, folder)
     (tmp_path / "copy" / "results" / "mlflow.db").unlink()
     write_text(tmp_path / "moved.yaml", dump_yaml(moved))
     command = [sys.executable, "-m", "mtdnn", "sync", str(tmp_path / "moved.yaml")]
@@ -333,14 +333,14 @@ def server(template):
 @pytest.mark.slow
 def test_remote_server_holds_the_same(server, tmp_path):
     experiment = make_experiment(tmp_path, experiment="remote", tracking_uri=server)
-    tracking.create_store(experiment)
+    create_store(experiment)
     folder = make_run(experiment, RUN, steps=60)
-    first = tracking.log_run(experiment, folder)
-    assert tracking.log_run(experiment, folder) == first
+    first = runs.log_run(experiment, folder)
+    assert runs.log_run(experiment, folder) == first
     client, run = only_run(experiment)
     names = [step["corpus"] for step in read_training(folder)]
     history = client.get_metric_history(run.info.run_id, "loss/squad")
     assert len(history) == names.count("squad")
-    assert tracking.agrees(experiment, folder) == []
+    assert runs.agrees(experiment, folder) == []
     copy = client.download_artifacts(run.info.run_id, "metrics.json", str(tmp_path))
     assert read_json(copy) == read_json(folder / "metrics.json")

@@ -21,7 +21,7 @@ from mtdnn.errors import MtdnnError
 from mtdnn.evaluation import predictions as evaluation
 from mtdnn.model.multitask import MultiTaskModel
 from mtdnn.model.optimizer import learning_rate, optimizer_for
-from mtdnn.training import loop, schedule
+from mtdnn.training import fingerprint, schedule
 from mtdnn.training.loop import random_state, train
 from mtdnn.training.stepper import Stepper, parts_of, precision
 
@@ -108,10 +108,10 @@ def test_the_model_says_what_made_it(trained):
 def test_the_fingerprint_moves_with_what_determines_the_model(trained):
     run_dir, run = trained
     layout = Layout.of_run(run_dir)
-    first = loop.fingerprint(layout, run)["fingerprint"]
+    first = fingerprint.fingerprint(layout, run)["fingerprint"]
 
     def changed(**parts):
-        return loop.fingerprint(layout, run.model_copy(update=parts))["fingerprint"]
+        return fingerprint.fingerprint(layout, run.model_copy(update=parts))["fingerprint"]
 
     assert changed(notice="shown", mixture_label="other") == first
     assert changed(decoding=run.decoding.model_copy(update={"n_best": 3})) == first
@@ -252,7 +252,7 @@ def test_random_states_differ_by_seed_step_and_process():
 def test_each_step_of_training_has_its_own_random_state(tmp_path, monkeypatch):
     run_dir, run = tiny_run(tmp_path, epochs=1)
     calls = []
-    monkeypatch.setattr(loop, "random_state", lambda *state: calls.append(state))
+    monkeypatch.setattr(fingerprint, "random_state", lambda *state: calls.append(state))
     train(run_dir, run, threads=1)
     assert calls == [(run.seed, line["step"], 0) for line in lines_of(run_dir)]
 

@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from tiny import make_run_folder, make_tiny_experiment
 
 from mtdnn.cli.main import main
-from mtdnn.config.experiment import dump_yaml
+from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.evaluation import metrics, predictions
 from mtdnn.machine.files import digest, read_json, sha256, write_json
 from mtdnn.reporting import products
-from mtdnn.tracking import runs
+from mtdnn.tracking import client, runs
 from mtdnn.training.loop import train
 
 RUN = "runs/tiny/squad_cola/w0.5/default/seed1"
@@ -40,7 +40,7 @@ def finished(tmp_path_factory) -> Path:
     metrics.write(run_dir, experiment)
     products.write_table(experiment, "t")
     products.write_interference(experiment)
-    runs.create_store(experiment)
+    client.create_store(experiment)
     runs.log_run(experiment, run_dir)
     (experiment.layout.root / "experiment.yaml").write_text(dump_yaml(experiment))
     return experiment.layout.root

@@ -258,14 +258,14 @@ def test_what_is_decoded_or_shown_trains_nothing(room):
 
 @pytest.mark.slow
 def test_edited_code_does_again_only_what_it_runs(room):
-    room.edit("reporting/figures.py", "\nimport ", "\nUNUSED = 1\nimport ")
+    room.edit("reporting/figures/registry.py", "\nimport ", "\nUNUSED = 1\nimport ")
     assert {line.split()[0] for line in room.planned()} == {"Writing", "Drawing", "Logging"}
-    room.edit("reporting/figures.py", "\nUNUSED = 1\n", "\n")
+    room.edit("reporting/figures/registry.py", "\nUNUSED = 1\n", "\n")
 
-    room.edit("training.py", "\ndef train(", "\n\n# Only a remark.\ndef train(")
+    room.edit("training/loop.py", "\ndef train(", "\n\n# Only a remark.\ndef train(")
     assert room.planned() == set()
 
-    room.edit("training.py", "\ndef train(", "\nUNUSED = 1\n\n\ndef train(")
+    room.edit("training/loop.py", "\ndef train(", "\nUNUSED = 1\n\n\ndef train(")
     assert trained(room.planned()) == set(RUNS.values())
 
 
@@ -281,7 +281,7 @@ def test_a_failed_run_stops_no_other_and_is_tried_again(room):
         "            from mtdnn.errors import MtdnnError\n\n"
         '            raise MtdnnError("made to fail")\n'
     )
-    room.edit("journal.py", opened, broken)
+    room.edit("training/journal.py", opened, broken)
 
     answer = room.snakemake("table1", "--retries", "0")
     assert answer.returncode != 0
@@ -299,7 +299,7 @@ def test_a_failed_run_stops_no_other_and_is_tried_again(room):
     del rows[2]
     assert room.planned("table1") == {"Writing table1", "Writing the comparisons of table1"}
     rows.insert(2, {**rows[1], "qa_weight": 0.5})
-    room.edit("journal.py", broken, opened)
+    room.edit("training/journal.py", broken, opened)
     answer = room.snakemake("table1")
     assert answer.returncode == 0, answer.stdout
     assert "made to fail" not in (room.results / "tables" / "table1.md").read_text()

@@ -17,10 +17,12 @@ import torch
 from tokenizers import models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
-from mtdnn.config.experiment import Experiment, dump_yaml, parse
+from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import RunId
+from mtdnn.config.loading import parse
 from mtdnn.config.settings import RunSettings
-from mtdnn.data import features
+from mtdnn.config.yaml_files import dump_yaml
+from mtdnn.data import tokenising
 from mtdnn.data.corpora.fetching import rows_digest
 from mtdnn.data.corpora.rows import SCHEMAS
 from mtdnn.machine.files import digest, sha256, write_json, write_text
@@ -267,7 +269,7 @@ def make_run_folder(
         draw = random.Random(name)
         splits = {split: ROWS[name](rows, draw) for split in ("train", "dev")}
         write_corpus(layout.corpus(name), corpus.family, **splits)
-        features.prepare(
+        tokenising.prepare(
             family=corpus.family,
             settings=run.features,
             encoder=layout.encoder("tiny"),

@@ -23,8 +23,8 @@ from mtdnn.config.settings import DecodingSettings
 from mtdnn.data.features import Features
 from mtdnn.evaluation.decoding import Decoder, SpanLogits, predictions_table
 from mtdnn.evaluation.predictions import answer
+from mtdnn.model.device import use_device
 from mtdnn.model.multitask import MultiTaskModel, build
-from mtdnn.training.loop import use_device
 from mtdnn.training.stepper import precision
 
 MAX_LENGTH, BATCH = 384, 8  # the example's

@@ -47,7 +47,7 @@ def run(name: str, options: Options, as_json: bool) -> None:
     """Run the benchmark `name` and print its cases, as they come or as one JSON object."""
     import torch
 
-    from mtdnn.training.loop import device_name, use_device
+    from mtdnn.model.device import device_name, use_device
 
     device = use_device(options.threads)
     described = f"{device_name(device)}, {torch.get_num_threads()} CPU threads"

@@ -7,15 +7,16 @@ import numpy as np
 import pyarrow as pa
 
 from mtdnn.bench.harness import Options
-from mtdnn.config.experiment import Experiment, load
+from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import RunId
+from mtdnn.config.loading import load
 from mtdnn.config.settings import Family, RunSettings
-from mtdnn.data import encoders, features
+from mtdnn.data import encoders, features, tokenising
 from mtdnn.data.corpora import fetching
-from mtdnn.data.downloads import say
 from mtdnn.data.features import SCHEMAS, Features
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import replacing, write_json
+from mtdnn.machine.progress import say
 
 PRETRAINED = "pretrained"
 SHAPES = {
@@ -122,7 +123,7 @@ def real_features(experiment: Experiment, encoder: str, corpus: str) -> Path:
     """Folder of a corpus's features, prepared when they are not there."""
     folder = experiment.layout.features(encoder, "default", corpus)
     if not folder.exists():
-        features.prepare(
+        tokenising.prepare(
             family=experiment.corpora[corpus].family,
             settings=experiment.features,
             corpus=fetched_corpus(experiment, corpus),

@@ -12,10 +12,11 @@ from typing import Any
 
 from mtdnn.bench.harness import Options
 from mtdnn.bench.material import gather
-from mtdnn.config.experiment import Experiment, load
+from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import RunId
+from mtdnn.config.loading import load
+from mtdnn.model.device import use_device
 from mtdnn.model.multitask import build
-from mtdnn.training.loop import use_device
 from mtdnn.workflow.planning import expected_steps
 from mtdnn.workflow.rates import step_seconds
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.bench.harness import Options, of_processes, process
-from mtdnn.config.experiment import dump_yaml, load
+from mtdnn.config.loading import load
+from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError
 
 RUNS = 10_000

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from mtdnn.bench.harness import Options, compare
 from mtdnn.bench.material import experiment_of, fetched_corpus, fetched_encoder
 from mtdnn.config.settings import FeatureSettings
-from mtdnn.data.features import Tokenizer, portions, tokenise
+from mtdnn.data.tokenising import Tokenizer, portions, tokenise
 
 MAX_LENGTH, OVERLAP = 384, 128  # the example's
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from mtdnn.bench.harness import Options, compare_processes
 from mtdnn.bench.material import experiment_of, random_encoder, synthetic_features
-from mtdnn.config.experiment import dump_yaml
 from mtdnn.config.layout import RunId
+from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.machine.files import write_json, write_text
 from mtdnn.training import schedule
 

@@ -28,9 +28,10 @@ from mtdnn.bench.harness import Options, compare
 from mtdnn.bench.material import Material, gather
 from mtdnn.data.features import Features
 from mtdnn.model.batches import batch_of
+from mtdnn.model.device import use_device
 from mtdnn.model.multitask import build
 from mtdnn.model.optimizer import DecoupledAdamax, learning_rate, optimizer_for
-from mtdnn.training.loop import random_state, use_device
+from mtdnn.training.loop import random_state
 from mtdnn.training.stepper import Stepper, precision, stepper_for
 
 BATCH = 16

@@ -50,14 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    from mtdnn.config.experiment import load
+    from mtdnn.config.loading import load
 
     experiment = load(arguments.experiment)
     print(f"{arguments.experiment}: valid, {len(experiment.runs())} runs")
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
-    from mtdnn.config.experiment import load
+    from mtdnn.config.loading import load
     from mtdnn.data.offline import fetch
 
     variables = fetch(load(arguments.experiment), arguments.folder)
@@ -67,7 +67,7 @@ def _fetch(arguments: argparse.Namespace) -> None:
 
 
 def _encoder(arguments: argparse.Namespace) -> None:
-    from mtdnn.config.experiment import load
+    from mtdnn.config.loading import load
     from mtdnn.data import encoders
 
     experiment = load(arguments.experiment)
@@ -77,7 +77,7 @@ def _encoder(arguments: argparse.Namespace) -> None:
 
 
 def _corpus(arguments: argparse.Namespace) -> None:
-    from mtdnn.config.experiment import load
+    from mtdnn.config.loading import load
     from mtdnn.data.corpora import fetching
 
     experiment = load(arguments.experiment)
@@ -88,8 +88,8 @@ def _corpus(arguments: argparse.Namespace) -> None:
 
 
 def _features(arguments: argparse.Namespace) -> None:
-    from mtdnn.config.experiment import load
-    from mtdnn.data import features
+    from mtdnn.config.loading import load
+    from mtdnn.data import tokenising
 
     experiment = load(arguments.experiment)
     corpus = _pick("corpus", arguments.corpus, experiment.corpora)
@@ -99,7 +99,7 @@ def _features(arguments: argparse.Namespace) -> None:
         override = _pick("variant", arguments.variant, experiment.variants).features
         settings = settings.model_validate({**settings.model_dump(), **override})
     layout = experiment.layout
-    features.prepare(
+    tokenising.prepare(
         family=corpus.family,
         settings=settings,
         encoder=layout.encoder(arguments.encoder),
@@ -109,7 +109,8 @@ def _features(arguments: argparse.Namespace) -> None:
 
 
 def _resolve(arguments: argparse.Namespace) -> None:
-    from mtdnn.config.experiment import dump_yaml, load
+    from mtdnn.config.loading import load
+    from mtdnn.config.yaml_files import dump_yaml
 
     experiment = load(arguments.experiment)
     runs = {run.path: run for run in experiment.runs()}
@@ -118,7 +119,7 @@ def _resolve(arguments: argparse.Namespace) -> None:
 
 
 def _schedule(arguments: argparse.Namespace) -> None:
-    from mtdnn.config.experiment import load_run
+    from mtdnn.config.loading import load_run
     from mtdnn.training import schedule
 
     run = load_run(arguments.run / "config.yaml")
@@ -126,7 +127,7 @@ def _schedule(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from mtdnn.config.experiment import load_run
+    from mtdnn.config.loading import load_run
     from mtdnn.training import launch, loop
 
     run = load_run(arguments.run / "config.yaml")
@@ -141,18 +142,18 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from mtdnn.config.experiment import load_run
+    from mtdnn.config.loading import load_run
     from mtdnn.evaluation import predictions
-    from mtdnn.model import multitask
+    from mtdnn.model import saving
 
     run = load_run(arguments.run / "config.yaml")
-    multitask.check_weights(arguments.run / "model")  # before what they once predicted is removed
+    saving.check_weights(arguments.run / "model")  # before what they once predicted is removed
     work = partial(predictions.evaluate, arguments.run, run, arguments.threads)
     _run_step("evaluate", arguments.run, work)
 
 
 def _metrics(arguments: argparse.Namespace) -> None:
-    from mtdnn.config.experiment import load
+    from mtdnn.config.loading import load
     from mtdnn.evaluation import metrics
 
     experiment = load(arguments.experiment)
@@ -160,8 +161,8 @@ def _metrics(arguments: argparse.Namespace) -> None:
 
 
 def _store(arguments: argparse.Namespace) -> None:
-    from mtdnn.config.experiment import load
-    from mtdnn.tracking.runs import create_store
+    from mtdnn.config.loading import load
+    from mtdnn.tracking.client import create_store
 
     create_store(load(arguments.experiment))
 
@@ -169,8 +170,8 @@ def _store(arguments: argparse.Namespace) -> None:
 def _sync(arguments: argparse.Namespace) -> None:
     if arguments.follow:
         os.nice(10)  # before MLflow is imported, which takes seconds
-    from mtdnn.config.experiment import load
-    from mtdnn.tracking.runs import follow, reap, sync
+    from mtdnn.config.loading import load
+    from mtdnn.tracking.delivery import follow, reap, sync
 
     experiment = load(arguments.experiment)
     for run in arguments.runs:
@@ -187,14 +188,14 @@ def _sync(arguments: argparse.Namespace) -> None:
 
 
 def _agreement(arguments: argparse.Namespace) -> None:
-    from mtdnn.config.experiment import load
+    from mtdnn.config.loading import load
     from mtdnn.tracking import agreement
 
     agreement.write(load(arguments.experiment))
 
 
 def _statistics(arguments: argparse.Namespace) -> None:
-    from mtdnn.config.experiment import load
+    from mtdnn.config.loading import load
     from mtdnn.reporting import products
     from mtdnn.statistics import records
 
@@ -210,7 +211,7 @@ def _statistics(arguments: argparse.Namespace) -> None:
 
 
 def _table(arguments: argparse.Namespace) -> None:
-    from mtdnn.config.experiment import load
+    from mtdnn.config.loading import load
     from mtdnn.reporting import products
 
     experiment = load(arguments.experiment)
@@ -220,7 +221,7 @@ def _table(arguments: argparse.Namespace) -> None:
 
 
 def _figure(arguments: argparse.Namespace) -> None:
-    from mtdnn.config.experiment import load
+    from mtdnn.config.loading import load
     from mtdnn.reporting import products
 
     experiment = load(arguments.experiment)
@@ -231,7 +232,7 @@ def _figure(arguments: argparse.Namespace) -> None:
 
 
 def _cases(arguments: argparse.Namespace) -> None:
-    from mtdnn.config.experiment import load
+    from mtdnn.config.loading import load
     from mtdnn.reporting import products
 
     experiment = load(arguments.experiment)
@@ -240,14 +241,14 @@ def _cases(arguments: argparse.Namespace) -> None:
 
 
 def _summary(arguments: argparse.Namespace) -> None:
-    from mtdnn.config.experiment import load
+    from mtdnn.config.loading import load
     from mtdnn.reporting import products
 
     products.write_summary(load(arguments.experiment))
 
 
 def _page(arguments: argparse.Namespace) -> None:
-    from mtdnn.config.experiment import load
+    from mtdnn.config.loading import load
     from mtdnn.reporting import products
 
     experiment = load(arguments.experiment)
@@ -273,17 +274,18 @@ def _score(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from mtdnn.config.experiment import dump_yaml, load, load_run
+    from mtdnn.config.loading import load, load_run
+    from mtdnn.config.yaml_files import dump_yaml
     from mtdnn.evaluation import predictions
-    from mtdnn.model import multitask
-    from mtdnn.training import loop, schedule
+    from mtdnn.model import saving
+    from mtdnn.training import fingerprint, loop, schedule
 
     experiment = load(arguments.experiment)
     runs = {run.path: run for run in experiment.runs()}
     chosen = [_pick("run", path, runs) for path in arguments.runs or runs]
     for run in chosen:
         folder, settings = experiment.layout.run(run), experiment.resolve(run)
-        is_trained = loop.is_finished(folder, settings)
+        is_trained = fingerprint.is_finished(folder, settings)
         is_predicted = is_trained and (folder / "predictions.parquet").exists()
         if is_predicted and load_run(folder / "config.yaml").decoding == settings.decoding:
             print(f"{run.path}: is there already", file=sys.stderr)
@@ -294,13 +296,13 @@ def _run(arguments: argparse.Namespace) -> None:
             _run_step("schedule", folder, partial(schedule.write, folder, settings))
             work = partial(loop.train, folder, settings, arguments.threads)
             _run_step("train", folder, work)
-        multitask.check_weights(folder / "model")
+        saving.check_weights(folder / "model")
         work = partial(predictions.evaluate, folder, settings, arguments.threads)
         _run_step("evaluate", folder, work)
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from mtdnn.config.experiment import validate
+    from mtdnn.config.loading import validate
     from mtdnn.config.settings import RunSettings
     from mtdnn.evaluation import answering
 
@@ -315,22 +317,22 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from mtdnn.config.experiment import load_run
-    from mtdnn.model import multitask
+    from mtdnn.config.loading import load_run
+    from mtdnn.model import saving
 
     run = load_run(arguments.run / "config.yaml")
-    multitask.export(arguments.run, run, arguments.corpus, arguments.output)
+    saving.export(arguments.run, run, arguments.corpus, arguments.output)
 
 
 def _import(arguments: argparse.Namespace) -> None:
-    from mtdnn.config.experiment import load
+    from mtdnn.config.loading import load
     from mtdnn.workflow import importing
 
     importing.import_run(load(arguments.experiment), arguments.folder)
 
 
 def _verify(arguments: argparse.Namespace) -> None:
-    from mtdnn.config.experiment import load
+    from mtdnn.config.loading import load
     from mtdnn.workflow import verification
 
     folder = arguments.folder
@@ -342,7 +344,7 @@ def _verify(arguments: argparse.Namespace) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> None:
-    from mtdnn.config.experiment import load
+    from mtdnn.config.loading import load
     from mtdnn.workflow.planning import described, plan
 
     planned = plan(load(arguments.experiment), arguments.threads, not arguments.no_measuring)

@@ -6,18 +6,14 @@ nothing else: a new title or figure never retrains a model. Imports nothing heav
 
 import os
 import re
-import shlex
-import subprocess
-import sys
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mtdnn.config.experiment import Experiment, parse, read_yaml, with_lock
+from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import RunId
-from mtdnn.config.settings import FilesCorpus, FilesEncoder
+from mtdnn.config.settings import FilesCorpus
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest, read_json
 
@@ -26,40 +22,6 @@ IMPORTED = "imported.json"
 
 PRODUCT = {"train": "model/run.json", "evaluate": "predictions.parquet"}
 """By which file of a run's folder it is known that a step was done."""
-
-
-def load_experiment(mapping: Any, files: Iterable[Path]) -> Experiment:
-    """The experiment that Snakemake merged from `files` and its command line, checked.
-
-    Raises:
-        MtdnnError: one line for each mistake, and for each input that is not there.
-    """
-    names = [os.path.relpath(file) for file in files]
-    for name in names:
-        read_yaml(name)  # repeated keys, which Snakemake's own reader lets pass
-    experiment = with_lock(parse(mapping, where=" + ".join(names)), names[0])
-    missing = sorted(missing_files(experiment))
-    if missing:
-        raise MtdnnError("\n".join(f"{names[0]}: {line}" for line in missing))
-    return experiment
-
-
-def missing_files(experiment: Experiment) -> Iterator[str]:
-    """A line for each local folder or file that an encoder or a corpus needs and lacks."""
-    used = {name for run in experiment.runs() for name in experiment.mixtures[run.mixture].corpora}
-    local = [name for name in used if _is_local(experiment.corpora[name].source)]
-    if local and not os.path.isdir(experiment.data_path(None)):
-        yield (
-            f"data_root: no such folder: {experiment.data_path(None)}; "
-            "set it, or the environment variable MTDNN_DATA"
-        )
-        return
-    for name in local:
-        yield from _missing(f"corpora.{name}.source", source_files(experiment, name))
-    for name in {run.encoder for run in experiment.runs()}:
-        source = experiment.encoders[name].source
-        if isinstance(source, FilesEncoder) and not os.path.isdir(source.path):
-            yield f"encoders.{name}.source.path: no such folder: {source.path}"
 
 
 def source_files(experiment: Experiment, corpus: str) -> list[Path]:
@@ -81,7 +43,7 @@ def corpus_settings(experiment: Experiment, corpus: str) -> str:
     Local files count by name and size, not by place: a mirror that was moved retrains nothing.
     """
     settings = experiment.corpora[corpus]
-    if not _is_local(settings.source):
+    if not is_local(settings.source):
         return digest(settings.model_dump(mode="json", exclude={"label"}))
     values = settings.model_dump(mode="json", exclude={"label": True, "source": {"root"}})
     files = source_files(experiment, corpus)
@@ -163,52 +125,5 @@ class RunSteps:
         return self._known[like]
 
 
-def report_command(experiment: Path, snakefile: str, reported: Iterable[Path], root: Path) -> str:
-    """Shell command that lets Snakemake put `reported` files into `{root}/report.html`.
-
-    It is written beside its place and moved there, so that it is never half written.
-    """
-    draft = root / ".report.html"
-    files = " ".join(shlex.quote(str(file)) for file in reported)
-    return (
-        f"python -m snakemake {files} --snakefile {shlex.quote(str(snakefile))} "
-        f"--configfile {shlex.quote(str(experiment))} --report {shlex.quote(str(draft))} "
-        f"--nolock --cores 1 --workflow-profile none "
-        f"&& mv {shlex.quote(str(draft))} {shlex.quote(str(root / 'report.html'))}"
-    )
-
-
-def start_delivery(experiment: Path, log: Path) -> None:
-    """Have a process of its own bring MLflow up to date until this one ends, however it ends."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "mtdnn", "sync", str(experiment)]
-    command += ["--follow", "--parent", str(os.getpid())]
-    with open(log, "a", encoding="utf-8") as file:
-        # In a session of its own, Ctrl-C does not end it before the runs have said how they ended.
-        subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-
-def count_gpus() -> int:
-    """NVIDIA GPUs that may be used, without the seconds that importing torch takes."""
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    present = len(list(Path("/dev").glob("nvidia[0-9]*")))
-    return present if allowed is None else min(present, len(allowed.split(",")) if allowed else 0)
-
-
-def _missing(place: str, files: list[Path]) -> Iterator[str]:
-    folders = {file.parent for file in files if not os.path.isdir(file.parent)}
-    for folder in folders:
-        yield f"{place}.root: no such folder: {folder}"
-    for file in files:
-        if file.parent not in folders and not os.path.isfile(file):
-            yield f"{place}.splits: no such file: {file}"
-
-
-def _is_local(source: Any) -> bool:
+def is_local(source: Any) -> bool:
     return isinstance(source, FilesCorpus) and not re.match(r"https?://", source.root or "")

@@ -9,13 +9,11 @@ import itertools
 import math
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from mtdnn.config.layout import Layout, RunId
 from mtdnn.config.settings import (
@@ -30,7 +28,6 @@ from mtdnn.config.settings import (
     Seed,
     TrainingSettings,
 )
-from mtdnn.errors import MtdnnError
 
 VARIED = ("features", "schedule", "training", "decoding")
 """Parts of the settings that a variant may override."""
@@ -323,9 +320,9 @@ class Experiment(Closed):
     @property
     def store_uri(self) -> str:
         """The MLflow store, always absolute: a relative one would depend on the caller's folder."""
-        if self.tracking_uri:
-            return self.tracking_uri
-        return f"sqlite:///{Path(self.results).absolute() / 'mlflow.db'}"
+        uri = self.tracking_uri or f"sqlite:///{Path(self.results) / 'mlflow.db'}"
+        path = uri.removeprefix("sqlite:///")
+        return uri if path == uri else f"sqlite:///{Path(path).absolute()}"
 
     def data_path(self, root: str | None) -> str:
         """A corpus's root: a URL as it is, a folder from `data_root` (or MTDNN_DATA) on."""
@@ -391,128 +388,6 @@ class Experiment(Closed):
         )
 
 
-def load(path: Path | str) -> Experiment:
-    """Read and check an experiment's YAML file.
-
-    Raises:
-        MtdnnError: one line for each mistake, with file, key and remedy.
-    """
-    experiment = parse(read_yaml(path), where=str(path))
-    return with_lock(experiment, path)
-
-
-def with_lock(experiment: Experiment, path: Path | str) -> Experiment:
-    """The experiment with its lock file's place filled in: beside its YAML file at `path`."""
-    if experiment.lock:
-        return experiment
-    return experiment.model_copy(update={"lock": str(Path(path).with_suffix(".lock.json"))})
-
-
-def parse(mapping: Any, where: str) -> Experiment:
-    """Check an experiment that was already read; `where` names its file in messages."""
-    experiment = validate(Experiment, mapping, where)
-    for name in experiment.variants:
-        some_row = next(row for table in experiment.tables.values() for row in table.rows)
-        run = RunId(some_row.encoder, some_row.mixture, some_row.qa_weight, name, 0)
-        try:
-            experiment.resolve(run)
-        except ValidationError as error:
-            raise MtdnnError("\n".join(_mistakes(error, f"{where}: variants.{name}"))) from None
-    return experiment
-
-
-def load_run(path: Path | str) -> RunSettings:
-    """Read a run's resolved `config.yaml`."""
-    return validate(RunSettings, read_yaml(path), str(path))
-
-
-def validate(model: type[Closed], mapping: Any, where: str) -> Any:
-    """`model` from a mapping, or an `MtdnnError` with one line for each mistake."""
-    if not isinstance(mapping, Mapping):
-        raise MtdnnError(f"{where}: must be a mapping of keys to values")
-    try:
-        return model.model_validate(mapping)
-    except ValidationError as error:
-        raise MtdnnError("\n".join(_mistakes(error, where))) from None
-
-
-_KINDS = ("hub", "files", "wheel", "synthetic")
-# No experiment is that large; a file that is was made to exhaust memory or patience.
-LARGEST_YAML_BYTES = 1 << 20
-MOST_YAML_VALUES = 100_000
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a repeated key is a mistake instead of a silent choice.
-
-    Aliases may repeat a part, but not without end, nor inside of itself.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-        for key, count in keys.items():
-            if count > 1 and key != "<<":
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key {key!r} stands twice", problem_mark=node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-    def get_single_node(self) -> yaml.Node | None:
-        document = super().get_single_node()
-        if document is not None and _values(document, {}) > MOST_YAML_VALUES:
-            raise yaml.MarkedYAMLError(problem="its aliases make it larger than any experiment")
-        return document
-
-
-def _values(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
-    """How many values a node has once all its aliases are written out."""
-    if node not in known:
-        known[node] = MOST_YAML_VALUES + 1  # what holds itself has no end
-        inner = node.value if isinstance(node, yaml.CollectionNode) else []
-        if isinstance(node, yaml.MappingNode):
-            inner = [each for pair in inner for each in pair]
-        known[node] = 1 + sum(_values(each, known) for each in inner)
-    return known[node]
-
-
-def read_yaml(path: Path | str) -> Any:
-    """Read one YAML document, or fail with one line that names file and place."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read(LARGEST_YAML_BYTES + 1)
-    except FileNotFoundError:
-        raise MtdnnError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise MtdnnError(f"{path}: not readable: {error}") from None
-    if len(text) > LARGEST_YAML_BYTES:
-        raise MtdnnError(f"{path}: is larger than {LARGEST_YAML_BYTES} bytes, as no experiment is")
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or str(error) or type(error).__name__
-        raise MtdnnError(f"{path}: {place}not valid YAML: {problem.splitlines()[0]}") from None
-
-
-def dump_yaml(model: Closed) -> str:
-    """A settings object as YAML that `load` and `load_run` read back to an equal one."""
-    mapping = model.model_dump(mode="json")
-    return yaml.dump(mapping, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Safe YAML in which rare line breaks and invisible characters are written as escapes."""
-
-
-def _represent_text(dumper: _Dumper, text: str) -> yaml.Node:
-    style = None if text.isprintable() else '"'
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Dumper.add_representer(str, _represent_text)
-
-
 def _varied(base: str, chosen: dict[str, Any], place: str, variants: dict[str, Variant]) -> str:
     """Name of the variant that is `base` with the chosen settings; it is added where it is new."""
     if not chosen:
@@ -547,53 +422,11 @@ def _unknown(place: str, names: Iterable[str], among: Mapping[str, Any]) -> Iter
     """A line for each name that is not among those that there are."""
     for name in names:
         if name not in among:
-            yield f"{place}: unknown name {name!r}{_nearest(name, among)}"
+            yield f"{place}: unknown name {name!r}{nearest(name, among)}"
 
 
-def _nearest(name: str, among: Mapping[str, Any] | list[str]) -> str:
+def nearest(name: str, among: Mapping[str, Any] | list[str]) -> str:
     if not among:
         return "; there is none yet"
     close = difflib.get_close_matches(name, list(among), n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(among)}"
-
-
-def _mistakes(error: ValidationError, where: str) -> Iterator[str]:
-    """One line for each mistake: file, key, what is wrong, what would be right."""
-    for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"] if part not in _KINDS)
-        message = item["msg"].removeprefix("Value error, ")
-        given = item.get("input")
-        if item["type"] == "extra_forbidden":
-            message = f"unknown key{_nearest(str(item['loc'][-1]), _siblings(error, item['loc']))}"
-        elif item["type"] == "missing":
-            message = "is missing"
-        elif isinstance(given, str | int | float | bool) or given is None:
-            shown = repr(given)
-            message = f"{message}, not {shown if len(shown) <= 80 else shown[:79] + '…'}"
-        for line in message.splitlines():
-            yield ": ".join(part for part in (where, key, line) if part)
-
-
-def _siblings(error: ValidationError, place: tuple) -> list[str]:
-    """Keys allowed at `place`, found by walking the models from the root."""
-    models: list[Any] = [_MODELS[error.title]]
-    for part in place[:-1]:
-        following: list[Any] = []
-        for model in models:
-            fields = getattr(model, "model_fields", {})
-            if part in fields:
-                following += _models_in(fields[part].annotation)
-            elif not isinstance(part, str) or part not in fields:
-                following.append(model)
-        models = following or models
-    return [key for model in models for key in model.model_fields]
-
-
-def _models_in(annotation: Any) -> list[type[Closed]]:
-    """Settings classes named anywhere inside a type annotation."""
-    if isinstance(annotation, type) and issubclass(annotation, Closed):
-        return [annotation]
-    return [m for inner in getattr(annotation, "__args__", ()) for m in _models_in(inner)]
-
-
-_MODELS = {model.__name__: model for model in (Experiment, RunSettings)}

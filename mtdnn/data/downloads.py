@@ -5,16 +5,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 
-from filelock import FileLock
 from tqdm import tqdm
 
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import replacing, sha256
+from mtdnn.machine.locking import exclusive
+from mtdnn.machine.progress import say
 
 ATTEMPTS = 3
 TIMEOUT_SECONDS = 60
@@ -27,19 +26,6 @@ def cache_folder(kind: str) -> Path:
     if not home:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtdnn"
     return Path(home) / kind
-
-
-def say(line: str) -> None:
-    """A line of progress for a terminal or a log."""
-    print(f"mtdnn: {line}", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def exclusive(target: Path) -> Iterator[None]:
-    """Only one process at a time works on `target`; the others wait."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_name(f".{target.name}.guard")):
-        yield
 
 
 def check_digest(path: Path, expected: str, called: str) -> None:

@@ -13,9 +13,11 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from mtdnn.config.settings import EncoderSettings, FilesEncoder, HubEncoder, WheelEncoder
-from mtdnn.data.downloads import cache_folder, check_digest, exclusive, say
+from mtdnn.data.downloads import cache_folder, check_digest
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest, read_json, replacing, save_tensors, sha256, write_json
+from mtdnn.machine.locking import exclusive
+from mtdnn.machine.progress import say
 
 REQUIRED = ("config.json", "model.safetensors", "tokenizer.json")
 OPTIONAL = (

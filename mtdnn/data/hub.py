@@ -21,9 +21,9 @@ from huggingface_hub.errors import (
 )
 
 from mtdnn.data import revisions
-from mtdnn.data.downloads import say
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import sha256
+from mtdnn.machine.progress import say
 
 RepoType = Literal["model", "dataset"]
 

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.data.downloads import say
+from mtdnn.machine.progress import say
 
 
 def places(folder: Path) -> dict[str, str]:

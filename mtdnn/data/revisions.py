@@ -5,9 +5,9 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from mtdnn.config.settings import Closed, Sha256
-from mtdnn.data.downloads import exclusive
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_json, write_json
+from mtdnn.machine.locking import exclusive
 
 
 class Locked(Closed):

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from mtdnn.config.settings import RunSettings
 from mtdnn.data.corpora.fetching import read_questions
-from mtdnn.data.features import Features, Tokenizer, tokenise
+from mtdnn.data.features import Features
+from mtdnn.data.tokenising import Tokenizer, tokenise
 from mtdnn.evaluation.decoding import predictions_table
 from mtdnn.evaluation.predictions import answer
-from mtdnn.model.multitask import load
-from mtdnn.training.loop import use_device
+from mtdnn.model.device import use_device
+from mtdnn.model.saving import load
 
 
 def predict(

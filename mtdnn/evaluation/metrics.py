@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtdnn.config.experiment import Experiment, Slice, load_run
+from mtdnn.config.experiment import Experiment, Slice
 from mtdnn.config.layout import Layout
+from mtdnn.config.loading import load_run
 from mtdnn.config.settings import RunSettings
 from mtdnn.errors import MtdnnError
 from mtdnn.evaluation.scoring import Scores, best, score_answers, summary

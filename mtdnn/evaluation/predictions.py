@@ -15,8 +15,9 @@ from mtdnn.evaluation.decoding import PREDICTIONS, Answers, Decoder, SpanLogits,
 from mtdnn.machine.files import replacing
 from mtdnn.machine.progress import Progress
 from mtdnn.model.batches import pack
-from mtdnn.model.multitask import MultiTaskModel, load
-from mtdnn.training.loop import use_device
+from mtdnn.model.device import use_device
+from mtdnn.model.multitask import MultiTaskModel
+from mtdnn.model.saving import load
 
 # Tokens of a batch: large enough to keep a device busy, small enough for any memory.
 TOKENS_PER_BATCH = {"cpu": 4_096, "cuda": 32_768}
@@ -70,7 +71,7 @@ def answer(
 ) -> Answers:
     """The best answer and null score of each of `questions` questions."""
     decoder = Decoder(questions, run.decoding)
-    batches = _batches_by_length(features, TOKENS_PER_BATCH[device.type])
+    batches = batches_by_length(features, TOKENS_PER_BATCH[device.type])
     for sequences, logits in outputs(model, corpus, features, run, device, batches):
         columns = sequences.columns
         decoder.add(
@@ -91,7 +92,7 @@ def classify(
 ) -> pa.Table:
     """The label that the model gives to every item, beside the right one."""
     head, tables = model.heads[corpus], []
-    batches = _batches_by_length(features, TOKENS_PER_BATCH[device.type])
+    batches = batches_by_length(features, TOKENS_PER_BATCH[device.type])
     for sequences, logits in outputs(model, corpus, features, run, device, batches):
         first = sequences.items[:-1]
         scores = head.scores(torch.from_numpy(logits), pack(sequences, features.family))
@@ -141,7 +142,7 @@ def _precision(run: RunSettings, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted == "bf16")
 
 
-def _batches_by_length(features: Features, tokens: int) -> Iterator[np.ndarray]:
+def batches_by_length(features: Features, tokens: int) -> Iterator[np.ndarray]:
     """Items in order of falling length, in batches of about `tokens` tokens.
 
     Batches of equal lengths waste nothing, and the largest comes first: if memory is too

@@ -1,7 +1,6 @@
 """The runs of an experiment as they lie on disk: their scores, or why there are none."""
 
 import csv
-import json
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -188,52 +187,3 @@ def _published_of(
         if row.variant == "default" and same_encoder and key == wanted:
             return {"em": float(line["em"]), "f1": float(line["f1"])}
     return {}
-
-
-def read_training(folder: Path) -> list[dict[str, Any]]:
-    """The lines of `training.jsonl`; empty when there is none, without a half-written last line."""
-    try:
-        lines = (folder / "training.jsonl").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    except ValueError:
-        raise MtdnnError(f"{folder / 'training.jsonl'}: not UTF-8; train the run again") from None
-    steps = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            steps.append(json.loads(line))
-        except (ValueError, RecursionError):
-            if number < len(lines):
-                raise MtdnnError(
-                    f"{folder / 'training.jsonl'}: line {number}: not JSON; train the run again"
-                ) from None
-    return steps
-
-
-def provenance(results: Iterable[Result]) -> str:
-    """One line on what made these results: commits, devices, fingerprints, training time."""
-    metrics = [result.metrics for result in results if result.metrics is not None]
-    origins = [each.get("provenance", {}) for each in metrics]
-    if not metrics:
-        return "No run has been scored yet."
-    trained = _distinct(origin.get("commit") for origin in origins)
-    scored = _distinct(origin.get("scored", {}).get("commit") for origin in origins)
-    hours: dict[str, float] = {}
-    for origin in origins:
-        device = str(origin.get("device") or "unknown device")
-        hours[device] = hours.get(device, 0) + (origin.get("seconds") or 0) / 3600
-    fingerprints = len({each.get("fingerprint") for each in metrics})
-    time = ", ".join(f"{_hours(total)} on {device}" for device, total in hours.items())
-    return (
-        f"Trained at commit {trained}, scored at {scored}; "
-        f"{fingerprints} run{'s' if fingerprints != 1 else ''} (distinct fingerprints); "
-        f"training time {time}."
-    )
-
-
-def _distinct(values: Iterable[Any]) -> str:
-    return ", ".join(dict.fromkeys(str(value or "unknown") for value in values))
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"

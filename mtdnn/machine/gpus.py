@@ -141,3 +141,10 @@ def _lock(path: Path) -> int | None:
         os.close(handle)
         return None
     return handle
+
+
+def count_gpus() -> int:
+    """NVIDIA GPUs that may be used, without the seconds that importing torch takes."""
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    present = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    return present if allowed is None else min(present, len(allowed.split(",")) if allowed else 0)

@@ -14,8 +14,12 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from mtdnn.errors import Busy, MtdnnError
 from mtdnn.machine.files import write_json
@@ -209,3 +213,11 @@ def _machine() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return f"{socket.gethostname()}-{uuid.getnode():x}"
+
+
+@contextmanager
+def exclusive(target: Path) -> Iterator[None]:
+    """Only one process at a time works on `target`; the others wait."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_name(f".{target.name}.guard")):
+        yield

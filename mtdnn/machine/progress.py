@@ -77,3 +77,8 @@ def track(items: Iterable[T], title: str, total: int, unit: str) -> Iterator[T]:
         for item in items:
             yield item
             progress.advance()
+
+
+def say(line: str) -> None:
+    """A line of progress for a terminal or a log."""
+    print(f"mtdnn: {line}", file=sys.stderr, flush=True)

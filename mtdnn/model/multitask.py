@@ -1,137 +1,24 @@
 """One shared encoder with a head for each corpus (the paper's section on the model)."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
-from torch.nn.functional import cross_entropy
 from transformers import (
     AutoConfig,
     AutoModel,
-    AutoModelForMultipleChoice,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
     PreTrainedModel,
 )
 from transformers.utils import logging as transformers_logging
 
-from mtdnn.config.settings import CorpusSettings, Family, RunSettings
+from mtdnn.config.settings import CorpusSettings, RunSettings
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import replacing, save_tensors
 from mtdnn.model.attention import PACKABLE, PACKED
 from mtdnn.model.batches import PackedBatch
-from mtdnn.model.layers import Dropout, speed_up
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-)
-
-
-# --- heads: dropout, one linear layer, a loss --------------------------------------------------
-
-
-class Head(nn.Module):
-    """Dropout and a linear layer, N(0, 0.02) weights and zero bias."""
-
-    def __init__(self, hidden: int, outputs: int, dropout: float):
-        super().__init__()
-        self.dropout = Dropout(dropout)
-        self.linear = nn.Linear(hidden, outputs)
-        nn.init.normal_(self.linear.weight, std=0.02)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        # In fp32 whatever the precision of the encoder: logits rounded to bf16 would tie.
-        with torch.autocast(inputs.device.type, enabled=False):
-            return self.linear(self.dropout(inputs.float()))
-
-
-class SpanHead(Head):
-    """Start and end logits of every token; [CLS] stands for "no answer"."""
-
-    pooled = False
-
-    def __init__(self, hidden: int, corpus: CorpusSettings, dropout: float, span_loss: str):
-        super().__init__(hidden, 2, dropout)
-        self.weight = {"sum": 1.0, "mean": 0.5}[span_loss]
-
-    def loss(self, logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
-        """Cross-entropy of start and of end over the sequence's tokens; mean over sequences.
-
-        `logits` are (T, 2).
-        """
-        padded = batch.pad(logits, float("-inf"))[: len(batch.lengths)]
-        start = cross_entropy(padded[..., 0], batch.targets["start"])
-        end = cross_entropy(padded[..., 1], batch.targets["end"])
-        return self.weight * (start + end)
-
-
-class ChoiceHead(Head):
-    """One score for each choice; softmax over the choices of an item."""
-
-    pooled = True
-
-    def __init__(self, hidden: int, corpus: CorpusSettings, dropout: float, span_loss: str):
-        super().__init__(hidden, 1, dropout)
-
-    def scores(self, logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
-        """Logits (S, 1) as (items, most choices), -inf where an item has fewer choices."""
-        choices = torch.arange(batch.most, device=logits.device)
-        places = (batch.item_starts[:, None] + choices).clamp(max=len(logits) - 1)
-        return logits[places, 0].masked_fill(choices >= batch.item_sizes[:, None], float("-inf"))
-
-    def loss(self, logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
-        """Cross-entropy of the right choice; mean over items."""
-        return cross_entropy(self.scores(logits, batch), batch.targets["label"][batch.item_starts])
-
-
-class LabelHead(Head):
-    """A logit for each label."""
-
-    pooled = True
-
-    def __init__(self, hidden: int, corpus: CorpusSettings, dropout: float, span_loss: str):
-        super().__init__(hidden, len(corpus.labels), dropout)
-
-    def scores(self, logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
-        """Logits (S, labels) as they are: every sequence is an item."""
-        return logits
-
-    def loss(self, logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
-        """Cross-entropy of the label; mean over sentences or pairs."""
-        return cross_entropy(logits, batch.targets["label"])
-
-
-HEADS: dict[Family, type[Head]] = {
-    "question_answering": SpanHead,
-    "multiple_choice": ChoiceHead,
-    "sequence_classification": LabelHead,
-}
-
-
-class Pooler(nn.Module):
-    """Dense and tanh on the first token; for encoders that bring no pretrained one."""
-
-    def __init__(self, hidden: int):
-        super().__init__()
-        self.dense = nn.Linear(hidden, hidden)
-        nn.init.normal_(self.dense.weight, std=0.02)
-        nn.init.zeros_(self.dense.bias)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return torch.tanh(self.dense(hidden_states[:, 0]))
-
-
-# --- the model -------------------------------------------------------------------------------
+from mtdnn.model.heads import HEADS, Pooler
+from mtdnn.model.layers import speed_up
 
 
 class MultiTaskModel(nn.Module):
@@ -168,6 +55,14 @@ class MultiTaskModel(nn.Module):
         )
         self.packed = encoder.config._attn_implementation == PACKED
         self._segments = getattr(encoder.config, "type_vocab_size", 0) > 1
+
+    @classmethod
+    def of_run(cls, encoder: nn.Module, run: RunSettings) -> "MultiTaskModel":
+        """The model that a run's settings describe, around an encoder."""
+        training = run.training
+        return cls(
+            encoder, run.corpora, training.head_dropout, training.span_loss, run.encoder.pooling
+        )
 
     def encode(self, batch: PackedBatch) -> torch.Tensor:
         """Last hidden states of all tokens, (T, hidden)."""
@@ -229,7 +124,7 @@ def build(encoder: Path, run: RunSettings) -> MultiTaskModel:
         MtdnnError: the encoder's weights are damaged, or lack more than a pooler.
     """
     settings = run.training
-    config = _config(encoder)
+    config = read_config(encoder)
     if settings.encoder_dropout is not None:
         names = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout")
         for name in (*names, "attention_dropout"):
@@ -237,11 +132,11 @@ def build(encoder: Path, run: RunSettings) -> MultiTaskModel:
                 setattr(config, name, settings.encoder_dropout)
     torch.manual_seed(run.seed)
     try:
-        pretrained, report = _quietly(
+        pretrained, report = quietly(
             AutoModel.from_pretrained,
             encoder,
             config=config,
-            attn_implementation=_attention(config, run),
+            attn_implementation=attention_of(config, run),
             dtype=torch.float32,
             use_safetensors=True,  # never a pickle, whatever lies there
             output_loading_info=True,
@@ -258,7 +153,7 @@ def build(encoder: Path, run: RunSettings) -> MultiTaskModel:
         )
     if settings.activation_checkpointing:
         _checkpoint_activations(pretrained)
-    return _multi_task(pretrained, run)
+    return MultiTaskModel.of_run(pretrained, run)
 
 
 def _checkpoint_activations(encoder: PreTrainedModel) -> None:
@@ -275,14 +170,7 @@ def _checkpoint_activations(encoder: PreTrainedModel) -> None:
     enable({"use_reentrant": False, "preserve_rng_state": True})
 
 
-def _multi_task(encoder: nn.Module, run: RunSettings) -> MultiTaskModel:
-    settings = run.training
-    return MultiTaskModel(
-        encoder, run.corpora, settings.head_dropout, settings.span_loss, run.encoder.pooling
-    )
-
-
-def _attention(config: Any, run: RunSettings) -> str | None:
+def attention_of(config: Any, run: RunSettings) -> str | None:
     """The implementation to ask for: ours where batches are packed, else the encoder's best."""
     packable = config.model_type in PACKABLE
     if run.encoder.batching == "packed" and not packable:
@@ -294,117 +182,7 @@ def _attention(config: Any, run: RunSettings) -> str | None:
     return PACKED if packable and run.encoder.batching != "padded" else None
 
 
-# --- files -----------------------------------------------------------------------------------
-
-
-def save(model: MultiTaskModel, run: RunSettings, encoder: Path, folder: Path) -> None:
-    """Write a trained model.
-
-    The folder is a plain Hugging Face question-answering model; pooler and other heads lie
-    beside it in `heads.safetensors`.
-    """
-    prefix = model.encoder.base_model_prefix
-    weights = {f"{prefix}.{k}": v for k, v in model.encoder.state_dict().items()}
-    spans = model.heads[run.primary].linear
-    weights |= {"qa_outputs.weight": spans.weight, "qa_outputs.bias": spans.bias}
-    heads = {f"pooler.{k}": v for k, v in model.pooler.state_dict().items()}
-    for name, head in model.heads.items():
-        if name != run.primary:
-            heads |= {f"heads.{name}.{k}": v for k, v in head.state_dict().items()}
-    config = _config(encoder)
-    config.architectures = [
-        _quietly(AutoModelForQuestionAnswering.from_config, config).__class__.__name__
-    ]
-    config.dtype = "float32"
-    config.save_pretrained(folder)
-    save_tensors(weights, folder / "model.safetensors", {"format": "pt"})
-    save_tensors(heads, folder / "heads.safetensors", {"format": "pt"})
-    for name in TOKENIZER_FILES:
-        if (encoder / name).exists():
-            shutil.copy(encoder / name, folder / name)
-
-
-def load(folder: Path, run: RunSettings) -> MultiTaskModel:
-    """Read back a model that `save` wrote; every weight must be there, and no other."""
-    check_weights(folder)
-    config = _config(folder)
-    encoder = _quietly(
-        AutoModel.from_config,
-        config,
-        attn_implementation=_attention(config, run),
-    )
-    model = _multi_task(encoder, run)
-    prefix = model.encoder.base_model_prefix + "."
-    state = {}
-    for key, value in _weights(folder / "model.safetensors").items():
-        if key.startswith(prefix):
-            state["encoder." + key.removeprefix(prefix)] = value
-        else:
-            state[key.replace("qa_outputs.", f"heads.{run.primary}.linear.")] = value
-    state |= _weights(folder / "heads.safetensors")
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise MtdnnError(f"{folder}: the weights do not fit the run's settings: {reason}") from None
-    return model
-
-
-def check_weights(folder: Path) -> None:
-    """Raise where a model's weights were deleted, which may be done to save space."""
-    for name in ("model.safetensors", "heads.safetensors"):
-        if not (folder / name).exists():
-            raise MtdnnError(
-                f"{folder / name}: no such file; put it back, or delete run.json beside it and "
-                "train again"
-            )
-
-
-def export(run_dir: Path, run: RunSettings, corpus: str, output: Path) -> None:
-    """Write one task of a trained run as a plain Hugging Face model.
-
-    Works where the encoder's own class has the same head as ours (BERT has).
-    """
-    if corpus not in run.corpora:
-        raise MtdnnError(f"{run_dir}: was not trained on {corpus!r}, but {', '.join(run.corpora)}")
-    settings = run.corpora[corpus]
-    if settings.family != "question_answering" and run.encoder.pooling != "first":
-        raise MtdnnError(
-            f"{run_dir}: {corpus} was trained with pooling: {run.encoder.pooling}, which the plain "
-            "classes of transformers do not know; only question answering can be exported"
-        )
-    source = run_dir / "model"
-    model = load(source, run)
-    config = _config(source)
-    if settings.family == "sequence_classification":
-        config.id2label = dict(enumerate(settings.labels))
-        config.label2id = {label: number for number, label in enumerate(settings.labels)}
-    auto, key = {
-        "question_answering": (AutoModelForQuestionAnswering, "qa_outputs"),
-        "multiple_choice": (AutoModelForMultipleChoice, "classifier"),
-        "sequence_classification": (AutoModelForSequenceClassification, "classifier"),
-    }[settings.family]
-    plain = _quietly(auto.from_config, config)
-    prefix = plain.base_model_prefix
-    state = {f"{prefix}.{k}": v for k, v in model.encoder.state_dict().items()}
-    if settings.family != "question_answering":
-        state |= {f"{prefix}.pooler.{k}": v for k, v in model.pooler.state_dict().items()}
-    state |= {f"{key}.{k}": v for k, v in model.heads[corpus].linear.state_dict().items()}
-    try:
-        plain.load_state_dict(state)
-    except RuntimeError:
-        raise MtdnnError(
-            f"{run_dir}: {type(plain).__name__} has another head than ours; "
-            f"a {settings.family} head cannot be exported for {config.model_type} encoders"
-        ) from None
-    with replacing(output) as draft:
-        plain.save_pretrained(draft)
-        for name in TOKENIZER_FILES:
-            if (source / name).exists():
-                shutil.copy(source / name, draft / name)
-
-
-def _config(folder: Path) -> Any:
+def read_config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the classes of configurations raise whatever they like
@@ -412,14 +190,7 @@ def _config(folder: Path) -> Any:
         raise MtdnnError(f"{folder}: no usable config.json: {reason}") from None
 
 
-def _weights(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise MtdnnError(f"{path}: not readable as safetensors: {error}") from None
-
-
-def _quietly(function: Any, *arguments: Any, **options: Any) -> Any:
+def quietly(function: Any, *arguments: Any, **options: Any) -> Any:
     """Call a loader of transformers without its own progress bars and advice."""
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()

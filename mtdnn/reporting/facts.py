@@ -1,7 +1,7 @@
 """What made an experiment's results: seeds, commits, corpora, devices, hours, what is missing."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from mtdnn.config.experiment import Experiment
@@ -17,10 +17,7 @@ def facts(experiment: Experiment) -> dict[str, Any]:
     results = read_results(experiment)
     scored = [result.metrics for result in results if result.metrics]
     origins = [metrics.get("provenance", {}) for metrics in scored]
-    hours: dict[str, float] = {}
-    for origin in origins:
-        device = str(origin.get("device") or "unknown device")
-        hours[device] = hours.get(device, 0.0) + (origin.get("seconds") or 0) / 3600
+    times = _times(origins)
     digests: dict[str, dict[str, None]] = {}
     for origin in origins:
         for corpus, digest in origin.get("corpora", {}).items():
@@ -33,8 +30,8 @@ def facts(experiment: Experiment) -> dict[str, Any]:
         "runs": f"{len(scored)} of {len(results)}",
         "commit": _distinct(origin.get("commit") for origin in origins),
         "scored": _distinct(origin.get("scored", {}).get("commit") for origin in origins),
-        "devices": ", ".join(hours) or "–",
-        "hours": ", ".join(f"{_time(total)} on {device}" for device, total in hours.items()) or "–",
+        "devices": ", ".join(times) or "–",
+        "hours": ", ".join(f"{time} on {device}" for device, time in times.items()) or "–",
         "corpora": [
             f"{experiment.corpora[name].label}: {', '.join(known)}"
             for name, known in digests.items()
@@ -50,6 +47,23 @@ def line(known: Mapping[str, Any]) -> str:
         f"{known['runs']} runs scored; seeds {known['seeds']}; trained at commit "
         f"{known['commit']}, scored at {known['scored']}; training time {known['hours']}; corpora "
         f"{'; '.join(known['corpora']) or '–'}."
+    )
+
+
+def provenance(results: Iterable[Result]) -> str:
+    """One line on what made these results: commits, devices, fingerprints, training time."""
+    metrics = [result.metrics for result in results if result.metrics is not None]
+    origins = [each.get("provenance", {}) for each in metrics]
+    if not metrics:
+        return "No run has been scored yet."
+    trained = _distinct(origin.get("commit") for origin in origins)
+    scored = _distinct(origin.get("scored", {}).get("commit") for origin in origins)
+    fingerprints = len({each.get("fingerprint") for each in metrics})
+    time = ", ".join(f"{time} on {device}" for device, time in _times(origins).items())
+    return (
+        f"Trained at commit {trained}, scored at {scored}; "
+        f"{fingerprints} run{'s' if fingerprints != 1 else ''} (distinct fingerprints); "
+        f"training time {time}."
     )
 
 
@@ -126,9 +140,14 @@ def _interface(experiment: Experiment) -> str:
     return re.sub(r"//[^@/]+@", "//", uri).rstrip("/")
 
 
-def _distinct(values) -> str:
+def _distinct(values: Iterable[Any]) -> str:
     return ", ".join(dict.fromkeys(str(value or "unknown") for value in values)) or "–"
 
 
-def _time(hours: float) -> str:
-    return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"
+def _times(origins: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Training time on each device, for people."""
+    hours: dict[str, float] = {}
+    for origin in origins:
+        device = str(origin.get("device") or "unknown device")
+        hours[device] = hours.get(device, 0.0) + (origin.get("seconds") or 0) / 3600
+    return {device: f"{h:.1f} h" if h >= 1 else f"{h * 60:.1f} min" for device, h in hours.items()}

@@ -12,8 +12,8 @@ from mtdnn.evaluation.results import read_results, read_rows
 from mtdnn.machine.files import read_json, write_text
 from mtdnn.reporting import interference, tables
 from mtdnn.reporting.facts import compare_link, facts, line, run_link
-from mtdnn.reporting.figures.effects import read_statistics
 from mtdnn.reporting.templating import render
+from mtdnn.statistics.records import read_statistics
 
 
 def write_page(experiment: Experiment, name: str) -> None:

@@ -7,8 +7,8 @@ from mtdnn.config.experiment import Experiment
 from mtdnn.errors import MtdnnError
 from mtdnn.evaluation.results import RowResult, read_rows
 from mtdnn.machine.files import write_text
-from mtdnn.reporting.figures.effects import read_statistics
 from mtdnn.reporting.templating import render
+from mtdnn.statistics.records import read_statistics
 
 
 def write(experiment: Experiment) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import pandas as pd
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.evaluation.results import RowResult, Score, provenance, read_rows
+from mtdnn.evaluation.results import RowResult, Score, read_rows
 from mtdnn.machine.files import read_json, replacing, write_text
+from mtdnn.reporting.facts import provenance
 
 MISSING = "–"
 

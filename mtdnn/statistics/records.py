@@ -38,6 +38,7 @@ and how verdicts are given, `simulation` checks both against known truth.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 from mtdnn.config.experiment import Experiment
 from mtdnn.machine.files import read_json, write_json
@@ -76,3 +77,9 @@ def collect(experiment: Experiment) -> None:
             "cells": cells,
         },
     )
+
+
+def read_statistics(experiment: Experiment) -> dict[str, Any]:
+    """`statistics.json`; without tables and cells where there is none yet."""
+    path = experiment.layout.root / "statistics.json"
+    return read_json(path) if path.exists() else {"tables": {}, "cells": {}}

@@ -15,7 +15,8 @@ from mtdnn.evaluation.results import read_rows
 from mtdnn.machine.files import read_json, write_json
 from mtdnn.reporting.tables import frame
 from mtdnn.tracking import content
-from mtdnn.tracking.runs import differences, log_summary, logged_scores
+from mtdnn.tracking.runs import differences, logged_scores
+from mtdnn.tracking.summary import log_summary
 
 
 def write(experiment: Experiment) -> None:

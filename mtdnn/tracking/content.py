@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mtdnn.config.experiment import load_run, read_yaml
-from mtdnn.evaluation.results import read_training
+from mtdnn.config.loading import load_run
+from mtdnn.config.yaml_files import read_yaml
 from mtdnn.machine.files import digest, read_json
 from mtdnn.training.journal import Record
+from mtdnn.training.log import read_training
 
 MAX_POINTS = 1000
 """Points of a curve; longer ones are averaged in that many equal windows."""

@@ -6,12 +6,10 @@ Snakemake deletes a failed job's outputs before it tries again.
 
 import json
 import shutil
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -19,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from mtdnn.errors import MtdnnError, printable
+from mtdnn.errors import printable
 from mtdnn.machine.files import (
     flush,
     replacing,
@@ -36,18 +34,6 @@ KEPT = 2
 # Of the training time, by checkpoints.
 LARGEST_SHARE = 0.02
 VERSION = 2
-
-
-class Stopped(MtdnnError):
-    """A signal ended the training; everything up to now is kept.
-
-    Attributes:
-        status: exit status by the convention of shells, 128 + signal.
-    """
-
-    def __init__(self, message: str, number: int):
-        super().__init__(message)
-        self.status = 128 + number
 
 
 class Checkpoints:
@@ -215,31 +201,3 @@ def _apply(
 
 def _shapes(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in tensors.items()}
-
-
-class StopSignals:
-    """Notes SIGTERM, SIGUSR1 and SIGINT, so that the training ends between two steps.
-
-    Ctrl-C a second time acts at once. Batch systems send SIGTERM several times within a second
-    when a job's time is over: the checkpoint is written nevertheless.
-    """
-
-    _WATCHED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopSignals":
-        for number in self._WATCHED:
-            self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self.number = number
-        if number == signal.SIGINT:
-            signal.signal(number, self._before[number])

@@ -1,50 +1,38 @@
 """Training of one run: its schedule, step by step, on one device or several."""
 
-import ctypes
 import hashlib
 import json
-import math
-import os
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import torch
 
 from mtdnn.config.layout import Layout
-from mtdnn.config.settings import MOST_GPUS, RunSettings, TrainingSettings
+from mtdnn.config.settings import RunSettings, TrainingSettings
 from mtdnn.data.features import Features, check_unchanged, training_features
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import (
-    digest,
-    flush,
-    read_json,
-    replacing,
-    sha256,
-    sweep,
-    write_json,
-    write_text,
-)
-from mtdnn.machine.gpus import take
+from mtdnn.machine.files import flush, replacing, sha256, sweep, write_json, write_text
 from mtdnn.machine.progress import Progress
-from mtdnn.machine.provenance import code_digest, environment
+from mtdnn.machine.provenance import environment
 from mtdnn.model.batches import PackedBatch, batch_of
-from mtdnn.model.fast import fast, plain
-from mtdnn.model.multitask import MultiTaskModel, build, save
+from mtdnn.model.device import device_name, return_memory, use_device
+from mtdnn.model.fast import fast
+from mtdnn.model.multitask import MultiTaskModel, build
 from mtdnn.model.optimizer import learning_rate, optimizer_for
+from mtdnn.model.saving import save
 from mtdnn.training import launch, schedule
-from mtdnn.training.checkpoints import Checkpoints, Stopped, StopSignals
+from mtdnn.training.checkpoints import Checkpoints
+from mtdnn.training.fingerprint import check_processes, fingerprint, has_made
 from mtdnn.training.journal import Journal, memory_mb
-from mtdnn.training.launch import Team
+from mtdnn.training.log import TrainingLog
 from mtdnn.training.stepper import stepper_for
+from mtdnn.training.stopping import Stopped, StopSignals
+from mtdnn.training.team import Team, join, tokens_of
 
 # Losses stay on the device for so many steps; reading each would make a GPU wait every step.
 STEPS_BETWEEN_READS = 10
@@ -79,7 +67,7 @@ def train(
     layout, gpus = Layout.of_run(run_dir), run.training.gpus
     # Now, not at the end: files may change while a long training goes on.
     identity, versions = fingerprint(layout, run), environment()
-    _check_processes(layout, run, identity)
+    check_processes(layout, run, identity)
     if launch.is_to_launch(gpus):
         launch.launch(run_dir, gpus, threads, checkpoint_seconds, wait)
         return
@@ -97,8 +85,8 @@ def train(
     with checkpoints.sole_writer(wait) as lease:
         if not (run_dir / "schedule.parquet").exists():
             schedule.write(run_dir, run)
-        team = launch.join(gpus, device)
-        finished = lease.waited and _has_made(run_dir, identity)
+        team = join(gpus, device)
+        finished = lease.waited and has_made(run_dir, identity)
         if any(team.agreed(int(finished))):
             checkpoints.drop()
             return
@@ -153,7 +141,7 @@ def _follow(
     run_dir: Path, run: RunSettings, device: torch.device, checkpoints: Checkpoints
 ) -> None:
     """Train with the process that leads, which alone writes what comes of it."""
-    team = launch.join(run.training.gpus, device)
+    team = join(run.training.gpus, device)
     if any(team.agreed(0)):
         return
     layout = Layout.of_run(run_dir)
@@ -161,40 +149,6 @@ def _follow(
     steps = schedule.read(run_dir, {name: len(some) for name, some in features.items()})
     model = build(layout.encoder(run.encoder_name), run).to(device).train()
     _train_steps(run, steps, features, model, device, checkpoints, team)
-
-
-def _check_processes(layout: Layout, run: RunSettings, identity: dict[str, Any]) -> None:
-    """Refuse to begin anew what was begun with another number of GPUs.
-
-    Sums in another order and other dropout masks would make it another training.
-    """
-    gpus = run.training.gpus
-    for other in range(1, MOST_GPUS + 1):
-        training = run.training.model_copy(update={"gpus": other})
-        settings = digest(run.model_copy(update={"training": training}).determining())
-        parts = {**_parts(identity), "config_digest": settings}
-        state = layout.state(digest(parts)[:32])
-        if other != gpus and any(state.glob("step*")):
-            raise MtdnnError(
-                f"{state}: the run was begun with training.gpus: {other}, and {gpus} would not "
-                f"give the same result; go on with {other}, or delete this folder to begin anew"
-            )
-
-
-def is_finished(run_dir: Path, run: RunSettings) -> bool:
-    """Whether a run's folder holds what training it now would make.
-
-    Raises:
-        MtdnnError: its encoder or its corpora are not there.
-    """
-    return _has_made(run_dir, fingerprint(Layout.of_run(run_dir), run))
-
-
-def _has_made(run_dir: Path, identity: dict[str, Any]) -> bool:
-    description = run_dir / "model" / "run.json"
-    if not description.exists() or not (run_dir / "training.jsonl").exists():
-        return False
-    return read_json(description).get("fingerprint") == identity["fingerprint"]
 
 
 def _train_steps(
@@ -229,7 +183,7 @@ def _train_steps(
                 loss, norm = stepper.take(step.corpus, batch, rate, weight)
             except torch.OutOfMemoryError:
                 raise _out_of_memory(step, batch, run.training) from None
-            tokens = launch.tokens_of(features[step.corpus], step.rows)
+            tokens = tokens_of(features[step.corpus], step.rows)
             log.add(step, loss, norm, rate, int(tokens.sum()))
             following = step.step + 1
             read = following == len(steps) or len(log.pending) == STEPS_BETWEEN_READS
@@ -311,139 +265,6 @@ def random_state(seed: int, step: int, rank: int = 0) -> None:
     torch.manual_seed(int.from_bytes(key[:8], "little") >> 1)
 
 
-# --- the log ---------------------------------------------------------------------------------
-
-
-@dataclass
-class _Pending:
-    line: dict[str, Any]
-    rows: np.ndarray
-    loss: torch.Tensor
-    norm: torch.Tensor
-
-
-class TrainingLog:
-    """Lines of `training.jsonl`, read from the device a few steps at a time.
-
-    Args:
-        lines: those of the steps before a checkpoint.
-        journal: is told of every line at once, where this process writes one.
-        team: the processes that each know the loss of a part of the batch.
-    """
-
-    def __init__(self, lines: list[dict[str, Any]], journal: Journal | None, team: Team):
-        self._journal, self._team = journal, team
-        self._tell(lines)
-        # The clock of a resumed training goes on from its last line.
-        self._clock = time.monotonic() - (lines[-1]["seconds"] if lines else 0.0)
-        self.lines = lines
-        self.pending: list[_Pending] = []
-        self._recent: dict[str, deque[float]] = {}
-
-    @property
-    def seconds(self) -> float:
-        """Time spent on training so far, earlier parts included."""
-        return round(time.monotonic() - self._clock, 3)
-
-    def add(
-        self, step: schedule.Step, loss: torch.Tensor, norm: torch.Tensor, rate: float, tokens: int
-    ) -> None:
-        """Note a step whose loss and norm are still being computed."""
-        line = {
-            "step": step.step,
-            "epoch": step.epoch,
-            "corpus": step.corpus,
-            "loss": None,
-            "lr": rate,
-            "grad_norm": None,
-            "tokens": tokens,
-            "seconds": self.seconds,
-        }
-        self.pending.append(_Pending(line, step.rows, loss, norm))
-
-    def read(self) -> None:
-        """Fetch what is pending.
-
-        Raises:
-            MtdnnError: a loss or gradient is not finite.
-        """
-        known = len(self.lines)
-        try:
-            self._fetch()
-        finally:
-            self._tell(self.lines[known:])
-
-    def _tell(self, lines: list[dict[str, Any]]) -> None:
-        if self._journal:
-            self._journal.add(lines)
-
-    def _fetch(self) -> None:
-        losses = self._team.mean(torch.stack([pending.loss for pending in self.pending]))
-        norms = torch.stack([pending.norm for pending in self.pending])
-        values = torch.stack([losses, norms], dim=1).tolist()
-        for pending, (loss, norm) in zip(self.pending, values, strict=True):
-            line = {**pending.line, "loss": loss, "grad_norm": norm}
-            # Of several processes, which all see it, one says it.
-            if self._team.leads and not (math.isfinite(loss) and math.isfinite(norm)):
-                raise MtdnnError(
-                    f"training: step {line['step']} ({line['corpus']}): loss {loss}, gradient norm "
-                    f"{norm} in the batch of its training items {_some(pending.rows)}; what was "
-                    "kept before is left; lower training.learning_rate, or use precision fp32"
-                )
-            self.lines.append(line)
-            self._recent.setdefault(line["corpus"], deque(maxlen=20)).append(loss)
-        self.pending.clear()
-
-    @property
-    def note(self) -> str:
-        """Mean of the latest losses of each corpus."""
-        means = (f"{name} {sum(v) / len(v):.3f}" for name, v in self._recent.items())
-        return "loss " + ", ".join(means) if self._recent else ""
-
-
-def _some(rows: np.ndarray, most: int = 16) -> str:
-    """The first of some numbers."""
-    return ", ".join(map(str, rows[:most].tolist())) + (", …" if len(rows) > most else "")
-
-
-# --- where it runs, and on what --------------------------------------------------------------
-
-
-def use_device(threads: int | None, deterministic: bool = True) -> torch.device:
-    """A free GPU if there is one, else the CPU with `threads` threads.
-
-    Where every GPU is taken by another process of ours, this waits for one.
-
-    Args:
-        threads: CPU threads; all cores when absent.
-        deterministic: a GPU computes the same bits each time, somewhat slower; a CPU does so
-            anyway, with the same number of threads.
-    """
-    if threads:
-        torch.set_num_threads(threads)
-        pa.set_cpu_count(threads)
-    take()
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    # Read by cuBLAS when it is first used.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    launch.own_device()
-    torch.use_deterministic_algorithms(deterministic)
-    # Nothing here reads memory before it is written; filling it first would be a kernel for each
-    # new tensor.
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    return torch.device("cuda")
-
-
-def return_memory() -> None:
-    """Give freed memory back to the system, where the C library can.
-
-    Batches of ever new sizes leave holes in glibc's heap, and a process would grow for hours.
-    """
-    if fast("memory") and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
-        trim(0)
-
-
 def _figures(device: torch.device) -> dict[str, float]:
     """Memory of this process and of its device, in MiB; other devices are not asked."""
     figures = {"memory_mb": memory_mb()}
@@ -452,37 +273,3 @@ def _figures(device: torch.device) -> dict[str, float]:
         figures["gpu_memory_mb"] = torch.cuda.memory_reserved(device) / 2**20
         figures["gpu_used_mb"] = (total - free) / 2**20
     return figures
-
-
-def device_name(device: torch.device) -> str:
-    """The device's name as its maker gives it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return "CPU"
-    model = next((line for line in lines if line.startswith("model name")), "model name : CPU")
-    return model.split(":", 1)[1].strip()
-
-
-def fingerprint(layout: Layout, run: RunSettings) -> dict[str, Any]:
-    """What determines a trained model: settings, corpora, encoder, code; and one digest of all."""
-    parts = {
-        "config_digest": digest(run.determining()),
-        "corpora": {
-            name: read_json(
-                layout.features(run.encoder_name, run.features_variant, name) / "features.json"
-            )["corpus_digest"]
-            for name in run.corpora
-        },
-        "encoder": read_json(layout.encoder(run.encoder_name) / "manifest.json")["digest"],
-        # Plain paths draw other dropout masks: a training goes on only as it began.
-        "code": "-".join([code_digest("training.loop"), *plain()]),
-    }
-    return {"fingerprint": digest(parts)[:32], **parts}
-
-
-def _parts(identity: dict[str, Any]) -> dict[str, Any]:
-    """All that a fingerprint is a digest of."""
-    return {name: part for name, part in identity.items() if name != "fingerprint"}

@@ -20,7 +20,7 @@ from mtdnn.model.batches import PackedBatch
 from mtdnn.model.fast import fast
 from mtdnn.model.multitask import MultiTaskModel
 from mtdnn.model.optimizer import DecoupledAdamax, clip_scale, gradient_norm
-from mtdnn.training.launch import Team
+from mtdnn.training.team import Team
 
 # Takes a function without arguments, and returns one that does on the device again what it did.
 Recorder = Callable[[Callable[[], None]], Callable[[], None]]

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.config.dependencies import IMPORTED, RunSteps
-from mtdnn.config.experiment import Experiment, dump_yaml, load_run
+from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import RunId
+from mtdnn.config.loading import load_run
 from mtdnn.config.settings import RunSettings
+from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest, read_json, replacing, write_json, write_text
 from mtdnn.machine.provenance import code_digest
@@ -65,9 +67,9 @@ def import_run(experiment: Experiment, folder: Path) -> Path:
         write_json(draft / IMPORTED, marks)
         _date(draft)
     if (target / "metrics.json").exists():
-        from mtdnn.tracking import runs
+        from mtdnn.tracking import client, runs
 
-        runs.create_store(experiment)
+        client.create_store(experiment)
         runs.log_run(experiment, target)
     return target
 

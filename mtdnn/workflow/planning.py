@@ -14,11 +14,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from mtdnn.config.dependencies import RunSteps, count_gpus
+from mtdnn.config.dependencies import RunSteps
 from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import RunId
 from mtdnn.config.settings import CorpusSettings, RunSettings, SyntheticCorpus
 from mtdnn.machine.files import digest, read_json, write_json
+from mtdnn.machine.gpus import count_gpus
 from mtdnn.machine.provenance import code_digest
 from mtdnn.training.schedule import shares
 

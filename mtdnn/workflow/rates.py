@@ -13,11 +13,12 @@ import torch
 
 from mtdnn.config.settings import RunSettings
 from mtdnn.data.features import Features
-from mtdnn.evaluation.predictions import TOKENS_PER_BATCH, _batches_by_length, outputs
+from mtdnn.evaluation.predictions import TOKENS_PER_BATCH, batches_by_length, outputs
 from mtdnn.model.batches import batch_of
+from mtdnn.model.device import device_name, use_device
 from mtdnn.model.multitask import MultiTaskModel, build
 from mtdnn.model.optimizer import learning_rate, optimizer_for
-from mtdnn.training.loop import device_name, random_state, use_device
+from mtdnn.training.loop import random_state
 from mtdnn.training.stepper import stepper_for
 
 WARM_UP = 2
@@ -107,7 +108,7 @@ def _token_seconds(
     device: torch.device,
 ) -> float:
     """Mean seconds of a predicted token, over batches of short and of long sequences."""
-    batches = list(_batches_by_length(features, TOKENS_PER_BATCH[device.type]))
+    batches = list(batches_by_length(features, TOKENS_PER_BATCH[device.type]))
     chosen = batches[:: max(1, len(batches) // BATCHES)][:BATCHES]
     tokens = sum(int(features.pick(items, ["input_ids"]).lengths.sum()) for items in chosen)
     model.eval()

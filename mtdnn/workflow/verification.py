@@ -16,8 +16,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from mtdnn.config.dependencies import RunSteps
-from mtdnn.config.experiment import Experiment, load_run
+from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import Layout
+from mtdnn.config.loading import load_run
 from mtdnn.data.corpora import fetching
 from mtdnn.data.features import SPLITS
 from mtdnn.errors import MtdnnError

@@ -18,18 +18,19 @@ from typing import Any
 import yaml
 from hypothesis import strategies as st
 
-from mtdnn.config.dependencies import missing_files
-from mtdnn.config.experiment import dump_yaml, load, load_run, parse
+from mtdnn.config.loading import load, load_run, parse
 from mtdnn.config.settings import CorpusSettings
+from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.data import revisions
 from mtdnn.data.corpora import publishers
 from mtdnn.data.corpora.fetching import read_questions, rows_digest
 from mtdnn.data.encoders import _BAD_ARCHIVE, _extract
 from mtdnn.errors import MtdnnError, lines
-from mtdnn.evaluation.results import read_training
 from mtdnn.evaluation.scoring import score_files
 from mtdnn.machine.locking import Lease
 from mtdnn.training.checkpoints import Checkpoints
+from mtdnn.training.log import read_training
+from mtdnn.workflow.snakefile import missing_files
 
 SECONDS = 20
 

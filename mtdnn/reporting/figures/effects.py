@@ -6,17 +6,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.machine.files import read_json
 from mtdnn.reporting.figures.drawing import COLOURS, GREY, canvas, say_empty
+from mtdnn.statistics.records import read_statistics
 
 _VERDICTS = {"supported": COLOURS[2], "contradicted": COLOURS[1]}
 _TITLE = "Differences from the baseline"
-
-
-def read_statistics(experiment: Experiment) -> dict[str, Any]:
-    """`statistics.json`; without tables and cells where there is none yet."""
-    path = experiment.layout.root / "statistics.json"
-    return read_json(path) if path.exists() else {"tables": {}, "cells": {}}
 
 
 def draw(experiment: Experiment) -> Figure:

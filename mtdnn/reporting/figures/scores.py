@@ -1,0 +1,215 @@
+"""A table drawn as a figure: scores against QA weight or mixture."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mtdnn.config.experiment import Experiment
+from mtdnn.evaluation.results import (
+    RowResult,
+    Score,
+    read_rows,
+)
+from mtdnn.reporting.figures.drawing import (
+    GREY,
+    canvas,
+    cycle,
+    same_span,
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One row of a table in one panel."""
+
+    x: float
+    score: Score
+    published: float | None
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points of one colour, joined by a line when their x is a quantity."""
+
+    label: str
+    colour: str
+    rows: list[tuple[float, RowResult]]
+
+    def points(self, slice_name: str, metric: str) -> list[Point]:
+        key = {"em": "exact", "f1": "f1"}[metric]
+        return [
+            Point(x, row.score(slice_name, key), row.published.get(metric)) for x, row in self.rows
+        ]
+
+
+def draw(experiment: Experiment, name: str) -> Figure:
+    """EM and F1 of a table's rows; both panels span the same number of points."""
+    settings = experiment.figures[name]
+    rows = read_rows(experiment, settings.table)
+    by_weight = settings.x == "qa_weight"
+    ticks, series = _by_weight(experiment, rows) if by_weight else _by_mixture(experiment, rows)
+    first = experiment.slice_of(settings.table)
+    entry = experiment.slices[first]
+    notes = [f"Scores on {entry.label} at null threshold {experiment.decoding.null_threshold:g}."]
+    if any(len(row.present) > 1 for row in rows):
+        notes[0] += " Small points: single seeds; large: their mean ± sample standard deviation."
+    notes += _missing_rows(rows, first)
+    figure, body = canvas(experiment, (7.4, 4.0), settings.title, notes)
+    panels = body.subplots(1, 2)
+    drawn = []
+    for axes, metric in zip(panels, ("em", "f1"), strict=True):
+        values: list[float] = []
+        for number, each in enumerate(series):
+            points = each.points(first, metric)
+            offset = 0.0 if by_weight else 0.18 * (number - (len(series) - 1) / 2)
+            alone = by_weight and _is_alone(experiment, each.rows[0][1])
+            values += _draw_points(axes, each, points, offset, by_weight, alone)
+        axes.set_ylabel(f"{metric.upper()} (%)")
+        axes.set_xticks(list(ticks), list(ticks.values()))
+        axes.grid(axis="x", visible=False)
+        axes.set_xlabel("QA weight (probability that a step is a QA step)" if by_weight else "")
+        margin = 0.06 if by_weight else 0.5
+        axes.set_xlim(min(ticks) - margin, max(ticks) + margin)
+        drawn.append(values)
+    same_span(panels, drawn)
+    if any(drawn):
+        # Line plots come before error bars among the handles: sort them by label again.
+        handles, labels = panels[0].get_legend_handles_labels()
+        order = sorted(range(len(labels)), key=lambda n: labels[n])
+        body.legend(
+            [handles[n] for n in order],
+            [labels[n] for n in order],
+            loc="outside lower center",
+            ncols=max(1, int(85 / (9 + max(map(len, labels))))),
+        )
+    return figure
+
+
+def _by_weight(
+    experiment: Experiment, rows: list[RowResult]
+) -> tuple[dict[float, str], list[Series]]:
+    """x is the QA weight; a series for each mixture, encoder and variant."""
+    groups: dict[tuple, list[tuple[float, RowResult]]] = {}
+    for row in rows:
+        key = (row.row.mixture, row.row.encoder, row.row.variant)
+        groups.setdefault(key, []).append((row.row.qa_weight, row))
+    colours = iter(cycle())
+    series = []
+    for members in groups.values():
+        row = members[0][1]
+        alone = _is_alone(experiment, row)
+        mixture = experiment.mixtures[row.row.mixture].label + (" alone" if alone else "")
+        label = ", ".join([mixture, *_distinctive(row, rows)])
+        grey = alone and all(each.colour != GREY for each in series)
+        colour = GREY if grey else next(colours)
+        series.append(Series(label, colour, sorted(members, key=lambda member: member[0])))
+    weights = sorted({row.row.qa_weight for row in rows})
+    return {weight: f"{weight:g}" if weight % 1 else "1.0" for weight in weights}, series
+
+
+def _by_mixture(
+    experiment: Experiment, rows: list[RowResult]
+) -> tuple[dict[float, str], list[Series]]:
+    """x is the mixture, in the table's order; a series for each encoder and variant."""
+    weights: dict[str, set] = {}
+    for row in rows:
+        weights.setdefault(row.row.mixture, set()).add(row.row.qa_weight)
+    places: dict[str, int] = {}
+    groups: dict[tuple, list[tuple[float, RowResult]]] = {}
+    for row in rows:
+        label = experiment.mixtures[row.row.mixture].label.replace("+", "\n+")
+        if len(weights[row.row.mixture]) > 1:
+            label += f"\nw {row.row.qa_weight:g}"
+        place = places.setdefault(label, len(places))
+        groups.setdefault((row.row.encoder, row.row.variant), []).append((place, row))
+    series = [
+        Series(", ".join(_distinctive(members[0][1], rows)) or "measured", colour, members)
+        for members, colour in zip(groups.values(), cycle(), strict=False)
+    ]
+    return {float(place): label for label, place in places.items()}, series
+
+
+def _is_alone(experiment: Experiment, row: RowResult) -> bool:
+    """Whether the row trains on question answering only: the baseline of the others."""
+    return len(experiment.mixtures[row.row.mixture].corpora) == 1
+
+
+def _distinctive(row: RowResult, rows: list[RowResult]) -> list[str]:
+    """Encoder and variant of a row, each only where the table's rows differ in it."""
+    parts = []
+    if len({other.row.encoder for other in rows}) > 1:
+        parts.append(row.encoder_label)
+    if len({other.row.variant for other in rows}) > 1:
+        parts.append(row.variant_label)
+    return parts
+
+
+def _draw_points(
+    axes: Axes, series: Series, points: list[Point], offset: float, joined: bool, baseline: bool
+) -> list[float]:
+    """Draw one series into one panel; returns every value drawn, for the axis's range."""
+    values: list[float] = []
+    measured = [point for point in points if point.score.values]
+    published = [point for point in points if point.published is not None]
+    for point in measured:
+        seeds = point.score.values
+        values += seeds
+        if len(seeds) > 1:
+            values += [
+                point.score.mean - point.score.deviation,
+                point.score.mean + point.score.deviation,
+            ]
+            spread = np.linspace(-1, 1, len(seeds)) * (0.008 if joined else 0.05)
+            axes.plot(
+                point.x + offset + spread,
+                seeds,
+                "o",
+                color=series.colour,
+                markersize=3,
+                alpha=0.45,
+                markeredgewidth=0,
+                zorder=2,
+            )
+    if measured:
+        axes.errorbar(
+            [point.x + offset for point in measured],
+            [point.score.mean for point in measured],
+            yerr=[point.score.deviation or 0 for point in measured],
+            fmt="-o" if joined else "o",
+            color=series.colour,
+            markersize=6,
+            linewidth=1.5,
+            elinewidth=1.2,
+            capsize=3 if any(point.score.deviation for point in measured) else 0,
+            label=series.label,
+            zorder=3,
+        )
+        if baseline:
+            axes.axhline(measured[0].score.mean, color=series.colour, linewidth=1, linestyle="--")
+    if published:
+        values += [point.published for point in published]
+        axes.plot(
+            [point.x + offset + (0.012 if joined else 0.14) for point in published],
+            [point.published for point in published],
+            ":D" if joined else "D",
+            color=series.colour,
+            markerfacecolor="none",
+            markersize=6,
+            linewidth=1,
+            label=f"{series.label}, published" if series.label != "measured" else "published",
+            zorder=4,
+        )
+    return values
+
+
+def _missing_rows(rows: list[RowResult], slice_name: str) -> list[str]:
+    """A note for every row of which seeds are not drawn."""
+    notes = []
+    for row in rows:
+        score = row.score(slice_name, "exact")
+        if score.reasons:
+            weight = "" if row.row.qa_weight == 1 else f" w {row.row.qa_weight:g}"
+            notes.append(f"Not drawn: {row.label}{weight}: {'; '.join(score.reasons)}.")
+    return notes

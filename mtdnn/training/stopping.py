@@ -1,0 +1,47 @@
+"""Signals that stop a training at the end of a step."""
+
+import signal
+from types import FrameType
+from typing import Any
+
+from mtdnn.errors import MtdnnError
+
+
+class Stopped(MtdnnError):
+    """A signal ended the training; everything up to now is kept.
+
+    Attributes:
+        status: exit status by the convention of shells, 128 + signal.
+    """
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.status = 128 + number
+
+
+class StopSignals:
+    """Notes SIGTERM, SIGUSR1 and SIGINT, so that the training ends between two steps.
+
+    Ctrl-C a second time acts at once. Batch systems send SIGTERM several times within a second
+    when a job's time is over: the checkpoint is written nevertheless.
+    """
+
+    _WATCHED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        for number in self._WATCHED:
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.number = number
+        if number == signal.SIGINT:
+            signal.signal(number, self._before[number])

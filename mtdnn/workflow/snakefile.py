@@ -1,0 +1,90 @@
+"""What the Snakefile calls: the checked experiment, the report's command, live delivery."""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mtdnn.config.dependencies import is_local, source_files
+from mtdnn.config.experiment import Experiment
+from mtdnn.config.loading import parse, with_lock
+from mtdnn.config.settings import FilesEncoder
+from mtdnn.config.yaml_files import read_yaml
+from mtdnn.errors import MtdnnError
+
+
+def load_experiment(mapping: Any, files: Iterable[Path]) -> Experiment:
+    """The experiment that Snakemake merged from `files` and its command line, checked.
+
+    Raises:
+        MtdnnError: one line for each mistake, and for each input that is not there.
+    """
+    names = [os.path.relpath(file) for file in files]
+    for name in names:
+        read_yaml(name)  # repeated keys, which Snakemake's own reader lets pass
+    experiment = with_lock(parse(mapping, where=" + ".join(names)), names[0])
+    missing = sorted(missing_files(experiment))
+    if missing:
+        raise MtdnnError("\n".join(f"{names[0]}: {line}" for line in missing))
+    return experiment
+
+
+def missing_files(experiment: Experiment) -> Iterator[str]:
+    """A line for each local folder or file that an encoder or a corpus needs and lacks."""
+    used = {name for run in experiment.runs() for name in experiment.mixtures[run.mixture].corpora}
+    local = [name for name in used if is_local(experiment.corpora[name].source)]
+    if local and not os.path.isdir(experiment.data_path(None)):
+        yield (
+            f"data_root: no such folder: {experiment.data_path(None)}; "
+            "set it, or the environment variable MTDNN_DATA"
+        )
+        return
+    for name in local:
+        yield from _missing(f"corpora.{name}.source", source_files(experiment, name))
+    for name in {run.encoder for run in experiment.runs()}:
+        source = experiment.encoders[name].source
+        if isinstance(source, FilesEncoder) and not os.path.isdir(source.path):
+            yield f"encoders.{name}.source.path: no such folder: {source.path}"
+
+
+def report_command(experiment: Path, snakefile: str, reported: Iterable[Path], root: Path) -> str:
+    """Shell command that lets Snakemake put `reported` files into `{root}/report.html`.
+
+    It is written beside its place and moved there, so that it is never half written.
+    """
+    draft = root / ".report.html"
+    files = " ".join(shlex.quote(str(file)) for file in reported)
+    return (
+        f"python -m snakemake {files} --snakefile {shlex.quote(str(snakefile))} "
+        f"--configfile {shlex.quote(str(experiment))} --report {shlex.quote(str(draft))} "
+        f"--nolock --cores 1 --workflow-profile none "
+        f"&& mv {shlex.quote(str(draft))} {shlex.quote(str(root / 'report.html'))}"
+    )
+
+
+def start_delivery(experiment: Path, log: Path) -> None:
+    """Have a process of its own bring MLflow up to date until this one ends, however it ends."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "mtdnn", "sync", str(experiment)]
+    command += ["--follow", "--parent", str(os.getpid())]
+    with open(log, "a", encoding="utf-8") as file:
+        # In a session of its own, Ctrl-C does not end it before the runs have said how they ended.
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _missing(place: str, files: list[Path]) -> Iterator[str]:
+    folders = {file.parent for file in files if not os.path.isdir(file.parent)}
+    for folder in folders:
+        yield f"{place}.root: no such folder: {folder}"
+    for file in files:
+        if file.parent not in folders and not os.path.isfile(file):
+            yield f"{place}.splits: no such file: {file}"
