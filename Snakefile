@@ -73,7 +73,7 @@ rule cases:
 onstart:
     write_text(EXPERIMENT, dump_yaml(experiment))
     if experiment.tracking_live:
-        steps.start_delivery(EXPERIMENT, ROOT / "logs/sync.log")
+        start_delivery(EXPERIMENT, ROOT / "logs/sync.log")
 
 
 # A failed run stops no other, and what exists is shown: cells without a run say why. What is

@@ -1,5 +1,7 @@
 """What reaches a user: messages without a traceback, safe to print."""
 
+import errno
+
 
 class MtdnnError(Exception):
     """Bad input or a refused operation.
@@ -24,3 +26,21 @@ def lines(error: MtdnnError, most: int = 20) -> list[str]:
     every = str(error).split("\n")
     more = [f"… and {len(every) - most} more"] if len(every) > most else []
     return [printable(line) for line in every[:most] if line] + more
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, or what it is."""
+    said = disk_message(error) if isinstance(error, OSError) else str(error)
+    return said or type(error).__name__
+
+
+def disk_message(error: OSError) -> str:
+    """One line: the file, what is wrong with it or its disk, the remedy."""
+    remedy = {
+        errno.ENOSPC: "; free some space and repeat the command: nothing that was kept is lost",
+        errno.EDQUOT: "; free some space and repeat the command: nothing that was kept is lost",
+        errno.EROFS: "; make it writable, or set `results` to another folder",
+        errno.EACCES: "; make it readable and writable for you",
+    }
+    what = " ".join((error.strerror or str(error) or type(error).__name__).split())
+    return f"{error.filename or 'a file'}: {what}{remedy.get(error.errno or 0, '')}"

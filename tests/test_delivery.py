@@ -24,7 +24,7 @@ from mtdnn.model.multitask import MultiTaskModel
 from mtdnn.tracking import client, content, delivery
 from mtdnn.tracking import runs as tracking
 from mtdnn.tracking.content import Curves, Source
-from mtdnn.training.journal import FILE, Journal, Record
+from mtdnn.training.journal import Journal, Record
 from mtdnn.training.loop import train
 
 MIXTURE = {"mixture": "squad_cola", "qa_weight": 0.5}
@@ -144,7 +144,7 @@ def test_a_resumed_training_continues_its_journal_without_repetition(tmp_path):
         first.add([line(step) for step in range(10)])
         raise KeyboardInterrupt
     assert Record(tmp_path).read() and Source(tmp_path).record.status == "KILLED"
-    with open(tmp_path / FILE, "a") as file:
+    with open(tmp_path / "journal.jsonl", "a") as file:
         file.write('{"step": 10, "corp')  # as a power failure leaves it
     with journal(tmp_path) as second:
         assert not Source(tmp_path).record.status
@@ -163,7 +163,7 @@ def test_another_training_begins_a_journal_of_its_own(tmp_path):
             each.add([line(step) for step in range(20)])
         assert Record(tmp_path).read()[0]["step"] == 0
         assert reader.read() is not None and reader.replaced == (number > 0)
-        assert len((tmp_path / FILE).read_text().splitlines()) < 50
+        assert len((tmp_path / "journal.jsonl").read_text().splitlines()) < 50
         reader = Record(tmp_path)
         reader.read()
 
@@ -175,7 +175,7 @@ def test_a_journal_is_read_as_it_grows_and_a_torn_line_is_waited_for(tmp_path):
         growing.add([line(0)])
         assert [each["step"] for each in reader.read() if "loss" in each] == [0]
         text = json.dumps(line(1)) + "\n"
-        with open(tmp_path / FILE, "a") as file:
+        with open(tmp_path / "journal.jsonl", "a") as file:
             file.write(text[:20])
             file.flush()
             assert reader.read() == [] and not reader.whole
@@ -184,11 +184,11 @@ def test_a_journal_is_read_as_it_grows_and_a_torn_line_is_waited_for(tmp_path):
 
 
 def test_what_cannot_be_written_is_said_once_and_stops_nothing(tmp_path, capsys):
-    (tmp_path / FILE).mkdir()
+    (tmp_path / "journal.jsonl").mkdir()
     with journal(tmp_path) as blocked:
         for step in range(20):
             blocked.add([line(step)])
-    (tmp_path / FILE).rmdir()
+    (tmp_path / "journal.jsonl").rmdir()
     with journal(tmp_path) as full:
         full._file.close()
         full._file = open("/dev/full", "w")  # noqa: SIM115
@@ -278,7 +278,7 @@ def test_a_failed_training_is_failed_with_its_reason_and_can_be_mended(
 
 def test_a_training_without_a_journal_is_delivered_when_it_is_finished(store, tmp_path, capsys):
     room = Room(tmp_path, store)
-    (room.run_dir / FILE).mkdir()
+    (room.run_dir / "journal.jsonl").mkdir()
     assert main(["train", str(room.run_dir), "--threads", "1"]) == 0
     assert "the training goes on without a journal" in capsys.readouterr().err
     write_json(room.run_dir / "metrics.json", {"em": 1.0, "f1": 2.0, "slices": {}})

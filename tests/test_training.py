@@ -22,6 +22,7 @@ from mtdnn.evaluation import predictions as evaluation
 from mtdnn.model.multitask import MultiTaskModel
 from mtdnn.model.optimizer import learning_rate, optimizer_for
 from mtdnn.training import fingerprint, schedule
+from mtdnn.training.fingerprint import Fingerprint
 from mtdnn.training.loop import random_state, train
 from mtdnn.training.stepper import Stepper, parts_of, precision
 
@@ -108,10 +109,10 @@ def test_the_model_says_what_made_it(trained):
 def test_the_fingerprint_moves_with_what_determines_the_model(trained):
     run_dir, run = trained
     layout = Layout.of_run(run_dir)
-    first = fingerprint.fingerprint(layout, run)["fingerprint"]
+    first = Fingerprint.of(layout, run).digest
 
     def changed(**parts):
-        return fingerprint.fingerprint(layout, run.model_copy(update=parts))["fingerprint"]
+        return Fingerprint.of(layout, run.model_copy(update=parts)).digest
 
     assert changed(notice="shown", mixture_label="other") == first
     assert changed(decoding=run.decoding.model_copy(update={"n_best": 3})) == first

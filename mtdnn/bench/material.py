@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from mtdnn.bench.harness import Options
 from mtdnn.config.experiment import Experiment
-from mtdnn.config.layout import RunId
+from mtdnn.config.layout import MANIFEST, RunId
 from mtdnn.config.loading import load
 from mtdnn.config.settings import Family, RunSettings
 from mtdnn.data import encoders, features, tokenising
@@ -178,5 +178,5 @@ def random_encoder(folder: Path, shape: str) -> Path:
         )
         with replacing(folder) as draft:
             BertModel(config).save_pretrained(draft)
-            write_json(draft / "manifest.json", {"encoder": shape, "digest": "random weights"})
+            write_json(draft / MANIFEST, {"encoder": shape, "digest": "random weights"})
     return folder

@@ -12,7 +12,7 @@ from typing import Any
 
 from mtdnn.bench.harness import Options, compare_processes
 from mtdnn.bench.material import experiment_of, random_encoder, synthetic_features
-from mtdnn.config.layout import RunId
+from mtdnn.config.layout import FEATURES, MANIFEST, RunFolder, RunId
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.machine.files import write_json, write_text
 from mtdnn.training import schedule
@@ -72,8 +72,8 @@ def _tiny_run(options: Options, room: Path) -> tuple[Path, Path]:
     encoder = random_encoder(layout.encoder(name), "tiny")
     made = layout.features(name, "default", run.primary)
     synthetic_features(made.parent, run.primary, "question_answering", ITEMS)
-    write_json(made / "features.json", {"corpus_digest": "made up", "splits": {}})
-    write_json(layout.corpus(run.primary) / "manifest.json", {"digest": "made up"})
-    write_text(run_dir / "config.yaml", dump_yaml(run))
+    write_json(made / FEATURES, {"corpus_digest": "made up", "splits": {}})
+    write_json(layout.corpus(run.primary) / MANIFEST, {"digest": "made up"})
+    write_text(RunFolder(run_dir).config, dump_yaml(run))
     schedule.write(run_dir, run)
     return run_dir, encoder

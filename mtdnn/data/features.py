@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from mtdnn.config.layout import Layout
+from mtdnn.config.layout import FEATURES, MANIFEST, Layout
 from mtdnn.config.settings import RunSettings
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_json, sha256
@@ -159,8 +159,8 @@ def check_unchanged(layout: Layout, run: RunSettings, *splits: str) -> None:
     """
     for name in run.corpora:
         features = layout.features(run.encoder_name, run.features_variant, name)
-        made, corpus = read_json(features / "features.json"), layout.corpus(name)
-        manifest = read_json(corpus / "manifest.json")
+        made, corpus = read_json(features / FEATURES), layout.corpus(name)
+        manifest = read_json(corpus / MANIFEST)
         if manifest["digest"] != made["corpus_digest"]:
             raise MtdnnError(
                 f"{features}: was made from another {name} than {corpus} holds now; "

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mtdnn.config.layout import FEATURES, MANIFEST
 from mtdnn.config.settings import FeatureSettings
 from mtdnn.data.features import ROWS_AT_A_TIME, SCHEMAS, SPLITS
 from mtdnn.errors import MtdnnError
@@ -71,12 +72,12 @@ def prepare(
                     "sha256": sha256(target),
                 }
         write_json(
-            draft / "features.json",
+            draft / FEATURES,
             {
                 "family": family,
                 "settings": settings.model_dump(),
-                "corpus_digest": read_json(corpus / "manifest.json")["digest"],
-                "encoder_digest": read_json(encoder / "manifest.json")["digest"],
+                "corpus_digest": read_json(corpus / MANIFEST)["digest"],
+                "encoder_digest": read_json(encoder / MANIFEST)["digest"],
                 "splits": counts,
             },
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.config.experiment import Experiment, Slice
-from mtdnn.config.layout import Layout
+from mtdnn.config.layout import MANIFEST, Layout, RunFolder
 from mtdnn.config.loading import load_run
 from mtdnn.config.settings import RunSettings
 from mtdnn.errors import MtdnnError
@@ -62,16 +62,16 @@ def write(run_dir: Path, experiment: Experiment) -> None:
             predictions do not fit the corpora.
     """
     run_dir = Path(run_dir)
-    run = load_run(run_dir / "config.yaml")
+    run = load_run(RunFolder(run_dir).config)
     layout = experiment.layout
-    trained = read_json(run_dir / "model" / "run.json")
+    trained = read_json(RunFolder(run_dir).description)
     for name in run.corpora:
         _check_corpus(name, trained, layout, run_dir)
 
     slices = _score_slices(run_dir, experiment, run, layout)
     first = next(iter(slices.values()))
     write_json(
-        run_dir / "metrics.json",
+        RunFolder(run_dir).metrics,
         {
             "experiment": experiment.experiment,
             "notice": experiment.notice,
@@ -85,7 +85,7 @@ def write(run_dir: Path, experiment: Experiment) -> None:
             "em": first.get("exact"),
             "f1": first.get("f1"),
             "slices": slices,
-            "auxiliary": _score_auxiliary(run_dir / "auxiliary.parquet", run, layout),
+            "auxiliary": _score_auxiliary(RunFolder(run_dir).auxiliary, run, layout),
             "fingerprint": trained["fingerprint"],
             "provenance": {
                 **trained["provenance"],
@@ -186,7 +186,7 @@ def select(name: str, entry: Slice, questions: Questions) -> Questions:
 
 def read_questions(corpus: Path, split: str, run_dir: Path) -> Questions:
     """All questions of a split with the run's predictions, in the order of the corpus."""
-    path = run_dir / "predictions.parquet"
+    path = RunFolder(run_dir).predictions
     columns = ["id", "title", "context", "question", "answer_texts"]
     table = read_columns(corpus / f"{split}.parquet", columns)
     ids, titles, contexts, texts, golds = (table[column].to_pylist() for column in columns)
@@ -229,7 +229,7 @@ def _score_auxiliary(path: Path, run: RunSettings, layout: Layout) -> dict[str, 
         if name == run.primary:
             continue
         rows = table[table["corpus"] == name]
-        expected = read_json(layout.corpus(name) / "manifest.json")["splits"]["dev"]["rows"]
+        expected = read_json(layout.corpus(name) / MANIFEST)["splits"]["dev"]["rows"]
         if sorted(rows["row"]) != list(range(expected)):
             raise MtdnnError(
                 f"{path}: {name}: must hold each of the {expected} dev rows once, has "
@@ -253,7 +253,7 @@ def _score_auxiliary(path: Path, run: RunSettings, layout: Layout) -> dict[str, 
 
 def _check_corpus(name: str, trained: Mapping[str, Any], layout: Layout, run_dir: Path) -> None:
     """Refuse to score a run against other rows than those it was trained and evaluated on."""
-    path = layout.corpus(name) / "manifest.json"
+    path = layout.corpus(name) / MANIFEST
     if read_json(path)["digest"] != trained["corpora"].get(name):
         raise MtdnnError(
             f"{path}: digest: differs from the {name} that {run_dir} was trained on; "

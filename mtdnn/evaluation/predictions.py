@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from mtdnn.config.layout import Layout
+from mtdnn.config.layout import Layout, RunFolder
 from mtdnn.config.settings import RunSettings
 from mtdnn.data.features import ROWS_AT_A_TIME, Features, Sequences, check_unchanged
 from mtdnn.evaluation.decoding import PREDICTIONS, Answers, Decoder, SpanLogits, predictions_table
@@ -31,7 +31,7 @@ def evaluate(run_dir: Path, run: RunSettings, threads: int | None = None) -> Non
     model = load(run_dir / "model", run).to(device).eval()
     labels = [_no_labels()]
     with (
-        replacing(run_dir / "predictions.parquet") as draft,
+        replacing(RunFolder(run_dir).predictions) as draft,
         pq.ParquetWriter(draft, PREDICTIONS, compression="zstd") as writer,
     ):
         for name, corpus in run.corpora.items():
@@ -48,7 +48,7 @@ def evaluate(run_dir: Path, run: RunSettings, threads: int | None = None) -> Non
                     best = answer(model, name, features, questions, run, device)
                     for table in _predictions(split, rows, best):
                         writer.write_table(table)
-    with replacing(run_dir / "auxiliary.parquet") as draft:
+    with replacing(RunFolder(run_dir).auxiliary) as draft:
         pq.write_table(pa.concat_tables(labels), draft, compression="zstd")
 
 

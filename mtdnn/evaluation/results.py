@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.config.experiment import Experiment, Row
-from mtdnn.config.layout import RunId
+from mtdnn.config.layout import RunFolder, RunId
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_json
 
@@ -104,14 +104,14 @@ def read_result(experiment: Experiment, run: RunId) -> Result:
     """A run's scores. A step that failed outdates what an earlier attempt has left."""
     folder = experiment.layout.run(run)
     try:
-        if (folder / "failure.json").exists():
-            failure = read_json(folder / "failure.json")
+        if RunFolder(folder).failure.exists():
+            failure = read_json(RunFolder(folder).failure)
             return Result(run, folder, None, f"{failure['step']} failed: {failure['reason']}")
-        if (folder / "metrics.json").exists():
-            return Result(run, folder, read_json(folder / "metrics.json"), None)
+        if RunFolder(folder).metrics.exists():
+            return Result(run, folder, read_json(RunFolder(folder).metrics), None)
     except MtdnnError as error:
         return Result(run, folder, None, str(error))
-    trained = (folder / "model" / "run.json").exists()
+    trained = RunFolder(folder).description.exists()
     return Result(run, folder, None, "trained, not scored" if trained else "not run")
 
 

@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
+from mtdnn.config.layout import DESCRIPTION, WEIGHTS
 from mtdnn.config.settings import RunSettings
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import replacing, save_tensors
@@ -48,8 +49,8 @@ def save(model: MultiTaskModel, run: RunSettings, encoder: Path, folder: Path) -
     ]
     config.dtype = "float32"
     config.save_pretrained(folder)
-    save_tensors(weights, folder / "model.safetensors", {"format": "pt"})
-    save_tensors(heads, folder / "heads.safetensors", {"format": "pt"})
+    save_tensors(weights, folder / WEIGHTS[0], {"format": "pt"})
+    save_tensors(heads, folder / WEIGHTS[1], {"format": "pt"})
     for name in TOKENIZER_FILES:
         if (encoder / name).exists():
             shutil.copy(encoder / name, folder / name)
@@ -67,12 +68,12 @@ def load(folder: Path, run: RunSettings) -> MultiTaskModel:
     model = MultiTaskModel.of_run(encoder, run)
     prefix = model.encoder.base_model_prefix + "."
     state = {}
-    for key, value in _weights(folder / "model.safetensors").items():
+    for key, value in _weights(folder / WEIGHTS[0]).items():
         if key.startswith(prefix):
             state["encoder." + key.removeprefix(prefix)] = value
         else:
             state[key.replace("qa_outputs.", f"heads.{run.primary}.linear.")] = value
-    state |= _weights(folder / "heads.safetensors")
+    state |= _weights(folder / WEIGHTS[1])
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -83,11 +84,11 @@ def load(folder: Path, run: RunSettings) -> MultiTaskModel:
 
 def check_weights(folder: Path) -> None:
     """Raise where a model's weights were deleted, which may be done to save space."""
-    for name in ("model.safetensors", "heads.safetensors"):
+    for name in WEIGHTS:
         if not (folder / name).exists():
             raise MtdnnError(
-                f"{folder / name}: no such file; put it back, or delete run.json beside it and "
-                "train again"
+                f"{folder / name}: no such file; put it back, or delete {DESCRIPTION} beside it "
+                "and train again"
             )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from mtdnn.config.experiment import Experiment
+from mtdnn.config.layout import RunFolder
 from mtdnn.evaluation.metrics import Questions, read_questions, select
 from mtdnn.evaluation.results import Result, RowResult, read_rows
 
@@ -166,7 +167,7 @@ def _answered(experiment: Experiment, slice_name: str, result: Result) -> Answer
     questions = select(slice_name, entry, read_questions(corpus, entry.split, result.folder))
     threshold = result.values(slice_name)[0]["threshold"]
     columns = ["split", "id", "answer", "answer_start", "answer_end"]
-    rows = pq.read_table(result.folder / "predictions.parquet", columns=columns).to_pylist()
+    rows = pq.read_table(RunFolder(result.folder).predictions, columns=columns).to_pylist()
     by_id = {row["id"]: row for row in rows if row["split"] == entry.split}
     ordered = [by_id[each] for each in questions.ids]
     odds = np.array(questions.odds)

@@ -81,8 +81,8 @@ def write(experiment: Experiment) -> None:
 
     found = find(experiment)
     layout = experiment.layout
-    write_json(layout.root / "cases.json", found)
-    write_text(layout.root / "cases.md", render("cases.md", experiment, cases=found))
+    write_json(layout.cases("json"), found)
+    write_text(layout.cases("md"), render("cases.md", experiment, cases=found))
 
 
 def find(experiment: Experiment) -> dict[str, Any]:

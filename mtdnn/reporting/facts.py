@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from mtdnn.config.experiment import Experiment
+from mtdnn.config.layout import RunFolder
 from mtdnn.evaluation.results import Result, read_results
 from mtdnn.machine.files import read_json
 
@@ -123,8 +124,8 @@ def compare_link(experiment: Experiment, results: list[Result]) -> str | None:
 
 def _mlflow(experiment: Experiment, result: Result) -> tuple[str, str] | None:
     """Ids of the MLflow experiment and run of a result that was logged."""
-    store = experiment.layout.root / "store.json"
-    logged = result.folder / "mlflow.json"
+    store = experiment.layout.store
+    logged = RunFolder(result.folder).logged
     if not (store.exists() and logged.exists()):
         return None
     run = read_json(logged).get("run_id")

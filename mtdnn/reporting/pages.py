@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin
 
 from mtdnn.config.experiment import Experiment
+from mtdnn.config.layout import MANIFEST
 from mtdnn.config.reference import DESCRIBED
 from mtdnn.evaluation.results import read_results, read_rows
 from mtdnn.machine.files import read_json, write_text
@@ -47,7 +48,7 @@ def _table(experiment: Experiment, name: str) -> dict[str, Any]:
 
 
 def _cases(experiment: Experiment) -> dict[str, Any]:
-    return {"cases": read_json(experiment.layout.root / "cases.json")}
+    return {"cases": read_json(experiment.layout.cases("json"))}
 
 
 def _interference(experiment: Experiment) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def _runs(experiment: Experiment) -> dict[str, Any]:
 
 def _corpus(experiment: Experiment, name: str) -> dict[str, str]:
     """A corpus's rows and digest, as far as it has been fetched."""
-    path = experiment.layout.corpus(name) / "manifest.json"
+    path = experiment.layout.corpus(name) / MANIFEST
     manifest = read_json(path) if path.exists() else {}
     rows = {split: f"{each['rows']:,}" for split, each in manifest.get("splits", {}).items()}
     return {

@@ -18,7 +18,7 @@ def write(experiment: Experiment) -> None:
         MtdnnError: there is no `statistics.json`.
     """
     root = experiment.layout.root
-    if not (root / "statistics.json").exists():
+    if not (experiment.layout.all_statistics).exists():
         raise MtdnnError(f"{root / 'statistics.json'}: no such file; run mtdnn statistics first")
     statistics = read_statistics(experiment)
     tables = {}
@@ -33,7 +33,7 @@ def write(experiment: Experiment) -> None:
             **{key: statistics["tables"][name][key] for key in ("comparisons", "left_out")},
         }
     write_text(
-        root / "summary.md",
+        experiment.layout.summary,
         render("summary.md", experiment, statistics=statistics, tables=tables),
     )
 

@@ -66,7 +66,7 @@ def collect(experiment: Experiment) -> None:
     for entry in entries.values():
         cells |= entry.pop("cells")
     write_json(
-        experiment.layout.root / "statistics.json",
+        experiment.layout.all_statistics,
         {
             "experiment": experiment.experiment,
             "notice": experiment.notice,
@@ -81,5 +81,5 @@ def collect(experiment: Experiment) -> None:
 
 def read_statistics(experiment: Experiment) -> dict[str, Any]:
     """`statistics.json`; without tables and cells where there is none yet."""
-    path = experiment.layout.root / "statistics.json"
+    path = experiment.layout.all_statistics
     return read_json(path) if path.exists() else {"tables": {}, "cells": {}}

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from mtdnn.config.experiment import Slice
+from mtdnn.config.layout import RunFolder
 from mtdnn.errors import MtdnnError
 from mtdnn.evaluation.scoring import score_answers
 from mtdnn.evaluation.slices import belongs
@@ -63,7 +64,7 @@ class Split:
 
     def answered(self, folder: Path) -> Answered:
         """A run's answers to this split, from the `predictions.parquet` in its folder."""
-        path = folder / "predictions.parquet"
+        path = RunFolder(folder).predictions
         table = read_columns(path, ["split", "id", "answer", "null_odds"])
         table = table.filter(pa.compute.equal(table["split"], self.name))
         places = [self._places.get(each, -1) for each in table["id"].to_pylist()]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.config.experiment import Experiment
+from mtdnn.config.layout import RunFolder
 from mtdnn.errors import MtdnnError
 from mtdnn.evaluation.results import read_rows
 from mtdnn.machine.files import read_json, write_json
@@ -26,7 +27,7 @@ def write(experiment: Experiment) -> None:
         MtdnnError: a line for each difference, or MLflow does not answer.
     """
     layout = experiment.layout
-    runs = [run for run in experiment.runs() if (layout.run(run) / "metrics.json").exists()]
+    runs = [run for run in experiment.runs() if RunFolder(layout.run(run)).metrics.exists()]
     differing = differences(experiment, [layout.run(run) for run in runs])
     cells = 0
     for name in experiment.tables:
@@ -38,7 +39,7 @@ def write(experiment: Experiment) -> None:
         raise MtdnnError("\n".join(differing))
     run_id = log_summary(experiment)
     write_json(
-        layout.root / "agreement.json",
+        layout.agreement,
         {"runs": len(runs), "tables": list(experiment.tables), "cells": cells, "summary": run_id},
     )
 
@@ -68,11 +69,11 @@ def _as_in_mlflow(experiment: Experiment, run: Path, target: Path) -> None:
     """A run's folder whose scores are those that MLflow holds."""
     if target.exists():
         return
-    if not (run / "metrics.json").exists():
+    if not RunFolder(run).metrics.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         os.symlink(run.absolute(), target)
         return
-    metrics = copy.deepcopy(read_json(run / "metrics.json"))
+    metrics = copy.deepcopy(read_json(RunFolder(run).metrics))
     logged = logged_scores(experiment, run)
     for name, path in content.paths(metrics).items():
         *parents, last = path
@@ -83,9 +84,9 @@ def _as_in_mlflow(experiment: Experiment, run: Path, target: Path) -> None:
             whole = isinstance(place[last], int)
             value = logged.get(name)
             place[last] = int(value) if whole and value is not None else value
-    write_json(target / "metrics.json", metrics)
-    if (run / "failure.json").exists():
-        os.symlink((run / "failure.json").absolute(), target / "failure.json")
+    write_json(RunFolder(target).metrics, metrics)
+    if RunFolder(run).failure.exists():
+        os.symlink(RunFolder(run).failure.absolute(), RunFolder(target).failure)
 
 
 def _rows(text: str) -> list[dict[str, str]]:

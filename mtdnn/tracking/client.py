@@ -59,7 +59,7 @@ def create_store(experiment: Experiment) -> None:
             client.set_experiment_tag(experiment_id, name, value)
     page = f"#/experiments/{experiment_id}/runs"
     write_json(
-        experiment.layout.root / "store.json",
+        experiment.layout.store,
         {
             "uri": without_credentials(experiment.store_uri),
             "experiment_id": experiment_id,

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mtdnn.config.layout import RunFolder
 from mtdnn.config.loading import load_run
 from mtdnn.config.yaml_files import read_yaml
 from mtdnn.machine.files import digest, read_json
@@ -95,9 +96,9 @@ class Source:
         self._lines = self.record.read()
         if self._is_outdated():
             self.record, self._lines = Record(self.folder), []
-        self.metrics = _optional_json(self.folder / "metrics.json")
-        self.model = _optional_json(self.folder / "model" / "run.json")
-        self.failure = _optional_json(self.folder / "failure.json")
+        self.metrics = _optional_json(RunFolder(self.folder).metrics)
+        self.model = _optional_json(RunFolder(self.folder).description)
+        self.failure = _optional_json(RunFolder(self.folder).failure)
         self.provenance = {
             key: self.record.about[key]
             for key in ("commit", "device", "started")
@@ -123,7 +124,7 @@ class Source:
         written = self.record.about.get("config_digest")
         if not written:
             return False
-        return written != digest(load_run(self.folder / "config.yaml").determining())
+        return written != digest(load_run(RunFolder(self.folder).config).determining())
 
     @property
     def is_empty(self) -> bool:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mtdnn.config.experiment import Experiment
+from mtdnn.config.layout import RunFolder
 from mtdnn.errors import Busy, MtdnnError
 from mtdnn.machine.locking import Lease
 from mtdnn.machine.progress import track
@@ -100,7 +101,7 @@ class _Delivery:
     @property
     def is_done(self) -> bool:
         """Whether every run is scored, and delivered as it is."""
-        return all((folder / "metrics.json").exists() for folder in self._folders) and all(
+        return all(RunFolder(folder).metrics.exists() for folder in self._folders) and all(
             self._seen.get(folder) == _state(folder) for folder in self._folders
         )
 
@@ -161,7 +162,7 @@ def _state(folder: Path) -> _State:
             return None
         return found.st_mtime_ns, found.st_size
 
-    names = ("journal.jsonl", "model/run.json", "metrics.json", "failure.json")
+    names = (RunFolder.journal, RunFolder.description, RunFolder.metrics, RunFolder.failure)
     return tuple(look(name) for name in names)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.config.layout import RunId
+from mtdnn.config.layout import MANIFEST, RunFolder, RunId
 from mtdnn.config.loading import load_run
 from mtdnn.config.settings import RunSettings
 from mtdnn.machine.files import digest, read_json, sha256, write_json
@@ -39,10 +39,10 @@ from mtdnn.tracking.content import Point, Source, parameters, scores
 
 _LONGEST_TAG = 8000
 _ARTIFACTS = (
-    *("config.yaml", "training.jsonl", "predictions.parquet", "metrics.json"),
-    *("schedule.parquet", "auxiliary.parquet"),
+    *(RunFolder.config, RunFolder.log, RunFolder.predictions, RunFolder.metrics),
+    *(RunFolder.schedule, RunFolder.auxiliary),
 )
-_FILES = (*_ARTIFACTS[:4], "failure.json")
+_FILES = (*_ARTIFACTS[:4], RunFolder.failure)
 
 
 def log_run(experiment: Experiment, run_dir: Path) -> str:
@@ -77,7 +77,7 @@ def differences(experiment: Experiment, folders: Iterable[Path]) -> list[str]:
             continue
         found += [
             f"{folder}: {name}: {value} in metrics.json, {logged.get(name)} in MLflow"
-            for name, value in scores(read_json(folder / "metrics.json")).items()
+            for name, value in scores(read_json(RunFolder(folder).metrics)).items()
             if logged.get(name) != value
         ]
     return found
@@ -105,7 +105,7 @@ class MirroredRun:
 
     def __init__(self, experiment: Experiment, folder: Path):
         self._experiment = experiment
-        self._settings = load_run(folder / "config.yaml")
+        self._settings = load_run(RunFolder(folder).config)
         # Before they are read: what is written meanwhile is not taken for delivered.
         self._digests = {name: _digest_of(folder / name) for name in _FILES}
         self.source = Source(folder)
@@ -144,7 +144,7 @@ class MirroredRun:
 
     def _join(self, client: MlflowClient, experiment_id: str, runs: list) -> str:
         """The MLflow run, continued or made; what it has already is not sent again."""
-        params = parameters(self.source.folder / "config.yaml")
+        params = parameters(RunFolder(self.source.folder).config)
         joined = None
         for known in runs:
             had = None if joined else self._points_of(client, known, params)
@@ -239,7 +239,7 @@ def note_id(experiment: Experiment, run_dir: Path, run_id: str, fingerprint: str
         "uri": without_credentials(experiment.store_uri),
         "fingerprint": fingerprint,
     }
-    path = run_dir / "mlflow.json"
+    path = RunFolder(run_dir).logged
     if not path.exists() or read_json(path) != logged:
         write_json(path, logged)
 
@@ -257,7 +257,7 @@ def _inputs(
 ) -> Iterator[DatasetInput]:
     """The run's corpora by name and digest, with their numbers of rows; no row is read."""
     for name, corpus in settings.corpora.items():
-        manifest = _optional_json(experiment.layout.corpus(name) / "manifest.json")
+        manifest = _optional_json(experiment.layout.corpus(name) / MANIFEST)
         rows = {split: each["rows"] for split, each in manifest.get("splits", {}).items()}
         value = digests.get(name) or manifest.get("digest") or "unknown"
         source = manifest.get("source") or corpus.source.model_dump(mode="json", exclude_none=True)
@@ -277,8 +277,8 @@ def _log_artifacts(client: MlflowClient, run_id: str, source: Source) -> None:
     for name in _ARTIFACTS:
         if (run_dir / name).exists():
             client.log_artifact(run_id, str(run_dir / name))
-    if (run_dir / "model" / "run.json").exists():
-        client.log_artifact(run_id, str(run_dir / "model" / "run.json"), "model")
+    if RunFolder(run_dir).description.exists():
+        client.log_artifact(run_id, str(RunFolder(run_dir).description), "model")
     client.log_dict(run_id, source.provenance, "environment/training.json")
     packages = sorted(
         {f"{each.name}=={each.version}" for each in importlib.metadata.distributions()},
@@ -286,7 +286,7 @@ def _log_artifacts(client: MlflowClient, run_id: str, source: Source) -> None:
     )
     head = "# packages of the environment that logged this run"
     client.log_text(run_id, "\n".join([head, *packages, ""]), "environment/packages.txt")
-    if (run_dir / "training.jsonl").exists():
+    if RunFolder(run_dir).log.exists():
         from mtdnn.reporting.figures.training import run_loss
 
         client.log_figure(run_id, run_loss(run_dir), "loss.png")

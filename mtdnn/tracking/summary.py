@@ -28,7 +28,7 @@ def log_summary(experiment: Experiment) -> str:
         MtdnnError: there is no `statistics.json`, or the store does not answer.
     """
     root = experiment.layout.root
-    statistics = read_json(root / "statistics.json")
+    statistics = read_json(experiment.layout.all_statistics)
     files = _summary_files(experiment)
     content = digest({str(path.relative_to(root)): sha256(path) for path in files})
     with open_store(experiment) as client:
@@ -64,7 +64,7 @@ def log_summary(experiment: Experiment) -> str:
 def _summary_files(experiment: Experiment) -> list[Path]:
     """Tables, comparisons and figures that exist, and the numbers behind them."""
     layout = experiment.layout
-    wanted = [layout.root / "statistics.json"]
+    wanted = [layout.all_statistics]
     for end in ("md", "csv", "tex"):
         wanted += [layout.table(name, end) for name in experiment.tables]
         wanted += [layout.comparison(name, end) for name in experiment.tables]

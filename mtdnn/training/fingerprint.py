@@ -1,67 +1,115 @@
 """What determines a trained model, and whether a run's folder holds that model already."""
 
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mtdnn.config.layout import Layout
+from mtdnn.config.dependencies import code_of
+from mtdnn.config.layout import FEATURES, MANIFEST, Layout, RunFolder
 from mtdnn.config.settings import MOST_GPUS, RunSettings
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest, read_json
-from mtdnn.machine.provenance import code_digest
 from mtdnn.model.fast import plain
 
 
-def check_processes(layout: Layout, run: RunSettings, identity: dict[str, Any]) -> None:
-    """Refuse to begin anew what was begun with another number of GPUs.
+@dataclass(frozen=True)
+class Fingerprint:
+    """What determines a trained model, and one digest of it all.
 
-    Sums in another order and other dropout masks would make it another training.
+    Attributes:
+        config_digest: digest of the settings that matter to the training.
+        corpora: digest of the rows of each corpus.
+        encoder: digest of the encoder's files.
+        code: digest of the code that trains, and the fast paths that were turned off.
     """
-    gpus = run.training.gpus
-    for other in range(1, MOST_GPUS + 1):
-        training = run.training.model_copy(update={"gpus": other})
-        settings = digest(run.model_copy(update={"training": training}).determining())
-        parts = {**_parts(identity), "config_digest": settings}
-        state = layout.state(digest(parts)[:32])
-        if other != gpus and any(state.glob("step*")):
-            raise MtdnnError(
-                f"{state}: the run was begun with training.gpus: {other}, and {gpus} would not "
-                f"give the same result; go on with {other}, or delete this folder to begin anew"
-            )
+
+    config_digest: str
+    corpora: dict[str, str]
+    encoder: str
+    code: str
+
+    @classmethod
+    def of(cls, layout: Layout, run: RunSettings) -> "Fingerprint":
+        """The fingerprint that a run has when it is trained now.
+
+        Raises:
+            MtdnnError: its encoder or its features are missing.
+        """
+        features = {
+            name: layout.features(run.encoder_name, run.features_variant, name)
+            for name in run.corpora
+        }
+        return cls(
+            config_digest=digest(run.determining()),
+            corpora={
+                name: read_json(folder / FEATURES)["corpus_digest"]
+                for name, folder in features.items()
+            },
+            encoder=read_json(layout.encoder(run.encoder_name) / MANIFEST)["digest"],
+            code=trained_code(),
+        )
+
+    @classmethod
+    def recorded(cls, record: Mapping[str, Any]) -> "Fingerprint":
+        """The fingerprint whose parts stand in a `run.json`, whatever digest stands beside them."""
+        return cls(**{part: record.get(part) for part in cls.__dataclass_fields__})
+
+    @cached_property
+    def digest(self) -> str:
+        """One digest of all parts, 32 hexadecimal digits."""
+        return digest(asdict(self))[:32]
+
+    def record(self) -> dict[str, Any]:
+        """The parts and their digest, as they stand in `run.json`."""
+        return {"fingerprint": self.digest, **asdict(self)}
+
+    def is_made_in(self, run_dir: Path) -> bool:
+        """Whether a run's folder holds a finished training with this fingerprint."""
+        files = RunFolder(run_dir)
+        if not files.description.exists() or not files.log.exists():
+            return False
+        return bool(read_json(files.description).get("fingerprint") == self.digest)
+
+
+def trained_code() -> str:
+    """Digest of the code that trains a run, and the fast paths that are turned off.
+
+    Plain paths draw other dropout masks, so a training resumes only with those it began with.
+    """
+    return "-".join([code_of("train"), *plain()])
+
+
+def is_ours(code: str | None) -> bool:
+    """Whether a run was trained by this code, with whichever fast paths."""
+    return (code or "").split("-")[0] == code_of("train")
 
 
 def is_finished(run_dir: Path, run: RunSettings) -> bool:
     """Whether a run's folder holds what training it now would make.
 
     Raises:
-        MtdnnError: its encoder or its corpora are not there.
+        MtdnnError: its encoder or its features are missing.
     """
-    return has_made(run_dir, fingerprint(Layout.of_run(run_dir), run))
+    return Fingerprint.of(Layout.of_run(run_dir), run).is_made_in(run_dir)
 
 
-def has_made(run_dir: Path, identity: dict[str, Any]) -> bool:
-    description = run_dir / "model" / "run.json"
-    if not description.exists() or not (run_dir / "training.jsonl").exists():
-        return False
-    return read_json(description).get("fingerprint") == identity["fingerprint"]
+def check_gpus(layout: Layout, run: RunSettings, fingerprint: Fingerprint) -> None:
+    """Refuse to start over a training that another number of GPUs has begun.
 
+    Sums in another order and other dropout masks would make it another training.
 
-def fingerprint(layout: Layout, run: RunSettings) -> dict[str, Any]:
-    """What determines a trained model: settings, corpora, encoder, code; and one digest of all."""
-    parts = {
-        "config_digest": digest(run.determining()),
-        "corpora": {
-            name: read_json(
-                layout.features(run.encoder_name, run.features_variant, name) / "features.json"
-            )["corpus_digest"]
-            for name in run.corpora
-        },
-        "encoder": read_json(layout.encoder(run.encoder_name) / "manifest.json")["digest"],
-        # Plain paths draw other dropout masks: a training goes on only as it began.
-        "code": "-".join([code_digest("training.loop"), *plain()]),
-    }
-    return {"fingerprint": digest(parts)[:32], **parts}
-
-
-def _parts(identity: dict[str, Any]) -> dict[str, Any]:
-    """All that a fingerprint is a digest of."""
-    return {name: part for name, part in identity.items() if name != "fingerprint"}
+    Raises:
+        MtdnnError: there is a checkpoint of the same run on another number of GPUs.
+    """
+    gpus = run.training.gpus
+    for other in range(1, MOST_GPUS + 1):
+        training = run.training.model_copy(update={"gpus": other})
+        settings = digest(run.model_copy(update={"training": training}).determining())
+        state = layout.state(replace(fingerprint, config_digest=settings).digest)
+        if other != gpus and any(state.glob("step*")):
+            raise MtdnnError(
+                f"{state}: the run was begun with training.gpus: {other}, and {gpus} would not "
+                f"give the same result; resume with {other}, or delete this folder to start over"
+            )

@@ -25,7 +25,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-FILE = "journal.jsonl"
+from mtdnn.config.layout import RunFolder
+
 MOST_FIGURES = 200
 """How often, at most, memory and the like are noted in a run."""
 
@@ -45,7 +46,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, about: Line, figures: Callable[[], dict[str, float]]):
-        self._path, self._about, self._figures = folder / FILE, about, figures
+        self._path, self._about, self._figures = RunFolder(folder).journal, about, figures
         self._file: TextIO | None = None
         self._due = max(1, sum(about["corpora"].values()) // MOST_FIGURES)
         self._seconds = 0.0
@@ -149,7 +150,7 @@ class Record:
     """
 
     def __init__(self, folder: Path):
-        self._path = Path(folder) / FILE
+        self._path = RunFolder(folder).journal
         self._offset, self._head = 0, b""
         self.about: Line = {}
         self.parts = self.steps = self.following = 0
@@ -221,5 +222,5 @@ def mark_killed(folder: Path, reason: str) -> None:
     record = Record(folder)
     record.read()
     end = {"end": "KILLED", "reason": reason, "seconds": record.seconds}
-    with open(Path(folder) / FILE, "a", encoding="utf-8") as file:
+    with open(RunFolder(folder).journal, "a", encoding="utf-8") as file:
         file.write(("" if record.whole else "\n") + json.dumps(end) + "\n")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mtdnn.config.layout import RunFolder
 from mtdnn.errors import MtdnnError
 
 if TYPE_CHECKING:  # tables and MLflow read the log, and do without torch
@@ -24,11 +25,11 @@ if TYPE_CHECKING:  # tables and MLflow read the log, and do without torch
 def read_training(folder: Path) -> list[dict[str, Any]]:
     """The lines of `training.jsonl`; empty when there is none, without a half-written last line."""
     try:
-        lines = (folder / "training.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = RunFolder(folder).log.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return []
     except ValueError:
-        raise MtdnnError(f"{folder / 'training.jsonl'}: not UTF-8; train the run again") from None
+        raise MtdnnError(f"{RunFolder(folder).log}: not UTF-8; train the run again") from None
     steps = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -36,7 +37,7 @@ def read_training(folder: Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError):
             if number < len(lines):
                 raise MtdnnError(
-                    f"{folder / 'training.jsonl'}: line {number}: not JSON; train the run again"
+                    f"{RunFolder(folder).log}: line {number}: not JSON; train the run again"
                 ) from None
     return steps
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from mtdnn.config.layout import Layout
+from mtdnn.config.layout import DESCRIPTION, Layout, RunFolder
 from mtdnn.config.settings import RunSettings, TrainingSettings
 from mtdnn.data.features import Features, check_unchanged, training_features
 from mtdnn.errors import MtdnnError
@@ -27,7 +27,7 @@ from mtdnn.model.optimizer import learning_rate, optimizer_for
 from mtdnn.model.saving import save
 from mtdnn.training import launch, schedule
 from mtdnn.training.checkpoints import Checkpoints
-from mtdnn.training.fingerprint import check_processes, fingerprint, has_made
+from mtdnn.training.fingerprint import Fingerprint, check_gpus
 from mtdnn.training.journal import Journal, memory_mb
 from mtdnn.training.log import TrainingLog
 from mtdnn.training.stepper import stepper_for
@@ -66,8 +66,8 @@ def train(
     """
     layout, gpus = Layout.of_run(run_dir), run.training.gpus
     # Now, not at the end: files may change while a long training goes on.
-    identity, versions = fingerprint(layout, run), environment()
-    check_processes(layout, run, identity)
+    identity, versions = Fingerprint.of(layout, run), environment()
+    check_gpus(layout, run, identity)
     if launch.is_to_launch(gpus):
         launch.launch(run_dir, gpus, threads, checkpoint_seconds, wait)
         return
@@ -77,28 +77,28 @@ def train(
         "threads": torch.get_num_threads(),
         "torch": versions["torch"],
     }
-    folder = layout.state(identity["fingerprint"])
+    folder = layout.state(identity.digest)
     checkpoints = Checkpoints(folder, checkpoint_seconds, origin)
     if not launch.leads():
         _follow(run_dir, run, device, checkpoints)
         return
     with checkpoints.sole_writer(wait) as lease:
-        if not (run_dir / "schedule.parquet").exists():
+        if not RunFolder(run_dir).schedule.exists():
             schedule.write(run_dir, run)
         team = join(gpus, device)
-        finished = lease.waited and has_made(run_dir, identity)
+        finished = lease.waited and identity.is_made_in(run_dir)
         if any(team.agreed(int(finished))):
             checkpoints.drop()
             return
-        for name in ("model", "training.jsonl"):
-            sweep(run_dir / name)
+        for path in (RunFolder(run_dir).model, RunFolder(run_dir).log):
+            sweep(path)
         check_unchanged(layout, run, "train")
         features = training_features(layout, run)
         steps = schedule.read(run_dir, {name: len(some) for name, some in features.items()})
         started = datetime.now(UTC).isoformat(timespec="seconds")
         about = {
-            "fingerprint": identity["fingerprint"],
-            "config_digest": identity["config_digest"],
+            "fingerprint": identity.digest,
+            "config_digest": identity.config_digest,
             "started": started,
             "device": origin["device"],
             "commit": versions["commit"],
@@ -123,9 +123,9 @@ def train(
                     "parts": checkpoints.parts,
                 }
                 write_json(
-                    draft / "run.json",
+                    draft / DESCRIPTION,
                     {
-                        **identity,
+                        **identity.record(),
                         "files": {file.name: sha256(file) for file in sorted(draft.iterdir())},
                         "provenance": provenance,
                         "settings": run.model_dump(mode="json"),
@@ -133,7 +133,7 @@ def train(
                 )
                 flush(draft)
             lines = "".join(json.dumps(line) + "\n" for line in log.lines)
-            write_text(run_dir / "training.jsonl", lines)
+            write_text(RunFolder(run_dir).log, lines)
         checkpoints.drop()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mtdnn.config.layout import Layout
+from mtdnn.config.layout import Layout, RunFolder
 from mtdnn.config.settings import CorpusSettings, Family, RunSettings, ScheduleSettings
 from mtdnn.data.features import training_features
 from mtdnn.errors import MtdnnError
@@ -193,7 +193,7 @@ def write(run_dir: Path, run: RunSettings) -> None:
         "corpus": [s.corpus for s in steps],
         "rows": [s.rows for s in steps],
     }
-    with replacing(run_dir / "schedule.parquet") as draft:
+    with replacing(RunFolder(run_dir).schedule) as draft:
         pq.write_table(pa.table(columns, schema=SCHEMA), draft, compression="zstd")
 
 
@@ -203,7 +203,7 @@ def read(run_dir: Path, sizes: dict[str, int]) -> list[Step]:
     Raises:
         MtdnnError: it is not readable, or was drawn for other features.
     """
-    path = run_dir / "schedule.parquet"
+    path = RunFolder(run_dir).schedule
     try:
         table = pq.read_table(path, schema=SCHEMA)
     except (OSError, pa.ArrowInvalid) as error:

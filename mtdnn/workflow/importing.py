@@ -8,21 +8,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mtdnn.config.dependencies import IMPORTED, RunSteps
+from mtdnn.config.dependencies import RunSteps
 from mtdnn.config.experiment import Experiment
-from mtdnn.config.layout import RunId
+from mtdnn.config.layout import MANIFEST, STEPS, WEIGHTS, RunFolder, RunId
 from mtdnn.config.loading import load_run
 from mtdnn.config.settings import RunSettings
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest, read_json, replacing, write_json, write_text
-from mtdnn.machine.provenance import code_digest
-from mtdnn.training import journal
+from mtdnn.training.fingerprint import Fingerprint, is_ours
 
-MODEL = ("config.json", "model.safetensors", "heads.safetensors", "tokenizer.json", "run.json")
-TRAINED = ("schedule.parquet", "training.jsonl", *(f"model/{name}" for name in MODEL))
+TRAINED = (
+    *STEPS["schedule"],
+    *STEPS["train"],
+    *(f"{RunFolder.model}/{name}" for name in ("config.json", *WEIGHTS, "tokenizer.json")),
+)
 MODEL_SUFFIXES = (".json", ".safetensors", ".txt")
-EVALUATED = ("predictions.parquet", "auxiliary.parquet")
+EVALUATED = STEPS["evaluate"]
 
 
 def import_run(experiment: Experiment, folder: Path) -> Path:
@@ -38,18 +40,18 @@ def import_run(experiment: Experiment, folder: Path) -> Path:
         MtdnnError: one line for each thing that is missing or differs.
     """
     folder = Path(folder)
-    settings = load_run(folder / "config.yaml")
+    settings = load_run(RunFolder(folder).config)
     run = _which(experiment, settings, folder)
     evaluated = any((folder / name).exists() for name in EVALUATED)
     wanted = TRAINED + EVALUATED if evaluated else TRAINED
     missing = [f"{folder / name}: no such file" for name in wanted if not (folder / name).is_file()]
     mistakes = [*_foreign_files(folder), *missing] or [
-        *_other_settings(experiment.resolve(run), settings, folder / "config.yaml", evaluated),
+        *_other_settings(experiment.resolve(run), settings, RunFolder(folder).config, evaluated),
         *_broken_files(folder),
-        *_other_origins(experiment, settings, folder / "model" / "run.json"),
+        *_other_origins(experiment, settings, RunFolder(folder).description),
     ]
     target = experiment.layout.run(run)
-    if (target / "model" / "run.json").exists() and not target.samefile(folder):
+    if RunFolder(target).description.exists() and not target.samefile(folder):
         mistakes.append(f"{target}: holds a trained run already; delete it to import another")
     if mistakes:
         raise MtdnnError("\n".join(mistakes))
@@ -57,16 +59,16 @@ def import_run(experiment: Experiment, folder: Path) -> Path:
     with replacing(target) as draft:
         # The tokenizer's files differ from encoder to encoder, so the model comes whole.
         shutil.copytree(folder / "model", draft / "model")
-        for name in ("metrics.json", journal.FILE, *wanted):
+        for name in (RunFolder.metrics, RunFolder.journal, *wanted):
             if (folder / name).exists():
                 shutil.copyfile(folder / name, draft / name)
-        write_text(draft / "config.yaml", dump_yaml(experiment.resolve(run)))
+        write_text(RunFolder(draft).config, dump_yaml(experiment.resolve(run)))
         steps = ["train", "evaluate"] if evaluated else ["train"]
         digests = RunSteps(experiment)
         marks = {step: digests.settings(run, step) for step in steps}
-        write_json(draft / IMPORTED, marks)
+        write_json(RunFolder(draft).imported, marks)
         _date(draft)
-    if (target / "metrics.json").exists():
+    if RunFolder(target).metrics.exists():
         from mtdnn.tracking import client, runs
 
         client.create_store(experiment)
@@ -85,7 +87,7 @@ def _which(experiment: Experiment, settings: RunSettings, folder: Path) -> RunId
     )
     if run not in experiment.runs():
         raise MtdnnError(
-            f"{folder / 'config.yaml'}: is {run.path}, which no table of experiment "
+            f"{RunFolder(folder).config}: is {run.path}, which no table of experiment "
             f"{experiment.experiment} needs; `mtdnn plan` lists its runs"
         )
     return run
@@ -124,15 +126,15 @@ def _broken_files(folder: Path) -> Iterator[str]:
     import pyarrow.parquet as pq
     from safetensors import SafetensorError, safe_open
 
-    for name in ("model.safetensors", "heads.safetensors"):
+    for name in WEIGHTS:
         try:
             with safe_open(folder / "model" / name, framework="np"):
                 pass
         except (SafetensorError, OSError) as error:
             yield f"{folder / 'model' / name}: not readable: {error}"
-    lines = folder / "training.jsonl"
+    lines = RunFolder(folder).log
     try:
-        steps = pq.read_metadata(folder / "schedule.parquet").num_rows
+        steps = pq.read_metadata(RunFolder(folder).schedule).num_rows
         logged = [json.loads(line)["step"] for line in lines.read_text("utf-8").splitlines()]
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         yield f"{folder}: schedule.parquet or training.jsonl: not readable: {error}"
@@ -144,21 +146,21 @@ def _broken_files(folder: Path) -> Iterator[str]:
 def _other_origins(experiment: Experiment, settings: RunSettings, path: Path) -> Iterator[str]:
     """Where the fingerprint differs from what the run would have here."""
     record = read_json(path)
-    parts = {key: record.get(key) for key in ("config_digest", "corpora", "encoder", "code")}
-    if record.get("fingerprint") != digest(parts)[:32]:
+    theirs = Fingerprint.recorded(record)
+    if record.get("fingerprint") != theirs.digest:
         yield f"{path}: fingerprint: is not that of its parts; the file was changed"
-    if parts["config_digest"] != digest(settings.determining()):
+    if theirs.config_digest != digest(settings.determining()):
         yield f"{path}: config_digest: is not that of its config.yaml"
-    if parts["code"] != code_digest("training.loop"):
+    if not is_ours(theirs.code):
         yield f"{path}: code: was trained with other code than this; use the same commit"
-    layout, digests = experiment.layout, parts["corpora"] or {}
+    layout, digests = experiment.layout, theirs.corpora or {}
     places = [
         (f"corpora.{name}", layout.corpus(name), digests.get(name)) for name in settings.corpora
     ]
-    places.append(("encoder", layout.encoder(settings.encoder_name), parts["encoder"]))
-    for key, place, theirs in places:
-        manifest = place / "manifest.json"
-        if manifest.exists() and read_json(manifest)["digest"] != theirs:
+    places.append(("encoder", layout.encoder(settings.encoder_name), theirs.encoder))
+    for key, place, expected in places:
+        manifest = place / MANIFEST
+        if manifest.exists() and read_json(manifest)["digest"] != expected:
             yield f"{path}: {key}: differs from {manifest}; it was trained on something else"
 
 
@@ -169,4 +171,4 @@ def _date(folder: Path) -> None:
     """
     now = time.time()
     for path in folder.rglob("*"):
-        os.utime(path, (1, 1) if path.name == "metrics.json" else (now, now))
+        os.utime(path, (1, 1) if path.name == RunFolder.metrics else (now, now))

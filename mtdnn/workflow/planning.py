@@ -14,13 +14,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from mtdnn.config.dependencies import RunSteps
+from mtdnn.config.dependencies import RunSteps, code_of
 from mtdnn.config.experiment import Experiment
-from mtdnn.config.layout import RunId
+from mtdnn.config.layout import FEATURES, MANIFEST, RunFolder, RunId
 from mtdnn.config.settings import CorpusSettings, RunSettings, SyntheticCorpus
 from mtdnn.machine.files import digest, read_json, write_json
 from mtdnn.machine.gpus import count_gpus
-from mtdnn.machine.provenance import code_digest
 from mtdnn.training.schedule import shares
 
 LINES = 40
@@ -138,8 +137,8 @@ def _group(
 
 def _is_done(folder: Path, settings: str) -> bool:
     """Whether a run was trained under these settings (their digest), and evaluated."""
-    description = folder / "model" / "run.json"
-    if not description.exists() or not (folder / "predictions.parquet").exists():
+    description = RunFolder(folder).description
+    if not description.exists() or not RunFolder(folder).predictions.exists():
         return False
     return read_json(description).get("config_digest") == settings
 
@@ -185,7 +184,7 @@ def size(
     layout, settings = experiment.layout, experiment.corpora[corpus]
     table = layout.corpus(corpus) / "train.parquet"
     rows = pq.read_metadata(table).num_rows if table.exists() else None
-    features = layout.features(encoder, variant, corpus) / "features.json"
+    features = layout.features(encoder, variant, corpus) / FEATURES
     if features.exists():
         splits = read_json(features)["splits"]
         tokens = sum(counts["tokens"] for split, counts in splits.items() if split != "train")
@@ -209,7 +208,7 @@ class _Rates:
     def __init__(self, experiment: Experiment, threads: int, measure: bool):
         self._experiment, self._threads, self._measure = experiment, threads, measure
         self._folder = experiment.layout.root / "rates"
-        self._code = code_digest("evaluation.predictions")
+        self._code = code_of("evaluate")
 
     def of(self, run: RunId, settings: RunSettings) -> dict[str, dict[str, float]] | str:
         """The rates of each corpus of a run, or why they are not known."""
@@ -219,10 +218,10 @@ class _Rates:
             name: layout.features(run.encoder, settings.features_variant, name)
             for name in settings.corpora
         }
-        if not (encoder / "manifest.json").exists():
+        if not (encoder / MANIFEST).exists():
             return f"the encoder {run.encoder} is not there; `mtdnn encoder` fetches it"
         for name, folder in folders.items():
-            if not (folder / "features.json").exists():
+            if not (folder / FEATURES).exists():
                 return f"the features of {name} are not there; `mtdnn features` makes them"
         files = {
             name: self._folder / f"{self._key(settings, encoder, folder)}.json"
@@ -246,9 +245,9 @@ class _Rates:
                 os.uname().nodename,
                 os.environ.get("CUDA_VISIBLE_DEVICES"),
                 self._threads,
-                read_json(encoder / "manifest.json")["digest"],
+                read_json(encoder / MANIFEST)["digest"],
                 settings.encoder.model_dump(mode="json", exclude={"label", "source"}),
-                read_json(features / "features.json"),
+                read_json(features / FEATURES),
                 training.model_dump(include={"batch_size", "precision", "accumulation"}),
                 settings.decoding.precision,
                 self._code,

@@ -17,12 +17,13 @@ import pyarrow.parquet as pq
 
 from mtdnn.config.dependencies import RunSteps
 from mtdnn.config.experiment import Experiment
-from mtdnn.config.layout import Layout
+from mtdnn.config.layout import FEATURES, MANIFEST, STEPS, Layout, RunFolder
 from mtdnn.config.loading import load_run
 from mtdnn.data.corpora import fetching
 from mtdnn.data.features import SPLITS
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest, read_json, sha256
+from mtdnn.training.fingerprint import Fingerprint
 
 # Null odds differ in their last digits from machine to machine.
 ODDS_TOLERANCE = 1e-3
@@ -44,8 +45,8 @@ def verify(experiment: Experiment, predictions: bool = False, threads: int | Non
     """
     layout = experiment.layout
     runs = sorted(path.parent for path in layout.root.glob("runs/*/*/*/*/*/config.yaml"))
-    trained = [run for run in runs if (run / "model" / "run.json").exists()]
-    scored = [run for run in trained if (run / "metrics.json").exists()]
+    trained = [run for run in runs if RunFolder(run).description.exists()]
+    scored = [run for run in trained if RunFolder(run).metrics.exists()]
     with tempfile.TemporaryDirectory() as room:
         again = Again(experiment, Path(room))
         parts: dict[str, tuple[list[Path], Check]] = {
@@ -56,7 +57,7 @@ def verify(experiment: Experiment, predictions: bool = False, threads: int | Non
             "scores": (scored, again.scores),
             "tables": (_folders(layout.table("*", "md")), again.table),
             "runs in MLflow": (
-                [run for run in scored if (run / "mlflow.json").exists()],
+                [run for run in scored if RunFolder(run).logged.exists()],
                 lambda run: _in_mlflow(experiment, run),
             ),
         }
@@ -92,14 +93,14 @@ def _guarded(check: Check, place: Path) -> Iterator[str]:
 
 
 def _encoder(folder: Path) -> Iterator[str]:
-    manifest = read_json(folder / "manifest.json")
+    manifest = read_json(folder / MANIFEST)
     yield from _files(folder, manifest["files"])
     if digest(manifest["files"]) != manifest["digest"]:
-        yield f"{folder / 'manifest.json'}: digest: is not that of its files"
+        yield f"{folder / MANIFEST}: digest: is not that of its files"
 
 
 def _corpus(folder: Path) -> Iterator[str]:
-    manifest = read_json(folder / "manifest.json")
+    manifest = read_json(folder / MANIFEST)
     splits = manifest["splits"]
     expected = {f"{split}.parquet": splits[split]["sha256"] for split in splits}
     damaged = list(_files(folder, expected))
@@ -107,11 +108,11 @@ def _corpus(folder: Path) -> Iterator[str]:
     if not damaged:
         rows = {split: pq.read_table(folder / f"{split}.parquet").to_pylist() for split in splits}
         if fetching.rows_digest(rows) != manifest["digest"]:
-            yield f"{folder / 'manifest.json'}: digest: is not that of its rows"
+            yield f"{folder / MANIFEST}: digest: is not that of its rows"
 
 
 def _features(layout: Layout, folder: Path) -> Iterator[str]:
-    described = read_json(folder / "features.json")
+    described = read_json(folder / FEATURES)
     encoder, _, corpus = folder.parts[-3:]
     splits = described["splits"]
     yield from _files(
@@ -122,8 +123,8 @@ def _features(layout: Layout, folder: Path) -> Iterator[str]:
         ("corpus_digest", layout.corpus(corpus)),
         ("encoder_digest", layout.encoder(encoder)),
     ):
-        if described[key] != read_json(origin / "manifest.json")["digest"]:
-            yield f"{folder / 'features.json'}: {key}: is not that of {origin}"
+        if described[key] != read_json(origin / MANIFEST)["digest"]:
+            yield f"{folder / FEATURES}: {key}: is not that of {origin}"
 
 
 class Models:
@@ -135,28 +136,27 @@ class Models:
 
     def __call__(self, run: Path) -> Iterator[str]:
         yield from _model(self._layout, run)
-        place = run / "model" / "run.json"
+        place = RunFolder(run).description
         trained = read_json(place).get("config_digest")
         if run in self._runs and trained != self._asked.settings(self._runs[run], "train"):
             yield f"{place}: was trained under other settings than the experiment's; train it again"
 
 
 def _model(layout: Layout, run: Path) -> Iterator[str]:
-    place = run / "model" / "run.json"
-    record, settings = read_json(place), load_run(run / "config.yaml")
+    place = RunFolder(run).description
+    record, settings = read_json(place), load_run(RunFolder(run).config)
     yield from _files(run / "model", record.get("files") or {})
     if not record.get("files"):
         yield f"{place}: files: has no digests of the model's files; train the run again"
-    parts = {key: record.get(key) for key in ("config_digest", "corpora", "encoder", "code")}
-    if record.get("fingerprint") != digest(parts)[:32]:
+    if record.get("fingerprint") != Fingerprint.recorded(record).digest:
         yield f"{place}: fingerprint: is not that of its parts"
     if record.get("config_digest") != digest(settings.determining()):
-        yield f"{place}: config_digest: is not that of {run / 'config.yaml'}"
+        yield f"{place}: config_digest: is not that of {RunFolder(run).config}"
     origins = {name: layout.corpus(name) for name in settings.corpora}
     found = {name: record["corpora"].get(name) for name in origins}
     origins["encoder"], found["encoder"] = layout.encoder(settings.encoder_name), record["encoder"]
     for name, origin in origins.items():
-        manifest = origin / "manifest.json"
+        manifest = origin / MANIFEST
         # A run that was trained elsewhere may have come without them.
         if manifest.exists() and read_json(manifest)["digest"] != found[name]:
             yield f"{place}: {name}: was another one than {origin} holds"
@@ -208,22 +208,22 @@ class Again:
         """Where `metrics.json` differs from the scores of the run's predictions."""
         from mtdnn.evaluation import metrics
 
-        made = ("config.yaml", "model", "predictions.parquet", "auxiliary.parquet")
+        made = (RunFolder.config, RunFolder.model, *STEPS["evaluate"])
         here = self._run(run, *made)
         metrics.write(here, self._copy)
-        found, expected = read_json(run / "metrics.json"), read_json(here / "metrics.json")
+        found, expected = read_json(RunFolder(run).metrics), read_json(RunFolder(here).metrics)
         for each in (found, expected):
             each.get("provenance", {}).pop("scored", None)  # when and by which commit
-        yield from _differences(found, expected, str(run / "metrics.json"), "")
+        yield from _differences(found, expected, str(RunFolder(run).metrics), "")
 
     def predictions(self, run: Path, threads: int | None) -> Iterator[str]:
         """Where predictions differ from those that the model makes now."""
         from mtdnn.evaluation.predictions import evaluate
 
-        here = self._run(run, "config.yaml", "model")
+        here = self._run(run, RunFolder.config, RunFolder.model)
         for name in _PREDICTED:
             (here / name).unlink(missing_ok=True)
-        evaluate(here, load_run(run / "config.yaml"), threads)
+        evaluate(here, load_run(RunFolder(run).config), threads)
         for name, key in _PREDICTED.items():
             rows = [_by_key(folder / name, key) for folder in (run, here)]
             if rows[0].keys() != rows[1].keys():
@@ -264,7 +264,7 @@ class Again:
                 yield f"{found}: line {number}: is not what metrics.json gives; make it again"
 
 
-_PREDICTED = {"predictions.parquet": ("split", "id"), "auxiliary.parquet": ("corpus", "row")}
+_PREDICTED = {RunFolder.predictions: ("split", "id"), RunFolder.auxiliary: ("corpus", "row")}
 
 
 def _by_key(path: Path, key: tuple[str, ...]) -> dict[tuple, dict[str, Any]]:
@@ -298,6 +298,6 @@ def _in_mlflow(experiment: Experiment, run: Path) -> Iterator[str]:
 
     store = experiment.store_uri.removeprefix("sqlite:///")
     if store != experiment.store_uri and not os.path.exists(store):
-        yield f"{store}: no such file, though {run / 'mlflow.json'} says that it was logged"
+        yield f"{store}: no such file, though {RunFolder(run).logged} says that it was logged"
         return
     yield from agrees(experiment, run)

@@ -9,12 +9,17 @@ from pathlib import Path
 
 from snakemake.exceptions import ResourceValidationError
 
-from mtdnn.config import dependencies as steps
-from mtdnn.config.experiment import dump_yaml
+from mtdnn.config.dependencies import (
+    RunSteps,
+    code_of,
+    corpus_settings,
+    encoder_settings,
+    features_settings,
+)
+from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError, lines
 from mtdnn.machine.files import digest, write_text
 from mtdnn.config.layout import Layout
-from mtdnn.machine.provenance import code_digest
 from mtdnn.reporting.products import (
     ANSWER_FIGURES,
     FIGURES,
@@ -23,6 +28,7 @@ from mtdnn.reporting.products import (
     templates_digest,
 )
 from mtdnn.reporting.facts import Captions
+from mtdnn.workflow.snakefile import load_experiment, report_command, start_delivery
 
 # Thousands of runs make millions of objects that stay; looking through them for garbage again
 # and again takes a fifth of the time of planning.
@@ -36,9 +42,9 @@ os.environ.update(
 )
 
 try:
-    experiment = steps.load_experiment(config, workflow.configfiles)
+    experiment = load_experiment(config, workflow.configfiles)
     RUNS = {run.path: run for run in experiment.runs()}
-    RUN_STEPS = steps.RunSteps(experiment)
+    RUN_STEPS = RunSteps(experiment)
     IMPORTED = {run: RUN_STEPS.imported(run) for run in RUNS.values()}
 except MtdnnError as error:
     sys.exit("\n".join(f"mtdnn: error: {line}" for line in lines(error)))

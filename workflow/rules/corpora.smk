@@ -18,8 +18,8 @@ rule encoder:
         "../../envs/environment.yaml"
     params:
         experiment=EXPERIMENT,
-        settings=lambda wildcards: steps.encoder_settings(experiment, wildcards.encoder),
-        code=code_digest("data.encoders"),
+        settings=lambda wildcards: encoder_settings(experiment, wildcards.encoder),
+        code=code_of("encoder"),
     message:
         "Fetching encoder {wildcards.encoder}"
     shell:
@@ -38,8 +38,8 @@ rule corpus:
         "../../envs/environment.yaml"
     params:
         experiment=EXPERIMENT,
-        settings=lambda wildcards: steps.corpus_settings(experiment, wildcards.corpus),
-        code=code_digest("data.corpora.fetching"),
+        settings=lambda wildcards: corpus_settings(experiment, wildcards.corpus),
+        code=code_of("corpus"),
     message:
         "Fetching corpus {wildcards.corpus}"
     shell:
@@ -64,10 +64,8 @@ rule features:
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         experiment=EXPERIMENT,
-        settings=lambda wildcards: steps.features_settings(
-            experiment, wildcards.variant
-        ),
-        code=code_digest("data.features"),
+        settings=lambda wildcards: features_settings(experiment, wildcards.variant),
+        code=code_of("features"),
     message:
         "Tokenising {wildcards.corpus} for {wildcards.encoder}"
     shell:

@@ -23,7 +23,7 @@ rule evaluate:
         experiment=EXPERIMENT,
         folder=folder,
         settings=settings_of("evaluate"),
-        code=code_digest("evaluation.predictions"),
+        code=code_of("evaluate"),
     message:
         "Evaluating {wildcards.run}"
     shell:
@@ -47,7 +47,7 @@ rule metrics:
         experiment=EXPERIMENT,
         folder=folder,
         settings=settings_of("metrics"),
-        code=code_digest("evaluation.metrics"),
+        code=code_of("metrics"),
     message:
         "Scoring {wildcards.run}"
     shell:

@@ -12,7 +12,7 @@ REPORTED = [
         for name in [*experiment.figures, *FIGURES]
     ),
 ]
-REPORT = steps.report_command(EXPERIMENT, workflow.main_snakefile, REPORTED, ROOT)
+REPORT = report_command(EXPERIMENT, workflow.main_snakefile, REPORTED, ROOT)
 
 
 report: "../report/workflow.rst"
@@ -32,7 +32,7 @@ rule comparisons:
     params:
         experiment=EXPERIMENT,
         settings=digest(experiment.model_dump(mode="json")),
-        code=code_digest("statistics.records", "reporting.comparisons"),
+        code=code_of("comparisons"),
     message:
         "Writing the comparisons of {wildcards.table}"
     shell:
@@ -69,7 +69,7 @@ rule table:
     params:
         experiment=EXPERIMENT,
         settings=digest(experiment.model_dump(mode="json")),
-        code=code_digest("reporting.products"),
+        code=code_of("reporting"),
     message:
         "Writing {wildcards.table}"
     shell:
@@ -97,7 +97,7 @@ rule figure:
     params:
         experiment=EXPERIMENT,
         settings=digest(experiment.model_dump(mode="json")),
-        code=code_digest("reporting.products"),
+        code=code_of("reporting"),
     message:
         "Drawing {wildcards.figure}"
     shell:
@@ -126,7 +126,7 @@ rule answers:
         experiment=EXPERIMENT,
         figures=ANSWER_FIGURES,
         settings=digest(experiment.model_dump(mode="json")),
-        code=code_digest("reporting.products"),
+        code=code_of("reporting"),
         templates=templates_digest(),
     message:
         "Writing the answers side by side"
@@ -151,7 +151,7 @@ rule pages:
     params:
         experiment=EXPERIMENT,
         settings=digest(experiment.model_dump(mode="json")),
-        code=code_digest("reporting.products"),
+        code=code_of("reporting"),
         templates=templates_digest(),
     message:
         "Writing the pages of the report"

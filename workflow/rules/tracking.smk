@@ -39,7 +39,7 @@ rule log:
         "../../envs/environment.yaml"
     params:
         experiment=EXPERIMENT,
-        code=code_digest("tracking.runs"),
+        code=code_of("log"),
     message:
         "Logging all runs to MLflow"
     shell:
@@ -64,7 +64,7 @@ rule agreement:
         "../../envs/environment.yaml"
     params:
         experiment=EXPERIMENT,
-        code=code_digest("tracking.agreement"),
+        code=code_of("agreement"),
     message:
         "Writing what MLflow and the tables agree on"
     shell:

@@ -39,7 +39,7 @@ rule train:
         experiment=EXPERIMENT,
         folder=folder,
         settings=settings_of("train"),
-        code=code_digest("training.loop"),
+        code=code_of("train"),
     message:
         "Training {wildcards.run}"
     shell:

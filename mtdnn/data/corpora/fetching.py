@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet
 
+from mtdnn.config.layout import MANIFEST
 from mtdnn.config.settings import CorpusSettings, FilesCorpus
 from mtdnn.data.corpora import publishers, synthetic
 from mtdnn.data.corpora.rows import SCHEMAS, Split, normalise
@@ -40,7 +41,7 @@ def fetch(name: str, corpus: CorpusSettings, *, root: str, lock: Path, output: P
         draft.mkdir()
         described = {s: _write(draft, s, content, corpus) for s, content in splits.items()}
         write_json(
-            draft / "manifest.json",
+            draft / MANIFEST,
             {
                 "corpus": name,
                 "label": corpus.label,

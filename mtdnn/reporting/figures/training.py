@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.config.layout import RunId
+from mtdnn.config.layout import RunFolder, RunId
 from mtdnn.config.loading import load_run
 from mtdnn.config.settings import RunSettings
 from mtdnn.evaluation.results import Result, read_results, variant_label
@@ -89,7 +89,7 @@ def _loss_notes(
 
 def run_loss(folder: Path) -> Figure:
     """The loss curves of one run, from its own files."""
-    settings = load_run(folder / "config.yaml")
+    settings = load_run(RunFolder(folder).config)
     steps = read_training(folder)
     colours = dict(zip(settings.corpora, cycle(), strict=False))
     with matplotlib.rc_context(STYLE):
@@ -171,7 +171,7 @@ def draw_draws(experiment: Experiment) -> Figure:
 def _drawn(folder: Path) -> dict[str, int]:
     """Steps of each corpus in a run's schedule; empty when there is none that can be read."""
     try:
-        column = pq.read_table(folder / "schedule.parquet", columns=["corpus"])["corpus"]
+        column = pq.read_table(RunFolder(folder).schedule, columns=["corpus"])["corpus"]
     except (OSError, pa.ArrowInvalid):
         return {}
     return {each["values"]: each["counts"] for each in column.value_counts().to_pylist()}
