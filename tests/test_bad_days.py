@@ -290,7 +290,7 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path, undisturbed, monkeypatch):
 IMPATIENT = """
 import os, signal, sys, time
 from mtdnn.training.checkpoints import Checkpoints
-from mtdnn.cli import main
+from mtdnn.cli.main import main
 save = Checkpoints.save
 def twice(self, step, *rest):
     if step == 4:

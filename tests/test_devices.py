@@ -19,7 +19,7 @@ GPUS = ["GPU-aaaa-1", "GPU-abbb-2", "GPU-cccc-3"]
 HOLDER = """
 import sys
 from pathlib import Path
-from mtdnn import devices
+from mtdnn.machine import gpus as devices
 names = sys.argv[2].split()
 print(devices.take(lambda: names, Path(sys.argv[1]), int(sys.argv[3])), flush=True)
 sys.stdin.read()

@@ -16,7 +16,6 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from mtdnn.config.settings import FeatureSettings
-from mtdnn.data import features
 from mtdnn.data.corpora.publishers import squad
 from mtdnn.data.features import Features
 from mtdnn.data.tokenising import Tokenizer, prepare, tokenise, window_starts
@@ -337,7 +336,7 @@ def test_files_in_portions_are_the_same_file(encoder, tmp_path, monkeypatch, fam
     corpus = write_corpus(tmp_path / "corpus", family, train=rows, dev=rows[:5])
     tables = []
     for portion in (1000, 4):
-        monkeypatch.setattr(features, "ROWS_AT_A_TIME", portion)
+        monkeypatch.setattr("mtdnn.data.tokenising.ROWS_AT_A_TIME", portion)
         output = tmp_path / f"features{portion}"
         prepare(family, RULE, encoder, corpus, output)
         tables.append(Features(output / "train.arrow", family))

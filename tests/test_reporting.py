@@ -300,7 +300,9 @@ def test_figures_exist_in_three_formats_with_the_same_bytes_each_time(drawn, nam
     assert first["pdf"].startswith(b"%PDF")
     assert b"<svg" in first["svg"]
     code = "import sys; from mtdnn.reporting import products; "
-    code += "from mtdnn.config.experiment import parse, read_yaml; "
+    code += (
+        "from mtdnn.config.loading import parse; from mtdnn.config.yaml_files import read_yaml; "
+    )
     code += "products.write_figure(parse(read_yaml(sys.argv[1]), 'x'), sys.argv[2])"
     path = drawn.layout.root / "experiment.json"
     write_text(path, drawn.model_dump_json())

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtdnn.cli import main
+from mtdnn.cli.main import main
 from mtdnn.evaluation.scoring import Scores, best, normalise, score_answers, summary
 from mtdnn.evaluation.thresholds import null_odds_auc, official_best, tune
 

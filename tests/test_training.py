@@ -21,7 +21,7 @@ from mtdnn.errors import MtdnnError
 from mtdnn.evaluation import predictions as evaluation
 from mtdnn.model.multitask import MultiTaskModel
 from mtdnn.model.optimizer import learning_rate, optimizer_for
-from mtdnn.training import fingerprint, schedule
+from mtdnn.training import schedule
 from mtdnn.training.fingerprint import Fingerprint
 from mtdnn.training.loop import random_state, train
 from mtdnn.training.stepper import Stepper, parts_of, precision
@@ -253,7 +253,7 @@ def test_random_states_differ_by_seed_step_and_process():
 def test_each_step_of_training_has_its_own_random_state(tmp_path, monkeypatch):
     run_dir, run = tiny_run(tmp_path, epochs=1)
     calls = []
-    monkeypatch.setattr(fingerprint, "random_state", lambda *state: calls.append(state))
+    monkeypatch.setattr("mtdnn.training.loop.random_state", lambda *state: calls.append(state))
     train(run_dir, run, threads=1)
     assert calls == [(run.seed, line["step"], 0) for line in lines_of(run_dir)]
 

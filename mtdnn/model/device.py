@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 
-from mtdnn.machine.gpus import take
+from mtdnn.machine import gpus
 from mtdnn.model.fast import fast
 
 
@@ -35,7 +35,7 @@ def use_device(threads: int | None, deterministic: bool = True) -> torch.device:
     if threads:
         torch.set_num_threads(threads)
         pa.set_cpu_count(threads)
-    take()
+    gpus.take()
     if not torch.cuda.is_available():
         return torch.device("cpu")
     # Read by cuBLAS when it is first used.
