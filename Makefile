@@ -37,7 +37,7 @@ test: $(INSTALLED)
 	python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 soak: $(INSTALLED)
-	python -m tests.soak --kills 20
+	python -m tests.support.soak --kills 20
 
 fuzz: $(INSTALLED)
 	python -m tests.fuzz --cases 100000

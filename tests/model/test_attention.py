@@ -1,0 +1,159 @@
+"""Packed attention: no sequence sees another, and dropout acts where it should."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from mtdnn.model.attention import PACKABLE, _one_by_one, _side_by_side, packed_attention
+from mtdnn.model.batches import PackedBatch
+from mtdnn.training.loop import random_state
+from tests.model.test_multitask import Prepared
+
+LENGTHS = (5, 1, 9, 3)
+
+
+def packing(lengths=LENGTHS):
+    positions = torch.cat([torch.arange(n) for n in lengths])
+    items = torch.arange(len(lengths) + 1).numpy()
+    return PackedBatch(positions, positions, positions, tuple(lengths), items, {})
+
+
+def query_key_value(heads=3, size=4, lengths=LENGTHS):
+    torch.manual_seed(1)
+    return [torch.randn(heads, sum(lengths), size, requires_grad=True) for _ in range(3)]
+
+
+def by_hand(query, key, value, lengths, scale):
+    """Softmax attention inside each sequence, from its definition."""
+    outputs, start = [], 0
+    for n in lengths:
+        q, k, v = (x[:, start : start + n] for x in (query, key, value))
+        outputs.append((q @ k.transpose(1, 2) * scale).softmax(dim=2) @ v)
+        start += n
+    return torch.cat(outputs, dim=1).transpose(0, 1)
+
+
+@pytest.mark.parametrize("attend", [_one_by_one, _side_by_side])
+@pytest.mark.parametrize("scaling", [None, 0.3])
+def test_both_ways_equal_the_definition(attend, scaling):
+    inputs = query_key_value()
+    expected = by_hand(*inputs, LENGTHS, scaling or 1 / math.sqrt(4))
+    output = attend(*inputs, packing(), 0.0, scaling)
+    torch.testing.assert_close(output, expected, atol=1e-6, rtol=1e-5)
+
+    pull = torch.randn_like(output)
+    wanted = torch.autograd.grad(expected, inputs, pull)
+    gradients = torch.autograd.grad(output, inputs, pull)
+    torch.testing.assert_close(gradients, wanted, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("attend", [_one_by_one, _side_by_side])
+def test_attention_dropout_is_unbiased_and_independent(attend):
+    """Each weight is dropped by itself, the rest grows by 1/(1 - p): the mean is undropped."""
+    with torch.no_grad():
+        inputs, rate, draws = query_key_value(), 0.3, 3000
+        undropped = attend(*inputs, packing(), 0.0, None)
+        torch.manual_seed(2)
+        outputs = torch.stack([attend(*inputs, packing(), rate, None) for _ in range(draws)])
+        error = (outputs.mean(dim=0) - undropped) / (outputs.std(dim=0) / math.sqrt(draws))
+        assert error.abs().max() < 5
+        # The sequence of one token keeps its only weight, or loses it.
+        alone = outputs[:, LENGTHS[0], 0, 0] / undropped[LENGTHS[0], 0, 0]
+        kept = torch.isclose(alone, torch.tensor(1 / (1 - rate)))
+        assert ((alone == 0) | kept).all()
+        assert kept.float().mean().item() == pytest.approx(1 - rate, abs=0.04)
+
+
+def test_the_interface_takes_and_gives_what_transformers_expects():
+    inputs = [x[None] for x in query_key_value()]
+    output, weights = packed_attention(nn.Module(), *inputs, None, packing=packing(), other=1)
+    assert output.shape == (1, sum(LENGTHS), 3, 4) and weights is None
+
+
+@pytest.mark.parametrize("kind", PACKABLE)
+def test_no_sequence_sees_another(tmp_path, kind):
+    """The leak test of the design: whatever one sequence says, the others stay as they are."""
+    prepared = Prepared(tmp_path, kind)
+    model, batch = prepared.model("packed").eval(), prepared.batch("squad", range(4))
+    ends = [sum(batch.lengths[: i + 1]) for i in range(4)]
+    with torch.no_grad():
+        before = model.encode(batch).split(batch.lengths)
+        for changed in range(4):
+            ids = batch.input_ids.clone()
+            ids[ends[changed] - batch.lengths[changed] : ends[changed]] = 7
+            other = PackedBatch(**{**vars_of(batch), "input_ids": ids})
+            after = model.encode(other).split(batch.lengths)
+            for number in range(4):
+                assert torch.equal(before[number], after[number]) == (number != changed)
+        for number in range(4):  # nor does the company that a sequence keeps
+            alone = model.encode(batch.slice(number, number + 1))
+            torch.testing.assert_close(alone, before[number], atol=1e-5, rtol=1e-4)
+
+
+def vars_of(batch):
+    names = ("input_ids", "token_type_ids", "position_ids", "lengths", "items", "targets")
+    return {name: getattr(batch, name) for name in names}
+
+
+# --- dropout in training, on the packed path -------------------------------------------------
+
+KINDS = {
+    "attention": ({"attention_probs_dropout_prob": 0.2, "hidden_dropout_prob": 0}, 0),
+    "hidden": ({"attention_probs_dropout_prob": 0, "hidden_dropout_prob": 0.2}, 0),
+    "head": ({"attention_probs_dropout_prob": 0, "hidden_dropout_prob": 0}, 0.2),
+    "none": ({"attention_probs_dropout_prob": 0, "hidden_dropout_prob": 0}, 0),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def dropping(request, tmp_path_factory):
+    encoder, head = KINDS[request.param]
+    folder = tmp_path_factory.mktemp(request.param)
+    prepared = Prepared(folder, training={"head_dropout": head}, **encoder)
+    model = prepared.model("packed")
+    for some in model.heads.values():
+        nn.init.normal_(some.linear.weight, std=0.3)
+    return request.param, model, prepared
+
+
+@pytest.mark.parametrize("corpus", ["squad", "swag", "cola"])
+def test_each_dropout_acts_by_itself_in_training_only(dropping, corpus):
+    kind, model, prepared = dropping
+    batch = prepared.batch(corpus)
+
+    def loss(seed, step):
+        random_state(seed, step)
+        return model.loss(corpus, batch).item()
+
+    with torch.no_grad():
+        model.eval()
+        undropped = loss(1, 0)
+        assert undropped == loss(1, 1)
+
+        model.train()
+        assert loss(1, 0) == loss(1, 0)  # to the bit: a resumed run goes on as it would have
+        different = {loss(1, 0), loss(1, 1), loss(2, 0), undropped}
+        assert len(different) == (1 if kind == "none" else 4)
+
+        if kind == "head":  # linear in the head's inputs: the mean of the logits is undropped
+            model.eval()
+            expected = model(corpus, batch)
+            model.train()
+            draws = torch.stack([model(corpus, batch) for _ in range(100)])
+            error = (draws.mean(dim=0) - expected) / (draws.std(dim=0) / 10)
+            assert error.abs().max() < 5
+
+
+def test_attention_dropout_differs_from_sequence_to_sequence(tmp_path):
+    model = Prepared(tmp_path, **KINDS["attention"][0], training={}).model("packed")
+    ids = torch.tensor([2, 8, 9, 10, 3] * 2)
+    twins = PackedBatch(
+        ids, torch.zeros_like(ids), torch.arange(10) % 5, (5, 5), torch.tensor([0, 1, 2]), {}
+    )
+    with torch.no_grad():
+        first, second = model.train().encode(twins).split(5)
+        assert not torch.allclose(first, second, atol=1e-4)
+        first, second = model.eval().encode(twins).split(5)
+        torch.testing.assert_close(first, second)

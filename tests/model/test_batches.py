@@ -1,0 +1,109 @@
+"""Packing lays sequences end to end and takes them apart again."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtdnn.data.features import Sequences
+from mtdnn.model.batches import TARGETS, PackedBatch, pack
+from tests.model.test_multitask import Prepared
+from tests.support.tiny import FAMILIES
+
+
+@st.composite
+def some_sequences(draw):
+    """Items of one to three sequences, with numbers that tell each token from the others."""
+    counts = draw(st.lists(st.integers(1, 3), min_size=1, max_size=5))
+    lengths = np.array(
+        draw(st.lists(st.integers(1, 6), min_size=sum(counts), max_size=sum(counts)))
+    )
+    tokens = int(lengths.sum())
+    return Sequences(
+        lengths=lengths,
+        items=np.concatenate([[0], np.cumsum(counts)]),
+        columns={
+            "input_ids": np.arange(100, 100 + tokens, dtype=np.int32),
+            "token_type_ids": np.arange(tokens, dtype=np.int8) % 2,
+            "label": np.repeat(np.arange(len(counts)), counts).astype(np.int32),
+        },
+    )
+
+
+def fields(batch):
+    targets = {name: value.tolist() for name, value in batch.targets.items()}
+    tensors = (batch.input_ids, batch.token_type_ids, batch.position_ids)
+    return [t.tolist() for t in tensors], batch.lengths, batch.items.tolist(), targets
+
+
+@given(some_sequences())
+def test_a_packed_batch(sequences):
+    batch = pack(sequences, "multiple_choice")
+    starts = np.cumsum(sequences.lengths) - sequences.lengths
+    assert batch.tokens == sequences.lengths.sum()
+    assert batch.first_tokens.tolist() == starts.tolist()
+    assert batch.position_ids[batch.first_tokens].eq(0).all()
+    assert batch.position_ids.tolist() == [i for n in sequences.lengths for i in range(n)]
+    padded = batch.padded_places.view(len(starts), batch.longest).tolist()
+    for start, length, row in zip(starts, sequences.lengths, padded, strict=True):
+        assert row == [*range(start, start + length)] + [batch.tokens] * (len(row) - length)
+    assert batch.padded_places[batch.token_places].tolist() == list(range(batch.tokens))
+
+
+@given(some_sequences())
+def test_padding_and_its_inverse(sequences):
+    batch = pack(sequences, "multiple_choice")
+    padded = batch.pad(batch.input_ids, -1)
+    rows = [row[row >= 0].tolist() for row in padded]
+    assert rows == [part.tolist() for part in batch.input_ids.split(batch.lengths)]
+    assert torch.equal(padded >= 0, batch.mask)
+    assert torch.equal(batch.unpad(padded), batch.input_ids)
+    vectors = torch.randn(batch.tokens, 2, 3)
+    assert batch.pad(vectors, 0.0).shape == (len(batch.lengths), max(batch.lengths), 2, 3)
+    assert torch.equal(batch.unpad(batch.pad(vectors, 0.0)), vectors)
+
+
+@given(some_sequences(), st.data())
+def test_parts_of_a_batch_are_batches(sequences, data):
+    batch = pack(sequences, "multiple_choice")
+    items = len(sequences.items) - 1
+    first = data.draw(st.integers(0, items - 1))
+    last = data.draw(st.integers(first + 1, items))
+    part = batch.slice(first, last)
+    a, b = sequences.items[first], sequences.items[last]
+    begin, end = sequences.lengths[:a].sum(), sequences.lengths[:b].sum()
+    columns = {
+        name: value[a:b] if name == "label" else value[begin:end]
+        for name, value in sequences.columns.items()
+    }
+    expected = Sequences(sequences.lengths[a:b], sequences.items[first : last + 1] - a, columns)
+    assert fields(part) == fields(pack(expected, "multiple_choice"))
+    assert fields(batch.slice(0, items)) == fields(batch)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return Prepared(tmp_path_factory.mktemp("batches"))
+
+
+@pytest.mark.parametrize("corpus", FAMILIES)
+def test_a_batch_of_features(prepared, corpus):
+    features, items = prepared.features[corpus], [5, 0, 3]
+    batch = prepared.batch(corpus, items)
+    assert set(batch.targets) == set(TARGETS[features.family])
+    assert len(batch.items) == 4 and all(
+        len(t) == len(batch.lengths) for t in batch.targets.values()
+    )
+    assert {t.dtype for t in (batch.input_ids, batch.position_ids, *batch.targets.values())} == {
+        torch.int64
+    }
+    for place, item in enumerate(items):
+        assert fields(batch.slice(place, place + 1)) == fields(prepared.batch(corpus, [item]))
+
+
+def test_moving_keeps_everything(prepared):
+    batch = prepared.batch("swag")
+    assert isinstance(batch.to(torch.device("cpu")), PackedBatch)
+    assert fields(batch.to(torch.device("cpu"))) == fields(batch)
+    assert batch.to(torch.device("meta")).input_ids.device.type == "meta"

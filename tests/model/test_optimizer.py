@@ -1,0 +1,176 @@
+"""The optimiser and the learning rate equal independent implementations and hand formulas."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import get_linear_schedule_with_warmup
+
+from mtdnn.config.layout import RunId
+from mtdnn.config.settings import TrainingSettings
+from mtdnn.model.multitask import build
+from mtdnn.model.optimizer import (
+    DecoupledAdamax,
+    clip_scale,
+    gradient_norm,
+    learning_rate,
+    optimizer_for,
+)
+from tests.support.tiny import make_encoder, make_tiny_experiment
+
+SHAPES = [(7,), (3, 5), (1,), (2, 3, 4), ()]
+
+
+def parameters(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
+
+
+def gradients(steps=50):
+    """Gradients of very different sizes, zeros among them; the same at each call."""
+    generator = torch.Generator().manual_seed(1)
+    for step in range(steps):
+        scale = 10.0 ** (step % 9 - 6)
+        drawn = [torch.randn(shape, generator=generator) * scale for shape in SHAPES]
+        drawn[0][step % 3] = 0
+        yield [torch.zeros_like(g) for g in drawn] if step == 20 else drawn
+
+
+def run(optimizer, some, rates=None):
+    for step, drawn in enumerate(gradients()):
+        for parameter, gradient in zip(some, drawn, strict=True):
+            parameter.grad = gradient.clone()
+        for group in optimizer.param_groups:
+            group["lr"] = rates[step] if rates else group["lr"]
+        optimizer.step()
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.5, 0.9), (0.0, 0.99)])
+def test_without_decay_it_is_torchs_adamax(betas):
+    ours, theirs = parameters(), parameters()
+    rates = [1e-2 * (50 - step) / 50 for step in range(50)]
+    run(DecoupledAdamax([{"params": ours}], lr=1e-2, betas=betas), ours, rates)
+    run(torch.optim.Adamax(theirs, lr=1e-2, betas=betas, eps=1e-8), theirs, rates)
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+    assert not torch.allclose(ours[1], parameters()[1])
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_with_decay_it_is_the_formula(legacy):
+    lr, decay, beta1, beta2, eps = 3e-3, 0.1, 0.9, 0.999, 1e-6
+    ours = parameters()
+    groups = [{"params": ours, "weight_decay": decay}]
+    run(DecoupledAdamax(groups, lr=lr, betas=(beta1, beta2), eps=eps, legacy=legacy), ours)
+
+    expected = [p.detach().double() for p in parameters()]
+    m = [torch.zeros_like(p) for p in expected]
+    u = [torch.zeros_like(p) for p in expected]
+    for t, drawn in enumerate(gradients(), start=1):
+        for i, gradient in enumerate(drawn):
+            g = gradient.double()
+            m[i] = beta1 * m[i] + (1 - beta1) * g
+            u[i] = torch.maximum(beta2 * u[i], g.abs() + eps)
+            step = m[i] / (u[i] + eps) if legacy else m[i] / (1 - beta1**t) / u[i]
+            expected[i] = expected[i] - lr * (step + decay * expected[i])
+    torch.testing.assert_close([p.detach().double() for p in ours], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_rows_with_a_gradient_are_updated_like_a_whole_matrix(legacy, monkeypatch):
+    monkeypatch.setattr("mtdnn.model.optimizer.PORTION", 12)  # of three rows
+    generator = torch.Generator().manual_seed(1)
+    start, outcomes = torch.randn(10, 4, generator=generator), []
+    drawn = [torch.randint(0, 10, (number,), generator=generator) for number in (6, 1, 0, 9, 4)]
+    for sparse in (True, False):
+        words = nn.Parameter(start.clone())
+        optimizer = DecoupledAdamax(
+            [{"params": [words], "weight_decay": 0.1}], lr=0.1, legacy=legacy
+        )
+        for number, rows in enumerate(drawn):
+            words.grad = None
+            looked_up = nn.functional.embedding(rows, words, sparse=sparse)
+            (looked_up * (number + 1 + torch.arange(4.0))).square().sum().backward()
+            norm = gradient_norm([words])
+            outcomes.append(norm)
+            optimizer.step(clip_scale(norm, 3.0))
+        seen = torch.cat(drawn).unique()
+        outcomes += [words.detach(), optimizer.state[words]["exp_avg"]]
+        outcomes.append(optimizer.state[words]["exp_inf"][seen])
+    half = len(outcomes) // 2
+    torch.testing.assert_close(outcomes[:half], outcomes[half:])
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_parameter_without_gradient_is_left_alone(legacy):
+    used, unused = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    groups = [{"params": [used, unused], "weight_decay": 0.5}]
+    optimizer = DecoupledAdamax(groups, lr=0.1, legacy=legacy)
+    for _ in range(5):
+        used.grad = torch.ones(3)
+        optimizer.step()
+    assert torch.equal(unused, torch.ones(3)) and not optimizer.state[unused]
+
+    # When it is used at last, it is at its own first step.
+    fresh = nn.Parameter(torch.ones(3))
+    other = DecoupledAdamax([{"params": [fresh], "weight_decay": 0.5}], lr=0.1, legacy=legacy)
+    unused.grad, fresh.grad = torch.full((3,), 0.7), torch.full((3,), 0.7)
+    optimizer.step()
+    other.step()
+    assert torch.equal(unused, fresh)
+
+
+def test_its_state_can_be_kept_and_taken_up_again():
+    whole, halves = parameters(), parameters()
+    drawn = list(gradients(8))
+    optimizers = [DecoupledAdamax([{"params": some}], lr=1e-2) for some in (whole, halves)]
+    for step, some_gradients in enumerate(drawn):
+        if step == 4:
+            state = optimizers[1].state_dict()
+            optimizers[1] = DecoupledAdamax([{"params": halves}], lr=1e-2)
+            optimizers[1].load_state_dict(state)
+        for some, optimizer in zip((whole, halves), optimizers, strict=True):
+            for parameter, gradient in zip(some, some_gradients, strict=True):
+                parameter.grad = gradient.clone()
+            optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(whole, halves, strict=True))
+
+
+def test_decay_spares_biases_and_layer_norm(tmp_path):
+    encoder = make_encoder(tmp_path / "encoder")
+    resolve = make_tiny_experiment(tmp_path).resolve
+    model = build(encoder, resolve(RunId("tiny", "squad_cola", 0.5, "default", 1)))
+    names = {parameter: name for name, parameter in model.named_parameters()}
+
+    def decayed(kind):
+        settings = TrainingSettings(optimizer=kind, weight_decay=0.25)
+        groups = optimizer_for(model, settings).param_groups
+        held = [names[p] for group in groups for p in group["params"]]
+        assert sorted(held) == sorted(names.values())  # each in one group
+        assert {group["weight_decay"] for group in groups} <= {0.25, 0.0}
+        return {names[p] for g in groups if g["weight_decay"] for p in g["params"]}
+
+    spared = set(names.values()) - decayed("adamax")
+    assert spared == {n for n in names.values() if n.endswith("bias") or "LayerNorm" in n}
+    assert {"pooler.dense.bias", "heads.cola.linear.bias"} < spared
+    assert decayed("adamax_legacy") == set(names.values())
+
+
+def test_settings_reach_the_optimiser():
+    model = nn.Linear(2, 2)
+    for kind, eps in (("adamax", 1e-8), ("adamax_legacy", 1e-6)):
+        settings = TrainingSettings(optimizer=kind, beta1=0.8, beta2=0.7, learning_rate=0.5)
+        for group in optimizer_for(model, settings).param_groups:
+            assert (group["betas"], group["eps"], group["lr"]) == ((0.8, 0.7), eps, 0.5)
+            assert group["legacy"] == (kind == "adamax_legacy")
+
+
+@pytest.mark.parametrize("steps", [1, 2, 9, 10, 37, 1184])
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.33, 1.0])
+def test_the_learning_rate_is_that_of_transformers(steps, warmup):
+    settings = TrainingSettings(learning_rate=3e-4, warmup=warmup)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=3e-4)
+    scheduler = get_linear_schedule_with_warmup(optimizer, int(warmup * steps), steps)
+    for step in range(steps):
+        expected = optimizer.param_groups[0]["lr"]
+        assert learning_rate(step, steps, settings) == pytest.approx(expected, rel=1e-12, abs=0)
+        optimizer.step()
+        scheduler.step()

@@ -1,0 +1,101 @@
+"""summary.md: every number has its source; MLflow holds what tables and statistics hold."""
+
+import json
+import re
+
+import pytest
+
+from mtdnn.errors import MtdnnError
+from mtdnn.reporting import products
+from tests.support.factories import make_experiment, make_run, make_statistics
+
+NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.]|\.\d)")
+
+
+def numbers_of(value):
+    """Every number in a JSON value, those in its texts included."""
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        return {number for each in value for number in numbers_of(each)}
+    if isinstance(value, str):
+        return {float(number) for number in re.findall(r"\d+(?:\.\d+)?", value)}
+    return {abs(value)} if isinstance(value, int | float) else set()
+
+
+def unfound(text, known):
+    """Numbers of a text that are no rounding of a known one."""
+    return [
+        shown
+        for shown in NUMBER.findall(text)
+        if not any(
+            f"{number:.{len(shown.partition('.')[2])}f}" == shown or f"{number:g}" == shown
+            for number in known
+        )
+    ]
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    made = make_experiment(tmp_path, seeds=[11, 12, 13])
+    for number, run in enumerate(made.runs()):
+        make_run(made, run, em=60 + number / 7)
+    return made
+
+
+def test_every_number_of_the_summary_has_its_source(experiment):
+    statistics = make_statistics(experiment)
+    products.write_summary(experiment)
+    text = (experiment.layout.root / "summary.md").read_text(encoding="utf-8")
+    known = numbers_of(statistics)
+    for run in experiment.runs():
+        metrics = json.loads((experiment.layout.run(run) / "metrics.json").read_text())
+        known |= numbers_of(metrics)
+    assert unfound(text, known) == []
+    assert len(NUMBER.findall(text)) > 100
+    # The test can fail: a number that stands nowhere is found out.
+    assert unfound(f"{text} 73.4519", known) == ["73.4519"]
+
+    for table in statistics["tables"].values():
+        for each in table["comparisons"]:
+            line = next(
+                line
+                for line in text.splitlines()
+                if line.startswith(f"| {each['to_label']} − ")
+                and f"{abs(each['em']['difference']):.2f}" in line
+            )
+            assert each["verdict"]["em"] in line
+            assert f"{abs(each['em']['low']):.2f}" in line
+
+
+def test_latex_of_the_summary_is_balanced_and_complete(experiment):
+    make_statistics(experiment)
+    products.write_summary(experiment)
+    text = (experiment.layout.root / "summary.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```latex\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == len(experiment.tables)
+    for block in blocks:
+        plain = re.sub(r"\\[{}%&#_$]", "", block)
+        assert plain.count("{") == plain.count("}")
+        assert block.count(r"\begin{") == block.count(r"\end{")
+        for body in re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end", block, re.DOTALL):
+            for line in body[1].splitlines():
+                if line.endswith(r"\\"):
+                    assert len(re.findall(r"(?<!\\)&", line)) == len(body[0]) - 1, line
+        assert block.isascii() or not re.findall(r"[±−Δ–]", block)
+
+
+def test_without_statistics_the_summary_says_what_is_missing(experiment):
+    with pytest.raises(MtdnnError, match=r"statistics\.json: no such file; run mtdnn statistics"):
+        products.write_summary(experiment)
+
+
+def test_differences_are_on_the_page_of_their_table(experiment):
+    statistics = make_statistics(experiment)
+    products.write_page(experiment, "table2")
+    text = experiment.layout.page("table2").read_text(encoding="utf-8")
+    for each in statistics["tables"]["table2"]["comparisons"]:
+        word = each["verdict"]["em"]
+        assert f'<span class="verdict {word.replace(" ", "-")}">{word}</span>' in text
+        assert f"{abs(each['em']['difference']):.2f}" in text
+        assert each["verdict"]["text"] in text

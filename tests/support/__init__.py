@@ -1,0 +1,1 @@
+"""What several tests need: tiny models and experiments, stand-ins, servers, a SLURM."""

@@ -1,0 +1,98 @@
+"""Tables are compared with MLflow cell by cell, and what agrees is summed up there."""
+
+import json
+import re
+
+import pytest
+from mlflow import MlflowClient
+
+from mtdnn.errors import MtdnnError
+from mtdnn.machine.files import read_json, write_json, write_text
+from mtdnn.reporting import products
+from mtdnn.tracking import agreement, runs
+from tests.support.factories import make_experiment, make_run, make_statistics
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory):
+    """Every run of an experiment of two seeds, scored and logged, with tables and a figure."""
+    experiment = make_experiment(tmp_path_factory.mktemp("logged"), seeds=[1, 2])
+    for number, run in enumerate(experiment.runs()):
+        folder = make_run(experiment, run, em=60 + number / 3, steps=4)
+        runs.log_run(experiment, folder)
+    make_statistics(experiment)
+    for name in experiment.tables:
+        products.write_table(experiment, name)
+    write_text(experiment.layout.figure("figure3", "svg"), "<svg/>")
+    return experiment
+
+
+def summaries(experiment) -> list:
+    client = MlflowClient(experiment.store_uri)
+    known = client.get_experiment_by_name(experiment.experiment)
+    return client.search_runs([known.experiment_id], "tags.kind = 'summary'")
+
+
+def test_what_agrees_is_summed_up_once(logged):
+    agreement.write(logged)
+    said = read_json(logged.layout.root / "agreement.json")
+    assert said["runs"] == len(logged.runs()) and said["cells"] > 100
+    (summary,) = summaries(logged)
+    assert said["summary"] == summary.info.run_id and summary.info.status == "FINISHED"
+    statistics = read_json(logged.layout.root / "statistics.json")
+    cell = "base/qa/w1.0/default"
+    wanted = statistics["cells"][cell]["paper_dev"]["em"]
+    assert summary.data.metrics[f"{cell}/paper_dev/em/mean"] == wanted["mean"]
+    first = statistics["tables"]["table2"]["comparisons"][0]
+    name = f"table2/{first['to']} vs {first['from']}/{first['slice']}"
+    for key in ("difference", "low", "high"):
+        assert summary.data.metrics[f"{name}/em/{key}"] == first["em"][key]
+    if first["verdict"]["em"]:
+        assert summary.data.tags[f"verdict/{name}/em"] == first["verdict"]["em"]
+    client = MlflowClient(logged.store_uri)
+    for folder, file in (("tables", "table1.csv"), ("figures", "figure3.svg")):
+        found = {each.path for each in client.list_artifacts(summary.info.run_id, folder)}
+        assert f"{folder}/{file}" in found
+
+    agreement.write(logged)
+    assert [each.info.run_id for each in summaries(logged)] == [summary.info.run_id]
+    write_text(logged.layout.figure("figure3", "svg"), "<svg></svg>")
+    agreement.write(logged)
+    (other,) = summaries(logged)
+    assert other.info.run_id != summary.info.run_id
+
+
+def test_a_cell_that_differs_is_named(logged):
+    table = logged.layout.table("table2", "csv")
+    whole = table.read_text(encoding="utf-8")
+    value = re.findall(r"\d+\.\d{6,}", whole)[0]
+    write_text(table, whole.replace(value, "61.5", 1))
+    with pytest.raises(
+        MtdnnError, match=r"table2\.csv: line \d+: \w+: '61.5' in the table, "
+    ) as no:
+        agreement.write(logged)
+    assert len(str(no.value).splitlines()) == 1
+    write_text(table, whole)
+
+
+def test_a_score_that_differs_is_named(logged):
+    """Whoever scores a run anew and logs nothing, or edits MLflow."""
+    folder = logged.layout.run(logged.runs()[0])
+    whole = read_json(folder / "metrics.json")
+    changed = json.loads(json.dumps(whole))
+    changed["slices"]["paper_dev"]["HasAns_f1"] += 0.5
+    write_json(folder / "metrics.json", changed)
+    with pytest.raises(MtdnnError, match=r"slices/paper_dev/HasAns_f1: .* in MLflow"):
+        agreement.write(logged)
+    write_json(folder / "metrics.json", whole)
+    agreement.write(logged)
+
+
+def test_a_run_that_mlflow_lacks_is_named(logged):
+    folder = logged.layout.run(logged.runs()[0])
+    run_id = read_json(folder / "mlflow.json")["run_id"]
+    MlflowClient(logged.store_uri).delete_run(run_id)
+    with pytest.raises(MtdnnError, match="MLflow has 0 runs with its fingerprint, not 1"):
+        agreement.write(logged)
+    runs.log_run(logged, folder)
+    agreement.write(logged)

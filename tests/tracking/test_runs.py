@@ -1,0 +1,346 @@
+"""MLflow holds exactly what the files hold: real SQLite stores, a real server, real processes."""
+
+import json
+import math
+import multiprocessing
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
+
+from mtdnn.cli.main import main
+from mtdnn.config.layout import RunId
+from mtdnn.config.yaml_files import dump_yaml
+from mtdnn.errors import MtdnnError
+from mtdnn.machine.files import read_json, write_json, write_text
+from mtdnn.tracking import content, runs
+from mtdnn.tracking.client import create_store
+from mtdnn.training.log import read_training
+from tests.support.factories import fail_run, make_experiment, make_run
+from tests.support.mlflow_server import Server
+
+RUN = RunId("base", "qa_sc", 0.8, "default", 1)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """A fresh store, made once: its migrations take seconds."""
+    folder = tmp_path_factory.mktemp("store")
+    create_store(make_experiment(folder))
+    return folder
+
+
+@pytest.fixture
+def experiment(template, request):
+    """An experiment of its own, so that tests share one database but no runs."""
+    name = request.node.name.lower()[:60].strip("_[]")
+    return make_experiment(template, experiment=name)
+
+
+def only_run(experiment):
+    client = MlflowClient(experiment.store_uri)
+    known = client.get_experiment_by_name(experiment.experiment)
+    runs = client.search_runs([known.experiment_id])
+    assert len(runs) == 1
+    return client, runs[0]
+
+
+def count_points(client, run):
+    return {
+        name: len(client.get_metric_history(run.info.run_id, name)) for name in run.data.metrics
+    }
+
+
+def test_run_is_mirrored(experiment):
+    folder = make_run(experiment, RUN, em=71.25, steps=60)
+    write_json(
+        experiment.layout.corpus("cola") / "manifest.json",
+        {"source": {"kind": "synthetic"}, "splits": {"train": {"rows": 100}}, "digest": "d"},
+    )
+    runs.log_run(experiment, folder)
+    client, run = only_run(experiment)
+    metrics = read_json(folder / "metrics.json")
+    assert run.info.run_name == "QA+SC w0.8 base seed1"
+    assert run.info.status == "FINISHED"
+    assert "mlflow.parentRunId" not in run.data.tags
+    for name, value in {
+        "experiment": experiment.experiment,
+        "encoder": "base",
+        "mixture": "qa_sc",
+        "qa_weight": "0.8",
+        "variant": "default",
+        "seed": "1",
+        "fingerprint": metrics["fingerprint"],
+        "commit": "0123456789ab",
+        "device": "cpu",
+        "notice": experiment.notice,
+        "corpus.mnli": metrics["provenance"]["corpora"]["mnli"],
+    }.items():
+        assert run.data.tags[name] == value
+    assert run.data.params["training.learning_rate"] == "3e-05"
+    assert run.data.params["qa_weight"] == "0.8"
+    assert run.data.params["decoding.null_threshold"] == "0.0"
+    scores = metrics["slices"]["official"]
+    assert run.data.metrics["em"] == 71.25
+    assert run.data.metrics["NoAns_exact"] == metrics["slices"]["paper_dev"]["NoAns_exact"]
+    assert run.data.metrics["slices/official/HasAns_f1"] == scores["HasAns_f1"]
+    assert run.data.metrics["auxiliary/cola/matthews"] == 0.5
+    assert run.data.metrics["training/steps"] == 60
+    assert runs.agrees(experiment, folder) == []
+    assert read_json(folder / "mlflow.json") == {
+        "run_id": run.info.run_id,
+        "uri": experiment.store_uri,
+        "fingerprint": metrics["fingerprint"],
+    }
+    inputs = {each.dataset.name: each.dataset for each in run.inputs.dataset_inputs}
+    assert set(inputs) == {"squad", "cola", "mrpc", "mnli"}
+    assert inputs["mnli"].digest == metrics["provenance"]["corpora"]["mnli"][:12]
+    assert json.loads(inputs["cola"].profile)["rows"] == {"train": 100}
+    artifacts = {each.path for each in client.list_artifacts(run.info.run_id)}
+    assert artifacts == {
+        "config.yaml",
+        "schedule.parquet",
+        "training.jsonl",
+        "predictions.parquet",
+        "metrics.json",
+        "environment",
+        "model",
+        "loss.png",
+    }
+    (model,) = client.list_artifacts(run.info.run_id, "model")
+    assert model.path == "model/run.json"
+
+
+def test_curves_have_one_point_a_step_with_real_steps_and_times(experiment):
+    folder = make_run(experiment, RUN, steps=60)
+    runs.log_run(experiment, folder)
+    client, run = only_run(experiment)
+    steps = read_training(folder)
+    names = [step["corpus"] for step in steps]
+    points = count_points(client, run)
+    for corpus in ("squad", "cola", "mrpc", "mnli"):
+        assert points[f"loss/{corpus}"] == names.count(corpus)
+    assert points["learning_rate"] == points["grad_norm"] == 60
+    history = client.get_metric_history(run.info.run_id, "loss/squad")
+    own = [step for step in steps if step["corpus"] == "squad"]
+    assert [point.step for point in history] == [step["step"] for step in own]
+    assert [point.value for point in history] == [step["loss"] for step in own]
+    start = 1767323045000  # 2026-01-02T03:04:05 UTC
+    assert [point.timestamp - start for point in history] == [
+        round(1000 * step["seconds"]) for step in own
+    ]
+    assert (run.info.start_time, run.info.end_time) == (start, start + 15_000)
+
+
+def test_long_curves_are_averaged_in_equal_windows(experiment, monkeypatch):
+    monkeypatch.setattr(content, "MAX_POINTS", 10)
+    folder = make_run(experiment, RunId("base", "qa", 1.0, "default", 1), steps=25)
+    runs.log_run(experiment, folder)
+    client, run = only_run(experiment)
+    history = client.get_metric_history(run.info.run_id, "loss/squad")
+    losses = [step["loss"] for step in read_training(folder)]
+    assert len(history) == 10
+    # 25 steps in ten windows: five of three, then five of two.
+    assert [point.step for point in history] == [2, 5, 8, 11, 14, 16, 18, 20, 22, 24]
+    assert history[0].value == pytest.approx(sum(losses[:3]) / 3)
+    assert history[-1].value == pytest.approx(sum(losses[-2:]) / 2)
+
+
+def test_logging_twice_changes_nothing(experiment):
+    folder = make_run(experiment, RUN)
+    first = runs.log_run(experiment, folder)
+    client, run = only_run(experiment)
+    before = count_points(client, run)
+    (folder / "mlflow.json").unlink()
+    assert runs.log_run(experiment, folder) == first
+    client, run = only_run(experiment)
+    assert count_points(client, run) == before
+    assert sum(before.values()) == 3 * 60 + len(
+        [name for name in before if not name.startswith(("loss/", "learning_rate", "grad_norm"))]
+    )
+    assert read_json(folder / "mlflow.json")["run_id"] == first
+
+
+def test_scored_anew_brings_mlflow_up_to_date(experiment):
+    folder = make_run(experiment, RUN, em=60.0)
+    first = runs.log_run(experiment, folder)
+    make_run(experiment, RUN, em=61.0)
+    assert runs.agrees(experiment, folder) != []
+    second = runs.log_run(experiment, folder)
+    assert first != second
+    _, run = only_run(experiment)
+    assert run.info.run_id == second
+    assert run.data.metrics["em"] == 61.0
+    assert runs.agrees(experiment, folder) == []
+
+
+def test_interrupted_logging_is_done_again(experiment, monkeypatch):
+    folder = make_run(experiment, RUN)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "_log_artifacts", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            runs.log_run(experiment, folder)
+    assert not (folder / "mlflow.json").exists()
+    runs.log_run(experiment, folder)
+    client, run = only_run(experiment)
+    assert run.info.status == "FINISHED"
+    assert count_points(client, run)["learning_rate"] == 60
+
+
+def test_failed_run_is_logged_as_failed(experiment):
+    folder = fail_run(experiment, RUN, "train", "CUDA out of memory")
+    runs.log_run(experiment, folder)
+    _, run = only_run(experiment)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["failure"] == "train: CUDA out of memory"
+    (folder / "failure.json").unlink()
+    runs.log_run(experiment, folder)
+    _, run = only_run(experiment)
+    assert run.info.status == "FINISHED"
+
+
+def test_scores_that_are_not_measurable_are_left_out(experiment):
+    folder = make_run(experiment, RUN, not_measurable={"paper_dev": "seen in training"})
+    runs.log_run(experiment, folder)
+    _, run = only_run(experiment)
+    assert "em" not in run.data.metrics
+    assert not any(name.startswith("slices/paper_dev") for name in run.data.metrics)
+    assert runs.agrees(experiment, folder) == []
+
+
+def test_loss_that_is_not_a_number_is_kept(experiment):
+    folder = make_run(experiment, RunId("base", "qa", 1.0, "default", 1), steps=2)
+    line = {"step": 2, "epoch": 1, "corpus": "squad", "loss": math.nan, "lr": 0.0}
+    with open(folder / "training.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    runs.log_run(experiment, folder)
+    client, run = only_run(experiment)
+    history = client.get_metric_history(run.info.run_id, "loss/squad")
+    assert [math.isnan(next(p.value for p in history if p.step == n)) for n in (1, 2)] == [
+        False,
+        True,
+    ]
+
+
+def test_params_stay_within_the_limits_of_mlflow(tmp_path):
+    experiment = make_experiment(tmp_path, title="x")
+    settings = experiment.resolve(RUN)
+    write_text(tmp_path / "config.yaml", dump_yaml(settings))
+    flat = runs.parameters(tmp_path / "config.yaml")
+    assert flat["corpora.cola.labels"] == '["unacceptable", "acceptable"]'
+    assert "notice" not in flat
+    assert "encoder.layers" not in flat
+    write_text(tmp_path / "config.yaml", "titles: [" + "a_title, " * 2000 + "]\n")
+    assert len(runs.parameters(tmp_path / "config.yaml")["titles"]) == 6000
+
+
+def test_deleted_experiment_is_restored(experiment):
+    client = MlflowClient(experiment.store_uri)
+    create_store(experiment)
+    first = read_json(experiment.layout.root / "store.json")
+    assert first["uri"] == experiment.store_uri
+    client.delete_experiment(first["experiment_id"])
+    create_store(experiment)
+    assert read_json(experiment.layout.root / "store.json") == first
+    known = client.get_experiment(first["experiment_id"])
+    assert known.lifecycle_stage == "active"
+    assert known.tags["mlflow.note.content"].endswith(experiment.notice)
+
+
+def test_relative_sqlite_store_becomes_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    experiment = make_experiment(tmp_path, tracking_uri="sqlite:///somewhere/mlflow.db")
+    assert experiment.store_uri == f"sqlite:///{tmp_path}/somewhere/mlflow.db"
+
+
+def test_dead_server_is_one_line_and_quick(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://user:secret@127.0.0.1:{free.getsockname()[1]}"
+    experiment = make_experiment(tmp_path, tracking_uri=address)
+    folder = make_run(experiment, RUN)
+    start = time.monotonic()
+    with pytest.raises(MtdnnError) as error:
+        runs.log_run(experiment, folder)
+    assert time.monotonic() - start < 30
+    assert len(str(error.value).splitlines()) == 1
+    assert "secret" not in str(error.value)
+    assert not (folder / "mlflow.json").exists()
+
+
+def test_file_that_is_no_database_is_one_line(tmp_path):
+    write_text(tmp_path / "results" / "mlflow.db", "these are not the tables of a database")
+    with pytest.raises(MtdnnError, match="not a database"):
+        create_store(make_experiment(tmp_path))
+
+
+@pytest.mark.slow
+def test_many_processes_on_a_fresh_store(tmp_path):
+    """Twelve at once: MLflow alone fails in all of them, see the design's last decision."""
+    experiment = make_experiment(tmp_path)
+    folders = [make_run(experiment, run, steps=4) for run in experiment.runs()[:3]]
+    path = tmp_path / "experiment.yaml"
+    write_text(path, dump_yaml(experiment))
+    commands = [["store", str(path)]] * 6
+    # Two of them log the same run, and two more every run.
+    commands += [["sync", str(path), str(folders[number % 3])] for number in range(4)]
+    commands += [["sync", str(path)]] * 2
+    # From a process that has imported everything, which takes seconds, they begin together.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mtdnn.cli.main", "mtdnn.tracking.runs"])
+    with ProcessPoolExecutor(len(commands), mp_context=context) as processes:
+        assert list(processes.map(main, commands)) == [0] * 12
+    client = MlflowClient(experiment.store_uri)
+    known = client.get_experiment_by_name(experiment.experiment)
+    every = client.search_runs([known.experiment_id], run_view_type=ViewType.ALL)
+    assert len(every) == 3
+
+
+@pytest.mark.slow
+def test_a_store_of_another_folder_is_refused(tmp_path):
+    """Its artifacts would be written there."""
+    experiment = make_experiment(tmp_path / "first")
+    create_store(experiment)
+    shutil.copytree(tmp_path / "first", tmp_path / "copy")
+    moved = make_experiment(tmp_path / "copy")
+    folder = make_run(moved, RUN)
+    with pytest.raises(MtdnnError, match=r"mlflow.db: was made for .*first.*; delete it"):
+        runs.log_run(moved, folder)
+    (tmp_path / "copy" / "results" / "mlflow.db").unlink()
+    write_text(tmp_path / "moved.yaml", dump_yaml(moved))
+    command = [sys.executable, "-m", "mtdnn", "sync", str(tmp_path / "moved.yaml")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said == "MLflow is up to date with 1 run\n"
+
+
+@pytest.fixture(scope="module")
+def server(template):
+    """A real MLflow server on a loopback port, over the module's store."""
+    with Server(template, make_experiment(template).store_uri) as running:
+        yield running.address
+
+
+@pytest.mark.slow
+def test_remote_server_holds_the_same(server, tmp_path):
+    experiment = make_experiment(tmp_path, experiment="remote", tracking_uri=server)
+    create_store(experiment)
+    folder = make_run(experiment, RUN, steps=60)
+    first = runs.log_run(experiment, folder)
+    assert runs.log_run(experiment, folder) == first
+    client, run = only_run(experiment)
+    names = [step["corpus"] for step in read_training(folder)]
+    history = client.get_metric_history(run.info.run_id, "loss/squad")
+    assert len(history) == names.count("squad")
+    assert runs.agrees(experiment, folder) == []
+    copy = client.download_artifacts(run.info.run_id, "metrics.json", str(tmp_path))
+    assert read_json(copy) == read_json(folder / "metrics.json")

@@ -1,0 +1,145 @@
+"""Interrupted trainings end as undisturbed ones do."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mtdnn.config.layout import Layout
+from mtdnn.config.yaml_files import dump_yaml
+from mtdnn.errors import MtdnnError
+from mtdnn.training.checkpoints import KEPT, Checkpoints
+from mtdnn.training.loop import train
+from mtdnn.training.stopping import Stopped, StopSignals
+from tests.support.tiny import make_run_folder
+
+
+def fresh(folder: Path):
+    run_dir, run = make_run_folder(folder, qa_weight=0.5, rows=60, training={"epochs": 3})
+    (run_dir / "config.yaml").write_text(dump_yaml(run), encoding="utf-8")
+    return run_dir, run
+
+
+def outcome(run_dir: Path) -> tuple[dict, list]:
+    """Weights and log of a finished run, clock fields left out."""
+    weights = load_file(run_dir / "model" / "model.safetensors")
+    weights |= load_file(run_dir / "model" / "heads.safetensors")
+    lines = [json.loads(line) for line in (run_dir / "training.jsonl").read_text().splitlines()]
+    return weights, [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+def assert_same(one: tuple[dict, list], other: tuple[dict, list]) -> None:
+    assert one[1] == other[1]
+    assert one[0].keys() == other[0].keys()
+    assert all(torch.equal(value, other[0][name]) for name, value in one[0].items())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    run_dir, run = fresh(tmp_path_factory.mktemp("undisturbed"))
+    train(run_dir, run, threads=1)
+    return outcome(run_dir)
+
+
+def states(run_dir: Path) -> list[Path]:
+    return sorted((Layout.of_run(run_dir).root / "state").glob("*/step*"))
+
+
+def test_stopped_again_and_again_it_ends_as_undisturbed(tmp_path, undisturbed, monkeypatch):
+    run_dir, run = fresh(tmp_path)
+    saved, moment = [], None
+    save = Checkpoints.save
+
+    def save_and_stop(self, step, *rest):
+        save(self, step, *rest)
+        saved.append(step)
+        if step == moment:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Checkpoints, "save", save_and_stop)
+    for moment in (3, 4, 11):  # noqa: B007 - read by save_and_stop
+        with pytest.raises(Stopped, match=r"stopped by signal 15 after \d+ of") as stopped:
+            train(run_dir, run, threads=1, checkpoint_seconds=0)
+        assert stopped.value.status == 143
+        assert not (run_dir / "model").exists()
+        assert len(states(run_dir)) == KEPT
+    moment = None
+    train(run_dir, run, threads=1)
+    assert saved == list(range(1, 12))  # no step was done twice
+    assert_same(outcome(run_dir), undisturbed)
+    assert states(run_dir) == []
+
+
+def test_a_repeated_warning_does_not_stop_the_checkpoint():
+    with StopSignals() as stop:
+        for _ in range(3):  # as SLURM sends it when a job's time is over
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.number == signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.number == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, undisturbed, monkeypatch, capsys):
+    run_dir, run = fresh(tmp_path)
+    save = Checkpoints.save
+
+    def save_and_stop(self, step, *rest):
+        save(self, step, *rest)
+        if step == 6:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    monkeypatch.setattr(Checkpoints, "save", save_and_stop)
+    with pytest.raises(Stopped):
+        train(run_dir, run, threads=1, checkpoint_seconds=0)
+    monkeypatch.undo()
+    newest = states(run_dir)[-1] / "state.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(bytes(content))
+    train(run_dir, run, threads=1)
+    assert "is passed over: the weights are damaged" in capsys.readouterr().out
+    assert_same(outcome(run_dir), undisturbed)
+
+
+def test_two_processes_never_train_the_same_run(tmp_path):
+    folder = tmp_path / "state"
+    with (
+        Checkpoints(folder, 1).sole_writer(),
+        pytest.raises(MtdnnError, match=f"being trained by process {os.getpid()} on "),
+        Checkpoints(folder, 1).sole_writer(),
+    ):
+        pass
+    with Checkpoints(folder, 1).sole_writer():
+        pass  # released
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_where_it_was(tmp_path, undisturbed):
+    """SIGKILL and SIGTERM at random moments, in a real process, until it is done."""
+    run_dir, _ = fresh(tmp_path)
+    command = [sys.executable, "-m", "mtdnn", "train", str(run_dir), "--threads", "1"]
+    command += ["--checkpoint-minutes", "0"]
+    draw = random.Random(5)
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+        newest = states(run_dir)[-1:]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 600
+        while states(run_dir)[-1:] == newest and process.poll() is None:  # it is not in training
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(draw.uniform(0, 0.1))
+        process.send_signal(number)
+        process.wait(timeout=600)
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert_same(outcome(run_dir), undisturbed)

@@ -1,0 +1,354 @@
+"""Several processes train one run: on CPUs, over gloo, as GPUs would over NCCL."""
+
+import json
+import multiprocessing
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mtdnn.config.layout import Layout
+from mtdnn.data.features import training_features
+from mtdnn.errors import MtdnnError
+from mtdnn.training import launch, loop
+from mtdnn.training.loop import train
+from mtdnn.training.team import Team, cut, tokens_of
+from tests.support.tiny import make_run_folder
+from tests.training.test_checkpoints import assert_same, outcome, states
+
+PATIENCE_SECONDS = 120
+WITHOUT_DROPOUT = {"head_dropout": 0, "encoder_dropout": 0}
+WITH_DROPOUT = {"head_dropout": 0.3, "encoder_dropout": 0.1}
+# A softmax does not depend on what is added to all of its numbers. The gradients of these are
+# nothing but rounding, of which Adamax makes steps of full length.
+WITHOUT_MEANING = ("attention.self.key.bias", "qa_outputs.bias", "heads.swag.linear.bias")
+# Batches of 4, and at the end of each pass one of a single item.
+SMALL = {"rows": 21, "qa_weight": 0.4, "encoder": {"num_hidden_layers": 1}}
+
+
+def make(folder: Path, **settings):
+    return make_run_folder(folder, **SMALL, training={"batch_size": 4, "epochs": 2, **settings})
+
+
+def together(size: int, run_dir, run, before=lambda rank: None, **options) -> list[int]:
+    """Train in processes that know of each other as torchrun's do; returns their exit statuses."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def work(rank: int) -> None:
+        own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size}
+        own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in own.items()})
+        before(rank)
+        try:
+            train(run_dir, run, threads=1, **options)
+        except MtdnnError as error:
+            print(error, file=sys.stderr)
+            os._exit(3)
+
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=work, args=(rank,)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(PATIENCE_SECONDS)
+        if process.is_alive():
+            process.kill()
+            process.join()
+    return [process.exitcode for process in processes]
+
+
+class Launched:
+    """`mtdnn train` as a process of its own, which starts those that train."""
+
+    def __init__(self, run_dir: Path, *options: str):
+        command = [sys.executable, "-m", "mtdnn", "train", str(run_dir), "--threads", "2"]
+        self.process = subprocess.Popen(
+            [*command, *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"},
+        )
+
+    def children(self) -> list[int]:
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        return [int(n) for task in tasks.glob("*/children") for n in task.read_text().split()]
+
+    def end(self) -> tuple[int, str, str]:
+        """Exit status, output and errors; no process may be left."""
+        children = self.children()
+        try:
+            output, errors = self.process.communicate(timeout=PATIENCE_SECONDS)
+        finally:
+            self.process.kill()
+        await_end(children)
+        return self.process.returncode, output, errors
+
+
+def await_end(processes: list[int]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while left := [number for number in processes if _lives(number)]:
+        assert time.monotonic() < deadline, f"{left} are left"
+        time.sleep(0.1)
+
+
+def _lives(process: int) -> bool:
+    """Whether a process runs; those whose parent was killed may stay as names alone."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+
+
+def begun(run_dir: Path, process: subprocess.Popen) -> None:
+    """Wait until there is a checkpoint."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not states(run_dir):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def complaints(errors: str) -> list[str]:
+    return [line for line in errors.splitlines() if "error" in line.lower()]
+
+
+# --- the same result as one process ----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    """What one process learns of a run without dropout."""
+    run_dir, run = make(tmp_path_factory.mktemp("single"), **WITHOUT_DROPOUT)
+    train(run_dir, run, threads=1)
+    return outcome(run_dir)
+
+
+def assert_near(result, expected) -> None:
+    """The same losses and, to rounding, the same weights."""
+    (weights, lines), (other_weights, other_lines) = result, expected
+    assert len(lines) >= 20 and len({line["corpus"] for line in lines}) == 4
+    for line, other in zip(lines, other_lines, strict=True):
+        assert line["loss"] == pytest.approx(other["loss"], abs=1e-5)
+        assert line["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
+        for value in ("loss", "grad_norm"):
+            line, other = {**line, value: None}, {**other, value: None}
+        assert line == other
+    for name, value in weights.items():
+        if not name.endswith(WITHOUT_MEANING):
+            torch.testing.assert_close(value, other_weights[name], atol=2e-6, rtol=1e-5, msg=name)
+
+
+@pytest.mark.slow
+def test_the_command_starts_processes_that_learn_what_one_learns(tmp_path, single):
+    run_dir, _ = make(tmp_path, gpus=2, **WITHOUT_DROPOUT)
+    status, output, errors = Launched(run_dir).end()
+    assert status == 0, errors
+    assert not re.search("warn|deprecat", errors, re.IGNORECASE), errors
+    assert errors.count("steps · ") == 1 and "OMP" not in output + errors
+    assert_near(outcome(run_dir), single)
+    journal = (run_dir / "journal.jsonl").read_text().splitlines()
+    assert [json.loads(line).get("part") for line in journal].count(1) == 1
+    assert json.loads(journal[-1])["end"] == "FINISHED"
+    assert not states(run_dir)
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_with_parts_of_parts_activations_made_again_and_more_processes_than_items(
+    tmp_path, single, size
+):
+    saving = {"accumulation": 2, "activation_checkpointing": True}
+    run_dir, run = make(tmp_path, gpus=size, **saving, **WITHOUT_DROPOUT)
+    assert together(size, run_dir, run) == [0] * size
+    assert_near(outcome(run_dir), single)
+
+
+# --- with dropout ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    run_dir, run = make(tmp_path_factory.mktemp("undisturbed"), gpus=3, epochs=4, **WITH_DROPOUT)
+    assert together(3, run_dir, run) == [0] * 3
+    return outcome(run_dir)
+
+
+def test_stopped_and_resumed_it_ends_as_undisturbed(tmp_path, undisturbed):
+    """Also with three processes, where the order of sums matters."""
+    run_dir, run = make(tmp_path, gpus=3, epochs=4, **WITH_DROPOUT)
+
+    def stop_one(rank: int) -> None:
+        """SIGTERM for the last process alone, in the middle of the tenth to twentieth step."""
+        whole = loop.random_state
+
+        def random_state(seed, step, number):
+            if rank == 2 and step == 14:
+                os.kill(os.getpid(), signal.SIGTERM)
+            whole(seed, step, number)
+
+        loop.random_state = random_state
+
+    assert together(3, run_dir, run, stop_one) == [3, 0, 0]
+    assert [state.name for state in states(run_dir)] == ["step00000020"]
+    for other in (1, 2):
+        changed = run.training.model_copy(update={"gpus": other})
+        with pytest.raises(MtdnnError, match=rf"gpus: 3, and {other} would not give the same"):
+            train(run_dir, run.model_copy(update={"training": changed}), threads=1)
+    assert together(3, run_dir, run) == [0] * 3
+    assert_same(outcome(run_dir), undisturbed)
+
+
+def test_processes_draw_different_masks(tmp_path):
+    run_dir, run = make(tmp_path, gpus=2, epochs=1, **WITH_DROPOUT)
+
+    def note(rank: int) -> None:
+        whole = loop.random_state
+
+        def random_state(*state):
+            whole(*state)
+            with open(tmp_path / f"drawn{rank}", "a") as file:
+                file.write(f"{torch.rand(1).item()}\n")
+
+        loop.random_state = random_state
+
+    assert together(2, run_dir, run, note) == [0, 0]
+    drawn = [(tmp_path / f"drawn{rank}").read_text().splitlines() for rank in range(2)]
+    assert len(drawn[0]) == len(drawn[1]) == len(set(drawn[0] + drawn[1])) / 2
+
+
+# --- signals and failures --------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_sigterm_for_the_command_keeps_a_checkpoint(tmp_path):
+    run_dir, _ = make(tmp_path, gpus=2, epochs=100, **WITH_DROPOUT)
+    launched = Launched(run_dir, "--checkpoint-minutes", "0")
+    begun(run_dir, launched.process)
+    launched.process.send_signal(signal.SIGTERM)
+    status, _, errors = launched.end()
+    assert status == 143
+    (line,) = complaints(errors)
+    assert re.search(r"stopped by signal 15 after (\d+)0 of \d+ steps; the same command", line)
+    end = json.loads((run_dir / "journal.jsonl").read_text().splitlines()[-1])
+    assert end["end"] == "KILLED"
+    kept = int(states(run_dir)[-1].name[4:])
+    assert end["reason"] in line and f"after {kept} of" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["the leading one", "another one", "the command"])
+def test_a_killed_process_ends_all(tmp_path, which):
+    run_dir, _ = make(tmp_path, gpus=2, epochs=100, **WITH_DROPOUT)
+    launched = Launched(run_dir, "--checkpoint-minutes", "0")
+    begun(run_dir, launched.process)
+    holder = next(Layout.of_run(run_dir).root.glob("state/*/holder.json"))
+    leading = json.loads(holder.read_text())["process"]
+    (another,) = set(launched.children()) - {leading}
+    if which == "the command":
+        launched.process.kill()
+        await_end([leading, another])
+        assert holder.parent.exists() and not holder.exists()
+        journal = (run_dir / "journal.jsonl").read_text().splitlines()
+        assert json.loads(journal[-1])["end"] == "KILLED"
+        assert launched.end()[0] == -signal.SIGKILL
+        return
+    os.kill(leading if which == "the leading one" else another, signal.SIGKILL)
+    status, _, errors = launched.end()
+    assert status == 2
+    (line,) = complaints(errors)
+    assert re.search(r"^mtdnn: error: training: process [01] of 2 was killed by signal 9", line)
+    assert json.loads((run_dir / "failure.json").read_text())["reason"] in line
+
+
+@pytest.mark.slow
+def test_what_all_processes_lack_is_said_once(tmp_path):
+    run_dir, _ = make(tmp_path, gpus=2)
+    (run_dir / "schedule.parquet").write_text("this is no Parquet file")
+    status, _, errors = Launched(run_dir).end()
+    assert status == 2
+    (line,) = complaints(errors)
+    assert "schedule.parquet: not a readable schedule" in line
+
+
+@pytest.mark.parametrize(("gpus", "started"), [(1, 2), (2, 1), (2, 3)])
+def test_another_number_of_processes_is_refused(tmp_path, monkeypatch, gpus, started):
+    run_dir, run = make(tmp_path, gpus=gpus)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", str(started))
+    with pytest.raises(MtdnnError, match=f"gpus: {gpus}, but torchrun started {started}") as error:
+        train(run_dir, run, threads=1)
+    assert "\n" not in str(error.value)
+
+
+# --- parts of a batch ------------------------------------------------------------------------
+
+
+def test_parts_are_whole_items_of_about_as_many_tokens():
+    draw = np.random.default_rng(1)
+    for count in (1, 2, 3, 8):
+        for items in (1, 2, 7, 16):
+            tokens = draw.integers(20, 384, items)
+            parts = cut(tokens, count)
+            assert sorted(place for part in parts for place in part) == list(range(items))
+            totals = [tokens[part].sum() for part in parts]
+            assert max(totals) - min(totals) <= tokens.max()
+
+
+def test_weights_of_the_parts_add_up_and_everyone_has_an_item(tmp_path):
+    run_dir, run = make(tmp_path)
+    for features in training_features(Layout.of_run(run_dir), run).values():
+        for rows in (np.array([3]), np.array([5, 2, 9, 1, 0])):
+            teams = [Team(torch.device("cpu"), rank, 3) for rank in range(3)]
+            parts = [team.part(features, rows) for team in teams]
+            assert sum(weight for _, weight in parts) == pytest.approx(3)
+            assert all(len(some) and set(some) <= set(rows) for some, _ in parts)
+            picked = [features.pick([row], ["input_ids"]) for row in rows]
+            counted = [len(some.columns["input_ids"]) for some in picked]
+            assert tokens_of(features, rows).tolist() == counted
+
+
+def test_one_gpu_is_the_run_that_it_always_was(tmp_path):
+    _, run = make(tmp_path)
+
+    def changed(**settings):
+        return run.model_copy(update={"training": run.training.model_copy(update=settings)})
+
+    assert "gpus" not in run.determining()["training"]
+    assert changed(activation_checkpointing=True).determining() == run.determining()
+    assert changed(gpus=2).determining() != run.determining()
+    assert not launch.is_to_launch(1) and launch.is_to_launch(2)
+
+
+# --- activation checkpointing ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["bert", "electra", "distilbert", "deberta-v2"])
+def test_activations_made_again_change_no_bit(tmp_path, kind):
+    """With dropout, whose masks are drawn again."""
+    results = []
+    for name, saving in (("kept", False), ("again", True)):
+        settings = {"batch_size": 4, "epochs": 1, "activation_checkpointing": saving}
+        run_dir, run = make_run_folder(
+            tmp_path / name, rows=12, kind=kind, training={**settings, **WITH_DROPOUT}
+        )
+        train(run_dir, run, threads=1)
+        results.append(outcome(run_dir))
+    assert_same(*results)
+
+
+def test_who_cannot_make_activations_again_says_so(tmp_path):
+    run_dir, run = make_run_folder(
+        tmp_path, rows=12, kind="albert", training={"activation_checkpointing": True}
+    )
+    with pytest.raises(MtdnnError, match="activation_checkpointing: albert encoders") as error:
+        train(run_dir, run, threads=1)
+    assert "\n" not in str(error.value)

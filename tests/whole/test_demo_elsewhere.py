@@ -1,0 +1,98 @@
+"""The whole demo away from home: without a network, and on a cluster, with the same tables.
+
+Two runs of config/demo.yaml as it is, each from nothing to its report. One goes through the profile
+`default` with the network cut off after `mtdnn fetch`; the other through the profile `slurm` on a
+real SLURM. The first is evidence for nodes without a network, and the side that the second is
+compared with. Each takes both cores for some eight minutes, one thread for each training:
+
+    python -m pytest -m patient tests/test_demo_elsewhere.py
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from mtdnn.machine.files import sha256
+from tests.support.slurm import Slurm, missing
+from tests.whole.test_airgap import CUT_OFF, NAMESPACE, WITHOUT, call, exports
+from tests.whole.test_slurm import ONE_CORE, QUICK
+from tests.whole.test_workflow import ROOT
+
+pytestmark = [pytest.mark.patient, pytest.mark.slow]
+DEMO = str(ROOT / "config" / "demo.yaml")
+
+
+def demo(folder: Path, profile: str, *before: str, **variables: str) -> Path:
+    """Run the demo from nothing, in a new folder, and return the folder of its results.
+
+    Args:
+        before: command that the call of Snakemake is put behind.
+        variables: of the environment.
+    """
+    folder.mkdir()
+    answer = call(
+        folder,
+        *(*before, sys.executable, "-m", "snakemake", "--configfile", DEMO),
+        *("--snakefile", str(ROOT / "Snakefile")),
+        *("--workflow-profile", str(ROOT / "profiles" / profile)),
+        *(*QUICK[profile], *ONE_CORE),
+        **variables,
+    )
+    assert answer.returncode == 0, answer.stdout
+    return folder / "results" / "demo"
+
+
+def tables(results: Path) -> dict[str, str]:
+    """Tables and comparisons of their rows; how long the trainings took is left out."""
+    return {
+        str(path.relative_to(results)): re.sub(r"training time .*", "", path.read_text())
+        for folder in ("tables", "comparisons")
+        for path in sorted((results / folder).iterdir())
+    }
+
+
+def weights(results: Path) -> dict[str, str]:
+    """Digest of every run's encoder and heads."""
+    paths = sorted((results / "runs").glob("**/model/*.safetensors"))
+    return {str(path.relative_to(results)): sha256(path) for path in paths}
+
+
+@pytest.fixture(scope="module")
+def fetched(tmp_path_factory) -> dict[str, str]:
+    """Environment variables that name a folder with all that the demo needs from outside."""
+    folder = tmp_path_factory.mktemp("fetched")
+    answer = call(folder, sys.executable, "-m", "mtdnn", "fetch", DEMO, "downloads")
+    if answer.returncode:
+        pytest.skip(f"the demo's encoder cannot be fetched: {answer.stdout}")
+    return exports(answer.stdout)
+
+
+@pytest.fixture(scope="module")
+def cut_off(fetched, tmp_path_factory) -> Path:
+    """The demo's results, made on this machine without a network."""
+    if not CUT_OFF:
+        pytest.skip(WITHOUT)
+    folder = tmp_path_factory.mktemp("cut_off")
+    encoder = (*NAMESPACE, sys.executable, "-m", "mtdnn", "encoder", DEMO, "base")
+    assert call(folder, *encoder).returncode == 2  # it cannot be fetched here any more
+    return demo(folder / "room", "default", *NAMESPACE, **fetched)
+
+
+def test_without_a_network_from_nothing_to_the_report(cut_off):
+    assert (cut_off / "report.html").stat().st_size > 100_000
+    assert len(weights(cut_off)) == 18
+    assert {"tables/table1.md", "tables/table2.md", "tables/table3.md"} < tables(cut_off).keys()
+
+
+@pytest.mark.slurm
+@pytest.mark.skipif(bool(missing()), reason=f"no SLURM: {missing()}")
+def test_the_same_tables_from_the_cluster(cut_off, fetched, tmp_path_factory):
+    # Two CPUs and two GPUs: no more at once than on this machine alone.
+    with Slurm(tmp_path_factory.mktemp("slurm"), gpus=2, cpus=2) as slurm:
+        results = demo(tmp_path_factory.mktemp("cluster") / "room", "slurm", **fetched)
+        trainings = slurm.of(results.parents[1], "train")
+    assert [job["state"] for job in trainings] == ["COMPLETED"] * 9
+    assert tables(results) == tables(cut_off)
+    assert weights(results) == weights(cut_off)

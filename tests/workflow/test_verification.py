@@ -1,0 +1,185 @@
+"""`mtdnn verify`: silent on what is whole, and names whatever was changed afterwards."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.torch import load_file, save_file
+
+from mtdnn.cli.main import main
+from mtdnn.config.yaml_files import dump_yaml
+from mtdnn.evaluation import metrics, predictions
+from mtdnn.machine.files import digest, read_json, sha256, write_json
+from mtdnn.reporting import products
+from mtdnn.tracking import client, runs
+from mtdnn.training.loop import train
+from tests.support.tiny import make_run_folder, make_tiny_experiment
+
+RUN = "runs/tiny/squad_cola/w0.5/default/seed1"
+TABLES = {
+    "t": {
+        "title": "t",
+        "rows": [{"encoder": "tiny", "mixture": "squad_cola", "qa_weight": 0.5}],
+    }
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """An experiment of one run, from its corpora to its table and MLflow."""
+    folder = tmp_path_factory.mktemp("finished")
+    changes = {"training": {"epochs": 1, "batch_size": 8}, "tables": TABLES}
+    run_dir, run = make_run_folder(folder, mixture="squad_cola", rows=16, **changes)
+    experiment = make_tiny_experiment(folder, **changes)
+    train(run_dir, run, threads=1)
+    predictions.evaluate(run_dir, run, threads=1)
+    metrics.write(run_dir, experiment)
+    products.write_table(experiment, "t")
+    products.write_interference(experiment)
+    client.create_store(experiment)
+    runs.log_run(experiment, run_dir)
+    (experiment.layout.root / "experiment.yaml").write_text(dump_yaml(experiment))
+    return experiment.layout.root
+
+
+@pytest.fixture
+def results(finished, tmp_path) -> Path:
+    """A copy, for tests that change it."""
+    shutil.copytree(finished.parent, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "tiny"
+
+
+def verify(folder: Path, capsys, *options: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    status = main(["verify", str(folder), *options])
+    return status, *capsys.readouterr()
+
+
+def test_nothing_is_said_of_what_is_whole(finished, capsys):
+    status, said, errors = verify(finished, capsys, "--predictions", "--threads", "1")
+    assert status == 0 and "mtdnn: error" not in errors, errors
+    counts = dict(re.findall(r"^(.*): (\d+ of \d+) as they should be$", said, re.MULTILINE))
+    assert counts == {
+        "encoders": "1 of 1",
+        "corpora": "2 of 2",
+        "features": "2 of 2",
+        "models": "1 of 1",
+        "scores": "1 of 1",
+        "tables": "2 of 2",
+        "runs in MLflow": "1 of 1",
+        "predictions": "1 of 1",
+    }
+
+
+def shorten(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def drop_a_row(path: Path) -> None:
+    pq.write_table(pq.read_table(path).slice(1), path)
+
+
+def other_rows(root: Path) -> None:
+    """A corpus exchanged together with its manifest's digest of the file."""
+    path = root / "corpora" / "cola" / "train.parquet"
+    drop_a_row(path)
+    manifest = read_json(path.parent / "manifest.json")
+    manifest["splits"]["train"]["sha256"] = sha256(path)
+    write_json(path.parent / "manifest.json", manifest)
+
+
+def better_scores(root: Path) -> None:
+    scores = read_json(root / RUN / "metrics.json")
+    scores["em"] = scores["slices"]["dev"]["exact"] = 99.5
+    write_json(root / RUN / "metrics.json", scores)
+
+
+def better_table(root: Path) -> None:
+    path = root / "tables" / "t.md"
+    path.write_text(re.sub(r"\d+\.\d+ \|", "99.9 |", path.read_text(), count=1))
+
+
+def another_answer(root: Path) -> None:
+    path = root / RUN / "predictions.parquet"
+    table = pq.read_table(path)
+    answers = ["something else", *table["answer"].to_pylist()[1:]]
+    place = table.schema.get_field_index("answer")
+    pq.write_table(table.set_column(place, "answer", pa.array(answers)), path)
+
+
+def another_setting(root: Path) -> None:
+    path = root / RUN / "config.yaml"
+    path.write_text(path.read_text().replace("learning_rate: 3.0e-05", "learning_rate: 0.1"))
+
+
+def another_model(root: Path) -> None:
+    """Weights exchanged together with their digest."""
+    path = root / RUN / "model" / "model.safetensors"
+    weights = load_file(path)
+    weights["qa_outputs.bias"] += 3 * weights["qa_outputs.bias"].new_tensor([1, 0])
+    weights["qa_outputs.weight"] = -weights["qa_outputs.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+    record = read_json(path.parent / "run.json")
+    record["files"]["model.safetensors"] = sha256(path)
+    write_json(path.parent / "run.json", record)
+
+
+def another_fingerprint(root: Path) -> None:
+    path = root / RUN / "model" / "run.json"
+    write_json(path, {**read_json(path), "fingerprint": digest("mine")[:32]})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda root: shorten(root / "encoders/tiny/model.safetensors"), "model.safetensors: is"),
+        (lambda root: drop_a_row(root / "corpora/cola/dev.parquet"), "dev.parquet: is not the"),
+        (other_rows, "cola/manifest.json: digest: is not that of its rows"),
+        (lambda root: shorten(root / "features/tiny/default/cola/train.arrow"), "train.arrow: is"),
+        (lambda root: (root / "features/tiny/default/cola/dev.arrow").unlink(), "no such file"),
+        (another_setting, "config_digest: is not that of"),
+        (another_fingerprint, "fingerprint: is not that of its parts"),
+        (lambda root: shorten(root / RUN / "model/heads.safetensors"), "heads.safetensors: is not"),
+        (better_scores, "metrics.json: em: is 99.5, but the predictions give"),
+        (better_scores, "em: 99.5 in metrics.json"),  # and MLflow does not agree
+        (better_table, r"t.md: line \d+: is not what metrics.json gives"),
+        (lambda root: (root / "tables/interference.md").write_text(""), "interference.md: line 1"),
+        (lambda root: (root / "tables/t9.md").touch(), "t9.md: is no table of the experiment"),
+        (lambda root: (root / RUN / "metrics.json").write_text("{"), "not readable as JSON"),
+        (lambda root: (root / "corpora/cola/manifest.json").write_text("[]"), "not readable"),
+    ],
+)
+def test_what_was_changed_is_named(results, capsys, change, message):
+    change(results)
+    status, _, errors = verify(results, capsys)
+    assert status == 2
+    assert re.search(message, errors), errors
+    assert all(line.startswith("mtdnn: error: ") for line in errors.splitlines())
+
+
+@pytest.mark.parametrize("change", [another_answer, another_model])
+def test_predictions_that_are_not_the_model_s_are_named(results, capsys, change):
+    change(results)
+    status, _, errors = verify(results, capsys, "--predictions", "--threads", "1")
+    assert status == 2
+    assert re.search(r"predictions.parquet: \d+ of 16 differ from its model: \('dev', 'q", errors)
+
+
+def test_nothing_is_written(finished, capsys):
+    def dates():
+        return {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+
+    before = dates()
+    verify(finished, capsys)
+    assert dates() == before
+
+
+def test_a_folder_of_another_name_is_refused(results, capsys):
+    moved = results.rename(results.with_name("other"))
+    status, _, errors = verify(moved, capsys)
+    assert status == 2 and "holds the experiment 'tiny'" in errors
+    assert json.loads((moved / RUN / "metrics.json").read_text())["experiment"] == "tiny"
