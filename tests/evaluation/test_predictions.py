@@ -13,7 +13,7 @@ from mtdnn.evaluation.predictions import answer, batches_by_length, classify, ev
 from mtdnn.model.batches import batch_of
 from mtdnn.model.saving import save
 from mtdnn.training.loop import train
-from tests.model.test_multitask import Prepared, changed
+from tests.support.packed import Prepared, changed
 from tests.support.tiny import FAMILIES, make_run_folder
 
 CPU = torch.device("cpu")

@@ -254,7 +254,7 @@ def run_score(tmp_path, capsys, predictions, odds=None, threshold=None):
         arguments += ["--null-odds", str(tmp_path / "o.json")]
     if threshold is not None:
         arguments += ["--null-threshold", str(threshold)]
-    assert main.main(arguments) == 0
+    assert main(arguments) == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -340,7 +340,7 @@ def score_small(tmp_path, capsys, data=SMALL, predictions=None, odds=None):
     arguments = ["score", "--data", "data", "--predictions", "predictions"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        status = main.main(arguments + (["--null-odds", "odds"] if odds is not None else []))
+        status = main(arguments + (["--null-odds", "odds"] if odds is not None else []))
     captured = capsys.readouterr()
     return status, captured.out, captured.err
 

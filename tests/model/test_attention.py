@@ -9,20 +9,7 @@ from torch import nn
 from mtdnn.model.attention import PACKABLE, _one_by_one, _side_by_side, packed_attention
 from mtdnn.model.batches import PackedBatch
 from mtdnn.training.loop import random_state
-from tests.model.test_multitask import Prepared
-
-LENGTHS = (5, 1, 9, 3)
-
-
-def packing(lengths=LENGTHS):
-    positions = torch.cat([torch.arange(n) for n in lengths])
-    items = torch.arange(len(lengths) + 1).numpy()
-    return PackedBatch(positions, positions, positions, tuple(lengths), items, {})
-
-
-def query_key_value(heads=3, size=4, lengths=LENGTHS):
-    torch.manual_seed(1)
-    return [torch.randn(heads, sum(lengths), size, requires_grad=True) for _ in range(3)]
+from tests.support.packed import LENGTHS, Prepared, packing, query_key_value
 
 
 def by_hand(query, key, value, lengths, scale):

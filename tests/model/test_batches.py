@@ -8,33 +8,8 @@ from hypothesis import strategies as st
 
 from mtdnn.data.features import Sequences
 from mtdnn.model.batches import TARGETS, PackedBatch, pack
-from tests.model.test_multitask import Prepared
+from tests.support.packed import Prepared, fields, some_sequences
 from tests.support.tiny import FAMILIES
-
-
-@st.composite
-def some_sequences(draw):
-    """Items of one to three sequences, with numbers that tell each token from the others."""
-    counts = draw(st.lists(st.integers(1, 3), min_size=1, max_size=5))
-    lengths = np.array(
-        draw(st.lists(st.integers(1, 6), min_size=sum(counts), max_size=sum(counts)))
-    )
-    tokens = int(lengths.sum())
-    return Sequences(
-        lengths=lengths,
-        items=np.concatenate([[0], np.cumsum(counts)]),
-        columns={
-            "input_ids": np.arange(100, 100 + tokens, dtype=np.int32),
-            "token_type_ids": np.arange(tokens, dtype=np.int8) % 2,
-            "label": np.repeat(np.arange(len(counts)), counts).astype(np.int32),
-        },
-    )
-
-
-def fields(batch):
-    targets = {name: value.tolist() for name, value in batch.targets.items()}
-    tensors = (batch.input_ids, batch.token_type_ids, batch.position_ids)
-    return [t.tolist() for t in tensors], batch.lengths, batch.items.tolist(), targets
 
 
 @given(some_sequences())

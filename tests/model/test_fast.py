@@ -15,8 +15,7 @@ from mtdnn.model.optimizer import DecoupledAdamax, clip_scale, learning_rate, op
 from mtdnn.training import loop
 from mtdnn.training.schedule import Step
 from mtdnn.training.stepper import stepper_for
-from tests.model.test_attention import packing, query_key_value
-from tests.model.test_multitask import Prepared
+from tests.support.packed import Prepared, packing, query_key_value
 
 CPU = torch.device("cpu")
 

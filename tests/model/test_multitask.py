@@ -18,39 +18,12 @@ from transformers import (
     BertForSequenceClassification,
 )
 
-from mtdnn.config.layout import Layout
-from mtdnn.data.features import training_features
 from mtdnn.errors import MtdnnError
 from mtdnn.model.attention import PACKABLE
-from mtdnn.model.batches import batch_of
 from mtdnn.model.multitask import build
 from mtdnn.model.saving import export, load, save
-from tests.support.tiny import FAMILIES, OWN_SIZES, make_encoder, make_run_folder
-
-WITHOUT_DROPOUT = {"batch_size": 8, "head_dropout": 0, "encoder_dropout": 0, "span_loss": "mean"}
-
-
-def with_encoder(run, **changes):
-    return run.model_copy(update={"encoder": run.encoder.model_copy(update=changes)})
-
-
-class Prepared:
-    """A run whose features are ready, without dropout unless `training` says otherwise."""
-
-    def __init__(self, folder, kind="bert", training=WITHOUT_DROPOUT, features=None, **encoder):
-        changes = {"features": features} if features else {}
-        self.run_dir, self.run = make_run_folder(
-            folder, rows=12, kind=kind, encoder=encoder, training=training, **changes
-        )
-        self.layout = Layout.of_run(self.run_dir)
-        self.encoder = self.layout.encoder("tiny")
-        self.features = training_features(self.layout, self.run)
-
-    def model(self, batching="auto"):
-        return build(self.encoder, with_encoder(self.run, batching=batching))
-
-    def batch(self, corpus, items=range(6)):
-        return batch_of(self.features[corpus], items)
+from tests.support.packed import Prepared, changed, with_encoder
+from tests.support.tiny import FAMILIES, OWN_SIZES, make_encoder
 
 
 @pytest.fixture(scope="module")
@@ -253,15 +226,6 @@ def test_encoder_dropout_is_the_checkpoints_own_unless_set(tmp_path, bert, kind)
 
 
 # --- files -----------------------------------------------------------------------------------
-
-
-def changed(prepared):
-    """A model whose every weight differs from the encoder's files."""
-    model = prepared.model().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.05)
-    return model
 
 
 def saved(prepared, run_dir):

@@ -278,3 +278,13 @@ def main() -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+QUICK = {
+    "slurm": ["--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10"],
+    "slurm-generic": ["--seconds-between-status-checks", "2", "--latency-wait", "10"],
+    "default": ["--cores", "2"],
+}
+
+
+ONE_CORE = ["--set-threads", "train=1", "evaluate=1"]  # as without a GPU: the same bits

@@ -1,45 +1,19 @@
 """Interrupted trainings end as undisturbed ones do."""
 
-import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from mtdnn.config.layout import Layout
-from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError
 from mtdnn.training.checkpoints import KEPT, Checkpoints
 from mtdnn.training.loop import train
 from mtdnn.training.stopping import Stopped, StopSignals
-from tests.support.tiny import make_run_folder
-
-
-def fresh(folder: Path):
-    run_dir, run = make_run_folder(folder, qa_weight=0.5, rows=60, training={"epochs": 3})
-    (run_dir / "config.yaml").write_text(dump_yaml(run), encoding="utf-8")
-    return run_dir, run
-
-
-def outcome(run_dir: Path) -> tuple[dict, list]:
-    """Weights and log of a finished run, clock fields left out."""
-    weights = load_file(run_dir / "model" / "model.safetensors")
-    weights |= load_file(run_dir / "model" / "heads.safetensors")
-    lines = [json.loads(line) for line in (run_dir / "training.jsonl").read_text().splitlines()]
-    return weights, [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
-
-
-def assert_same(one: tuple[dict, list], other: tuple[dict, list]) -> None:
-    assert one[1] == other[1]
-    assert one[0].keys() == other[0].keys()
-    assert all(torch.equal(value, other[0][name]) for name, value in one[0].items())
+from tests.support.interrupted import assert_same, fresh, outcome, states
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +21,6 @@ def undisturbed(tmp_path_factory):
     run_dir, run = fresh(tmp_path_factory.mktemp("undisturbed"))
     train(run_dir, run, threads=1)
     return outcome(run_dir)
-
-
-def states(run_dir: Path) -> list[Path]:
-    return sorted((Layout.of_run(run_dir).root / "state").glob("*/step*"))
 
 
 def test_stopped_again_and_again_it_ends_as_undisturbed(tmp_path, undisturbed, monkeypatch):

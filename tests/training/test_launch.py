@@ -21,8 +21,8 @@ from mtdnn.errors import MtdnnError
 from mtdnn.training import launch, loop
 from mtdnn.training.loop import train
 from mtdnn.training.team import Team, cut, tokens_of
+from tests.support.interrupted import assert_same, outcome, states
 from tests.support.tiny import make_run_folder
-from tests.training.test_checkpoints import assert_same, outcome, states
 
 PATIENCE_SECONDS = 120
 WITHOUT_DROPOUT = {"head_dropout": 0, "encoder_dropout": 0}

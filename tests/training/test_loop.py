@@ -23,7 +23,7 @@ from mtdnn.training import schedule
 from mtdnn.training.fingerprint import Fingerprint
 from mtdnn.training.loop import random_state, train
 from mtdnn.training.stepper import Stepper, parts_of, precision
-from tests.model.test_multitask import Prepared
+from tests.support.packed import Prepared
 from tests.support.tiny import FAMILIES, make_run_folder
 
 CPU = torch.device("cpu")

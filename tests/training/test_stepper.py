@@ -21,8 +21,7 @@ from mtdnn.model.batches import ROOM, PackedBatch, pack, tail_unit
 from mtdnn.model.optimizer import learning_rate, optimizer_for
 from mtdnn.training.loop import random_state
 from mtdnn.training.stepper import RecordedSteps, Stepper, cuda_recorder, stepper_for
-from tests.model.test_batches import fields, some_sequences
-from tests.model.test_multitask import Prepared
+from tests.support.packed import Prepared, fields, some_sequences
 from tests.support.tiny import FAMILIES
 
 CPU = torch.device("cpu")

@@ -1,22 +1,17 @@
 """Everything is fetched first; then the network is cut off, and the workflow runs to its report."""
 
-import os
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.data.test_hub import CORPORA, push_datasets
+from tests.support.airgap import CUT_OFF, NAMESPACE, WITHOUT, call, exports
+from tests.support.hub_corpora import CORPORA, push_datasets
 from tests.support.hub_server import HubServer
+from tests.support.room import EXPERIMENT, ROOT
 from tests.support.tiny import make_encoder
-from tests.whole.test_workflow import EXPERIMENT, ROOT
 
-NAMESPACE = ["unshare", "--net"]
-CUT_OFF = shutil.which("unshare") and subprocess.run([*NAMESPACE, "true"]).returncode == 0
-WITHOUT = "no network namespace can be made here; it takes unshare and root"
 SETTINGS = {
     **EXPERIMENT,
     "encoders": {"tiny": {"label": "Tiny", "source": {"kind": "hub", "repo": "made/tiny-bert"}}},
@@ -25,25 +20,6 @@ SETTINGS = {
     # One run, of both corpora.
     "tables": {"table1": {"title": "QA+SC", "rows": EXPERIMENT["tables"]["table1"]["rows"][1:]}},
 }
-
-
-def call(folder: Path, *command: str, **variables: str) -> subprocess.CompletedProcess:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "MTDNN_"))}
-    home = {"HOME": str(folder / "home"), "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        command,
-        cwd=folder,
-        env={**kept, **home, **variables},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-
-
-def exports(output: str) -> dict[str, str]:
-    """The environment variables that `mtdnn fetch` says to set."""
-    lines = [line for line in output.splitlines() if line.startswith("export ")]
-    return dict(line.removeprefix("export ").split("=", 1) for line in lines)
 
 
 @pytest.mark.slow

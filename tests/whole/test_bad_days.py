@@ -27,8 +27,8 @@ from mtdnn.training import loop
 from mtdnn.training.checkpoints import Checkpoints
 from mtdnn.training.loop import train
 from mtdnn.training.stopping import Stopped
+from tests.support.interrupted import assert_same, fresh, outcome, states
 from tests.support.tiny import make_run_folder
-from tests.training.test_checkpoints import assert_same, fresh, outcome, states
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from mtdnn.machine.files import read_json
 from mtdnn.reporting import products
 from mtdnn.tracking import client
 from mtdnn.tracking import runs as tracking
-from tests.reporting.test_cases import HOSTILE, make
+from tests.support.answers import HOSTILE, make
 from tests.support.browser import open_page
 from tests.support.factories import make_experiment, make_run
 from tests.support.mlflow_server import Server

@@ -15,10 +15,9 @@ from pathlib import Path
 import pytest
 
 from mtdnn.machine.files import sha256
-from tests.support.slurm import Slurm, missing
-from tests.whole.test_airgap import CUT_OFF, NAMESPACE, WITHOUT, call, exports
-from tests.whole.test_slurm import ONE_CORE, QUICK
-from tests.whole.test_workflow import ROOT
+from tests.support.airgap import CUT_OFF, NAMESPACE, WITHOUT, call, exports
+from tests.support.room import ROOT
+from tests.support.slurm import ONE_CORE, QUICK, Slurm, missing
 
 pytestmark = [pytest.mark.patient, pytest.mark.slow]
 DEMO = str(ROOT / "config" / "demo.yaml")

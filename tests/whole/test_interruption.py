@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.whole.test_workflow import EXPERIMENT, ROOT, RUNS, Room, make_room
+from tests.support.room import EXPERIMENT, ROOT, RUNS, Room, make_room
 
 SETTINGS = {
     **copy.deepcopy(EXPERIMENT),

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from mtdnn.machine.gpus import count_gpus
-from tests.whole.test_workflow import ROOT, Room, make_room
+from tests.support.room import ROOT, Room, make_room
 
 PROFILES = sorted(path.name for path in (ROOT / "profiles").iterdir() if path.is_dir())
 RUN = "tiny/qa/w1.0/default/seed1"

@@ -23,8 +23,8 @@ import yaml
 
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_json, sha256
-from tests.support.slurm import Slurm, missing
-from tests.whole.test_workflow import EXPERIMENT, ROOT, Room, make_room
+from tests.support.room import EXPERIMENT, ROOT, Room, make_room
+from tests.support.slurm import ONE_CORE, QUICK, Slurm, missing
 
 pytestmark = [
     pytest.mark.slurm,
@@ -43,12 +43,6 @@ STARTED: list[subprocess.Popen] = []
 # Of the 150 steps of a run.
 MIDDLE = 80
 PATIENCE_SECONDS = 600
-QUICK = {
-    "slurm": ["--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10"],
-    "slurm-generic": ["--seconds-between-status-checks", "2", "--latency-wait", "10"],
-    "default": ["--cores", "2"],
-}
-ONE_CORE = ["--set-threads", "train=1", "evaluate=1"]  # as without a GPU: the same bits
 STOPS = f"""
     if done == {MIDDLE}:
         for name in NAMES:

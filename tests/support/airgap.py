@@ -1,0 +1,35 @@
+"""Commands without a network."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.support.room import ROOT
+
+NAMESPACE = ["unshare", "--net"]
+
+
+CUT_OFF = shutil.which("unshare") and subprocess.run([*NAMESPACE, "true"]).returncode == 0
+
+
+WITHOUT = "no network namespace can be made here; it takes unshare and root"
+
+
+def call(folder: Path, *command: str, **variables: str) -> subprocess.CompletedProcess:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "MTDNN_"))}
+    home = {"HOME": str(folder / "home"), "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env={**kept, **home, **variables},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def exports(output: str) -> dict[str, str]:
+    """The environment variables that `mtdnn fetch` says to set."""
+    lines = [line for line in output.splitlines() if line.startswith("export ")]
+    return dict(line.removeprefix("export ").split("=", 1) for line in lines)

@@ -1,0 +1,99 @@
+"""A folder with a tiny experiment in which a real Snakemake runs."""
+
+import copy
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+import mtdnn
+from tests.support.factories import SMALL
+from tests.support.tiny import make_encoder
+
+ROOT = Path(__file__).parents[2]
+
+
+PACKAGE = Path(mtdnn.__file__).parent
+
+
+RUNS = {
+    "qa": "tiny/qa/w1.0/default/seed1",
+    "qa_sc": "tiny/qa_sc/w0.8/default/seed1",
+    "longer": "tiny/qa/w1.0/longer/seed1",
+}
+
+
+EXPERIMENT = {
+    **SMALL,
+    "encoders": {"tiny": {"label": "Tiny", "source": {"kind": "files", "path": "encoder"}}},
+    "features": {"max_length": 96, "max_question_length": 48, "stride_tokens": 24},
+    "training": {"epochs": 1},
+    "variants": {"longer": {"label": "longer", "training": {"epochs": 2}}},
+    "tables": {
+        **SMALL["tables"],
+        "table2": {
+            "title": "Variants",
+            "rows": [{"encoder": "tiny", "mixture": "qa", "variant": "longer"}],
+        },
+    },
+}
+
+
+class Room:
+    """A folder with an experiment of its own and its own copy of the package."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.settings = copy.deepcopy(EXPERIMENT)
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results" / "small"
+
+    def environment(self) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if key != "MTDNN_DATA"}
+        return {**kept, "PYTHONPATH": str(self.folder / "package")}
+
+    def call(self, *command: str) -> subprocess.CompletedProcess:
+        (self.folder / "small.yaml").write_text(yaml.safe_dump(self.settings, sort_keys=False))
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment(),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=1200,
+        )
+
+    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess:
+        return self.call(
+            *(sys.executable, "-m", "snakemake", *arguments),
+            *("--snakefile", str(ROOT / "Snakefile")),
+            *("--workflow-profile", str(ROOT / "profiles" / "default")),
+            *("--cores", "2", "--configfile", "small.yaml"),
+        )
+
+    def planned(self, *arguments: str) -> set[str]:
+        """What a call would do: the jobs' messages."""
+        answer = self.snakemake(*arguments, "--dry-run")
+        assert answer.returncode == 0, answer.stdout
+        return set(re.findall(r"^Job \d+: (.*)$", answer.stdout, re.MULTILINE))
+
+    def edit(self, module: str, old: str, new: str) -> None:
+        path = self.folder / "package" / "mtdnn" / module
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+
+def make_room(folder: Path) -> Room:
+    folder.mkdir(exist_ok=True)
+    make_encoder(folder / "encoder")
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(PACKAGE, folder / "package" / "mtdnn", ignore=ignored)
+    return Room(folder)
