@@ -1,0 +1,58 @@
+"""Digests of files by content, computed once for as long as a file stays as it is."""
+
+import os
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from mtdnn.errors import MtdnnError
+from mtdnn.machine.files import read_json, sha256, write_json
+
+# A file that changed this recently may change again without a new date: its digest is not kept.
+UNSETTLED_SECONDS = 2.0
+
+
+def content_digests(files: Iterable[Path], cache: Path) -> dict[Path, str]:
+    """Return the hexadecimal SHA-256 of each file.
+
+    A digest is reused while size, inode and both dates of the file are unchanged. The date of the
+    inode moves with every write, even when a tool restores the date of the file.
+
+    Args:
+        files: existing files.
+        cache: JSON file in which digests are kept; not being able to write it is no error.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    kept = _read(cache)
+    known = dict(kept)
+    digests = {}
+    for file in files:
+        stat = file.stat()
+        state = [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
+        entry = known.get(str(file.absolute()))
+        if entry and entry[:-1] == state:
+            digests[file] = entry[-1]
+            continue
+        digests[file] = sha256(file)
+        if time.time() - max(stat.st_mtime, stat.st_ctime) > UNSETTLED_SECONDS:
+            known[str(file.absolute())] = [*state, digests[file]]
+    if known != kept:
+        with suppress(OSError):
+            write_json(cache, {name: known[name] for name in known if os.path.exists(name)})
+    return digests
+
+
+def _read(cache: Path) -> dict[str, list[int | str]]:
+    """The cache; empty where it is missing or damaged, since it can be computed again."""
+    try:
+        kept = read_json(cache)
+    except MtdnnError:
+        return {}
+    is_valid = isinstance(kept, dict) and all(
+        isinstance(entry, list) and len(entry) == 5 and isinstance(entry[-1], str)
+        for entry in kept.values()
+    )
+    return kept if is_valid else {}

@@ -1,0 +1,79 @@
+"""Several files of a folder replaced as one, at the end, whatever interrupts it.
+
+New files are built in a folder beside the old ones. When all of them are complete, that folder is
+renamed, which marks it as ready; then its files take the places of the old ones. A process that is
+killed before the rename has changed nothing. One that is killed after it has left everything that
+the next process needs to finish: it calls `finish_publishing` before it looks at the folder.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mtdnn.machine.files import flush
+
+_DRAFT, _READY, _OLD = ".draft", ".ready", ".old"
+_STALE = ".stale.json"
+
+
+@contextmanager
+def publishing(folder: Path, stale: Iterable[str] = ()) -> Iterator[Path]:
+    """Yield an empty folder for new files; when the block succeeds, they replace the old ones.
+
+    Only one process at a time may publish to a folder; its caller holds a lease.
+
+    Args:
+        folder: the folder in which files are replaced; files that the block does not write stay.
+        stale: names of files in `folder` that no longer hold once the new ones are there.
+
+    Raises:
+        OSError: the disk is full or not writable; `folder` is unchanged.
+    """
+    finish_publishing(folder)
+    draft = folder / _DRAFT
+    shutil.rmtree(draft, ignore_errors=True)  # left by a killed process
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        (draft / _STALE).write_text(json.dumps(sorted(stale)), encoding="utf-8")
+        for path in [draft, *(path for path in draft.rglob("*") if path.is_dir())]:
+            _flush_files(path)
+        os.rename(draft, folder / _READY)
+    except OSError as error:
+        error.filename = error.filename or str(folder)  # a full disk is reported without a name
+        raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    finish_publishing(folder)
+
+
+def finish_publishing(folder: Path) -> None:
+    """Finish what a killed process had ready; does nothing where nothing is.
+
+    Every step can be repeated, so being killed here as well loses nothing.
+    """
+    ready = folder / _READY
+    if not ready.is_dir():
+        return
+    stale = ready / _STALE
+    if stale.exists():
+        for name in json.loads(stale.read_text(encoding="utf-8")):
+            (folder / name).unlink(missing_ok=True)
+    for path in sorted(ready.iterdir()):
+        if path.name in (_STALE, _OLD):
+            continue
+        target = folder / path.name
+        if target.is_dir():  # a folder cannot be renamed onto a full one
+            shutil.rmtree(ready / _OLD, ignore_errors=True)
+            os.rename(target, ready / _OLD)
+        os.replace(path, target)
+    shutil.rmtree(ready)
+
+
+def _flush_files(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_file():
+            flush(path)
