@@ -31,28 +31,25 @@ def content_digests(files: Iterable[Path], cache: Path) -> dict[Path, str]:
     digests = {}
     for file in files:
         stat = file.stat()
-        state = [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
-        entry = known.get(str(file.absolute()))
-        if entry and entry[:-1] == state:
-            digests[file] = entry[-1]
+        state = f"{stat.st_size} {stat.st_ino} {stat.st_mtime_ns} {stat.st_ctime_ns}"
+        before, _, digest = known.get(str(file.absolute()), "").rpartition(" ")
+        if before == state:
+            digests[file] = digest
             continue
         digests[file] = sha256(file)
         if time.time() - max(stat.st_mtime, stat.st_ctime) > UNSETTLED_SECONDS:
-            known[str(file.absolute())] = [*state, digests[file]]
+            known[str(file.absolute())] = f"{state} {digests[file]}"
     if known != kept:
         with suppress(OSError):
             write_json(cache, {name: known[name] for name in known if os.path.exists(name)})
     return digests
 
 
-def _read(cache: Path) -> dict[str, list[int | str]]:
+def _read(cache: Path) -> dict[str, str]:
     """The cache; empty where it is missing or damaged, since it can be computed again."""
     try:
         kept = read_json(cache)
     except MtdnnError:
         return {}
-    is_valid = isinstance(kept, dict) and all(
-        isinstance(entry, list) and len(entry) == 5 and isinstance(entry[-1], str)
-        for entry in kept.values()
-    )
+    is_valid = isinstance(kept, dict) and all(isinstance(entry, str) for entry in kept.values())
     return kept if is_valid else {}

@@ -46,7 +46,7 @@ def test_a_file_that_has_just_changed_is_read_again(tmp_path):
     assert time.time() - file.stat().st_mtime < contents.UNSETTLED_SECONDS
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', '{"a": [1, 2, 3, 4, 5]}', "\x00"])
+@pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', '{"a": "b"}', "\x00"])
 def test_a_damaged_cache_costs_nothing_but_time(settled, content):
     file, cache, _ = settled
     cache.write_text(content)
