@@ -166,6 +166,11 @@ class Layout:
         return self.root / "store.json"
 
     @property
+    def checksums(self) -> Path:
+        """Digests of all finished files."""
+        return self.root / "checksums.json"
+
+    @property
     def agreement(self) -> Path:
         """What MLflow and the tables were found to agree on."""
         return self.root / "agreement.json"
