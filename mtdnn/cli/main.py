@@ -89,15 +89,15 @@ def _corpus(arguments: argparse.Namespace) -> None:
 
 def _features(arguments: argparse.Namespace) -> None:
     from mtdnn.config.loading import load
+    from mtdnn.config.settings import FeatureSettings
     from mtdnn.data import tokenising
 
     experiment = load(arguments.experiment)
     corpus = _pick("corpus", arguments.corpus, experiment.corpora)
     _pick("encoder", arguments.encoder, experiment.encoders)
-    settings = experiment.features
     if arguments.variant != "default":
-        override = _pick("variant", arguments.variant, experiment.variants).features
-        settings = settings.model_validate({**settings.model_dump(), **override})
+        _pick("variant", arguments.variant, experiment.variants)
+    settings = FeatureSettings.model_validate(experiment.settings_of(arguments.variant)["features"])
     layout = experiment.layout
     tokenising.prepare(
         family=corpus.family,

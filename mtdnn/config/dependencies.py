@@ -65,8 +65,7 @@ def corpus_settings(experiment: Experiment, corpus: str) -> str:
 
 def features_settings(experiment: Experiment, variant: str) -> str:
     """Digest of how text becomes tokens in a variant of the features."""
-    override = {} if variant == "default" else experiment.variants[variant].features
-    return digest({**experiment.features.model_dump(), **override})
+    return digest(experiment.settings_of(variant)["features"])
 
 
 class RunSteps:

@@ -41,6 +41,11 @@ class Mixture(Closed):
     label: str = Field(description="name shown in tables and figures")
     corpora: list[Name] = Field(min_length=1, description="names of corpora")
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether it trains question answering alone, without an auxiliary corpus."""
+        return len(self.corpora) == 1
+
 
 class Variant(Closed):
     """A named override of settings; only the keys that differ are given."""
@@ -219,7 +224,7 @@ class Experiment(Closed):
         for encoder, mixture in itertools.product(grid.encoders, grid.mixtures):
             _known(f"{place}.encoders", encoder, self.encoders)
             _known(f"{place}.mixtures", mixture, self.mixtures)
-            alone = len(self.mixtures[mixture].corpora) == 1
+            alone = self.mixtures[mixture].is_alone
             if not alone and not grid.qa_weights:
                 raise ValueError(f"{place}.qa_weights: {mixture} needs at least one")
             for weight, base in itertools.product([1] if alone else grid.qa_weights, grid.variants):
@@ -279,7 +284,7 @@ class Experiment(Closed):
         yield from unknown
         if unknown:
             return
-        alone = len(self.mixtures[row.mixture].corpora) == 1
+        alone = self.mixtures[row.mixture].is_alone
         if alone and row.qa_weight != 1:
             yield (
                 f"{place}.qa_weight: {row.mixture} has no auxiliary corpus, "
@@ -290,8 +295,7 @@ class Experiment(Closed):
                 f"{place}.qa_weight: with 1.0 the auxiliary corpora of {row.mixture} "
                 "are never drawn; give a weight below 1"
             )
-        override = {} if row.variant == "default" else self.variants[row.variant].schedule
-        if not alone and "steps_of_weight" in override:
+        if not alone and "steps_of_weight" in self.variant_of(row.variant).schedule:
             yield (
                 f"{place}.variant: {row.variant} has schedule.steps_of_weight, which is "
                 f"for question answering alone, not for {row.mixture}"
@@ -362,15 +366,51 @@ class Experiment(Closed):
 
     def features_variant(self, variant: str) -> str:
         """Name under which a variant's features are kept: `default` unless it changes them."""
-        changes = variant != "default" and self.variants[variant].features
-        return variant if changes else "default"
+        return variant if self.variant_of(variant).features else "default"
+
+    def variant_of(self, name: str) -> Variant:
+        """The overrides of a variant; `default` has none."""
+        return Variant() if name == "default" else self.variants[name]
+
+    def settings_of(self, variant: str) -> dict[str, dict[str, Any]]:
+        """The parts in `VARIED` with the overrides of a variant applied."""
+        override = self.variant_of(variant)
+        return {
+            part: {**getattr(self, part).model_dump(), **getattr(override, part)} for part in VARIED
+        }
+
+    def variant_label(self, variant: str) -> str:
+        """How tables and figures name a variant."""
+        return self.variant_of(variant).label or variant
+
+    def row_label(self, row: Row) -> str:
+        """The first column of a table: the row's own label, or its mixture's."""
+        return row.label or self.mixtures[row.mixture].label
+
+    def long_row_label(self, row: Row) -> str:
+        """How a sentence names a row: its label, QA weight and, unless labelled, its variant."""
+        parts = [self.row_label(row) + ("" if row.qa_weight == 1 else f" at w {row.qa_weight:g}")]
+        parts += [] if row.variant == "default" or row.label else [self.variant_label(row.variant)]
+        return ", ".join(parts)
+
+    def run_label(self, run: RunId, seed: bool = False) -> str:
+        """How a run is named among all runs: its mixture, and whatever else tells it apart.
+
+        Args:
+            run: one of the experiment's runs.
+            seed: whether to name its seed too, if the experiment has several.
+        """
+        mixture = self.mixtures[run.mixture]
+        parts = [mixture.label]
+        parts += [] if mixture.is_alone else [f"w {run.qa_weight:g}"]
+        if len({row.encoder for table in self.tables.values() for row in table.rows}) > 1:
+            parts.append(self.encoders[run.encoder].label)
+        parts += [] if run.variant == "default" else [self.variant_label(run.variant)]
+        parts += [f"seed {run.seed}"] if seed and len(self.seeds) > 1 else []
+        return ", ".join(parts)
 
     def resolve(self, run: RunId) -> RunSettings:
         """Everything that determines `run`, overrides of its variant applied."""
-        override = Variant() if run.variant == "default" else self.variants[run.variant]
-        merged = {
-            part: {**getattr(self, part).model_dump(), **getattr(override, part)} for part in VARIED
-        }
         mixture = self.mixtures[run.mixture]
         return RunSettings(
             experiment=self.experiment,
@@ -384,7 +424,7 @@ class Experiment(Closed):
             variant=run.variant,
             seed=run.seed,
             features_variant=self.features_variant(run.variant),
-            **merged,
+            **self.settings_of(run.variant),
         )
 
 

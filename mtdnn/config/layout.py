@@ -30,8 +30,17 @@ class RunId:
     @property
     def path(self) -> str:
         """The run's folder below `runs/`, for instance `base/qa_sc/w0.8/default/seed1`."""
-        weight = f"w{self.qa_weight:g}" if self.qa_weight % 1 else f"w{self.qa_weight:.1f}"
-        return f"{self.encoder}/{self.mixture}/{weight}/{self.variant}/seed{self.seed}"
+        return f"{self.row_path}/seed{self.seed}"
+
+    @property
+    def row_path(self) -> str:
+        """The path without its seed: runs that share it make one row of a table."""
+        return f"{self.encoder}/{self.mixture}/w{weight_text(self.qa_weight)}/{self.variant}"
+
+
+def weight_text(qa_weight: float) -> str:
+    """A QA weight as paths and tables show it: `0.8`, and `1.0` instead of `1`."""
+    return f"{qa_weight:g}" if qa_weight % 1 else f"{qa_weight:.1f}"
 
 
 class RunFile:

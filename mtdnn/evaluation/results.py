@@ -64,6 +64,8 @@ class RowResult:
 
     row: Row
     label: str
+    long_label: str
+    """The label with QA weight and variant, for sentences and where other tables are near."""
     encoder_label: str
     variant_label: str
     results: tuple[Result, ...]
@@ -71,6 +73,11 @@ class RowResult:
     """Published `em` and `f1`; empty when there are none."""
     slice_name: str
     """The slice on which the table scores."""
+
+    @property
+    def path(self) -> str:
+        """The path that its runs share, for instance `base/qa_sc/w0.8/default`."""
+        return self.results[0].run.row_path
 
     @property
     def present(self) -> list[Result]:
@@ -126,22 +133,16 @@ def read_rows(experiment: Experiment, table: str) -> list[RowResult]:
     return [
         RowResult(
             row=row,
-            label=row.label or experiment.mixtures[row.mixture].label,
+            label=experiment.row_label(row),
+            long_label=experiment.long_row_label(row),
             encoder_label=experiment.encoders[row.encoder].label,
-            variant_label=variant_label(experiment, row.variant),
+            variant_label=experiment.variant_label(row.variant),
             results=tuple(read_result(experiment, run) for run in experiment.runs_of(row)),
             published=_published_of(experiment, table, row, published),
             slice_name=experiment.slice_of(table),
         )
         for row in experiment.tables[table].rows
     ]
-
-
-def variant_label(experiment: Experiment, variant: str) -> str:
-    """How a variant is shown; `default` has no label of its own."""
-    if variant == "default":
-        return "default"
-    return experiment.variants[variant].label or variant
 
 
 def read_published(experiment: Experiment) -> list[dict[str, str]]:

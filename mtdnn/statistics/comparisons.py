@@ -43,10 +43,10 @@ class Pair:
     def names(self) -> dict[str, str]:
         return {
             "kind": self.kind,
-            "from": row_path(self.first),
-            "to": row_path(self.second),
-            "from_label": row_label(self.first),
-            "to_label": row_label(self.second),
+            "from": self.first.path,
+            "to": self.second.path,
+            "from_label": self.first.long_label,
+            "to_label": self.second.long_label,
         }
 
 
@@ -73,21 +73,9 @@ def compare_tables(
                 "slice": first,
                 "comparisons": made,
                 "left_out": left_out,
-                "cells": {row_path(row): _cells(experiment, row) for row in rows},
+                "cells": {row.path: _cells(experiment, row) for row in rows},
             },
         )
-
-
-def row_path(row: RowResult) -> str:
-    """A row's runs without their seeds, for instance `base/qa_sc/w0.8/default`."""
-    return row.results[0].run.path.rpartition("/")[0]
-
-
-def row_label(row: RowResult) -> str:
-    """How a row is named in a sentence."""
-    weight = "" if row.row.qa_weight == 1 else f" at w {row.row.qa_weight:g}"
-    variant = "" if row.row.variant == "default" or row.row.label else f", {row.variant_label}"
-    return f"{row.label}{weight}{variant}"
 
 
 def pairs(experiment: Experiment, rows: list[RowResult]) -> list[Pair]:
@@ -100,7 +88,7 @@ def pairs(experiment: Experiment, rows: list[RowResult]) -> list[Pair]:
     """
 
     def alone(row: RowResult) -> bool:
-        return len(experiment.mixtures[row.row.mixture].corpora) == 1
+        return experiment.mixtures[row.row.mixture].is_alone
 
     def baseline(row: RowResult) -> RowResult:
         same = [each for each in rows if each.row.encoder == row.row.encoder]
@@ -118,7 +106,7 @@ def pairs(experiment: Experiment, rows: list[RowResult]) -> list[Pair]:
     ]
     unique: dict[frozenset, Pair] = {}
     for pair in found:
-        unique.setdefault(frozenset((row_path(pair.first), row_path(pair.second))), pair)
+        unique.setdefault(frozenset((pair.first.path, pair.second.path)), pair)
     return [pair for rows_of, pair in unique.items() if len(rows_of) == 2]
 
 
@@ -243,7 +231,7 @@ def _reasons(pair: Pair, slice_name: str, tuned: bool) -> str:
     parts = []
     for row in (pair.first, pair.second):
         reasons = row.score(slice_name, "exact", tuned).reasons
-        parts += [f"{row_label(row)}: {', '.join(reasons)}"] if reasons else []
+        parts += [f"{row.long_label}: {', '.join(reasons)}"] if reasons else []
     return "; ".join(parts)
 
 

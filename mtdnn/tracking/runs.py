@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.config.layout import MANIFEST, RunFolder, RunId
+from mtdnn.config.layout import MANIFEST, RunFolder, weight_text
 from mtdnn.config.loading import load_run
 from mtdnn.config.settings import RunSettings
 from mtdnn.machine.files import digest, read_json, sha256, write_json
@@ -246,8 +246,8 @@ def note_id(experiment: Experiment, run_dir: Path, run_id: str, fingerprint: str
 
 def _run_name(settings: RunSettings) -> str:
     """For instance `QA+SC w0.8 base seed1`."""
-    weight = RunId("", "", settings.qa_weight, "", 0).path.split("/")[2]
-    parts = [settings.mixture_label, weight, settings.encoder_name]
+    weight = weight_text(settings.qa_weight)
+    parts = [settings.mixture_label, f"w{weight}", settings.encoder_name]
     parts += [] if settings.variant == "default" else [settings.variant]
     return " ".join([*parts, f"seed{settings.seed}"])
 

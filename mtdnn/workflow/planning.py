@@ -107,7 +107,7 @@ def _group(
     run, settings = members[0], experiment.resolve(members[0])
     folder = experiment.layout.run
     group = Group(
-        row=run.path.rpartition("/")[0],
+        row=run.row_path,
         encoder=run.encoder,
         mixture=run.mixture,
         runs=len(members),
