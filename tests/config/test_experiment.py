@@ -253,6 +253,24 @@ def test_a_variant_changes_what_it_names():
     experiment = parse(small(training__learning_rate=1e-3), where="small.yaml")
     settings = experiment.resolve(RunId("tiny", "qa", 1.0, "longer", 1))
     assert (settings.training.epochs, settings.training.learning_rate) == (3, 1e-3)
+    assert experiment.settings_of("longer")["training"] == settings.training.model_dump()
+    assert experiment.settings_of("default")["training"] == experiment.training.model_dump()
+
+
+def test_rows_and_runs_are_named_by_what_tells_them_apart():
+    changes = {"variants": {"longer": {"label": "3 epochs", "training": {"epochs": 3}}}}
+    experiment = parse(small(seeds=[1, 2], **changes), where="small.yaml")
+    row = experiment.tables["table1"].rows[1].model_copy(update={"variant": "longer"})
+    assert experiment.row_label(row) == "QA+SC"
+    assert experiment.long_row_label(row) == "QA+SC at w 0.8, 3 epochs"
+    named = row.model_copy(update={"label": "Ours"})
+    assert experiment.long_row_label(named) == "Ours at w 0.8"
+    (run, _) = experiment.runs_of(row)
+    assert run.row_path == "tiny/qa_sc/w0.8/longer"
+    assert experiment.run_label(run) == "QA+SC, w 0.8, 3 epochs"
+    alone = RunId("tiny", "qa", 1.0, "default", 2)
+    assert experiment.run_label(alone, seed=True) == "QA, seed 2"
+    assert experiment.mixtures["qa"].is_alone and not experiment.mixtures["qa_sc"].is_alone
 
 
 @pytest.mark.parametrize("name", CONFIGS)
