@@ -43,7 +43,7 @@ class Answered:
     Attributes:
         seed: the run's seed.
         text: the final answer; empty where none is given.
-        start, end: where the best non-null answer stands, in characters of the context.
+        start, end: the span of the best non-null answer, in characters of the context.
         exact: exact match of the final answer, 0 or 1.
         f1: F1 of the final answer, 0 to 1.
         odds: the null odds.

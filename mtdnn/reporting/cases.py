@@ -315,8 +315,8 @@ def _claims(experiment: Experiment, answers: Answers) -> Iterator[dict[str, Any]
         if each.id in places:
             yield _verdict_on_answer(experiment, answers, each, places[each.id])
     yield _verdict_on_empty_answers(experiment, answers)
-    for corpus, effect in (("mrpc", "recognition"), ("cola", "grammar")):
-        yield _verdict_on_corpus(experiment, corpus, effect)
+    yield _verdict_on_corpus(experiment, "mrpc", "MRPC", "recognition")
+    yield _verdict_on_corpus(experiment, "cola", "CoLA", "grammar")
 
 
 def _verdict_on_answer(
@@ -389,9 +389,11 @@ def interval(values: list[float]) -> tuple[float, float]:
     return float(np.mean(values) - margin), float(np.mean(values) + margin)
 
 
-def _verdict_on_corpus(experiment: Experiment, corpus: str, effect: str) -> dict[str, Any]:
+def _verdict_on_corpus(
+    experiment: Experiment, corpus: str, label: str, effect: str
+) -> dict[str, Any]:
     """Say where the effect of one corpus can be seen; no score here can decide the claim."""
-    claim = f"The paper credits {corpus.upper()} with better {effect}."
+    claim = f"The paper credits {label} with better {effect}."
     arms = [
         mixture
         for mixture, entry in experiment.mixtures.items()
@@ -403,7 +405,7 @@ def _verdict_on_corpus(experiment: Experiment, corpus: str, effect: str) -> dict
         f"The tables compare {experiment.mixtures[arms[0]].label} with QA alone, which shows the "
         "effect of this corpus; no score here measures which ability it changes."
         if arms
-        else f"No run of this experiment has {corpus.upper()} as its only auxiliary corpus."
+        else f"No run of this experiment has {label} as its only auxiliary corpus."
     )
     return {"claim": claim, "id": None, "verdict": "not decidable", "text": text}
 

@@ -34,8 +34,8 @@ def write(experiment: Experiment, name: str) -> None:
 
 EXPLANATION = (
     f"Differences are in points, with {CONFIDENCE:.0%} intervals over seeds and over questions, "
-    "which are clustered by paragraph. p: of the hypothesis of no difference, with Holm's "
-    "correction within this table. Permutation: p of a permutation test of EM, uncorrected. "
+    "which are clustered by paragraph. p: p value of no difference, corrected by Holm's method "
+    "within this table. Permutation: p value of a permutation test of EM, uncorrected. "
     "Detectable: the smallest difference in EM that this design finds with a probability of 80%, "
     "before correction."
 )

@@ -149,24 +149,18 @@ def main_block(experiment: Experiment, rows: list[RowResult], notes: Notes) -> B
     """Return the scores on the table's slice, beside the published ones if there are any."""
     first, _ = _slices(experiment, rows)
     columns = _score_columns(experiment, first)
-    variants = any(row.row.variant != "default" for row in rows)
-    heading = ["", "Encoder", *(["Variant"] if variants else []), "QA weight"]
+    heading, body = _row_cells(rows)
     text_columns = len(heading) - 1
     heading += [column.heading for column in columns] + ["Seeds"]
     if experiment.published:
         heading += ["Published EM", "Published F1", "Δ EM", "Δ F1"]
-    body = []
-    for row in rows:
-        cells = [Cell(row.label), Cell(row.encoder_label)]
-        cells += [Cell(row.variant_label)] if variants else []
-        cells.append(Cell(weight_text(row.row.qa_weight)))
+    for row, cells in zip(rows, body, strict=True):
         for column in columns:
             digits = 3 if column.key == "null_odds_auc" else 2
             cells.append(_score_cell(row.score(first, column.key, column.tuned), notes, digits))
         cells.append(_seeds_cell(row, first, notes))
         if experiment.published:
             cells += _published_cells(row, first)
-        body.append(cells)
     return Block(heading, body, text_columns)
 
 
@@ -175,17 +169,26 @@ def slices_block(experiment: Experiment, rows: list[RowResult], notes: Notes) ->
     _, others = _slices(experiment, rows)
     if not others:
         return None
-    heading = ["", "Encoder", "QA weight"]
+    heading, body = _row_cells(rows)
+    text_columns = len(heading) - 1
     heading += [f"{experiment.slices[other].label}: EM / F1" for other in others]
-    body = []
-    for row in rows:
-        cells = [Cell(row.label), Cell(row.encoder_label), Cell(weight_text(row.row.qa_weight))]
+    for row, cells in zip(rows, body, strict=True):
         for other in others:
             em, f1 = row.score(other, "exact"), row.score(other, "f1")
             text = f"{_number(em)} / {_number(f1)}" if em.values else MISSING
             cells.append(notes.cell(text, () if em.values else em.reasons))
-        body.append(cells)
-    return Block(heading, body, 2)
+    return Block(heading, body, text_columns)
+
+
+def _row_cells(rows: list[RowResult]) -> tuple[list[str], list[list[Cell]]]:
+    """The columns that name a row, with its variant if the table has any, and its QA weight."""
+    variants = any(row.row.variant != "default" for row in rows)
+    heading = ["", "Encoder", *(["Variant"] if variants else []), "QA weight"]
+    body = []
+    for row in rows:
+        names = [row.label, row.encoder_label, *([row.variant_label] if variants else [])]
+        body.append([Cell(text) for text in (*names, weight_text(row.row.qa_weight))])
+    return heading, body
 
 
 def _score_cell(score: Score, notes: Notes, digits: int) -> Cell:
@@ -198,7 +201,7 @@ def _seeds_cell(row: RowResult, slice_name: str, notes: Notes) -> Cell:
     """How many of the row's seeds have scores."""
     score = row.score(slice_name, "exact")
     text = f"{len(score.values)}/{len(row.results)}"
-    # If no seed has scores, the notes already stand beside the scores.
+    # If no seed has scores, the cells of the scores already have the notes.
     return notes.cell(text, score.reasons if score.values else ())
 
 

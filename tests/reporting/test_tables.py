@@ -8,12 +8,12 @@ import textwrap
 import pandas as pd
 import pytest
 
-from mtdnn.config.layout import RunId
+from mtdnn.config.layout import RunFolder, RunId
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_json, write_text
 from mtdnn.reporting import products, tables
 from tests.support.factories import QA, fail_run, make_experiment, make_run
-from tests.support.published import PUBLISHED, write_published
+from tests.support.published_scores import PUBLISHED, write_published
 
 BASE_QA = RunId("base", "qa", 1.0, "default", 1)
 BEST = RunId("base", "qa_mcc_sc", 0.8, "default", 1)
@@ -29,11 +29,11 @@ def markdown_row(text, start):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_table_shows_what_metrics_json_holds(tmp_path):
+def test_a_table_shows_the_scores_of_the_run(tmp_path):
     experiment = make_experiment(tmp_path)
     folder = make_run(experiment, BEST, em=74.123, f1=77.987)
     products.write_table(experiment, "table1")
-    scores = read_json(folder / "metrics.json")["slices"]["paper_dev"]
+    scores = read_json(RunFolder(folder).metrics)["slices"]["paper_dev"]
     expected = [f"{scores[key]:.2f}" for key in ("exact", "f1", "HasAns_f1", "NoAns_exact")]
     expected += [f"{scores['null_odds_auc']:.3f}", "1/1"]
     row = ["QA+MCC+SC", "BERT base", "0.8", *expected]
@@ -64,7 +64,7 @@ def test_missing_and_failed_runs_show_a_dash_and_the_reason(tmp_path):
     assert data.reasons[0.8].startswith("train failed: CUDA out of memory")
 
 
-def test_failure_outdates_scores_of_an_earlier_attempt(tmp_path):
+def test_a_failure_hides_the_scores_of_an_earlier_attempt(tmp_path):
     experiment = make_experiment(tmp_path)
     make_run(experiment, BEST, em=70)
     fail_run(experiment, BEST, "train", "no room left")
@@ -72,15 +72,15 @@ def test_failure_outdates_scores_of_an_earlier_attempt(tmp_path):
     assert "70.00" not in read(experiment, "table1", "md")
 
 
-def test_broken_metrics_are_a_reason_and_no_crash(tmp_path):
+def test_unreadable_metrics_are_a_reason_in_the_table(tmp_path):
     experiment = make_experiment(tmp_path)
     folder = make_run(experiment, BEST)
-    write_text(folder / "metrics.json", '{"em": 70')
+    write_text(RunFolder(folder).metrics, '{"em": 70')
     products.write_table(experiment, "table1")
     assert "not readable as JSON" in read(experiment, "table1", "md")
 
 
-def test_seeds_give_mean_and_sample_deviation(tmp_path):
+def test_several_seeds_give_mean_and_sample_standard_deviation(tmp_path):
     experiment = make_experiment(tmp_path, seeds=[1, 2, 3])
     ems = [70.0, 71.0, 73.0]
     for seed, em in enumerate(ems[:2], start=1):
@@ -94,7 +94,7 @@ def test_seeds_give_mean_and_sample_deviation(tmp_path):
     assert row[-1].startswith("2/3 ")
     assert "seed 3: evaluate failed: no disk" in text
     make_run(experiment, RunId("base", "qa", 1.0, "default", 3), ems[2])
-    (experiment.layout.run(RunId("base", "qa", 1.0, "default", 3)) / "failure.json").unlink()
+    RunFolder(experiment.layout.run(RunId("base", "qa", 1.0, "default", 3))).failure.unlink()
     products.write_table(experiment, "table1")
     record = pd.read_csv(experiment.layout.table("table1", "csv")).iloc[-1]
     assert record.em == pytest.approx(statistics.fmean(ems))
@@ -102,7 +102,7 @@ def test_seeds_give_mean_and_sample_deviation(tmp_path):
     assert rf"{record.em:.2f} $\pm$ {record.em_sd:.2f}" in read(experiment, "table1", "tex")
 
 
-def test_published_numbers_and_signed_differences(tmp_path):
+def test_published_numbers_stand_beside_their_rows_with_signed_differences(tmp_path):
     experiment = make_experiment(tmp_path, published=write_published(tmp_path))
     make_run(experiment, BASE_QA, em=73.044, f1=76.18)
     make_run(experiment, BEST, em=75.0, f1=77.0)
@@ -116,7 +116,7 @@ def test_published_numbers_and_signed_differences(tmp_path):
     assert markdown_row(text, "QA+MCC+SC | BERT base | 0.5")[-4:] == ["–"] * 4
     record = pd.read_csv(experiment.layout.table("table1", "csv")).iloc[-1]
     assert record.em_difference == pytest.approx(-0.5)
-    # Another table's number, another encoder's and the blind set's are not taken.
+    # Numbers of another table, another encoder or the blind test set are not used.
     products.write_table(experiment, "table3")
     assert markdown_row(read(experiment, "table3", "md"), "QA | BERT large")[-4:-2] == [
         "77.902",
@@ -133,14 +133,14 @@ def test_published_numbers_and_signed_differences(tmp_path):
         (PUBLISHED.replace("73.544", "high"), "line 2: em: 'high' is not a number"),
     ],
 )
-def test_bad_published_file_is_one_line(tmp_path, content, message):
+def test_a_mistake_in_the_published_file_is_an_error_in_one_line(tmp_path, content, message):
     write_text(tmp_path / "published.csv", content)
     experiment = make_experiment(tmp_path, published=str(tmp_path / "published.csv"))
     with pytest.raises(MtdnnError, match=message):
         products.write_table(experiment, "table1")
 
 
-def test_slice_that_is_not_measurable_says_why(tmp_path):
+def test_a_slice_that_cannot_be_measured_has_its_reason_in_a_note(tmp_path):
     reason = "5795 of its 11873 questions are about contexts that the run was trained on"
     experiment = make_experiment(tmp_path)
     make_run(experiment, BASE_QA, not_measurable={"official": reason})
@@ -154,7 +154,7 @@ def test_slice_that_is_not_measurable_says_why(tmp_path):
     assert markdown_row(read(experiment, "table1", "md"), "QA | BERT base")[3] == r"– \[2\]"
 
 
-def test_scores_at_the_tuned_threshold(tmp_path):
+def test_scores_at_the_tuned_threshold_have_columns_only_if_one_is_tuned(tmp_path):
     plain = make_experiment(tmp_path)
     make_run(plain, BASE_QA, em=70.0, tuned=True)
     products.write_table(plain, "table1")
@@ -170,7 +170,7 @@ def test_scores_at_the_tuned_threshold(tmp_path):
     assert "no threshold was tuned" in read(tuned, "table1", "md")
 
 
-def test_variant_has_its_own_row_and_no_published_number(tmp_path):
+def test_a_variant_has_a_column_and_no_published_number(tmp_path):
     rows = [QA, {**QA, "variant": "legacy"}]
     experiment = make_experiment(
         tmp_path,
@@ -183,10 +183,12 @@ def test_variant_has_its_own_row_and_no_published_number(tmp_path):
     products.write_table(experiment, "table1")
     row = markdown_row(read(experiment, "table1", "md"), "QA | BERT base | old code")
     assert row[4] == "72.00"
+    second = read(experiment, "table1", "md").split("On other questions:")[1]
+    assert markdown_row(second, "QA | BERT base | old code")[-1] == "71.00 / 74.00"
     assert row[-4:] == ["–"] * 4
 
 
-def test_notice_title_and_provenance_stand_in_every_format(tmp_path):
+def test_every_format_has_the_notice_and_the_provenance(tmp_path):
     experiment = make_experiment(tmp_path)
     make_run(experiment, BASE_QA, steps=60)
     products.write_table(experiment, "table1")
@@ -214,7 +216,7 @@ def test_special_characters_are_escaped(tmp_path):
     text = read(experiment, "t", "md")
     assert r"\<b\>\#1\</b\>" in text
     row = next(line for line in text.splitlines() if line.startswith("| R"))
-    # Seven unescaped bars enclose and separate the eight other columns and the label.
+    # Ten unescaped bars enclose and separate nine columns.
     assert row.replace(r"\|", "").count("|") == 10
     tex = read(experiment, "t", "tex")
     assert (
@@ -246,7 +248,7 @@ def test_latex_compiles(tmp_path):
     assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
 
 
-def test_signs():
+def test_differences_have_a_sign_unless_they_are_zero():
     assert [tables.signed(value) for value in (1.234, -1.236, 0.0, -0.001)] == [
         "+1.23",
         "−1.24",

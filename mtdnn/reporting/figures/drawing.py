@@ -105,7 +105,7 @@ def footed(
 
     Args:
         size: width and height in inches, without the small print.
-        title: stands above the drawing.
+        title: the text above the drawing.
         paragraphs: the small print below it; long lines are wrapped.
     """
     width, height = size

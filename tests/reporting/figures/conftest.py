@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.factories import make_experiment, make_run
-from tests.support.published import write_published
+from tests.support.published_scores import write_published
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Every figure can be drawn by its name, whatever runs exist."""
+"""Every figure can be drawn by its name, with or without runs."""
 
 import pytest
 

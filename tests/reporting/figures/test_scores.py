@@ -22,7 +22,7 @@ def test_published_values_are_hollow_markers(drawn):
     axes = panels(scores.draw(drawn, "figure3"))
     assert hollow(axes["EM"]) == [73.544, 73.92, 74.58]
     assert hollow(axes["F1"]) == [76.18, 76.47, 77.15]
-    # Everything, measured or published, lies inside the frame.
+    # Every value, measured or published, is inside the frame.
     for panel in axes.values():
         low, high = panel.get_ylim()
         assert all(low < y < high for line in panel.lines for y in line.get_ydata())
