@@ -65,7 +65,7 @@ class RowResult:
     row: Row
     label: str
     long_label: str
-    """The label with QA weight and variant, for sentences and where other tables are near."""
+    """The label with QA weight and variant, for sentences."""
     encoder_label: str
     variant_label: str
     results: tuple[Result, ...]
