@@ -64,7 +64,7 @@ def _tiny_run(options: Options, room: Path) -> tuple[Path, Path]:
     layout = experiment.layout
     name, mixture = (
         next(iter(experiment.encoders)),
-        next(name for name, mixture in experiment.mixtures.items() if mixture.is_alone),
+        next(name for name, mixture in experiment.mixtures.items() if mixture.is_qa_alone),
     )
     run_id = RunId(name, mixture, 1.0, "default", experiment.seeds[0])
     run, run_dir = experiment.resolve(run_id), layout.run(run_id)

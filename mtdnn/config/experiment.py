@@ -42,8 +42,8 @@ class Mixture(Closed):
     corpora: list[Name] = Field(min_length=1, description="names of corpora")
 
     @property
-    def is_alone(self) -> bool:
-        """Whether it trains question answering alone, without an auxiliary corpus."""
+    def is_qa_alone(self) -> bool:
+        """Whether it has no auxiliary corpus."""
         return len(self.corpora) == 1
 
 
@@ -224,7 +224,7 @@ class Experiment(Closed):
         for encoder, mixture in itertools.product(grid.encoders, grid.mixtures):
             _known(f"{place}.encoders", encoder, self.encoders)
             _known(f"{place}.mixtures", mixture, self.mixtures)
-            alone = self.mixtures[mixture].is_alone
+            alone = self.mixtures[mixture].is_qa_alone
             if not alone and not grid.qa_weights:
                 raise ValueError(f"{place}.qa_weights: {mixture} needs at least one")
             for weight, base in itertools.product([1] if alone else grid.qa_weights, grid.variants):
@@ -284,7 +284,7 @@ class Experiment(Closed):
         yield from unknown
         if unknown:
             return
-        alone = self.mixtures[row.mixture].is_alone
+        alone = self.mixtures[row.mixture].is_qa_alone
         if alone and row.qa_weight != 1:
             yield (
                 f"{place}.qa_weight: {row.mixture} has no auxiliary corpus, "
@@ -295,7 +295,7 @@ class Experiment(Closed):
                 f"{place}.qa_weight: with 1.0 the auxiliary corpora of {row.mixture} "
                 "are never drawn; give a weight below 1"
             )
-        if not alone and "steps_of_weight" in self.variant_of(row.variant).schedule:
+        if not alone and "steps_of_weight" in self.override(row.variant).schedule:
             yield (
                 f"{place}.variant: {row.variant} has schedule.steps_of_weight, which is "
                 f"for question answering alone, not for {row.mixture}"
@@ -364,37 +364,37 @@ class Experiment(Closed):
         )
         return list(dict.fromkeys(every))
 
-    def features_variant(self, variant: str) -> str:
-        """Name under which a variant's features are kept: `default` unless it changes them."""
-        return variant if self.variant_of(variant).features else "default"
+    def override(self, variant: str) -> Variant:
+        """Return what a variant overrides; nothing for `default`."""
+        return Variant() if variant == "default" else self.variants[variant]
 
-    def variant_of(self, name: str) -> Variant:
-        """The overrides of a variant; `default` has none."""
-        return Variant() if name == "default" else self.variants[name]
+    def features_variant(self, variant: str) -> str:
+        """Return the variant whose features a variant uses: itself or `default`."""
+        return variant if self.override(variant).features else "default"
 
     def settings_of(self, variant: str) -> dict[str, dict[str, Any]]:
-        """The parts in `VARIED` with the overrides of a variant applied."""
-        override = self.variant_of(variant)
+        """Return the parts in `VARIED` with the overrides of a variant applied."""
+        override = self.override(variant)
         return {
             part: {**getattr(self, part).model_dump(), **getattr(override, part)} for part in VARIED
         }
 
     def variant_label(self, variant: str) -> str:
-        """How tables and figures name a variant."""
-        return self.variant_of(variant).label or variant
+        """Return the name of a variant in tables and figures."""
+        return self.override(variant).label or variant
 
     def row_label(self, row: Row) -> str:
-        """The first column of a table: the row's own label, or its mixture's."""
+        """Return the first column of a table's row: its own label, or its mixture's."""
         return row.label or self.mixtures[row.mixture].label
 
     def long_row_label(self, row: Row) -> str:
-        """How a sentence names a row: its label, QA weight and, unless labelled, its variant."""
+        """Return a row's name in a sentence: label, QA weight and, unless labelled, variant."""
         parts = [self.row_label(row) + ("" if row.qa_weight == 1 else f" at w {row.qa_weight:g}")]
         parts += [] if row.variant == "default" or row.label else [self.variant_label(row.variant)]
         return ", ".join(parts)
 
     def run_label(self, run: RunId, seed: bool = False) -> str:
-        """How a run is named among all runs: its mixture, and whatever else tells it apart.
+        """Return a run's name among all runs: its mixture, and whatever else tells it apart.
 
         Args:
             run: one of the experiment's runs.
@@ -402,7 +402,7 @@ class Experiment(Closed):
         """
         mixture = self.mixtures[run.mixture]
         parts = [mixture.label]
-        parts += [] if mixture.is_alone else [f"w {run.qa_weight:g}"]
+        parts += [] if mixture.is_qa_alone else [f"w {run.qa_weight:g}"]
         if len({row.encoder for table in self.tables.values() for row in table.rows}) > 1:
             parts.append(self.encoders[run.encoder].label)
         parts += [] if run.variant == "default" else [self.variant_label(run.variant)]
@@ -410,7 +410,7 @@ class Experiment(Closed):
         return ", ".join(parts)
 
     def resolve(self, run: RunId) -> RunSettings:
-        """Everything that determines `run`, overrides of its variant applied."""
+        """Return everything that determines a run, with the overrides of its variant applied."""
         mixture = self.mixtures[run.mixture]
         return RunSettings(
             experiment=self.experiment,

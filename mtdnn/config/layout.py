@@ -29,7 +29,7 @@ class RunId:
 
     @property
     def path(self) -> str:
-        """The run's folder below `runs/`, for instance `base/qa_sc/w0.8/default/seed1`."""
+        """The folder of the run below `runs/`, for instance `base/qa_sc/w0.8/default/seed1`."""
         return f"{self.row_path}/seed{self.seed}"
 
     @property
@@ -39,7 +39,7 @@ class RunId:
 
 
 def weight_text(qa_weight: float) -> str:
-    """A QA weight as paths and tables show it: `0.8`, and `1.0` instead of `1`."""
+    """Return a QA weight as paths and tables show it: `0.8`, or `1.0` rather than `1`."""
     return f"{qa_weight:g}" if qa_weight % 1 else f"{qa_weight:.1f}"
 
 

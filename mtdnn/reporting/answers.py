@@ -132,7 +132,7 @@ def table_of_mixtures(experiment: Experiment) -> str | None:
     def mixtures(name: str) -> set[str]:
         rows = experiment.tables[name].rows
         used = {row.mixture for row in rows if row.variant == "default"}
-        return used if any(experiment.mixtures[mixture].is_alone for mixture in used) else set()
+        return used if any(experiment.mixtures[mixture].is_qa_alone for mixture in used) else set()
 
     best = max(experiment.tables, key=lambda name: len(mixtures(name)))
     return best if len(mixtures(best)) > 1 else None
@@ -150,7 +150,7 @@ def read_answers(experiment: Experiment) -> Answers | None:
     if table is None:
         return None
     rows = [row for row in read_rows(experiment, table) if row.row.variant == "default"]
-    alone = next(row for row in rows if experiment.mixtures[row.row.mixture].is_alone)
+    alone = next(row for row in rows if experiment.mixtures[row.row.mixture].is_qa_alone)
     rows = [alone] + [
         row for row in rows if row is not alone and row.row.encoder == alone.row.encoder
     ]

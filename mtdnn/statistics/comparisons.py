@@ -88,7 +88,7 @@ def pairs(experiment: Experiment, rows: list[RowResult]) -> list[Pair]:
     """
 
     def alone(row: RowResult) -> bool:
-        return experiment.mixtures[row.row.mixture].is_alone
+        return experiment.mixtures[row.row.mixture].is_qa_alone
 
     def baseline(row: RowResult) -> RowResult:
         same = [each for each in rows if each.row.encoder == row.row.encoder]

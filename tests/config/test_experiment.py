@@ -270,7 +270,7 @@ def test_rows_and_runs_are_named_by_what_tells_them_apart():
     assert experiment.run_label(run) == "QA+SC, w 0.8, 3 epochs"
     alone = RunId("tiny", "qa", 1.0, "default", 2)
     assert experiment.run_label(alone, seed=True) == "QA, seed 2"
-    assert experiment.mixtures["qa"].is_alone and not experiment.mixtures["qa_sc"].is_alone
+    assert experiment.mixtures["qa"].is_qa_alone and not experiment.mixtures["qa_sc"].is_qa_alone
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -104,9 +104,9 @@ def _by_weight(
     for members in groups.values():
         row = members[0][1]
         mixture = experiment.mixtures[row.row.mixture]
-        name = mixture.label + (" alone" if mixture.is_alone else "")
+        name = mixture.label + (" alone" if mixture.is_qa_alone else "")
         label = ", ".join([name, *_distinctive(row, rows)])
-        grey = mixture.is_alone and all(each.colour != GREY for each in series)
+        grey = mixture.is_qa_alone and all(each.colour != GREY for each in series)
         colour = GREY if grey else next(colours)
         series.append(Series(label, colour, sorted(members, key=lambda member: member[0])))
     weights = sorted({row.row.qa_weight for row in rows})
@@ -137,7 +137,7 @@ def _by_mixture(
 
 def _is_alone(experiment: Experiment, series: Series) -> bool:
     """Whether a series by weight is a baseline: question answering alone."""
-    return experiment.mixtures[series.rows[0][1].row.mixture].is_alone
+    return experiment.mixtures[series.rows[0][1].row.mixture].is_qa_alone
 
 
 def _distinctive(row: RowResult, rows: list[RowResult]) -> list[str]:
