@@ -98,7 +98,7 @@ def small(**changes: object) -> dict:
         ),
         (
             {"variants__default": {}},
-            "variants.default: is the experiment's own settings; name it otherwise",
+            "variants.default: this name means the experiment's own settings; choose another",
         ),
         (
             {"mixtures__qa__corpora": ["squid"]},
@@ -110,7 +110,7 @@ def small(**changes: object) -> dict:
         ),
         (
             {"mixtures__qa_sc__corpora": ["squad", "cola", "cola"]},
-            "mixtures.qa_sc: each corpus may stand only once",
+            "mixtures.qa_sc: each corpus may occur only once",
         ),
         (
             {"corpora__cola__labels": ["good"]},
@@ -126,8 +126,8 @@ def small(**changes: object) -> dict:
         ),
         (
             {"schedule__steps_of_weight": 0.8},
-            "schedule.steps_of_weight: is for question answering alone; set it in a variant "
-            "and name that in the rows concerned",
+            "schedule.steps_of_weight: is for question answering alone; set it in a variant and "
+            "use that in rows of question answering alone",
         ),
         (
             {"slices__dev__tune_threshold_on": "dev"},
@@ -141,7 +141,7 @@ def small(**changes: object) -> dict:
             {"tables__table1__slice": "test"},
             "tables.table1.slice: unknown name 'test'; known are dev",
         ),
-        ({"seeds": [1, 1]}, "seeds: each may stand only once"),
+        ({"seeds": [1, 1]}, "seeds: each may occur only once"),
         (
             {"tune_threshold_on": "held_out"},
             "tune_threshold_on: held_out needs a corpus with held_out_titles",
@@ -174,7 +174,7 @@ def test_a_missing_key_is_named():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3\n", "line 1: not valid YAML: the key 'a' stands twice"),
+        ("a: 1\nb: 2\na: 3\n", "line 1: not valid YAML: the key 'a' occurs twice"),
         ("a: [1\nb: 2\n", "line 2: not valid YAML: expected ',' or ']', but got ':'"),
         ("- a\n", "must be a mapping of keys to values"),
         ("", "must be a mapping of keys to values"),
@@ -431,7 +431,7 @@ def test_runs_that_a_grid_shares_with_a_table_are_made_once():
         ({"variants": ["shorter"]}, "variants: unknown name 'shorter'"),
         ({"qa_weights": []}, "grid.qa_weights: qa_sc needs at least one"),
         ({"qa_weights": [1.2]}, "qa_weight"),
-        ({"settings": {"learning_rate": [1]}}, "'learning_rate' is no place of a setting"),
+        ({"settings": {"learning_rate": [1]}}, "'learning_rate' is not a setting; write, for"),
         ({"settings": {"training.learning_rat": [1]}}, "learning_rat: unknown key"),
         ({"settings": {"training.epochs": ["many"]}}, "epochs"),
         ({"settings": {"training.epochs": list(range(1, 9999))}}, "more than 10000 combinations"),

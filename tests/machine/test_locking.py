@@ -137,7 +137,7 @@ def test_who_stood_still_for_too_long_gives_way(tmp_path, quick):
     with Lease(tmp_path / "run", WHAT) as lease:
         other = {"process": 8, "host": "far", "machine": "another", "token": "its"}
         (tmp_path / "run" / "holder.json").write_text(json.dumps(other))
-        with pytest.raises(MtdnnError, match="by process 8 on far; this process stood still"):
+        with pytest.raises(MtdnnError, match="by process 8 on far, which took over"):
             lease.check()
     assert json.loads((tmp_path / "run" / "holder.json").read_text()) == other
 
