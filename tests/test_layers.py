@@ -239,7 +239,7 @@ WIDE = "def f(a, b, c, d, e, f, g):"
         (large_functions, "data/a.py", "def f(a, b, c, d, e, *, f): pass", 0),
         (large_functions, "data/a.py", "def f(self, a, b, c, d, e, f): pass", 0),
         (large_functions, "data/a.py", "def f(a, b, c, d, e, *, f, **g): pass", 1),
-        (large_functions, "data/a.py", f"{WIDE}  # Many parameters because it adds them.", 0),
+        (large_functions, "data/a.py", f"{WIDE} pass  # Many parameters because it adds.", 0),
         (
             large_functions,
             "data/a.py",

@@ -1,5 +1,6 @@
 """Made-up experiments and run folders, complete as far as their readers are concerned."""
 
+import copy
 import json
 import math
 import random
@@ -54,6 +55,32 @@ SMALL = {
     },
     "figures": {"figure4": {"title": "Mixtures", "table": "table1", "x": "mixture"}},
 }
+
+GRID = {
+    "encoders": ["tiny"],
+    "mixtures": ["qa", "qa_sc"],
+    "qa_weights": [0.5, 0.8],
+    "settings": {"training.learning_rate": [1e-5, "3e-5"], "schedule.dry": ["skip"]},
+}
+"""A grid over `SMALL`: six rows of two variants."""
+
+
+def small(**changes: object) -> dict[str, Any]:
+    """Return a copy of `SMALL` with changed values.
+
+    Args:
+        changes: new values by place, whose dots are written as double underscores:
+            `training__epochs=3`.
+    """
+    settings = copy.deepcopy(SMALL)
+    for path, value in changes.items():
+        place: Any = settings
+        *parents, last = path.split("__")
+        for key in parents:
+            place = place[int(key)] if isinstance(place, list) else place.setdefault(key, {})
+        place[int(last) if isinstance(place, list) else last] = value
+    return settings
+
 
 CORPORA = {
     "squad": ("SQuAD 2.0", "question_answering"),
