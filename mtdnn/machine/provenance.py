@@ -12,7 +12,7 @@ from mtdnn.machine.files import digest
 PACKAGE = Path(__file__).parents[1]
 
 # Modules that display, report or wait, and cannot change a result.
-_WITHOUT_EFFECT = {
+WITHOUT_EFFECT = {
     "errors",
     "machine.gpus",
     "machine.locking",
@@ -37,7 +37,7 @@ def code_digest(*modules: str) -> str:
     pending, seen = list(modules), {}
     while pending:
         module = pending.pop()
-        if module in seen or module in _WITHOUT_EFFECT:
+        if module in seen or module in WITHOUT_EFFECT:
             continue
         path = PACKAGE.joinpath(*module.split("."))
         path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")

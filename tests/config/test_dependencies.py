@@ -29,7 +29,7 @@ def digests(settings: dict) -> dict[str, str]:
     return {step: steps.settings(run, step) for step in ("train", "evaluate", "metrics")}
 
 
-def test_runs_that_differ_in_their_seed_alone_share_no_digest():
+def test_runs_that_differ_only_in_their_seed_share_no_digest():
     experiment = parse(small(seeds=[1, 2]), where="small.yaml")
     shared, steps = RunSteps(experiment), ("train", "evaluate", "metrics")
     runs = experiment.runs()
@@ -53,7 +53,7 @@ def test_runs_that_differ_in_their_seed_alone_share_no_digest():
         ({"schedule__spread": "families"}, {"train", "evaluate", "metrics"}),
     ],
 )
-def test_a_step_depends_on_the_settings_that_matter_to_it_alone(changes, steps):
+def test_a_step_depends_only_on_settings_that_matter_to_it(changes, steps):
     before, after = digests(small()), digests(small(**changes))
     assert {step for step in before if before[step] != after[step]} == steps
 
