@@ -193,7 +193,7 @@ class Experiment(Closed):
     )
     training: TrainingSettings = Field(TrainingSettings(), description="how a run is trained")
     decoding: DecodingSettings = Field(
-        DecodingSettings(), description="how answers are chosen by the span logits"
+        DecodingSettings(), description="how answers are chosen from the span logits"
     )
     variants: dict[Name, Variant] = Field({}, description="overrides of these settings by name")
     seeds: list[Seed] = Field(
@@ -204,7 +204,8 @@ class Experiment(Closed):
     )
     tune_threshold_on: Literal["held_out"] | None = Field(
         None,
-        description="split on which null thresholds are tuned; shown beside threshold 0",
+        description="split on which null thresholds are tuned; tables then show scores at both the "
+        "tuned threshold and 0",
     )
     tables: dict[Name, Table] = Field(min_length=1, description="tables by name")
     figures: dict[Name, Figure] = Field({}, description="figures by name")

@@ -86,8 +86,8 @@ class EncoderSettings(Closed):
     pooling: Literal["first", "mean"] = setting(
         "first",
         "code",
-        "input of the classification heads' pooler: the first token, [CLS], or the mean of all "
-        "tokens, for sentence encoders that were pretrained with it and leave [CLS] unused",
+        "input of the classification heads' pooler; first: the first token, [CLS]; mean: the mean "
+        "of all tokens, for sentence encoders that were pretrained with it and do not use [CLS]",
     )
 
 
@@ -132,7 +132,8 @@ class FilesCorpus(Closed):
     )
     columns: dict[str, str | int | list[str] | list[int]] = Field(
         {},
-        description="for each of our columns, the files' name or, without header, number from 0",
+        description="for each of our columns, its name in the files, or its number (from 0) if "
+        "header is false",
     )
     sha256: dict[str, Sha256] = Field(
         {}, description="SHA-256 of files by name; required for URLs, checked where given"
@@ -228,20 +229,20 @@ class ScheduleSettings(Closed):
     spread: Literal["datasets", "families"] = setting(
         "datasets",
         "reading",
-        "the share 1 - qa_weight is divided equally among the auxiliary corpora, or equally among "
-        "their families and then equally within each family",
+        "datasets: the share 1 - qa_weight is divided equally among the auxiliary corpora; "
+        "families: equally among their families, then equally within each family",
     )
     dry: Literal["refill", "renormalise", "skip"] = setting(
         "refill",
         "reading",
-        "what happens when an auxiliary corpus has no batches left: refill reshuffles it; "
-        "renormalise divides its share among the other auxiliary corpora; skip ignores each draw "
-        "of it, without a step",
+        "when an auxiliary corpus has no batches left; refill: reshuffle it; renormalise: divide "
+        "its share among the other auxiliary corpora; skip: ignore draws of it, without a step",
     )
     recut: Literal["each_epoch", "once"] = setting(
         "each_epoch",
         "reading",
-        "rows are shuffled and cut into batches in each epoch, or once, and then only reordered",
+        "each_epoch: rows are shuffled and cut into batches in each epoch; once: they are cut "
+        "once, and each epoch reorders the batches",
     )
     steps_of_weight: float | None = setting(
         None,
@@ -289,7 +290,7 @@ class TrainingSettings(Closed):
         lt=1,
     )
     span_loss: Literal["sum", "mean"] = setting(
-        "sum", "paper", "the cross-entropies of start and end are added or averaged"
+        "sum", "paper", "how the cross-entropies of start and end are combined"
     )
     precision: Literal["fp32", "bf16"] = setting(
         "fp32", "ours", "precision of the forward and backward pass; weights stay fp32"
@@ -322,7 +323,7 @@ class TrainingSettings(Closed):
 
 
 class DecodingSettings(Closed):
-    """How answers are chosen by the span logits."""
+    """How answers are chosen from the span logits."""
 
     n_best: int = setting(
         20, "code", "number of best starts and of best ends considered in each window", ge=1
