@@ -69,7 +69,7 @@ def read_questions(path: Path) -> list[Row]:
     corpus = CorpusSettings(label="questions", family="question_answering", source=source)
     rows = normalise("dev", corpus, source, publishers.squad(path, answered=False)).rows
     if not rows:
-        raise MtdnnError(f"{path}: no questions")
+        raise MtdnnError(f"{path}: has no questions")
     return rows
 
 

@@ -120,7 +120,7 @@ _COLOURS = "black blue brown green grey pink purple red silver white yellow"
 _FOODS = "apples beans bread cheese cherries fish honey mushrooms onions pears rice soup"
 # Most kinds of answer belong to two attributes, so that even a question without an answer
 # finds the right kind of word in its paragraph.
-_RELATIONS = (
+RELATIONS = (
     Relation(
         "place",
         ("{p} lives in {a} now.", "The home of {p} is in {a}."),
@@ -303,7 +303,7 @@ def _sentences(rng: random.Random, names: _Names, *, long: bool) -> list[Sentenc
     """Return the sentences of a paragraph: two facts per person, and filler in a long one."""
     names.start_paragraph()
     people = [names.person() for _ in range(LONG_PEOPLE if long else SHORT_PEOPLE)]
-    relations = rng.sample(_RELATIONS, 8)
+    relations = rng.sample(RELATIONS, 8)
     if rng.random() < SHARED_SHARE:
         relations[2] = relations[0]
     sentences: list[Sentence] = []
@@ -362,9 +362,9 @@ def _impossible(
     people = sorted({fact.person for fact in facts})
     relations = {relation for _, relation in stated}
     kinds = {relation.answers for relation in relations}
-    unstated = [r for r in _RELATIONS if r not in relations]
+    unstated = [r for r in RELATIONS if r not in relations]
     similar = [r for r in unstated if r.answers in kinds]
-    others = [r for r in _RELATIONS if r in relations]
+    others = [r for r in RELATIONS if r in relations]
     pool = others if rng.random() < GAP_SHARE else similar or unstated or others
     gaps = [(p, r) for p in people for r in pool if (p, r) not in stated]
     person, relation = rng.choice(gaps)
