@@ -24,7 +24,7 @@ from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.data import revisions
 from mtdnn.data.corpora import publishers
 from mtdnn.data.corpora.fetching import read_questions, rows_digest
-from mtdnn.data.encoders import _BAD_ARCHIVE, _extract
+from mtdnn.data.encoders import BAD_ARCHIVE, extract
 from mtdnn.errors import MtdnnError, lines
 from mtdnn.evaluation.scoring import score_files
 from mtdnn.machine.locking import Lease
@@ -291,8 +291,8 @@ def archive(content: bytes) -> None:
     target.mkdir(exist_ok=True)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as opened:
-            _extract(opened, "m", target, called="x.whl")
-    except _BAD_ARCHIVE as error:  # which its caller turns into one line
+            extract(opened, "m", target, called="x.whl")
+    except BAD_ARCHIVE as error:  # which its caller turns into one line
         raise MtdnnError(f"not a readable wheel: {error}") from None
     assert {path.name for path in _room().parent.glob("escaped*")} == set()
 

