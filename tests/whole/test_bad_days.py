@@ -181,7 +181,7 @@ def test_a_file_that_changed_after_tokenisation_is_named(tmp_path, change, name,
     if step == "evaluate":
         train(run_dir, run, threads=1)
     change(Layout.of_run(run_dir).root / name)
-    message = rf"{name}: was cut off or changed since it was written; delete it and make it again"
+    message = rf"{name}: was cut off or changed since it was written; delete it and rebuild it"
     with pytest.raises(MtdnnError, match=message):
         (train if step == "train" else predictions.evaluate)(run_dir, run, 1)
 
@@ -190,7 +190,7 @@ def test_a_corpus_that_was_exchanged_as_a_whole_is_named(tmp_path):
     run_dir, run = make_run_folder(tmp_path, mixture="squad_cola", rows=16)
     manifest = Layout.of_run(run_dir).corpus("cola") / "manifest.json"
     write_json(manifest, {**read_json(manifest), "digest": "0" * 64})
-    with pytest.raises(MtdnnError, match="cola: was made from another cola than"):
+    with pytest.raises(MtdnnError, match="cola: prepared from another version of cola than"):
         train(run_dir, run, threads=1)
 
 
