@@ -114,7 +114,7 @@ def test_batches_their_order_and_chunks_do_not_matter(case, settings, data):
     cuts = data.draw(st.lists(st.integers(0, len(some)), max_size=4).map(sorted))
     decoder = Decoder(n, settings)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoding, "_CELLS", data.draw(st.sampled_from([1, 20, 200])))
+        patch.setattr(decoding, "_MAX_CHUNK_VALUES", data.draw(st.sampled_from([1, 20, 200])))
         for begin, end in itertools.pairwise([0, *cuts, len(some)]):
             decoder.add(as_logits(shuffled[begin:end]))
     assert rows(decoder.answers()) == expected

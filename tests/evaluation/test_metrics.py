@@ -290,7 +290,7 @@ def changed_slices(**changes):
         ),
         (
             {"auxiliary": {**AUXILIARY, "swag": [(0, 0), (1, 1)]}},
-            "swag: must hold each of the 3 dev rows once, has 2 of them in 2 rows",
+            "swag: must have each of the 3 dev rows once, has 2 of them in 2 rows",
         ),
     ],
 )
