@@ -70,9 +70,7 @@ def _predictions(split: str, rows: Path, best: Answers) -> Iterator[pa.Table]:
     for batch in pq.ParquetFile(rows).iter_batches(ROWS_AT_A_TIME, columns=["id", "context"]):
         part = best.part(first, first + len(batch))
         first += len(batch)
-        yield predictions_table(
-            split, batch["id"].to_pylist(), batch["context"].to_pylist(), part
-        )
+        yield predictions_table(split, batch["id"].to_pylist(), batch["context"].to_pylist(), part)
 
 
 def answer(

@@ -394,7 +394,7 @@ TEXTLESS = json.loads(json.dumps(SMALL).replace('"text"', '"words"'))
         ({"data": {"q1": "tea"}}, "data: data: must be a list of objects; is this a SQuAD file?"),
         ({"data": {"data": [{"title": "x"}]}}, "data: data.0.paragraphs: must be a list"),
         ({"data": {"data": []}}, "data: data: has no questions"),
-        ({"data": REPEATED}, "data: data.0.paragraphs.0.qas.1.id: the question 'q1' stands twice"),
+        ({"data": REPEATED}, "data: data.0.paragraphs.0.qas.1.id: the question 'q1' occurs twice"),
         ({"data": NUMBERED}, "data: data.0.paragraphs.0.qas.1.id: must be a string"),
         ({"data": TEXTLESS}, "data: data.0.paragraphs.0.qas.0.answers: must be a list of objects"),
     ],
