@@ -16,6 +16,7 @@ from mtdnn.machine.files import replacing
 from mtdnn.machine.progress import Progress
 from mtdnn.model.batches import pack
 from mtdnn.model.device import use_device
+from mtdnn.model.heads import ChoiceHead, LabelHead
 from mtdnn.model.multitask import MultiTaskModel
 from mtdnn.model.saving import load
 
@@ -130,6 +131,7 @@ def classify(
         One row per item, in the corpus's order: `corpus`, `row`, gold `label`, `prediction`.
     """
     head, tables = model.heads[corpus], []
+    assert isinstance(head, ChoiceHead | LabelHead), f"{corpus} has no labels"
     batches = batches_by_length(features, TOKENS_PER_BATCH[device.type])
     for sequences, logits in outputs(model, corpus, features, run, device, batches):
         first = sequences.items[:-1]

@@ -220,8 +220,13 @@ def _texts(answers: Any) -> list[str] | None:
     """Return the texts of a question's gold answers; None if `answers` is malformed."""
     if not isinstance(answers, list):
         return None
-    texts = [each.get("text") if isinstance(each, dict) else None for each in answers]
-    return texts if all(isinstance(text, str) for text in texts) else None
+    texts = []
+    for answer in answers:
+        text = answer.get("text") if isinstance(answer, dict) else None
+        if not isinstance(text, str):
+            return None
+        texts.append(text)
+    return texts
 
 
 def _is_finite(value: Any) -> bool:
