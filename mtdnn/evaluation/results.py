@@ -180,7 +180,7 @@ def read_rows(experiment: Experiment, table: str) -> list[RowResult]:
 
 
 def variant_label(experiment: Experiment, variant: str) -> str:
-    """Return how a variant is shown: its label, or its name if it has none."""
+    """How a variant is shown; `default` has no label of its own."""
     if variant == "default":
         return "default"
     return experiment.variants[variant].label or variant

@@ -98,12 +98,12 @@ def compare_tables(
 
 
 def row_path(row: RowResult) -> str:
-    """Return the path of a row's runs without their seeds, such as `base/qa_sc/w0.8/default`."""
+    """A row's runs without their seeds, for instance `base/qa_sc/w0.8/default`."""
     return row.results[0].run.path.rpartition("/")[0]
 
 
 def row_label(row: RowResult) -> str:
-    """Return how a row is named in a sentence."""
+    """How a row is named in a sentence."""
     weight = "" if row.row.qa_weight == 1 else f" at w {row.row.qa_weight:g}"
     variant = "" if row.row.variant == "default" or row.row.label else f", {row.variant_label}"
     return f"{row.label}{weight}{variant}"
