@@ -16,6 +16,7 @@ from typing import Any
 
 from mtdnn.bench.harness import Options, of_processes
 from mtdnn.bench.plan import BARE, ROOT, need_checkout, snakemake, write_grid
+from mtdnn.config.layout import DESCRIPTION, WEIGHTS
 
 SIZES = (250, 500, 1000, 2000)
 # A batch system whose jobs end at once; their scripts name the files to create.
@@ -27,6 +28,9 @@ job = json.loads(next(line for line in lines if line.startswith(mark))[len(mark)
 for path in map(pathlib.Path, job["output"]):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
+    # The weights are not among the outputs, but must exist beside them.
+    for name in {weights} if path.name == {description!r} else ():
+        path.with_name(name).touch()
 print(job["jobid"])
 """
 STATUS = "#!/bin/sh\necho success\n"
@@ -57,7 +61,8 @@ def _measured(size: int) -> list[tuple[float, float, float]]:
     """Measure a grid on each side: seconds and processor seconds per run, and peak MiB."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        for name, text in (("submit", SUBMIT.format(python=sys.executable)), ("status", STATUS)):
+        submit = SUBMIT.format(python=sys.executable, weights=WEIGHTS, description=DESCRIPTION)
+        for name, text in (("submit", submit), ("status", STATUS)):
             (folder / name).write_text(text)
             (folder / name).chmod(0o755)
         write_snakefile(folder)

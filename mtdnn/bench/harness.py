@@ -89,7 +89,7 @@ def run(name: str, options: Options, as_json: bool) -> None:
         print(described)
     for case in importlib.import_module(f"mtdnn.bench.{name}").cases(options):
         cases.append(case)
-        print(_line(case), file=sys.stderr if as_json else sys.stdout, flush=True)
+        print(describe(case), file=sys.stderr if as_json else sys.stdout, flush=True)
     if as_json:
         print(json.dumps({"device": described, "cases": cases}, indent=2))
 
@@ -217,7 +217,7 @@ def peak_memory_mib(process_id: int | str = "self") -> float:
     return sum(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def _line(case: dict[str, Any]) -> str:
+def describe(case: dict[str, Any]) -> str:
     """Describe a case in one line, the ratio first."""
     start = f"{case['case']} vs {case['peer']}: {case['ratio']:.2f}"
     if "ours_s" not in case:
@@ -225,8 +225,9 @@ def _line(case: dict[str, Any]) -> str:
         return f"{start}, {memory}"
     low, high = case["ratio_spread"]
     clock = f", {case['cpu_ratio']:.2f} by processor time" if "cpu_ratio" in case else ""
-    facts = ", ".join(f"{k} {v}" for k, v in case.items() if isinstance(v, str))
+    facts = {k: v for k, v in case.items() if isinstance(v, str) and k not in ("case", "peer")}
     return (
         f"{start} ({low:.2f} to {high:.2f}), "
-        f"{1000 * case['ours_s']:,.1f} against {1000 * case['peer_s']:,.1f} ms{clock}; {facts}"
+        f"{1000 * case['ours_s']:,.1f} against {1000 * case['peer_s']:,.1f} ms{clock}; "
+        + ", ".join(f"{name} {value}" for name, value in facts.items())
     )

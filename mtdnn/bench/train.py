@@ -55,7 +55,7 @@ def cases(options: Options) -> Iterator[dict[str, Any]]:
                 result["flop_utilisation"] = _utilisation(material, result["ours_s"], device)
             yield result
     if device.type == "cuda" and "qa_backward".startswith(options.only):
-        sides = _without_and_with_update(material, device)
+        sides = without_and_with_update(material, device)
         result = compare("qa_backward", "qa_step", *sides, timing, about)
         result["flop_utilisation"] = _utilisation(material, result["ours_s"], device)
         yield result
@@ -156,7 +156,7 @@ class _WithoutUpdate(DecoupledAdamax):
     def apply(self, scale: torch.Tensor | float = 1.0) -> None: ...
 
 
-def _without_and_with_update(material: Material, device: torch.device) -> tuple[Steps, Steps]:
+def without_and_with_update(material: Material, device: torch.device) -> tuple[Steps, Steps]:
     """Take our QA step without the update of the weights, and with it."""
     corpus = material.run.primary
     batches = random_batches(material.features[corpus])
