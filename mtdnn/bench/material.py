@@ -29,7 +29,7 @@ VOCABULARY = 30522  # of BERT uncased; also MiniLM's
 SYNTHETIC_ITEMS = 1_000
 
 # Tokens of a sequence at the quantiles 0, 10 %, … 100 % in the published training files: windows
-# of SQuAD, sentences, pairs or choices of the others (tests/benchmarks/NOTES.md).
+# of SQuAD, sentences, pairs or choices of the others.
 LENGTHS: dict[str, tuple[int, ...]] = {
     "squad": (39, 106, 124, 135, 146, 159, 174, 191, 215, 261, 384),
     "swag": (15, 20, 23, 25, 27, 29, 31, 34, 38, 43, 95),
