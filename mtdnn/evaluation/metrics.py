@@ -125,19 +125,19 @@ def _score_slices(
         names.add(tuned_on)
     splits = {name: read_questions(corpus, name, run_dir) for name in sorted(names)}
     training = read_columns(corpus / "train.parquet", ["id", "context"])
-    known = set(training["id"].to_pylist()), set(training["context"].unique().to_pylist())
+    trained_on = set(training["id"].to_pylist()), set(training["context"].unique().to_pylist())
     measured = {
         name: select(name, entry, splits[entry.split]) for name, entry in experiment.slices.items()
     }
     tuning = {
-        name: _tune((measured | splits)[name], known)
+        name: _tune((measured | splits)[name], trained_on)
         for name in {entry.tune_threshold_on or tuned_on for entry in experiment.slices.values()}
         if name
     }
     results: dict[str, dict[str, Any]] = {}
     for name, entry in experiment.slices.items():
         questions = measured[name]
-        seen = sum(questions.overlap(*known))
+        seen = sum(questions.overlap(*trained_on))
         if seen:
             results[name] = {
                 "label": entry.label,
@@ -169,17 +169,19 @@ def _score_slices(
     return results
 
 
-def _tune(questions: Questions, known: tuple[set[str], set[str]]) -> tuple[float, Questions] | None:
+def _tune(
+    questions: Questions, trained_on: tuple[set[str], set[str]]
+) -> tuple[float, Questions] | None:
     """Find the threshold with the best F1 on the questions that the run was not trained on.
 
     Args:
         questions: the questions to tune on.
-        known: ids and contexts of the training split.
+        trained_on: ids and contexts of the training split.
 
     Returns:
         The threshold, and the questions that it was tuned on; None if there are none.
     """
-    unseen = [index for index, seen in enumerate(questions.overlap(*known)) if not seen]
+    unseen = [index for index, seen in enumerate(questions.overlap(*trained_on)) if not seen]
     if not unseen:
         return None
     remaining = questions.take(unseen)

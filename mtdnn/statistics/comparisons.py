@@ -71,7 +71,7 @@ def compare_tables(
         The name of each table in `names`, and its entry as `mtdnn.statistics.records` describes.
 
     Raises:
-        MtdnnError: the corpus or the published numbers are missing or not readable.
+        MtdnnError: the published numbers are not readable.
     """
     reader = _Reader(experiment)
     for name in names:

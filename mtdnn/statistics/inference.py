@@ -159,7 +159,7 @@ def components(first: Arm, second: Arm) -> Components:
 
     Args:
         first: an arm.
-        second: an arm on the same paragraphs, with as many seeds.
+        second: an arm on the same paragraphs, with the same number of seeds.
 
     Raises:
         ValueError: there are fewer than two paragraphs, so the variance is unknown.
@@ -185,7 +185,7 @@ def compare(first: Arm, second: Arm, confidence: float = 0.95) -> Estimate:
 
     Args:
         first: an arm.
-        second: an arm on the same paragraphs, with as many seeds.
+        second: an arm on the same paragraphs, with the same number of seeds.
         confidence: confidence of the interval, 0 to 1.
 
     Returns:

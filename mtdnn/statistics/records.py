@@ -13,9 +13,9 @@ compared and how verdicts follow, `simulation` checks the intervals and tests ag
     tables        for each table:
         title, slice
         comparisons   those on the table's slice at the zero threshold come first; each has
-            kind          "baseline" (from is QA alone with the same encoder and, if the table has
-                          it, the same variant) or "neighbour" (from is the row above); each pair
-                          of rows occurs once
+            kind          "baseline" (`from` is QA alone with the same encoder and, if the table has
+                          it, the same variant) or "neighbour" (`from` is the row above); each
+                          pair of rows occurs once
             from, to      the rows: a run's path without its seed; from_label, to_label
             slice         the slice's name; slice_label
             threshold     "zero" or "tuned"
@@ -55,8 +55,10 @@ RESAMPLES = 10_000
 def write(experiment: Experiment, names: Iterable[str]) -> None:
     """Write `statistics/{table}.json` for the named tables, from the runs that exist.
 
+    Comparisons that are not possible are listed with the reason.
+
     Raises:
-        MtdnnError: the corpus or the published numbers are missing or not readable.
+        MtdnnError: the published numbers are not readable.
     """
     # Not at the top: `comparisons` imports this module, and readers need no scipy.
     from mtdnn.statistics.comparisons import compare_tables
