@@ -8,7 +8,7 @@ from typing import Any
 
 from mtdnn.config.dependencies import code_of
 from mtdnn.config.layout import FEATURES, MANIFEST, Layout, RunFolder
-from mtdnn.config.settings import MOST_GPUS, RunSettings
+from mtdnn.config.settings import MAX_GPUS, RunSettings
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest, read_json
 from mtdnn.model.fast import plain
@@ -104,7 +104,7 @@ def check_gpus(layout: Layout, run: RunSettings, fingerprint: Fingerprint) -> No
         MtdnnError: there is a checkpoint of the same run on another number of GPUs.
     """
     gpus = run.training.gpus
-    for other in range(1, MOST_GPUS + 1):
+    for other in range(1, MAX_GPUS + 1):
         training = run.training.model_copy(update={"gpus": other})
         settings = digest(run.model_copy(update={"training": training}).determining())
         state = layout.state(replace(fingerprint, config_digest=settings).digest)

@@ -39,10 +39,10 @@ def laughs(levels: int = 40) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (laughs(), "its aliases make it larger than any experiment"),
-        ("a: &a [*a]", "its aliases make it larger than any experiment"),
-        ("a: &a {b: *a}", "its aliases make it larger than any experiment"),
-        ("x" * (1 << 21), "is larger than 1048576 bytes"),
+        (laughs(), "expands to more than 100000 values"),
+        ("a: &a [*a]", "expands to more than 100000 values"),
+        ("a: &a {b: *a}", "expands to more than 100000 values"),
+        ("x" * (1 << 21), "larger than 1048576 bytes"),
         ("[" * 100_000, "not valid YAML"),
         ("{a: " * 50_000, "not valid YAML"),
         ("a: !!python/object/apply:os.system [touch /tmp/hacked]", "could not determine a constr"),
