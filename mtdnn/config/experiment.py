@@ -455,12 +455,21 @@ def _varied(base: str, chosen: dict[str, Any], place: str, variants: dict[str, V
                 f"{place}.settings: {path!r} is not a setting; write, for instance, training.epochs"
             )
         parts[part][key] = value
-        words.append(f"{key.replace('_', ' ')} {value}")
-        names.append(f"{key}_{value}".lower())
+        # `precision` is a setting of training and of decoding.
+        called = f"{part}_{key}" if _is_ambiguous(key) else key
+        words.append(f"{called.replace('_', ' ')} {value}")
+        names.append(f"{called}_{value}".lower())
     name = re.sub(r"[^a-z0-9_.-]", "_", "-".join(names))
-    label = ", ".join(words)
-    variants[name] = Variant(label=label, **parts)
+    variant = Variant(label=", ".join(words), **parts)
+    if variants.setdefault(name, variant) != variant:
+        raise ValueError(f"{place}: needs a variant {name}, but that is another one; rename it")
     return name
+
+
+def _is_ambiguous(key: str) -> bool:
+    """Whether more than one part of the settings has this key."""
+    settings = (FeatureSettings, ScheduleSettings, TrainingSettings, DecodingSettings)
+    return sum(key in part.model_fields for part in settings) > 1
 
 
 def _check_known(place: str, name: str, known: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from mtdnn.config.experiment import VARIED, Experiment
 from mtdnn.config.layout import RunId
 from mtdnn.config.loading import load, load_run, parse
 from mtdnn.config.yaml_files import dump_yaml
+from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest
 from tests.support.factories import GRID, small
 
@@ -143,6 +144,27 @@ def test_a_grid_is_every_combination_with_the_fewest_runs():
     # The other table's two rows are trained under the experiment's own settings.
     assert len(experiment.runs()) == 2 * (2 + 6)
     assert parse(yaml.safe_load(dump_yaml(experiment)), "x") == experiment
+
+
+def test_settings_of_one_name_in_two_parts_are_two_variants():
+    grids = {
+        part: {**GRID, "variants": ["default"], "settings": {f"{part}.precision": ["bf16"]}}
+        for part in ("training", "decoding")
+    }
+    tables = {f"tables__{part}": {"title": part, "grid": grid} for part, grid in grids.items()}
+    experiment = parse(small(**tables), "x")
+    for part, other in (("training", "decoding"), ("decoding", "training")):
+        run = experiment.runs_of(experiment.tables[part].rows[0])[0]
+        resolved = experiment.resolve(run)
+        assert getattr(resolved, part).precision == "bf16"
+        assert getattr(resolved, other).precision != "bf16"
+
+
+def test_a_grid_never_replaces_a_variant_of_the_same_name():
+    grid = {**GRID, "variants": ["default"], "settings": {"training.epochs": [3]}}
+    variants = {"epochs_3": {"training": {"epochs": 4}}}
+    with pytest.raises(MtdnnError, match=r"grid: needs a variant epochs_3, but that is another"):
+        parse(small(tables__grid={"title": "Grid", "grid": grid}, variants=variants), "x")
 
 
 def test_runs_that_a_grid_shares_with_a_table_exist_once():
