@@ -199,10 +199,10 @@ def test_a_tokenizer_that_is_none_is_one_line(tmp_path, text):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda model: (model / "weights.bin").write_bytes(b""), "weights.bin: is no file of a"),
-        (lambda model: (model / "own.py").write_text(""), "own.py: is no file of a model"),
+        (lambda model: (model / "weights.bin").write_bytes(b""), "weights.bin: is not a file of a"),
+        (lambda model: (model / "own.py").write_text(""), "own.py: is not a file of a model"),
         (lambda model: (model / "vocab.txt").symlink_to("/etc/passwd"), "is a symbolic link"),
-        (lambda model: (model / "more").mkdir(), "more: is no file of a model"),
+        (lambda model: (model / "more").mkdir(), "more: is not a file of a model"),
         (
             lambda model: shutil.move(model, model.parent / "m") and model.symlink_to("m"),
             "symbolic",

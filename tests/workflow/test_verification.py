@@ -62,7 +62,7 @@ def verify(folder: Path, capsys, *options: str) -> tuple[int, str, str]:
 def test_nothing_is_said_of_what_is_whole(finished, capsys):
     status, said, errors = verify(finished, capsys, "--predictions", "--threads", "1")
     assert status == 0 and "mtdnn: error" not in errors, errors
-    counts = dict(re.findall(r"^(.*): (\d+ of \d+) as they should be$", said, re.MULTILINE))
+    counts = dict(re.findall(r"^(.*): (\d+ of \d+) correct$", said, re.MULTILINE))
     assert counts == {
         "encoders": "1 of 1",
         "corpora": "2 of 2",
@@ -136,19 +136,19 @@ def another_fingerprint(root: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda root: shorten(root / "encoders/tiny/model.safetensors"), "model.safetensors: is"),
-        (lambda root: drop_a_row(root / "corpora/cola/dev.parquet"), "dev.parquet: is not the"),
+        (lambda root: shorten(root / "encoders/tiny/model.safetensors"), "model.safetensors: was changed"),
+        (lambda root: drop_a_row(root / "corpora/cola/dev.parquet"), "dev.parquet: was changed"),
         (other_rows, "cola/manifest.json: digest: is not that of its rows"),
-        (lambda root: shorten(root / "features/tiny/default/cola/train.arrow"), "train.arrow: is"),
+        (lambda root: shorten(root / "features/tiny/default/cola/train.arrow"), "train.arrow: was changed"),
         (lambda root: (root / "features/tiny/default/cola/dev.arrow").unlink(), "no such file"),
         (another_setting, "config_digest: is not that of"),
         (another_fingerprint, "fingerprint: is not that of its parts"),
-        (lambda root: shorten(root / RUN / "model/heads.safetensors"), "heads.safetensors: is not"),
+        (lambda root: shorten(root / RUN / "model/heads.safetensors"), "heads.safetensors: was changed"),
         (better_scores, "metrics.json: em: is 99.5, but the predictions give"),
         (better_scores, "em: 99.5 in metrics.json"),  # and MLflow does not agree
         (better_table, r"t.md: line \d+: is not what metrics.json gives"),
         (lambda root: (root / "tables/interference.md").write_text(""), "interference.md: line 1"),
-        (lambda root: (root / "tables/t9.md").touch(), "t9.md: is no table of the experiment"),
+        (lambda root: (root / "tables/t9.md").touch(), "t9.md: is no longer a table of the experiment"),
         (lambda root: (root / RUN / "metrics.json").write_text("{"), "not readable as JSON"),
         (lambda root: (root / "corpora/cola/manifest.json").write_text("[]"), "not readable"),
     ],
