@@ -7,7 +7,6 @@ Readers of corpora have their own bad rows in `test_corpora.py`, wheels in `test
 import json
 import os
 import pickle
-import shutil
 import time
 import zipfile
 
@@ -194,34 +193,3 @@ def test_a_tokenizer_that_is_none_is_one_line(tmp_path, text):
     with pytest.raises(MtdnnError, match=r"no usable tokenizer|has no fast tokenizer") as error:
         Tokenizer(encoder)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda model: (model / "weights.bin").write_bytes(b""), "weights.bin: is not a file of a"),
-        (lambda model: (model / "own.py").write_text(""), "own.py: is not a file of a model"),
-        (lambda model: (model / "vocab.txt").symlink_to("/etc/passwd"), "is a symbolic link"),
-        (lambda model: (model / "more").mkdir(), "more: is not a file of a model"),
-        (
-            lambda model: shutil.move(model, model.parent / "m") and model.symlink_to("m"),
-            "symbolic",
-        ),
-    ],
-)
-def test_an_imported_run_brings_no_links_pickles_or_code(tmp_path, spoil, message):
-    from mtdnn.config.yaml_files import dump_yaml
-    from mtdnn.workflow.importing import import_run
-    from tests.support.tiny import make_tiny_experiment
-
-    changes = {"training": {"epochs": 1}}
-    there, run = make_run_folder(
-        tmp_path / "there", mixture="squad", qa_weight=1.0, rows=4, **changes
-    )
-    train(there, run, threads=1)
-    (there / "config.yaml").write_text(dump_yaml(run))
-    here = make_tiny_experiment(tmp_path / "here", **changes)
-    spoil(there / "model")
-    with pytest.raises(MtdnnError, match=message):
-        import_run(here, there)
-    assert not (tmp_path / "here").exists()
