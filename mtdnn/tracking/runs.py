@@ -40,12 +40,10 @@ from mtdnn.tracking.client import (
 from mtdnn.tracking.content import Point, Source, parameters, read_optional_json, scores
 
 MAX_TAG_CHARACTERS = 8000
-_ARTIFACTS = (
-    *(RunFolder.config, RunFolder.log, RunFolder.predictions, RunFolder.metrics),
-    *(RunFolder.schedule, RunFolder.auxiliary),
-)
-# What may change after a run was logged.
-_FILES = (*_ARTIFACTS[:4], RunFolder.failure)
+_VARYING = (RunFolder.config, RunFolder.log, RunFolder.predictions, RunFolder.metrics)
+_ARTIFACTS = (*_VARYING, RunFolder.schedule, RunFolder.auxiliary)
+# Their digests tell whether what was delivered is up to date.
+_FILES = (*_VARYING, RunFolder.failure)
 
 
 def log_run(experiment: Experiment, run_dir: Path) -> str:

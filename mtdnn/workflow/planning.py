@@ -306,17 +306,21 @@ def lines(planned: dict[str, Any]) -> Iterator[str]:
             f"{_range(row['steps'], _count):>15}  {_range(row['hours'], _time):>13}  "
             f"{_range(row['memory_mib'], _memory):>8}"
         )
+    threads = planned["threads"]
     yield (
-        f"A row shows the steps, time and memory of one run with {planned['threads']} CPU threads. "
-        f"The last row shows the steps of all runs, and the time and memory of the remaining "
-        f"runs, {planned['runs_at_once']} at a time."
+        "A row shows the steps, time and memory of one run with "
+        f"{threads} CPU thread{'s' if threads > 1 else ''}."
+    )
+    yield (
+        "The last row shows the steps of all runs, and the time and memory of the remaining runs, "
+        f"{planned['runs_at_once']} at a time."
     )
     if total["jobs_at_once"]:
         longest = total["longest_hours"]
         yield (
             f"Remaining {planned['device']} time: {_time(total['device_hours'])}. On a cluster, "
             f"{total['jobs_at_once']:,} parallel jobs finish within {_time(2 * longest)}; the "
-            f"longest takes {_time(longest)}."
+            f"longest one takes {_time(longest)}."
         )
     yield from sorted({f"–: {group['missing']}" for group in groups if group["missing"]})
 
