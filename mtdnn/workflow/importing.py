@@ -166,9 +166,9 @@ def _other_origins(experiment: Experiment, settings: RunSettings, path: Path) ->
     record = read_json(path)
     theirs = Fingerprint.recorded(record)
     if record.get("fingerprint") != theirs.digest:
-        yield f"{path}: fingerprint: is not that of its parts; the file was changed after training"
+        yield f"{path}: fingerprint: does not match its parts; the file was changed after training"
     if theirs.config_digest != digest(settings.determining()):
-        yield f"{path}: config_digest: is not that of its {RunFolder.config}"
+        yield f"{path}: config_digest: does not match its {RunFolder.config}"
     if not is_ours(theirs.code):
         yield f"{path}: code: the run was trained by other code; use the same commit"
     layout, digests = experiment.layout, theirs.corpora or {}
@@ -179,7 +179,7 @@ def _other_origins(experiment: Experiment, settings: RunSettings, path: Path) ->
     for key, place, expected in places:
         manifest = place / MANIFEST
         if manifest.exists() and read_json(manifest)["digest"] != expected:
-            yield f"{path}: {key}: differs from {manifest}; the run was trained on another one"
+            yield f"{path}: {key}: does not match {manifest}; the run was trained on something else"
 
 
 def _set_dates(folder: Path) -> None:

@@ -112,7 +112,7 @@ def _encoder(folder: Path) -> Iterator[str]:
     manifest = read_json(folder / MANIFEST)
     yield from _files(folder, manifest["files"])
     if digest(manifest["files"]) != manifest["digest"]:
-        yield f"{folder / MANIFEST}: digest: is not that of its files"
+        yield f"{folder / MANIFEST}: digest: does not match its files"
 
 
 def _corpus(folder: Path) -> Iterator[str]:
@@ -124,7 +124,7 @@ def _corpus(folder: Path) -> Iterator[str]:
     if not damaged:
         rows = {split: pq.read_table(folder / f"{split}.parquet").to_pylist() for split in splits}
         if fetching.rows_digest(rows) != manifest["digest"]:
-            yield f"{folder / MANIFEST}: digest: is not that of its rows"
+            yield f"{folder / MANIFEST}: digest: does not match its rows"
 
 
 def _features(layout: Layout, folder: Path) -> Iterator[str]:
@@ -140,7 +140,7 @@ def _features(layout: Layout, folder: Path) -> Iterator[str]:
         ("encoder_digest", layout.encoder(encoder)),
     ):
         if described[key] != read_json(origin / MANIFEST)["digest"]:
-            yield f"{folder / FEATURES}: {key}: is not that of {origin}"
+            yield f"{folder / FEATURES}: {key}: does not match {origin}"
 
 
 class Models:
@@ -167,9 +167,9 @@ def _model(layout: Layout, run: Path) -> Iterator[str]:
     if not record.get("files"):
         yield f"{place}: files: has no digests of the model's files; retrain the run"
     if record.get("fingerprint") != Fingerprint.recorded(record).digest:
-        yield f"{place}: fingerprint: is not that of its parts"
+        yield f"{place}: fingerprint: does not match its parts"
     if record.get("config_digest") != digest(settings.determining()):
-        yield f"{place}: config_digest: is not that of {files.config}"
+        yield f"{place}: config_digest: does not match {files.config}"
     origins = {name: layout.corpus(name) for name in settings.corpora}
     found = {name: record["corpora"].get(name) for name in origins}
     origins["encoder"], found["encoder"] = layout.encoder(settings.encoder_name), record["encoder"]
@@ -177,7 +177,7 @@ def _model(layout: Layout, run: Path) -> Iterator[str]:
         manifest = origin / MANIFEST
         # An imported run may have come without them.
         if manifest.exists() and read_json(manifest)["digest"] != found[name]:
-            yield f"{place}: {name}: the run was trained on another one than {origin} holds"
+            yield f"{place}: {name}: does not match {manifest}; retrain the run"
 
 
 def _files(folder: Path, digests: dict[str, str | None]) -> Iterator[str]:
@@ -250,13 +250,13 @@ class Recomputed:
         for name, key in _KEYS.items():
             found, expected = _by_key(run / name, key), _by_key(folder / name, key)
             if found.keys() != expected.keys():
-                yield f"{run / name}: holds {len(found)} rows, its model gives {len(expected)}"
+                yield f"{run / name}: has {len(found)} rows, but its model predicts {len(expected)}"
                 continue
             differ = [key for key, row in found.items() if not _is_close(row, expected[key])]
             if differ:
                 where = ", ".join(map(str, differ[:MAX_SHOWN_DIFFERENCES]))
                 count = f"{len(differ)} of {len(found)}"
-                yield f"{run / name}: {count} differ from its model: {where}"
+                yield f"{run / name}: {count} rows differ from what its model predicts: {where}"
 
     def table(self, table: Path) -> Iterator[str]:
         """Yield where a table's files differ from what the runs' scores give."""
@@ -280,7 +280,7 @@ class Recomputed:
                 pairs = enumerate(zip(found, expected, strict=False), 1)
                 end = min(len(found), len(expected)) + 1
                 number = next((number for number, pair in pairs if pair[0] != pair[1]), end)
-                yield f"{place}: line {number}: is not what {RunFolder.metrics} gives; rebuild it"
+                yield f"{place}: line {number}: does not match {RunFolder.metrics}; rebuild it"
 
 
 _KEYS = {RunFolder.predictions: ("split", "id"), RunFolder.auxiliary: ("corpus", "row")}

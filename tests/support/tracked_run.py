@@ -1,4 +1,4 @@
-"""A run that is ready for training, and what MLflow holds of it; journals without a training."""
+"""A run that is ready for training, and what MLflow holds of it."""
 
 import json
 import subprocess
@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
@@ -15,7 +14,7 @@ from mlflow.entities import Metric, Run
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.machine.files import write_text
 from mtdnn.tracking import client, content, delivery
-from mtdnn.training.journal import Journal, Record
+from mtdnn.training.journal import Record
 from mtdnn.training.loop import train
 from tests.support.tiny import make_run_folder, make_tiny_experiment
 
@@ -99,28 +98,3 @@ def wait_until(condition: Callable[[], object], problem: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, problem
         time.sleep(0.05)
-
-
-# --- journals --------------------------------------------------------------------------------
-
-
-def journal_line(step: int) -> dict[str, Any]:
-    """What a journal says of a step."""
-    return {"step": step, "corpus": "squad", "loss": 1 / (step + 1), "lr": 0.1, "seconds": step}
-
-
-def make_journal(folder: Path, steps: int = 20, **changes: Any) -> Journal:
-    """A journal of a training of that many steps.
-
-    Args:
-        folder: the run's folder.
-        steps: number of steps of the whole training.
-        changes: keys of the journal's first line to replace.
-    """
-    about = {
-        "fingerprint": "f",
-        "started": "2026-01-02T03:04:05+00:00",
-        "corpora": {"squad": steps},
-        **changes,
-    }
-    return Journal(folder, about, lambda: {"memory": 1.0})

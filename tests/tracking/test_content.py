@@ -12,7 +12,7 @@ from mtdnn.machine.files import read_json, write_json, write_text
 from mtdnn.tracking import content
 from mtdnn.tracking.content import Curves, Source
 from tests.support.factories import fail_run, make_experiment, make_run
-from tests.support.tracked_run import journal_line, make_journal
+from tests.support.journals import journal_line, make_journal
 
 RUN = RunId("base", "qa_sc", 0.8, "default", 1)
 START = 1767323045000  # 2026-01-02T03:04:05 UTC, when the made-up trainings start

@@ -16,7 +16,8 @@ from mtdnn.tracking import delivery, runs
 from mtdnn.tracking.client import StoreUnavailable
 from mtdnn.training.loop import train
 from tests.support.factories import make_experiment, make_run
-from tests.support.tracked_run import TrackedRun, journal_line, make_journal, make_store
+from tests.support.journals import journal_line, make_journal
+from tests.support.tracked_run import TrackedRun, make_store
 
 
 @pytest.fixture(scope="module")

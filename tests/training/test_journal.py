@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mtdnn.training.journal import Record
-from tests.support.tracked_run import journal_line, make_journal
+from tests.support.journals import journal_line, make_journal
 
 
 def read(folder: Path) -> Record:

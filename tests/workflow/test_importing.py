@@ -197,7 +197,7 @@ def change_record(folder: Path, **changes: object) -> None:
     [
         ({"code": "0123456789abcdef"}, "code: the run was trained by other code"),
         ({"code": None}, "code: the run was trained by other code"),
-        ({"config_digest": digest("other")}, "config_digest: is not that of its config.yaml"),
+        ({"config_digest": digest("other")}, "config_digest: does not match its config.yaml"),
     ],
 )
 def test_a_model_of_another_origin_is_refused(here, there, changes, message):
@@ -210,7 +210,7 @@ def test_a_record_that_was_edited_is_refused(here, there):
     path = there / "model" / "run.json"
     write_json(path, {**read_json(path), "fingerprint": digest("mine")[:32]})
     (line,) = refusal(here, there)
-    assert "fingerprint: is not that of its parts; the file was changed" in line
+    assert "fingerprint: does not match its parts; the file was changed" in line
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_what_exists_here_must_be_what_the_run_was_trained_on(here, there, place
     write_json(manifest, {"digest": "another"})
     with pytest.raises(MtdnnError) as error:
         import_run(here, there)
-    assert f"{there}/model/run.json: {key}: differs from {manifest}; " in str(error.value)
+    assert f"{there}/model/run.json: {key}: does not match {manifest}; " in str(error.value)
     assert not here.layout.run(here.runs()[0]).exists()
 
 

@@ -141,21 +141,21 @@ def another_fingerprint(root: Path) -> None:
             "model.safetensors: was changed",
         ),
         (lambda root: drop_a_row(root / "corpora/cola/dev.parquet"), "dev.parquet: was changed"),
-        (other_rows, "cola/manifest.json: digest: is not that of its rows"),
+        (other_rows, "cola/manifest.json: digest: does not match its rows"),
         (
             lambda root: shorten(root / "features/tiny/default/cola/train.arrow"),
             "train.arrow: was changed",
         ),
         (lambda root: (root / "features/tiny/default/cola/dev.arrow").unlink(), "no such file"),
-        (another_setting, "config_digest: is not that of"),
-        (another_fingerprint, "fingerprint: is not that of its parts"),
+        (another_setting, "config_digest: does not match"),
+        (another_fingerprint, "fingerprint: does not match its parts"),
         (
             lambda root: shorten(root / RUN / "model/heads.safetensors"),
             "heads.safetensors: was changed",
         ),
         (better_scores, "metrics.json: em: is 99.5, but the predictions give"),
         (better_scores, "em: 99.5 in metrics.json"),  # and MLflow does not agree
-        (better_table, r"t.md: line \d+: is not what metrics.json gives"),
+        (better_table, r"t.md: line \d+: does not match metrics.json"),
         (lambda root: (root / "tables/interference.md").write_text(""), "interference.md: line 1"),
         (
             lambda root: (root / "tables/t9.md").touch(),
@@ -178,7 +178,10 @@ def test_predictions_of_another_model_are_named(results, capsys, change):
     change(results)
     status, _, errors = verify(results, capsys, "--predictions", "--threads", "1")
     assert status == 2
-    assert re.search(r"predictions.parquet: \d+ of 16 differ from its model: \('dev', 'q", errors)
+    assert re.search(
+        r"predictions.parquet: \d+ of 16 rows differ from what its model predicts: \('dev', 'q",
+        errors,
+    )
 
 
 def test_the_folder_is_not_changed(finished, capsys):
