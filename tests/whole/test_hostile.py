@@ -7,7 +7,6 @@ Further bad rows are in `tests/data/corpora`, bad wheels in `tests/data/test_enc
 import json
 import os
 import pickle
-import shutil
 import time
 import zipfile
 
@@ -197,34 +196,3 @@ def test_a_broken_tokenizer_is_refused_in_one_line(tmp_path, text):
     with pytest.raises(MtdnnError, match=r"no usable tokenizer|has no fast tokenizer") as error:
         Tokenizer(encoder)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda model: (model / "weights.bin").write_bytes(b""), "weights.bin: is no file of a"),
-        (lambda model: (model / "own.py").write_text(""), "own.py: is no file of a model"),
-        (lambda model: (model / "vocab.txt").symlink_to("/etc/passwd"), "is a symbolic link"),
-        (lambda model: (model / "more").mkdir(), "more: is no file of a model"),
-        (
-            lambda model: shutil.move(model, model.parent / "m") and model.symlink_to("m"),
-            "symbolic",
-        ),
-    ],
-)
-def test_a_run_with_links_pickles_or_code_is_not_imported(tmp_path, spoil, message):
-    from mtdnn.config.yaml_files import dump_yaml
-    from mtdnn.workflow.importing import import_run
-    from tests.support.tiny import make_tiny_experiment
-
-    changes = {"training": {"epochs": 1}}
-    there, run = make_run_folder(
-        tmp_path / "there", mixture="squad", qa_weight=1.0, rows=4, **changes
-    )
-    train(there, run, threads=1)
-    (there / "config.yaml").write_text(dump_yaml(run))
-    here = make_tiny_experiment(tmp_path / "here", **changes)
-    spoil(there / "model")
-    with pytest.raises(MtdnnError, match=message):
-        import_run(here, there)
-    assert not (tmp_path / "here").exists()
