@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.support.room import ROOT
+from tests.support.workdir import ROOT
 
 NAMESPACE = ["unshare", "--net"]
 

@@ -16,8 +16,8 @@ import pytest
 
 from mtdnn.machine.files import sha256
 from tests.support.airgap import CUT_OFF, NAMESPACE, WITHOUT, call, exports
-from tests.support.room import ROOT
 from tests.support.slurm import ONE_CORE, QUICK, Slurm, missing
+from tests.support.workdir import ROOT
 
 pytestmark = [pytest.mark.patient, pytest.mark.slow]
 DEMO = str(ROOT / "config" / "demo.yaml")
@@ -76,7 +76,7 @@ def cut_off(fetched, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cut_off")
     encoder = (*NAMESPACE, sys.executable, "-m", "mtdnn", "encoder", DEMO, "base")
     assert call(folder, *encoder).returncode == 2  # it cannot be fetched here any more
-    return demo(folder / "room", "default", *NAMESPACE, **fetched)
+    return demo(folder / "workdir", "default", *NAMESPACE, **fetched)
 
 
 def test_without_a_network_from_nothing_to_the_report(cut_off):
@@ -90,7 +90,7 @@ def test_without_a_network_from_nothing_to_the_report(cut_off):
 def test_the_same_tables_from_the_cluster(cut_off, fetched, tmp_path_factory):
     # Two CPUs and two GPUs: no more at once than on this machine alone.
     with Slurm(tmp_path_factory.mktemp("slurm"), gpus=2, cpus=2) as slurm:
-        results = demo(tmp_path_factory.mktemp("cluster") / "room", "slurm", **fetched)
+        results = demo(tmp_path_factory.mktemp("cluster") / "workdir", "slurm", **fetched)
         trainings = slurm.of(results.parents[1], "train")
     assert [job["state"] for job in trainings] == ["COMPLETED"] * 9
     assert tables(results) == tables(cut_off)

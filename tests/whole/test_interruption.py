@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.room import EXPERIMENT, ROOT, RUNS, Room, make_room
+from tests.support.workdir import EXPERIMENT, ROOT, RUNS, Workdir, make_workdir
 
 SETTINGS = {
     **copy.deepcopy(EXPERIMENT),
@@ -22,52 +22,52 @@ SETTINGS = {
 PATIENCE_SECONDS = 900
 
 
-def tables(room: Room) -> dict[str, str]:
+def tables(workdir: Workdir) -> dict[str, str]:
     """The experiment's tables; how long the training took, and where it was killed, is left out."""
     return {
         path.name: re.sub(r"training time .*", "", path.read_text())
-        for path in sorted((room.results / "tables").glob("table*"))
+        for path in sorted((workdir.results / "tables").glob("table*"))
     }
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> dict[str, str]:
-    room = make_room(tmp_path_factory.mktemp("undisturbed"))
-    room.settings = copy.deepcopy(SETTINGS)
-    answer = room.snakemake("table1", "table2")
+    workdir = make_workdir(tmp_path_factory.mktemp("undisturbed"))
+    workdir.settings = copy.deepcopy(SETTINGS)
+    answer = workdir.snakemake("table1", "table2")
     assert answer.returncode == 0, answer.stdout
-    return tables(room)
+    return tables(workdir)
 
 
-def begin(room: Room) -> subprocess.Popen:
+def begin(workdir: Workdir) -> subprocess.Popen:
     """Start Snakemake in a session of its own, as a terminal does."""
-    room.planned("table1")  # writes the experiment's file
+    workdir.planned("table1")  # writes the experiment's file
     command = [sys.executable, "-m", "snakemake", "table1", "table2", "--cores", "2"]
     command += ["--snakefile", str(ROOT / "Snakefile"), "--configfile", "small.yaml"]
     command += ["--workflow-profile", str(ROOT / "profiles" / "default")]
     return subprocess.Popen(
         command,
-        cwd=room.folder,
-        env=room.environment(),
+        cwd=workdir.folder,
+        env=workdir.environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
 
 
-def in_training(room: Room) -> list[Path]:
-    return list((room.results / "state").glob("*/holder.json"))
+def in_training(workdir: Workdir) -> list[Path]:
+    return list((workdir.results / "state").glob("*/holder.json"))
 
 
 @pytest.mark.patient
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_interrupted_in_parallel_runs_it_ends_with_the_same_tables(tmp_path, undisturbed, number):
-    room = make_room(tmp_path / "room")
-    room.settings = copy.deepcopy(SETTINGS)
-    process = begin(room)
+    workdir = make_workdir(tmp_path / "workdir")
+    workdir.settings = copy.deepcopy(SETTINGS)
+    process = begin(workdir)
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while len(in_training(room)) < 2:
+    while len(in_training(workdir)) < 2:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     if number == signal.SIGINT:  # Ctrl-C goes to all processes of the terminal
@@ -75,13 +75,13 @@ def test_interrupted_in_parallel_runs_it_ends_with_the_same_tables(tmp_path, und
     else:  # the jobs live on when Snakemake is killed alone
         process.send_signal(number)
     process.wait(timeout=PATIENCE_SECONDS)
-    scored = list((room.results / "runs").glob("**/metrics.json"))
+    scored = list((workdir.results / "runs").glob("**/metrics.json"))
     assert len(scored) < len(RUNS)  # it was in the middle
     if number == signal.SIGKILL:
-        refused = room.snakemake("table1", "table2")
+        refused = workdir.snakemake("table1", "table2")
         assert refused.returncode != 0 and "--unlock" in refused.stdout
-        assert room.snakemake("--unlock").returncode == 0
-    answer = room.snakemake("table1", "table2", "--rerun-incomplete")
+        assert workdir.snakemake("--unlock").returncode == 0
+    answer = workdir.snakemake("table1", "table2", "--rerun-incomplete")
     assert answer.returncode == 0, answer.stdout
-    assert tables(room) == undisturbed
-    assert not in_training(room)
+    assert tables(workdir) == undisturbed
+    assert not in_training(workdir)

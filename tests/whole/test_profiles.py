@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from mtdnn.machine.gpus import count_gpus
-from tests.support.room import ROOT, Room, make_room
+from tests.support.workdir import ROOT, Workdir, make_workdir
 
 PROFILES = sorted(path.name for path in (ROOT / "profiles").iterdir() if path.is_dir())
 RUN = "tiny/qa/w1.0/default/seed1"
@@ -21,9 +21,9 @@ TOKENISED = "results/small/features/tiny/default/cola/features.json"
 
 
 def snakemake(
-    room: Room, profile: str | Path, *arguments: str, snakefile: Path = ROOT / "Snakefile"
+    workdir: Workdir, profile: str | Path, *arguments: str, snakefile: Path = ROOT / "Snakefile"
 ) -> subprocess.CompletedProcess:
-    return room.call(
+    return workdir.call(
         *(sys.executable, "-m", "snakemake", *arguments, "--configfile", "small.yaml"),
         *("--snakefile", str(snakefile)),
         *("--workflow-profile", str(ROOT / "profiles" / profile)),
@@ -38,13 +38,13 @@ for each in workflow.rules:
 """
 
 
-def asked(room: Room, profile: str | Path) -> tuple[int, int]:
+def asked(workdir: Workdir, profile: str | Path) -> tuple[int, int]:
     """GPUs and threads of a training."""
     target = f"results/small/runs/{RUN}/model/run.json"
-    (room.folder / "encoder").mkdir(exist_ok=True)
-    (room.folder / "Speaking").write_text(SPEAKING)
-    speaking = room.folder / "Speaking"
-    answer = snakemake(room, profile, target, "--dry-run", "--cores", "64", snakefile=speaking)
+    (workdir.folder / "encoder").mkdir(exist_ok=True)
+    (workdir.folder / "Speaking").write_text(SPEAKING)
+    speaking = workdir.folder / "Speaking"
+    answer = snakemake(workdir, profile, target, "--dry-run", "--cores", "64", snakefile=speaking)
     assert answer.returncode == 0, answer.stdout
     (job,) = re.findall(r"rule train:\n(?: .*\n)+", answer.stdout)
     gpus, threads = re.search(r"gpu=(\d+)", job), re.search(r"threads: (\d+)", job)
@@ -53,14 +53,14 @@ def asked(room: Room, profile: str | Path) -> tuple[int, int]:
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_profile_is_read_and_a_run_gets_its_gpus(profile, tmp_path):
-    room = Room(tmp_path)
+    workdir = Workdir(tmp_path)
     one, three = (1, 4), (3, 12)
     if profile == "default":  # what this machine has
         here = count_gpus()
         one, three = [(min(n, here), 4 * n if here else 1) for n in (1, 3)]
-    assert asked(room, profile) == one
-    room.settings["training"] = {"gpus": 3}
-    assert asked(room, profile) == three
+    assert asked(workdir, profile) == one
+    workdir.settings["training"] = {"gpus": 3}
+    assert asked(workdir, profile) == three
 
 
 @pytest.mark.parametrize("profile", [name for name in PROFILES if name != "default"])
@@ -70,7 +70,7 @@ def test_a_site_without_gpus_uncomments_what_says_so(profile, tmp_path):
     text, count = re.subn(r"(?m)^# (set-resources:|set-threads:|  train:|  evaluate:)", r"\1", text)
     assert count == 4
     (mine / "config.yaml").write_text(text)
-    assert asked(Room(tmp_path), mine) == (0, 1)
+    assert asked(Workdir(tmp_path), mine) == (0, 1)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -137,7 +137,7 @@ ASKED = {
 @pytest.mark.slow
 @pytest.mark.parametrize("profile", STAND_INS)
 def test_jobs_are_submitted_and_their_ends_seen(profile, tmp_path, monkeypatch):
-    room = make_room(tmp_path / "room")
+    workdir = make_workdir(tmp_path / "workdir")
     programs, folder = tmp_path / "programs", tmp_path / "jobs" / "calls"
     programs.mkdir()
     folder.mkdir(parents=True)
@@ -149,9 +149,9 @@ def test_jobs_are_submitted_and_their_ends_seen(profile, tmp_path, monkeypatch):
             (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     wait = ["--seconds-between-status-checks", "1", "--latency-wait", "5"]
-    answer = snakemake(room, profile, TOKENISED, *wait)
+    answer = snakemake(workdir, profile, TOKENISED, *wait)
     assert answer.returncode == 0, answer.stdout
-    assert (room.folder / TOKENISED).exists()
+    assert (workdir.folder / TOKENISED).exists()
     # Fetching was done here; the batch system saw one job.
     (call,) = folder.iterdir()
     asked = " ".join(json.loads(call.read_text()))
@@ -159,10 +159,10 @@ def test_jobs_are_submitted_and_their_ends_seen(profile, tmp_path, monkeypatch):
     assert "gpu" not in asked
 
     # A job that fails is noticed, and tried as often as the profile says.
-    (room.folder / TOKENISED).unlink()
-    room.edit("data/tokenising.py", "\ndef prepare(", "\nraise SystemExit(3)\n\n\ndef prepare(")
+    (workdir.folder / TOKENISED).unlink()
+    workdir.edit("data/tokenising.py", "\ndef prepare(", "\nraise SystemExit(3)\n\n\ndef prepare(")
     began = time.monotonic()
-    answer = snakemake(room, profile, TOKENISED, *wait, "--retries", "1")
+    answer = snakemake(workdir, profile, TOKENISED, *wait, "--retries", "1")
     assert answer.returncode != 0 and time.monotonic() - began < 120
     calls = [" ".join(json.loads(path.read_text())) for path in folder.iterdir()]
     assert len(calls) == 3 and sum("8000M" in call for call in calls) == 1

@@ -43,7 +43,7 @@ EXPERIMENT = {
 }
 
 
-class Room:
+class Workdir:
     """A folder with an experiment of its own and its own copy of the package."""
 
     def __init__(self, folder: Path):
@@ -91,9 +91,9 @@ class Room:
         path.write_text(text.replace(old, new, 1))
 
 
-def make_room(folder: Path) -> Room:
+def make_workdir(folder: Path) -> Workdir:
     folder.mkdir(exist_ok=True)
     make_encoder(folder / "encoder")
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(PACKAGE, folder / "package" / "mtdnn", ignore=ignored)
-    return Room(folder)
+    return Workdir(folder)
