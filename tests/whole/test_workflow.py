@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from mtdnn.machine.files import read_json
 from mtdnn.reporting.products import FIGURES
 from tests.support.browser import open_page
+from tests.support.names import AWKWARD
 from tests.support.workdir import EXPERIMENT, ROOT, RUNS, Workdir, make_workdir
 
 
@@ -112,10 +113,6 @@ def test_the_report_holds_pages_and_figures_and_needs_no_network(finished):
         page.get_by_text("Figures", exact=True).first.click()
         page.get_by_text("figure4: Mixtures").locator("..").locator("a").first.click()
         page.locator("img[src*='filename=figure4.svg']").wait_for()
-
-
-# Every character here has a meaning to a shell.
-AWKWARD = """my "res" $x `y` 'z' \\ é; & | < > ~ * #"""
 
 
 @pytest.mark.slow
