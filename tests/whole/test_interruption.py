@@ -1,4 +1,4 @@
-"""Snakemake interrupted in the middle of parallel runs, and started again."""
+"""Snakemake is interrupted during parallel runs, and started again."""
 
 import copy
 import os
@@ -19,11 +19,11 @@ SETTINGS = {
     "variants": {"longer": {"label": "longer", "training": {"epochs": 31}}},
     "figures": {},
 }
-PATIENCE_SECONDS = 900
+TIMEOUT_SECONDS = 900
 
 
 def tables(workdir: Workdir) -> dict[str, str]:
-    """The experiment's tables; how long the training took, and where it was killed, is left out."""
+    """Return the experiment's tables without training times."""
     return {
         path.name: re.sub(r"training time .*", "", path.read_text())
         for path in sorted((workdir.results / "tables").glob("table*"))
@@ -40,8 +40,8 @@ def undisturbed(tmp_path_factory) -> dict[str, str]:
 
 
 def begin(workdir: Workdir) -> subprocess.Popen:
-    """Start Snakemake in a session of its own, as a terminal does."""
-    workdir.planned("table1")  # writes the experiment's file
+    """Start Snakemake in its own session, as a terminal does."""
+    workdir.planned("table1")  # writes small.yaml
     command = [sys.executable, "-m", "snakemake", "table1", "table2", "--cores", "2"]
     command += ["--snakefile", str(ROOT / "Snakefile"), "--configfile", "small.yaml"]
     command += ["--workflow-profile", str(ROOT / "profiles" / "default")]
@@ -56,27 +56,28 @@ def begin(workdir: Workdir) -> subprocess.Popen:
 
 
 def in_training(workdir: Workdir) -> list[Path]:
+    """Return the lock files of the runs that are being trained."""
     return list((workdir.results / "state").glob("*/holder.json"))
 
 
 @pytest.mark.patient
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_interrupted_in_parallel_runs_it_ends_with_the_same_tables(tmp_path, undisturbed, number):
+def test_an_interrupted_snakemake_resumes_to_the_same_tables(tmp_path, undisturbed, number):
     workdir = make_workdir(tmp_path / "workdir")
     workdir.settings = copy.deepcopy(SETTINGS)
     process = begin(workdir)
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while len(in_training(workdir)) < 2:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
-    if number == signal.SIGINT:  # Ctrl-C goes to all processes of the terminal
+    if number == signal.SIGINT:  # Ctrl-C signals all processes of the terminal
         os.killpg(process.pid, number)
-    else:  # the jobs live on when Snakemake is killed alone
+    else:  # only Snakemake; its jobs keep running
         process.send_signal(number)
-    process.wait(timeout=PATIENCE_SECONDS)
+    process.wait(timeout=TIMEOUT_SECONDS)
     scored = list((workdir.results / "runs").glob("**/metrics.json"))
-    assert len(scored) < len(RUNS)  # it was in the middle
+    assert len(scored) < len(RUNS)  # otherwise it was interrupted too late
     if number == signal.SIGKILL:
         refused = workdir.snakemake("table1", "table2")
         assert refused.returncode != 0 and "--unlock" in refused.stdout

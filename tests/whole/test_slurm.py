@@ -1,8 +1,7 @@
-"""The workflow on a real SLURM: what goes wrong on a cluster costs time and no result.
+"""The workflow on a real SLURM: trouble on a cluster costs time but changes no result.
 
-Trainings are stopped in their middle by a change of `Progress` in the workdir's copy of the
-package, which counts for nothing in a run's fingerprint, so that each failure comes at a known
-moment. Everything else is as users have it.
+Each trouble comes at a known moment: trainings are stopped halfway by a change to `Progress` in the
+copy of the package, which is not part of a run's fingerprint. Everything else is as users have it.
 """
 
 import copy
@@ -40,11 +39,10 @@ SETTINGS = {
     "figures": {},
 }
 STARTED: list[subprocess.Popen] = []
-# Of the 150 steps of a run.
-MIDDLE = 80
-PATIENCE_SECONDS = 600
+STOP_AFTER_STEPS = 80  # of the 150 of a run
+TIMEOUT_SECONDS = 600
 STOPS = f"""
-    if done == {MIDDLE}:
+    if done == {STOP_AFTER_STEPS}:
         for name in NAMES:
             try:
                 with open(name, "x") as file:
@@ -56,27 +54,29 @@ STOPS = f"""
 """
 ONE_STOPS, TWO_STOP = STOPS.replace("NAMES", "['one']"), STOPS.replace("NAMES", "['one', 'two']")
 GROWS = f"""
-    if done >= {MIDDLE} and not hasattr(Progress, "kept"):
+    if done >= {STOP_AFTER_STEPS} and not hasattr(Progress, "kept"):
         Progress.kept = b"x" * 900_000_000
         time.sleep(6)
 """
 
 
 class ClusterWorkdir(Workdir):
-    """A workdir whose jobs go to the cluster, and keep checkpoints often."""
+    """A working directory whose jobs run on the cluster and write checkpoints often."""
 
     def environment(self) -> dict[str, str]:
         return {**super().environment(), "MTDNN_CHECKPOINT_MINUTES": "0.002"}
 
-    def in_the_middle(self, what: str) -> None:
-        """Let trainings do `what` after each step."""
-        self.edit("machine/progress.py", "+= units\n", "+= units\n        _middle(self._done)\n")
-        with open(self.folder / "package/mtdnn/progress.py", "a", encoding="utf-8") as file:
-            file.write(f"\n\nimport os\nimport signal\n\n\ndef _middle(done):{what}")
+    def after_each_step(self, code: str) -> None:
+        """Make trainings run `code` after each step."""
+        module = "machine/progress.py"
+        self.edit(module, "+= units\n", "+= units\n        _after_step(self._done)\n")
+        with open(self.folder / "package/mtdnn" / module, "a", encoding="utf-8") as file:
+            file.write(f"\n\nimport os\nimport signal\n\n\ndef _after_step(done):{code}")
 
     def start(
         self, *arguments: str, profile: str = "slurm", cores: Sequence[str] = ONE_CORE
     ) -> subprocess.Popen:
+        """Start Snakemake; its output is added to the file `output`."""
         (self.folder / "small.yaml").write_text(yaml.safe_dump(self.settings, sort_keys=False))
         command = [sys.executable, "-m", "snakemake", *arguments]
         command += ["--snakefile", str(ROOT / "Snakefile"), "--configfile", "small.yaml"]
@@ -91,29 +91,30 @@ class ClusterWorkdir(Workdir):
 
     @property
     def output(self) -> str:
-        """What every Snakemake has said here."""
+        """The output of every Snakemake that ran here."""
         return (self.folder / "output").read_text()
 
     @property
     def log(self) -> str:
-        """The log of the run's latest training."""
+        """The log of the run's last training."""
         return (self.results / "logs" / "train" / f"{RUN}.log").read_text()
 
     def tables(self) -> dict[str, str]:
-        """All tables; how long the training took is left out."""
+        """Return all tables without training times."""
         return {
             path.name: re.sub(r"training time .*", "", path.read_text())
             for path in sorted((self.results / "tables").iterdir())
         }
 
     def weights(self) -> list[str]:
+        """Return the digests of the run's weights."""
         folder = self.results / "runs" / RUN / "model"
         return [sha256(folder / f"{name}.safetensors") for name in ("model", "heads")]
 
 
 @dataclass
 class Trouble:
-    """A training, its Snakemake, and the SLURM job that meets with trouble."""
+    """A Snakemake and the SLURM job of its training, which runs into trouble."""
 
     workdir: ClusterWorkdir
     process: subprocess.Popen
@@ -121,7 +122,7 @@ class Trouble:
 
 
 def wait_until(condition, what: str, process: subprocess.Popen, workdir: ClusterWorkdir) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not condition():
         assert process.poll() is None, f"{what}: Snakemake has ended\n{workdir.output}"
         assert time.monotonic() < deadline, f"{what}: waited too long\n{workdir.output}"
@@ -129,26 +130,28 @@ def wait_until(condition, what: str, process: subprocess.Popen, workdir: Cluster
 
 
 def in_training(workdir: ClusterWorkdir) -> list[int]:
-    """Processes that hold a run."""
+    """Return the processes that are training a run."""
     numbers = []
     for holder in workdir.results.glob("state/*/holder.json"):
-        with suppress(MtdnnError):  # it ends just now
+        with suppress(MtdnnError):  # it has just ended
             numbers.append(read_json(holder)["process"])
     return numbers
 
 
 def stopped(workdir: ClusterWorkdir, process: subprocess.Popen, name: str = "one") -> int:
-    """Wait until a training stands in its middle; returns its process."""
+    """Wait until a training has stopped halfway, and return its process."""
     file = workdir.folder / name
-    wait_until(lambda: file.exists() and file.read_text(), "training stops", process, workdir)
+    wait_until(lambda: file.exists() and file.read_text(), "the training stops", process, workdir)
     number = int(file.read_text())
     status = Path(f"/proc/{number}/status")
-    wait_until(lambda: "T (stopped)" in status.read_text(), "it stands", process, workdir)
+    wait_until(
+        lambda: "T (stopped)" in status.read_text(), "the process is stopped", process, workdir
+    )
     return number
 
 
 def finish(process: subprocess.Popen, workdir: ClusterWorkdir) -> None:
-    assert process.wait(timeout=PATIENCE_SECONDS) == 0, workdir.output
+    assert process.wait(timeout=TIMEOUT_SECONDS) == 0, workdir.output
 
 
 @pytest.fixture(scope="module")
@@ -161,19 +164,19 @@ def slurm(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def from_nothing(slurm, tmp_path_factory) -> Trouble:
-    """The experiment as the cluster makes it; two of its trainings stop in their middle."""
-    folder = tmp_path_factory.mktemp("from_nothing")
+def from_scratch(slurm, tmp_path_factory) -> Trouble:
+    """Start the whole experiment on the cluster; two of its trainings stop halfway."""
+    folder = tmp_path_factory.mktemp("from_scratch")
     make_workdir(folder)
     workdir = ClusterWorkdir(folder)
     workdir.settings = copy.deepcopy(SETTINGS)
-    workdir.in_the_middle(TWO_STOP)
+    workdir.after_each_step(TWO_STOP)
     return Trouble(workdir, workdir.start("table1", "table2", "--slurm-keep-successful-logs"))
 
 
 @pytest.fixture(scope="module")
-def undisturbed(from_nothing, tmp_path_factory) -> ClusterWorkdir:
-    """The experiment as this machine alone makes it, at the same time."""
+def undisturbed(from_scratch, tmp_path_factory) -> ClusterWorkdir:
+    """Run the same experiment without the cluster, at the same time."""
     folder = tmp_path_factory.mktemp("undisturbed")
     make_workdir(folder)
     workdir = ClusterWorkdir(folder)
@@ -183,7 +186,7 @@ def undisturbed(from_nothing, tmp_path_factory) -> ClusterWorkdir:
 
 
 def untrained(undisturbed: ClusterWorkdir, folder: Path) -> ClusterWorkdir:
-    """The experiment with everything that comes before one run's training."""
+    """Copy the experiment and delete the products of one run's training."""
     shutil.copytree(undisturbed.folder, folder)
     (folder / "output").unlink()
     workdir = ClusterWorkdir(folder)
@@ -195,14 +198,15 @@ def untrained(undisturbed: ClusterWorkdir, folder: Path) -> ClusterWorkdir:
 
 
 def environment(process: int) -> dict[str, str]:
+    """Return the environment of a process."""
     content = Path(f"/proc/{process}/environ").read_text()
     return dict(entry.split("=", 1) for entry in content.split("\0") if "=" in entry)
 
 
 @pytest.fixture(scope="module")
-def shared_gpus(from_nothing, undisturbed, slurm) -> tuple[list[str], list[str]]:
-    """States of the trainings' jobs while two of them stand still, and what GPUs these see."""
-    workdir, process = from_nothing.workdir, from_nothing.process
+def shared_gpus(from_scratch, undisturbed, slurm) -> tuple[list[str], list[str]]:
+    """Return the states of the trainings' jobs while two are stopped, and the GPUs that these see."""
+    workdir, process = from_scratch.workdir, from_scratch.process
     numbers = [stopped(workdir, process, name) for name in ("one", "two")]
     wait_until(lambda: len(slurm.of(workdir.folder, "train")) == 3, "a third job", process, workdir)
     states = [job["state"] for job in slurm.of(workdir.folder, "train")]
@@ -214,18 +218,18 @@ def shared_gpus(from_nothing, undisturbed, slurm) -> tuple[list[str], list[str]]
 
 @pytest.fixture(scope="module")
 def troubles(shared_gpus, undisturbed, slurm, tmp_path_factory) -> dict[str, Trouble]:
-    """All the trouble of the tests below, at the same time: most of it is waiting."""
+    """Start all the trouble of the tests below at the same time, because most of it is waiting."""
 
     def begin(name: str, middle: str, profile: str = "slurm", **resources: str) -> Trouble:
         workdir = untrained(undisturbed, tmp_path_factory.mktemp(name) / "workdir")
-        workdir.in_the_middle(middle)
+        workdir.after_each_step(middle)
         resources = {"gpu": "0", **resources}
         wanted = [f"train:{key}={value}" for key, value in resources.items()]
         process = workdir.start(TRAINED, "--set-resources", *wanted, profile=profile)
         return Trouble(workdir, process)
 
     late = begin("time", ONE_STOPS, runtime="attempt")
-    stopped(late.workdir, late.process)  # before the others are begun: it has a minute for that
+    stopped(late.workdir, late.process)  # before the others start: this job has a minute
     begun = {
         "time": late,
         "cancelled": begin("cancelled", ONE_STOPS),
@@ -244,14 +248,14 @@ def troubles(shared_gpus, undisturbed, slurm, tmp_path_factory) -> dict[str, Tro
     return begun
 
 
-def test_each_training_has_a_gpu_of_its_own(shared_gpus):
-    # Two GPUs and three runs: the third waits.
+def test_each_training_has_its_own_gpu(shared_gpus):
+    # There are two GPUs for three runs, so the third waits.
     assert shared_gpus == (["PENDING", "RUNNING", "RUNNING"], ["0", "1"])
 
 
-def test_from_nothing_to_the_same_tables(from_nothing, troubles, undisturbed, slurm):
-    workdir = from_nothing.workdir
-    finish(from_nothing.process, workdir)
+def test_the_cluster_writes_the_same_tables(from_scratch, troubles, undisturbed, slurm):
+    workdir = from_scratch.workdir
+    finish(from_scratch.process, workdir)
     assert workdir.tables() == undisturbed.tables()
 
     jobs = slurm.of(workdir.folder)
@@ -265,26 +269,26 @@ def test_from_nothing_to_the_same_tables(from_nothing, troubles, undisturbed, sl
 
 
 @pytest.mark.parametrize("name", ["cancelled", "generic"])
-def test_a_cancelled_job(name, troubles, undisturbed, slurm):
+def test_a_cancelled_job_resumes(name, troubles, undisturbed, slurm):
     trouble = troubles[name]
     finish(trouble.process, trouble.workdir)
     states = [job["state"] for job in slurm.of(trouble.workdir.folder)]
     assert states == ["CANCELLED", "COMPLETED"]
-    assert f"goes on after {MIDDLE + 1} steps" in trouble.workdir.log
+    assert f"goes on after {STOP_AFTER_STEPS + 1} steps" in trouble.workdir.log
     assert trouble.workdir.weights() == undisturbed.weights()
 
 
-def test_a_requeued_job(troubles, undisturbed, slurm):
+def test_a_requeued_job_resumes(troubles, undisturbed, slurm):
     trouble = troubles["requeued"]
     finish(trouble.process, trouble.workdir)
     details = slurm.details(trouble.job)
     assert (details["JobState"], details["Restarts"]) == ("COMPLETED", "1")
     assert len(slurm.of(trouble.workdir.folder)) == 1
-    assert f"goes on after {MIDDLE + 1} steps" in trouble.workdir.log
+    assert f"goes on after {STOP_AFTER_STEPS + 1} steps" in trouble.workdir.log
     assert trouble.workdir.weights() == undisturbed.weights()
 
 
-def test_a_killed_snakemake_never_leads_to_two_writers(troubles, undisturbed, slurm):
+def test_a_second_job_waits_for_the_job_of_a_killed_snakemake(troubles, undisturbed, slurm):
     trouble = troubles["killed"]
     workdir = trouble.workdir
     trouble.process.wait()
@@ -305,7 +309,7 @@ def test_a_killed_snakemake_never_leads_to_two_writers(troubles, undisturbed, sl
     assert workdir.weights() == undisturbed.weights()
 
 
-def test_a_job_over_its_memory(troubles, undisturbed, slurm):
+def test_a_job_over_its_memory_resumes_with_more(troubles, undisturbed, slurm):
     trouble = troubles["memory"]
     finish(trouble.process, trouble.workdir)
     jobs = slurm.of(trouble.workdir.folder)
@@ -317,7 +321,7 @@ def test_a_job_over_its_memory(troubles, undisturbed, slurm):
     assert trouble.workdir.weights() == undisturbed.weights()
 
 
-def test_a_job_over_its_time(troubles, undisturbed, slurm):
+def test_a_job_over_its_time_resumes_with_more(troubles, undisturbed, slurm):
     trouble = troubles["time"]
     finish(trouble.process, trouble.workdir)
     jobs = slurm.of(trouble.workdir.folder)
@@ -325,29 +329,29 @@ def test_a_job_over_its_time(troubles, undisturbed, slurm):
         ("TIMEOUT", "1:00"),
         ("COMPLETED", "2:00"),
     ]
-    assert f"goes on after {MIDDLE + 1} steps" in trouble.workdir.log
+    assert f"goes on after {STOP_AFTER_STEPS + 1} steps" in trouble.workdir.log
     assert trouble.workdir.weights() == undisturbed.weights()
 
 
-def test_a_node_that_fails(undisturbed, slurm, tmp_path):
+def test_a_job_resumes_after_its_node_failed(undisturbed, slurm, tmp_path):
     workdir = untrained(undisturbed, tmp_path / "workdir")
-    workdir.in_the_middle(ONE_STOPS)
+    workdir.after_each_step(ONE_STOPS)
     process = workdir.start(TRAINED)
     training = stopped(workdir, process)
     slurm.call("scontrol", "update", f"NodeName={slurm.node}", "State=DOWN", "Reason=test")
-    os.kill(training, signal.SIGKILL)  # as without power
-    wait_until(lambda: not Path(f"/proc/{training}").exists(), "it is gone", process, workdir)
+    os.kill(training, signal.SIGKILL)  # as a power failure would
+    wait_until(lambda: not Path(f"/proc/{training}").exists(), "the process ends", process, workdir)
     slurm.call("scontrol", "update", f"NodeName={slurm.node}", "State=RESUME")
     finish(process, workdir)
     assert "goes on after" in workdir.log
     assert workdir.weights() == undisturbed.weights()
 
 
-def test_a_run_of_two_gpus_asks_for_two(undisturbed, slurm, tmp_path):
+def test_a_run_on_two_gpus_requests_two(undisturbed, slurm, tmp_path):
     workdir = untrained(undisturbed, tmp_path / "workdir")
     workdir.settings["training"] |= {"gpus": 2, "epochs": 1}
     finish(workdir.start(TRAINED, cores=()), workdir)
     (job,) = slurm.of(workdir.folder, "train")
     details = slurm.details(job["id"])
-    asked = [details[key] for key in ("TresPerJob", "NumCPUs", "NumNodes", "MinMemoryNode")]
-    assert asked == ["gres:gpu:2", "8", "1", "6000M"]
+    requested = [details[key] for key in ("TresPerJob", "NumCPUs", "NumNodes", "MinMemoryNode")]
+    assert requested == ["gres:gpu:2", "8", "1", "6000M"]
