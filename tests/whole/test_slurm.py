@@ -122,6 +122,7 @@ class Trouble:
 
 
 def wait_until(condition, what: str, process: subprocess.Popen, workdir: ClusterWorkdir) -> None:
+    """Wait for a condition; fail if Snakemake ends before."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while not condition():
         assert process.poll() is None, f"{what}: Snakemake has ended\n{workdir.output}"
@@ -202,8 +203,9 @@ def environment(process: int) -> dict[str, str]:
     content = Path(f"/proc/{process}/environ").read_text()
     return dict(entry.split("=", 1) for entry in content.split("\0") if "=" in entry)
 
+    """Return the states of the jobs while two trainings are stopped, and the GPUs that these see."""
 
-@pytest.fixture(scope="module")
+
 def shared_gpus(from_scratch, undisturbed, slurm) -> tuple[list[str], list[str]]:
     """Return the states of the trainings' jobs while two are stopped, and the GPUs that these see."""
     workdir, process = from_scratch.workdir, from_scratch.process
