@@ -203,11 +203,9 @@ def environment(process: int) -> dict[str, str]:
     content = Path(f"/proc/{process}/environ").read_text()
     return dict(entry.split("=", 1) for entry in content.split("\0") if "=" in entry)
 
-    """Return the states of the jobs while two trainings are stopped, and the GPUs that these see."""
-
 
 def shared_gpus(from_scratch, undisturbed, slurm) -> tuple[list[str], list[str]]:
-    """Return the states of the trainings' jobs while two are stopped, and the GPUs that these see."""
+    """Return the states of the jobs while two trainings are stopped, and the GPUs of these."""
     workdir, process = from_scratch.workdir, from_scratch.process
     numbers = [stopped(workdir, process, name) for name in ("one", "two")]
     wait_until(lambda: len(slurm.of(workdir.folder, "train")) == 3, "a third job", process, workdir)
