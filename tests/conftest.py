@@ -1,4 +1,4 @@
-"""Configuration of all tests."""
+"""Settings for all tests."""
 
 import signal
 from collections import Counter
@@ -6,16 +6,16 @@ from collections import Counter
 import pytest
 from hypothesis import settings
 
-# Examples have no deadline: first calls import libraries, and machines are shared.
+# No deadlines: first calls import libraries, and machines are shared.
 settings.register_profile("mtdnn", deadline=None)
 settings.load_profile("mtdnn")
 
-# A background process of a shell ignores Ctrl-C, and so would every process that tests start.
+# A background job of a shell ignores Ctrl-C, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(trylast=True)  # after tests have been deselected
+@pytest.hookimpl(trylast=True)  # after tests were deselected
 def pytest_collection_modifyitems(items):
-    """Run files with the most slow tests first, so that none is left running alone at the end."""
+    """Run files with the most slow tests first, so that none of them runs alone at the end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mtdnn.config.layout import Layout, RunId
 from mtdnn.config.settings import (
@@ -245,6 +245,15 @@ class Experiment(Closed):
                         Row(encoder=encoder, mixture=mixture, qa_weight=weight, variant=variant)
                     )
         return rows
+
+    @field_validator("results")
+    @classmethod
+    def _usable_in_paths(cls, results: str) -> str:
+        # Braces are wildcards to Snakemake, and `?` starts the options in the address of MLflow's
+        # SQLite file. A leading dash makes the path an option of every command.
+        if re.search(r"[{}?\x00-\x1f]|^-", results):
+            raise ValueError("should be a path without a leading dash, line breaks and { } ?")
+        return results
 
     @model_validator(mode="after")
     def _names_resolve(self) -> "Experiment":

@@ -9,8 +9,8 @@ import yaml
 from tests.support.airgap import CUT_OFF, NAMESPACE, WITHOUT, call, exports
 from tests.support.hub_corpora import CORPORA, push_datasets
 from tests.support.hub_server import HubServer
-from tests.support.room import EXPERIMENT, ROOT
 from tests.support.tiny import make_encoder
+from tests.support.workdir import EXPERIMENT, ROOT
 
 SETTINGS = {
     **EXPERIMENT,
