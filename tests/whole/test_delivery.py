@@ -139,7 +139,7 @@ def test_following_ends_with_the_process_that_it_was_started_for(store, tmp_path
         tracked.train()
         parent.kill()
         parent.wait()
-        assert follower.wait(timeout=60) == 0
+        assert follower.wait(timeout=PATIENCE_SECONDS) == 0
     finally:
         for process in (parent, follower):
             process.kill()
