@@ -25,7 +25,7 @@ import torch.distributed as dist
 
 from mtdnn.errors import Busy, MtdnnError
 from mtdnn.machine.gpus import take
-from mtdnn.model.device import is_started
+from mtdnn.model.device import started_by_torchrun
 from mtdnn.training.stopping import Stopped, StopSignals
 
 POLL_SECONDS = 0.2
@@ -47,12 +47,12 @@ def is_to_launch(gpus: int) -> bool:
         MtdnnError: torchrun started another number of them.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    if is_started() and size != gpus:
+    if started_by_torchrun() and size != gpus:
         raise MtdnnError(
             f"training.gpus: {gpus}, but torchrun started {size} processes; call `mtdnn train` by "
             f"itself, or torchrun with --nproc-per-node {gpus}"
         )
-    return gpus > 1 and not is_started()
+    return gpus > 1 and not started_by_torchrun()
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def reported(reason: Callable[[BaseException], str]) -> Iterator[None]:
     Args:
         reason: gives the line that tells an error.
     """
-    if not is_started() or "TORCHELASTIC_ERROR_FILE" not in os.environ:
+    if not started_by_torchrun() or "TORCHELASTIC_ERROR_FILE" not in os.environ:
         yield
         return
     _end_with_parent()

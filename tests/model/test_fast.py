@@ -43,7 +43,7 @@ def test_fast_and_plain_paths_give_the_same_losses_over_fifty_steps(
     outcomes = []
     for switch, how in (("", "packed"), ("all", batching)):
         monkeypatch.setenv("MTDNN_PLAIN", switch)
-        monkeypatch.setattr("mtdnn.model.optimizer.PORTION", 500)
+        monkeypatch.setattr("mtdnn.model.optimizer.PORTION_ELEMENTS", 500)
         model = undropped.model(how).train()
         settings = undropped.run.training.model_copy(update={"learning_rate": 1e-3})
         optimizer, losses = optimizer_for(model, settings), []
@@ -61,7 +61,7 @@ def test_fast_and_plain_paths_give_the_same_losses_over_fifty_steps(
 
 def test_a_scaled_step_is_torchs_clipping(monkeypatch):
     """In portions that cut tensors, and put small ones together."""
-    monkeypatch.setattr("mtdnn.model.optimizer.PORTION", 7)
+    monkeypatch.setattr("mtdnn.model.optimizer.PORTION_ELEMENTS", 7)
     torch.manual_seed(1)
     start = [torch.randn(5, 4), torch.randn(3), torch.randn(2)]
     gradients, outcomes = [torch.randn_like(x) for x in start], []
@@ -110,7 +110,7 @@ def test_short_sequences_together_equal_one_by_one(monkeypatch):
     inputs = [x[None] for x in query_key_value()]
     outputs = []
     for longest in (0, 100):
-        monkeypatch.setattr(attention, "SHORT", longest)
+        monkeypatch.setattr(attention, "MAX_SHORT_TOKENS", longest)
         outputs.append(attention.packed_attention(None, *inputs, None, packing=packing())[0])
     torch.testing.assert_close(*outputs)
 

@@ -76,7 +76,7 @@ def test_with_decay_it_is_the_formula(legacy):
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_rows_with_a_gradient_are_updated_like_a_whole_matrix(legacy, monkeypatch):
-    monkeypatch.setattr("mtdnn.model.optimizer.PORTION", 12)  # of three rows
+    monkeypatch.setattr("mtdnn.model.optimizer.PORTION_ELEMENTS", 12)  # of three rows
     generator = torch.Generator().manual_seed(1)
     start, outcomes = torch.randn(10, 4, generator=generator), []
     drawn = [torch.randint(0, 10, (number,), generator=generator) for number in (6, 1, 0, 9, 4)]

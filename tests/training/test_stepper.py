@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten
 from mtdnn.data.features import Sequences
 from mtdnn.model import attention
 from mtdnn.model import optimizer as optimization
-from mtdnn.model.batches import ROOM, PackedBatch, pack, tail_unit
+from mtdnn.model.batches import BLOCK_TOKENS, PackedBatch, pack, tail_unit
 from mtdnn.model.optimizer import learning_rate, optimizer_for
 from mtdnn.training.loop import random_state
 from mtdnn.training.stepper import RecordedSteps, Stepper, cuda_recorder, stepper_for
@@ -101,7 +101,7 @@ class Room:
         known = [*self.state().values(), *self.model.buffers()]
         known += [self.stepper._results, self.optimizer._factors]
         cells = (cell.cell_contents for cell in work.__closure__)
-        known += next(cell for cell in cells if isinstance(cell, PackedBatch))._tensors()
+        known += next(cell for cell in cells if isinstance(cell, PackedBatch)).tensors()
         with torch.random.fork_rng(), Recording(known) as recording:
             work()
         with torch.no_grad():
@@ -139,9 +139,9 @@ class Room:
 @given(st.integers(1, 40_000))
 def test_a_tail_is_short_and_makes_few_numbers_of_tokens(tokens):
     unit = tail_unit(tokens)
-    assert unit & (unit - 1) == 0 and 1 <= unit <= ROOM
+    assert unit & (unit - 1) == 0 and 1 <= unit <= BLOCK_TOKENS
     assert unit <= max(1, 0.03 * tokens)
-    assert unit > 0.015 * tokens or unit in (1, ROOM)  # so at most 67 sizes up to twice as many
+    assert unit > 0.015 * tokens or unit in (1, BLOCK_TOKENS)  # so at most 67 sizes up to twice as many
 
 
 @given(some_sequences())
@@ -149,7 +149,7 @@ def test_a_tail_leaves_a_batch_as_it_is(sequences):
     batch = pack(sequences, "multiple_choice")
     longer = batch.with_tail()
     assert longer.tokens == batch.tokens + longer.tail and longer.tail >= 1
-    assert longer.longest == ROOM and longer.bounds[-1] == longer.tokens
+    assert longer.longest == BLOCK_TOKENS and longer.bounds[-1] == longer.tokens
     assert fields(longer.slice(0, len(batch.items) - 1)) == fields(batch)
     count = len(batch.lengths)
     for name in ("first_tokens", "token_counts", "item_starts", "item_sizes"):
@@ -172,10 +172,10 @@ def test_a_batch_takes_the_contents_of_another_and_keeps_its_memory():
 
     place, other = batch(0).copied(), batch(1)
     assert place.shape == other.shape
-    before = [tensor.data_ptr() for tensor in place._tensors()]
+    before = [tensor.data_ptr() for tensor in place.tensors()]
     place.fill(other)
-    assert [tensor.data_ptr() for tensor in place._tensors()] == before
-    for mine, its in zip(place._tensors(), other._tensors(), strict=True):
+    assert [tensor.data_ptr() for tensor in place.tensors()] == before
+    for mine, its in zip(place.tensors(), other.tensors(), strict=True):
         assert torch.equal(mine, its)
 
 
@@ -304,7 +304,7 @@ def test_steps_are_recorded_on_a_gpu_where_they_can_be(undropped, monkeypatch, c
 @pytest.mark.parametrize("legacy", [False, True])
 def test_the_compiled_update_is_the_plain_one(legacy):
     outcomes = []
-    for function in (optimization._update, optimization.compiled(optimization._update)):
+    for function in (optimization._adamax, optimization.compiled(optimization._adamax)):
         generator = torch.Generator().manual_seed(1)
         lists = [
             [torch.randn(shape, generator=generator) for shape in ((30, 7), (5,), (2, 3))]
@@ -330,7 +330,7 @@ def test_where_it_cannot_be_compiled_the_plain_one_is_used(monkeypatch, capsys):
     call = optimization.compiled.__wrapped__(done.append)
     call(1), call(2)
     assert done == [1, 2]
-    assert capsys.readouterr().out.count("goes on without torch.compile: no compiler") == 1
+    assert capsys.readouterr().out.count("continuing without torch.compile: no compiler") == 1
 
 
 # --- on a GPU --------------------------------------------------------------------------------
