@@ -32,7 +32,7 @@ def plain() -> list[str]:
         return sorted(PATHS)
     if unknown := names - PATHS.keys():
         raise MtdnnError(
-            f"MTDNN_PLAIN: unknown {', '.join(sorted(unknown))}; known are all, {', '.join(PATHS)}"
+            f"MTDNN_PLAIN: unknown {', '.join(sorted(unknown))}; use all, or some of {', '.join(PATHS)}"
         )
     return sorted(names)
 

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from mtdnn.errors import MtdnnError
-from mtdnn.training.checkpoints import KEPT, Checkpoints
+from mtdnn.training.checkpoints import CHECKPOINTS_KEPT, Checkpoints
 from mtdnn.training.loop import train
 from mtdnn.training.stopping import Stopped, StopSignals
 from tests.support.interrupted import assert_same, fresh, outcome, states
@@ -40,7 +40,7 @@ def test_stopped_again_and_again_it_ends_as_undisturbed(tmp_path, undisturbed, m
             train(run_dir, run, threads=1, checkpoint_seconds=0)
         assert stopped.value.status == 143
         assert not (run_dir / "model").exists()
-        assert len(states(run_dir)) == KEPT
+        assert len(states(run_dir)) == CHECKPOINTS_KEPT
     moment = None
     train(run_dir, run, threads=1)
     assert saved == list(range(1, 12))  # no step was done twice
@@ -77,7 +77,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, undisturbed, monke
     content[len(content) // 2] ^= 1
     newest.write_bytes(bytes(content))
     train(run_dir, run, threads=1)
-    assert "is passed over: the weights are damaged" in capsys.readouterr().out
+    assert "checkpoint skipped: the weights are damaged" in capsys.readouterr().out
     assert_same(outcome(run_dir), undisturbed)
 
 

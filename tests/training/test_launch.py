@@ -237,7 +237,7 @@ def test_sigterm_for_the_command_keeps_a_checkpoint(tmp_path):
     status, _, errors = launched.end()
     assert status == 143
     (line,) = complaints(errors)
-    assert re.search(r"stopped by signal 15 after (\d+)0 of \d+ steps; the same command", line)
+    assert re.search(r"stopped by signal 15 after (\d+)0 of \d+ steps; repeat the command", line)
     end = json.loads((run_dir / "journal.jsonl").read_text().splitlines()[-1])
     assert end["end"] == "KILLED"
     kept = int(states(run_dir)[-1].name[4:])

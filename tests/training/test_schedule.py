@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from mtdnn.config.layout import Layout, RunId
-from mtdnn.config.settings import ScheduleSettings
+from mtdnn.config.settings import ScheduleSettings, TrainingSettings
 from mtdnn.data.features import training_features
 from mtdnn.errors import MtdnnError
 from mtdnn.training import schedule
@@ -28,9 +28,8 @@ def steps_of(probabilities=EVEN, sizes=SIZES, batch_size=8, epochs=2, seed=1, **
             probabilities,
             "squad",
             sizes,
-            batch_size=batch_size,
-            epochs=epochs,
             settings=ScheduleSettings(**options),
+            training=TrainingSettings(batch_size=batch_size, epochs=epochs),
             seed=seed,
         )
     )
@@ -255,7 +254,7 @@ def test_an_unreadable_schedule_is_refused_in_one_line(run_folder, tmp_path, dam
 @pytest.mark.parametrize("recut", ["each_epoch", "once"])
 def test_steps_of_weight_takes_as_many_steps_as_the_mixture(recut):
     sizes = {"squad": 500, "swag": 90, "cola": 40}
-    common = {"batch_size": 16, "epochs": 2, "seed": 7}
+    common = {"training": TrainingSettings(batch_size=16, epochs=2), "seed": 7}
     mixed = draw(
         {"squad": 0.8, "swag": 0.1, "cola": 0.1},
         "squad",

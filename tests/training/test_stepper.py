@@ -259,7 +259,7 @@ def test_where_recording_fails_the_steps_go_on(undropped, like_a_gpu, capsys):
         outcomes.append(room.run(steps=range(12)))
     assert outcomes[0] == outcomes[1]
     said = capsys.readouterr().out
-    assert said.count("goes on without further CUDA graphs: out of memory") == 1
+    assert said.count("continuing without further CUDA graphs: out of memory") == 1
 
 
 def refuse(work):

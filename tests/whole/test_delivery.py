@@ -136,7 +136,7 @@ def line(step: int) -> dict:
 
 
 def journal(folder: Path, steps: int = 20, **changes) -> Journal:
-    return Journal(folder, {**about(steps), **changes}, lambda: {"memory_mb": 1.0})
+    return Journal(folder, {**about(steps), **changes}, lambda: {"memory_mib": 1.0})
 
 
 def test_a_resumed_training_continues_its_journal_without_repetition(tmp_path):
@@ -195,7 +195,7 @@ def test_what_cannot_be_written_is_said_once_and_stops_nothing(tmp_path, capsys)
         for step in range(20):
             full.add([line(step)])
     warned = capsys.readouterr().err.splitlines()
-    assert len(warned) == 2 and "No space left on device; the training goes on" in warned[1]
+    assert len(warned) == 2 and "No space left on device; training continues" in warned[1]
     assert not Source(tmp_path).record.complete
 
 
@@ -280,7 +280,7 @@ def test_a_training_without_a_journal_is_delivered_when_it_is_finished(store, tm
     room = Room(tmp_path, store)
     (room.run_dir / "journal.jsonl").mkdir()
     assert main(["train", str(room.run_dir), "--threads", "1"]) == 0
-    assert "the training goes on without a journal" in capsys.readouterr().err
+    assert "training continues without a journal" in capsys.readouterr().err
     write_json(room.run_dir / "metrics.json", {"em": 1.0, "f1": 2.0, "slices": {}})
     room.sync()
     room.assert_exact()

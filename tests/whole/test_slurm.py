@@ -270,7 +270,7 @@ def test_a_cancelled_job(name, troubles, undisturbed, slurm):
     finish(trouble.process, trouble.room)
     states = [job["state"] for job in slurm.of(trouble.room.folder)]
     assert states == ["CANCELLED", "COMPLETED"]
-    assert f"goes on after {MIDDLE + 1} steps" in trouble.room.log
+    assert f"resumes after {MIDDLE + 1} steps" in trouble.room.log
     assert trouble.room.weights() == undisturbed.weights()
 
 
@@ -280,7 +280,7 @@ def test_a_requeued_job(troubles, undisturbed, slurm):
     details = slurm.details(trouble.job)
     assert (details["JobState"], details["Restarts"]) == ("COMPLETED", "1")
     assert len(slurm.of(trouble.room.folder)) == 1
-    assert f"goes on after {MIDDLE + 1} steps" in trouble.room.log
+    assert f"resumes after {MIDDLE + 1} steps" in trouble.room.log
     assert trouble.room.weights() == undisturbed.weights()
 
 
@@ -299,7 +299,7 @@ def test_a_killed_snakemake_never_leads_to_two_writers(troubles, undisturbed, sl
     finish(process, room)
     jobs = slurm.of(room.folder)
     assert (jobs[0]["id"], jobs[1]["state"]) == (trouble.job, "COMPLETED")
-    assert "goes on after" not in room.log
+    assert "resumes after" not in room.log
     steps = (room.results / "runs" / RUN / "training.jsonl").read_text().splitlines()
     assert len(steps) == read_json(room.folder / TRAINED)["provenance"]["steps"]
     assert room.weights() == undisturbed.weights()
@@ -313,7 +313,7 @@ def test_a_job_over_its_memory(troubles, undisturbed, slurm):
         ("FAILED", "1200M"),
         ("COMPLETED", "2400M"),
     ]
-    assert "goes on after" in trouble.room.log
+    assert "resumes after" in trouble.room.log
     assert trouble.room.weights() == undisturbed.weights()
 
 
@@ -325,7 +325,7 @@ def test_a_job_over_its_time(troubles, undisturbed, slurm):
         ("TIMEOUT", "1:00"),
         ("COMPLETED", "2:00"),
     ]
-    assert f"goes on after {MIDDLE + 1} steps" in trouble.room.log
+    assert f"resumes after {MIDDLE + 1} steps" in trouble.room.log
     assert trouble.room.weights() == undisturbed.weights()
 
 
@@ -339,7 +339,7 @@ def test_a_node_that_fails(undisturbed, slurm, tmp_path):
     wait_until(lambda: not Path(f"/proc/{training}").exists(), "it is gone", process, room)
     slurm.call("scontrol", "update", f"NodeName={slurm.node}", "State=RESUME")
     finish(process, room)
-    assert "goes on after" in room.log
+    assert "resumes after" in room.log
     assert room.weights() == undisturbed.weights()
 
 
