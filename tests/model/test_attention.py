@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from mtdnn.model import attention
 from mtdnn.model.attention import PACKABLE, _one_by_one, _side_by_side, packed_attention
 from mtdnn.model.batches import PackedBatch
 from mtdnn.training.loop import random_state
@@ -144,3 +145,34 @@ def test_attention_dropout_differs_from_sequence_to_sequence(tmp_path):
         assert not torch.allclose(first, second, atol=1e-4)
         first, second = model.eval().encode(twins).split(5)
         torch.testing.assert_close(first, second)
+
+
+# --- fast paths -------------------------------------------------------------------------------
+
+
+def test_short_sequences_together_equal_one_by_one(monkeypatch):
+    inputs = [x[None] for x in query_key_value()]
+    outputs = []
+    for longest in (0, 100):
+        monkeypatch.setattr(attention, "MAX_SHORT_TOKENS", longest)
+        outputs.append(attention.packed_attention(None, *inputs, None, packing=packing())[0])
+    torch.testing.assert_close(*outputs)
+
+
+def test_flash_attention_is_asked_for_unpadded_sequences_and_dropout(monkeypatch):
+    """No GPU here: the operator takes these arguments, on tensors without data."""
+    inputs = [x.detach().to("meta", torch.bfloat16) for x in query_key_value(size=8)]
+    asked = []
+    operator = torch.ops.aten._flash_attention_forward
+
+    def recording(*arguments, **options):
+        asked.append(arguments)
+        return operator(*arguments, **options)
+
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", recording)
+    batch = packing()
+    output = attention._flash(*inputs, batch, 0.1, None)
+    assert output.shape == (18, 3, 8)
+    _, _, _, bounds, _, longest, _, rate = asked[0]
+    assert (bounds.tolist(), bounds.dtype) == ([0, 5, 6, 15, 18], torch.int32)
+    assert (longest, rate) == (9, 0.1)

@@ -7,6 +7,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from mtdnn.config.layout import RunId
 from mtdnn.config.settings import TrainingSettings
+from mtdnn.model import optimizer as optimization
 from mtdnn.model.multitask import build
 from mtdnn.model.optimizer import (
     DecoupledAdamax,
@@ -174,3 +175,60 @@ def test_the_learning_rate_is_that_of_transformers(steps, warmup):
         assert learning_rate(step, steps, settings) == pytest.approx(expected, rel=1e-12, abs=0)
         optimizer.step()
         scheduler.step()
+
+
+# --- fast paths -------------------------------------------------------------------------------
+
+
+def test_a_scaled_step_is_torchs_clipping(monkeypatch):
+    """In portions that cut tensors, and put small ones together."""
+    monkeypatch.setattr("mtdnn.model.optimizer.PORTION_ELEMENTS", 7)
+    torch.manual_seed(1)
+    start = [torch.randn(5, 4), torch.randn(3), torch.randn(2)]
+    gradients, outcomes = [torch.randn_like(x) for x in start], []
+    for switch in ("optimizer", ""):
+        monkeypatch.setenv("MTDNN_PLAIN", switch)
+        parameters = [torch.nn.Parameter(x.clone()) for x in start]
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.clone()
+        optimizer = DecoupledAdamax([{"params": parameters, "weight_decay": 0.1}], lr=0.1)
+        if switch:
+            torch.nn.utils.clip_grad_norm_(parameters, 0.5)
+            optimizer.step()
+        else:
+            optimizer.step(clip_scale(torch.nn.utils.get_total_norm(gradients), 0.5))
+        outcomes.append(parameters)
+    torch.testing.assert_close(*outcomes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("legacy", [False, True])
+def test_the_compiled_update_is_the_plain_one(legacy):
+    outcomes = []
+    for function in (optimization._adamax, optimization.compiled(optimization._adamax)):
+        generator = torch.Generator().manual_seed(1)
+        lists = [
+            [torch.randn(shape, generator=generator) for shape in ((30, 7), (5,), (2, 3))]
+            for _ in range(4)
+        ]
+        lists[3] = [norm.abs() + 0.1 for norm in lists[3]]
+        for rate in (0.1, 0.02):
+            numbers = (torch.tensor(0.5), torch.tensor(0.99), torch.tensor(rate))
+            function(*lists, *numbers, 0.9, 0.999, 1e-8, legacy)
+        outcomes.append(lists)
+    torch.testing.assert_close(*outcomes)
+
+
+def test_where_it_cannot_be_compiled_the_plain_one_is_used(monkeypatch, capsys):
+    def failing(function, **_):
+        def call(*_):
+            raise RuntimeError("no compiler")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", failing)
+    done = []
+    call = optimization.compiled.__wrapped__(done.append)
+    call(1), call(2)
+    assert done == [1, 2]
+    assert capsys.readouterr().out.count("continuing without torch.compile: no compiler") == 1

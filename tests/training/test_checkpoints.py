@@ -12,7 +12,7 @@ import pytest
 from mtdnn.errors import MtdnnError
 from mtdnn.training.checkpoints import CHECKPOINTS_KEPT, Checkpoints
 from mtdnn.training.loop import train
-from mtdnn.training.stopping import Stopped, StopSignals
+from mtdnn.training.stopping import Stopped
 from tests.support.interrupted import assert_same, fresh, outcome, states
 
 
@@ -46,17 +46,6 @@ def test_stopped_again_and_again_it_ends_as_undisturbed(tmp_path, undisturbed, m
     assert saved == list(range(1, 12))  # no step was done twice
     assert_same(outcome(run_dir), undisturbed)
     assert states(run_dir) == []
-
-
-def test_a_repeated_warning_does_not_stop_the_checkpoint():
-    with StopSignals() as stop:
-        for _ in range(3):  # as SLURM sends it when a job's time is over
-            os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.number == signal.SIGTERM
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.number == signal.SIGINT
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, undisturbed, monkeypatch, capsys):

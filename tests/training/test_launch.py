@@ -11,16 +11,13 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from mtdnn.config.layout import Layout
-from mtdnn.data.features import training_features
 from mtdnn.errors import MtdnnError
-from mtdnn.training import launch, loop
+from mtdnn.training import loop
 from mtdnn.training.loop import train
-from mtdnn.training.team import Team, cut, tokens_of
 from tests.support.interrupted import assert_same, outcome, states
 from tests.support.tiny import make_run_folder
 
@@ -285,70 +282,5 @@ def test_another_number_of_processes_is_refused(tmp_path, monkeypatch, gpus, sta
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", str(started))
     with pytest.raises(MtdnnError, match=f"gpus: {gpus}, but torchrun started {started}") as error:
-        train(run_dir, run, threads=1)
-    assert "\n" not in str(error.value)
-
-
-# --- parts of a batch ------------------------------------------------------------------------
-
-
-def test_parts_are_whole_items_of_about_as_many_tokens():
-    draw = np.random.default_rng(1)
-    for count in (1, 2, 3, 8):
-        for items in (1, 2, 7, 16):
-            tokens = draw.integers(20, 384, items)
-            parts = cut(tokens, count)
-            assert sorted(place for part in parts for place in part) == list(range(items))
-            totals = [tokens[part].sum() for part in parts]
-            assert max(totals) - min(totals) <= tokens.max()
-
-
-def test_weights_of_the_parts_add_up_and_everyone_has_an_item(tmp_path):
-    run_dir, run = make(tmp_path)
-    for features in training_features(Layout.of_run(run_dir), run).values():
-        for rows in (np.array([3]), np.array([5, 2, 9, 1, 0])):
-            teams = [Team(torch.device("cpu"), rank, 3) for rank in range(3)]
-            parts = [team.part(features, rows) for team in teams]
-            assert sum(weight for _, weight in parts) == pytest.approx(3)
-            assert all(len(some) and set(some) <= set(rows) for some, _ in parts)
-            picked = [features.pick([row], ["input_ids"]) for row in rows]
-            counted = [len(some.columns["input_ids"]) for some in picked]
-            assert tokens_of(features, rows).tolist() == counted
-
-
-def test_one_gpu_is_the_run_that_it_always_was(tmp_path):
-    _, run = make(tmp_path)
-
-    def changed(**settings):
-        return run.model_copy(update={"training": run.training.model_copy(update=settings)})
-
-    assert "gpus" not in run.determining()["training"]
-    assert changed(activation_checkpointing=True).determining() == run.determining()
-    assert changed(gpus=2).determining() != run.determining()
-    assert not launch.is_to_launch(1) and launch.is_to_launch(2)
-
-
-# --- activation checkpointing ----------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["bert", "electra", "distilbert", "deberta-v2"])
-def test_activations_made_again_change_no_bit(tmp_path, kind):
-    """With dropout, whose masks are drawn again."""
-    results = []
-    for name, saving in (("kept", False), ("again", True)):
-        settings = {"batch_size": 4, "epochs": 1, "activation_checkpointing": saving}
-        run_dir, run = make_run_folder(
-            tmp_path / name, rows=12, kind=kind, training={**settings, **WITH_DROPOUT}
-        )
-        train(run_dir, run, threads=1)
-        results.append(outcome(run_dir))
-    assert_same(*results)
-
-
-def test_who_cannot_make_activations_again_says_so(tmp_path):
-    run_dir, run = make_run_folder(
-        tmp_path, rows=12, kind="albert", training={"activation_checkpointing": True}
-    )
-    with pytest.raises(MtdnnError, match="activation_checkpointing: albert encoders") as error:
         train(run_dir, run, threads=1)
     assert "\n" not in str(error.value)

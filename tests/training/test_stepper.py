@@ -6,22 +6,28 @@ decided is fixed, as in a CUDA graph. It refuses what could not be recorded on a
 read by the host, sizes that depend on values, and tensors made from the host's memory.
 """
 
+import math
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from mtdnn.data.features import Sequences
 from mtdnn.model import attention
-from mtdnn.model import optimizer as optimization
-from mtdnn.model.batches import BLOCK_TOKENS, PackedBatch, pack, tail_unit
+from mtdnn.model.batches import PackedBatch
 from mtdnn.model.optimizer import learning_rate, optimizer_for
 from mtdnn.training.loop import random_state
-from mtdnn.training.stepper import RecordedSteps, Stepper, cuda_recorder, stepper_for
-from tests.support.packed import Prepared, fields, some_sequences
+from mtdnn.training.stepper import (
+    RecordedSteps,
+    Stepper,
+    cuda_recorder,
+    parts_of,
+    precision,
+    stepper_for,
+)
+from tests.support.packed import Prepared
 from tests.support.tiny import FAMILIES
 
 CPU = torch.device("cpu")
@@ -136,49 +142,6 @@ class Room:
 # --- tails -----------------------------------------------------------------------------------
 
 
-@given(st.integers(1, 40_000))
-def test_a_tail_is_short_and_makes_few_numbers_of_tokens(tokens):
-    unit = tail_unit(tokens)
-    assert unit & (unit - 1) == 0 and 1 <= unit <= BLOCK_TOKENS
-    assert unit <= max(1, 0.03 * tokens)
-    assert unit > 0.015 * tokens or unit in (1, BLOCK_TOKENS)  # so at most 67 sizes up to twice as many
-
-
-@given(some_sequences())
-def test_a_tail_leaves_a_batch_as_it_is(sequences):
-    batch = pack(sequences, "multiple_choice")
-    longer = batch.with_tail()
-    assert longer.tokens == batch.tokens + longer.tail and longer.tail >= 1
-    assert longer.longest == BLOCK_TOKENS and longer.bounds[-1] == longer.tokens
-    assert fields(longer.slice(0, len(batch.items) - 1)) == fields(batch)
-    count = len(batch.lengths)
-    for name in ("first_tokens", "token_counts", "item_starts", "item_sizes"):
-        assert torch.equal(getattr(longer, name), getattr(batch, name))
-    assert longer.bounds[: count + 1].tolist() == batch.bounds.tolist()
-    padded = longer.pad(longer.input_ids, -1)
-    assert torch.equal(padded[:count, : batch.longest], batch.pad(batch.input_ids, -1))
-    assert torch.equal(longer.unpad(padded), longer.input_ids)
-    assert torch.equal(padded >= 0, longer.mask)
-
-
-def test_a_batch_takes_the_contents_of_another_and_keeps_its_memory():
-    def batch(seed):
-        draw = np.random.default_rng(seed)
-        lengths = draw.permutation([2, 5, 3, 7])
-        columns = {"input_ids": draw.integers(9, 99, 17), "token_type_ids": draw.integers(0, 2, 17)}
-        items = np.array([0, 1, 4]) if seed else np.array([0, 3, 4])
-        labels = {"label": draw.integers(0, 2, 4)}
-        return pack(Sequences(lengths, items, columns | labels), "multiple_choice").with_tail()
-
-    place, other = batch(0).copied(), batch(1)
-    assert place.shape == other.shape
-    before = [tensor.data_ptr() for tensor in place.tensors()]
-    place.fill(other)
-    assert [tensor.data_ptr() for tensor in place.tensors()] == before
-    for mine, its in zip(place.tensors(), other.tensors(), strict=True):
-        assert torch.equal(mine, its)
-
-
 @pytest.mark.parametrize("pooling", ["first", "mean"])
 @pytest.mark.parametrize("corpus", FAMILIES)
 def test_a_tail_changes_no_loss_and_no_gradient(undropped, like_a_gpu, corpus, pooling):
@@ -195,11 +158,6 @@ def test_a_tail_changes_no_loss_and_no_gradient(undropped, like_a_gpu, corpus, p
 
 
 # --- recordings ------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def undropped(tmp_path_factory):
-    return Prepared(tmp_path_factory.mktemp("undropped"))
 
 
 @pytest.mark.parametrize("optimizer", ["adamax", "adamax_legacy"])
@@ -297,42 +255,6 @@ def test_steps_are_recorded_on_a_gpu_where_they_can_be(undropped, monkeypatch, c
     assert kind("cuda") is Stepper
 
 
-# --- the optimiser's arithmetic, compiled ----------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("legacy", [False, True])
-def test_the_compiled_update_is_the_plain_one(legacy):
-    outcomes = []
-    for function in (optimization._adamax, optimization.compiled(optimization._adamax)):
-        generator = torch.Generator().manual_seed(1)
-        lists = [
-            [torch.randn(shape, generator=generator) for shape in ((30, 7), (5,), (2, 3))]
-            for _ in range(4)
-        ]
-        lists[3] = [norm.abs() + 0.1 for norm in lists[3]]
-        for rate in (0.1, 0.02):
-            numbers = (torch.tensor(0.5), torch.tensor(0.99), torch.tensor(rate))
-            function(*lists, *numbers, 0.9, 0.999, 1e-8, legacy)
-        outcomes.append(lists)
-    torch.testing.assert_close(*outcomes)
-
-
-def test_where_it_cannot_be_compiled_the_plain_one_is_used(monkeypatch, capsys):
-    def failing(function, **_):
-        def call(*_):
-            raise RuntimeError("no compiler")
-
-        return call
-
-    monkeypatch.setattr(torch, "compile", failing)
-    done = []
-    call = optimization.compiled.__wrapped__(done.append)
-    call(1), call(2)
-    assert done == [1, 2]
-    assert capsys.readouterr().out.count("continuing without torch.compile: no compiler") == 1
-
-
 # --- on a GPU --------------------------------------------------------------------------------
 
 
@@ -357,3 +279,88 @@ def test_cuda_graphs_equal_steps_as_they_come(tmp_path, precision):
         assert any(stepper._recordings.values()) == recorded
         outcomes.append(torch.stack(losses))
     torch.testing.assert_close(*outcomes, rtol=1e-6, atol=1e-6)
+
+
+# --- steps without recordings -----------------------------------------------------------------
+
+
+class Recorded:
+    """An optimiser that only notes the gradients that it is given, scaled as it is told."""
+
+    def __init__(self, model):
+        self.model, self.param_groups, self.gradients = model, [{"lr": None}], {}
+
+    def zero_grad(self, set_to_none):
+        self.model.zero_grad(set_to_none=set_to_none)
+
+    def step(self, scale):
+        named = self.model.named_parameters()
+        self.gradients = {n: p.grad.to_dense() * scale for n, p in named if p.grad is not None}
+
+
+@pytest.mark.parametrize("corpus", FAMILIES)
+@pytest.mark.parametrize("accumulation", [2, 3, 7, 50])
+def test_accumulation_gives_the_gradients_of_one_batch(tmp_path, corpus, accumulation):
+    prepared = Prepared(tmp_path)
+    model, batch = prepared.model().train(), prepared.batch(corpus, range(7))
+    recorded, results = Recorded(model), []
+    for parts in (1, accumulation):
+        settings = prepared.run.training.model_copy(
+            update={"accumulation": parts, "clip_norm": 1e9}
+        )
+        loss, norm = Stepper(model, recorded, settings, CPU).take(corpus, batch, 0.5)
+        results.append((loss, norm, recorded.gradients))
+    torch.testing.assert_close(results[1], results[0], atol=1e-6, rtol=1e-4)
+    assert recorded.param_groups[0]["lr"] == 0.5
+    shares = [share for _, share in parts_of(batch, accumulation)]
+    assert len(shares) == min(accumulation, 7) and sum(shares) == pytest.approx(1)
+    assert sum(part.tokens for part, _ in parts_of(batch, accumulation)) == batch.tokens
+
+
+def test_clipping_is_global(tmp_path):
+    prepared = Prepared(tmp_path)
+    model, batch = prepared.model().train(), prepared.batch("swag")
+    recorded, results = Recorded(model), []
+    for largest in (1e9, 0.01):
+        settings = prepared.run.training.model_copy(update={"clip_norm": largest})
+        _, norm = Stepper(model, recorded, settings, CPU).take("swag", batch, 0.1)
+        results.append((norm.item(), recorded.gradients))
+    (norm, whole), (same_norm, clipped) = results
+    squares = sum(gradient.double().square().sum() for gradient in whole.values())
+    assert norm == pytest.approx(math.sqrt(squares), rel=1e-5)
+    assert same_norm == pytest.approx(norm)  # the norm before clipping is what is logged
+    for name, gradient in clipped.items():
+        torch.testing.assert_close(gradient, whole[name] * 0.01 / norm, rtol=1e-3, atol=1e-9)
+
+
+def test_a_step_touches_the_encoder_and_its_own_head_only(tmp_path):
+    prepared = Prepared(tmp_path)
+    model = prepared.model().train()
+    optimizer = optimizer_for(model, prepared.run.training)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    batch = prepared.batch("squad")
+    Stepper(model, optimizer, prepared.run.training, CPU).take("squad", batch, 1e-3)
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert {name.split(".")[0] for name in moved} == {"encoder", "heads"}
+    assert {name for name in moved if name.startswith("heads")} == {
+        "heads.squad.linear.weight",
+        "heads.squad.linear.bias",
+    }
+
+
+def test_bf16_is_near_fp32_and_keeps_weights_in_fp32(tmp_path):
+    prepared = Prepared(tmp_path)
+    half = prepared.run.training.model_copy(update={"precision": "bf16"})
+    model = prepared.model().train()
+    for corpus in FAMILIES:
+        nn.init.normal_(model.heads[corpus].linear.weight, std=0.2)
+        batch = prepared.batch(corpus)
+        full = model.loss(corpus, batch)
+        with precision(half, CPU):
+            loss, logits = model.loss(corpus, batch), model(corpus, batch)
+        loss.backward()
+        assert not torch.equal(logits, logits.bfloat16().float())  # rounded ones would tie
+        assert loss.dtype == torch.float32 and loss.item() != full.item()
+        assert loss.item() == pytest.approx(full.item(), rel=0.05)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert {p.grad.dtype for p in model.parameters()} == {torch.float32}
