@@ -32,7 +32,8 @@ def plain() -> list[str]:
         return sorted(PATHS)
     if unknown := names - PATHS.keys():
         raise MtdnnError(
-            f"MTDNN_PLAIN: unknown {', '.join(sorted(unknown))}; use all, or some of {', '.join(PATHS)}"
+            f"MTDNN_PLAIN: unknown {', '.join(sorted(unknown))}; use all, or some of "
+            f"{', '.join(PATHS)}"
         )
     return sorted(names)
 

@@ -1,4 +1,4 @@
-"""Encoders that several tests of the model read but never change."""
+"""Runs that several tests of the model read but never change."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Packed attention: no sequence sees another, and dropout acts where it should."""
+"""Packed attention: no sequence attends to another, and dropout acts where it should."""
 
 import math
 
@@ -47,7 +47,7 @@ def test_attention_dropout_is_unbiased_and_independent(attend):
         outputs = torch.stack([attend(*inputs, packing(), rate, None) for _ in range(draws)])
         error = (outputs.mean(dim=0) - undropped) / (outputs.std(dim=0) / math.sqrt(draws))
         assert error.abs().max() < 5
-        # The sequence of one token keeps its only weight, or loses it.
+        # The sequence of one token keeps its only weight or loses it.
         alone = outputs[:, LENGTHS[0], 0, 0] / undropped[LENGTHS[0], 0, 0]
         kept = torch.isclose(alone, torch.tensor(1 / (1 - rate)))
         assert ((alone == 0) | kept).all()
@@ -62,7 +62,7 @@ def test_the_interface_takes_and_gives_what_transformers_expects():
 
 @pytest.mark.parametrize("kind", PACKABLE)
 def test_no_sequence_sees_another(tmp_path, kind):
-    """The leak test of the design: whatever one sequence says, the others stay as they are."""
+    """The leak test: when one sequence changes, the outputs of the others do not."""
     prepared = Prepared(tmp_path, kind)
     model, batch = prepared.model("packed").eval(), prepared.batch("squad", range(4))
     ends = [sum(batch.lengths[: i + 1]) for i in range(4)]
@@ -75,7 +75,7 @@ def test_no_sequence_sees_another(tmp_path, kind):
             after = model.encode(other).split(batch.lengths)
             for number in range(4):
                 assert torch.equal(before[number], after[number]) == (number != changed)
-        for number in range(4):  # nor does the company that a sequence keeps
+        for number in range(4):  # nor do the other sequences of its batch matter
             alone = model.encode(batch.slice(number, number + 1))
             torch.testing.assert_close(alone, before[number], atol=1e-5, rtol=1e-4)
 
@@ -101,8 +101,8 @@ def dropping(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     prepared = Prepared(folder, training={"head_dropout": head}, **encoder)
     model = prepared.model("packed")
-    for some in model.heads.values():
-        nn.init.normal_(some.linear.weight, std=0.3)
+    for head_of_corpus in model.heads.values():
+        nn.init.normal_(head_of_corpus.linear.weight, std=0.3)
     return request.param, model, prepared
 
 
@@ -121,7 +121,7 @@ def test_each_dropout_acts_by_itself_in_training_only(dropping, corpus):
         assert undropped == loss(1, 1)
 
         model.train()
-        assert loss(1, 0) == loss(1, 0)  # to the bit: a resumed run goes on as it would have
+        assert loss(1, 0) == loss(1, 0)  # to the bit, as a resumed run needs
         different = {loss(1, 0), loss(1, 1), loss(2, 0), undropped}
         assert len(different) == (1 if kind == "none" else 4)
 
@@ -147,10 +147,10 @@ def test_attention_dropout_differs_from_sequence_to_sequence(tmp_path):
         torch.testing.assert_close(first, second)
 
 
-# --- fast paths -------------------------------------------------------------------------------
+# --- fast paths ------------------------------------------------------------------------------
 
 
-def test_short_sequences_together_equal_one_by_one(monkeypatch):
+def test_short_sequences_in_one_call_equal_one_by_one(monkeypatch):
     inputs = [x[None] for x in query_key_value()]
     outputs = []
     for longest in (0, 100):
@@ -159,8 +159,8 @@ def test_short_sequences_together_equal_one_by_one(monkeypatch):
     torch.testing.assert_close(*outputs)
 
 
-def test_flash_attention_is_asked_for_unpadded_sequences_and_dropout(monkeypatch):
-    """No GPU here: the operator takes these arguments, on tensors without data."""
+def test_flash_attention_gets_unpadded_sequences_and_dropout(monkeypatch):
+    """Without a GPU: the operator takes these arguments, on tensors without data."""
     inputs = [x.detach().to("meta", torch.bfloat16) for x in query_key_value(size=8)]
     asked = []
     operator = torch.ops.aten._flash_attention_forward

@@ -77,18 +77,18 @@ def test_a_batch_of_features(prepared, corpus):
         assert fields(batch.slice(place, place + 1)) == fields(prepared.batch(corpus, [item]))
 
 
-def test_moving_keeps_everything(prepared):
+def test_moving_a_batch_changes_only_its_device(prepared):
     batch = prepared.batch("swag")
     assert isinstance(batch.to(torch.device("cpu")), PackedBatch)
     assert fields(batch.to(torch.device("cpu"))) == fields(batch)
     assert batch.to(torch.device("meta")).input_ids.device.type == "meta"
 
 
-# --- tails ------------------------------------------------------------------------------------
+# --- tails -----------------------------------------------------------------------------------
 
 
 @given(st.integers(1, 40_000))
-def test_a_tail_is_short_and_makes_few_numbers_of_tokens(tokens):
+def test_a_tail_is_short_and_leaves_few_numbers_of_tokens(tokens):
     unit = tail_unit(tokens)
     assert unit & (unit - 1) == 0 and 1 <= unit <= BLOCK_TOKENS
     assert unit <= max(1, 0.03 * tokens)
@@ -97,7 +97,7 @@ def test_a_tail_is_short_and_makes_few_numbers_of_tokens(tokens):
 
 
 @given(some_sequences())
-def test_a_tail_leaves_a_batch_as_it_is(sequences):
+def test_a_tail_changes_nothing_in_the_batch(sequences):
     batch = pack(sequences, "multiple_choice")
     longer = batch.with_tail()
     assert longer.tokens == batch.tokens + longer.tail and longer.tail >= 1

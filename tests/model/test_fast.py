@@ -1,4 +1,4 @@
-"""Every fast path gives what the plain one gives, and can be switched off."""
+"""Fast paths equal their reference paths, and can be switched off."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_the_switch_turns_off_what_it_names(monkeypatch):
 
 
 @pytest.mark.parametrize("batching", ["packed", "padded"])
-def test_fast_and_plain_paths_give_the_same_losses_over_fifty_steps(
+def test_fast_and_reference_paths_have_the_same_losses_over_fifty_steps(
     undropped, monkeypatch, batching
 ):
     outcomes = []

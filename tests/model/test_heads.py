@@ -1,4 +1,4 @@
-"""Heads: their losses, their scores, and how they start."""
+"""Heads: losses, scores and initial weights."""
 
 import math
 from dataclasses import replace
@@ -20,7 +20,7 @@ def test_sum_of_span_losses_is_twice_their_mean(bert):
     )
 
 
-def test_choices_may_differ_in_number(bert):
+def test_items_may_differ_in_their_number_of_choices(bert):
     model, batch = bert.model().eval(), bert.batch("swag", [0, 1])
     whole = model.heads["swag"].scores(model("swag", batch), batch)
     fewer = replace(batch, lengths=batch.lengths[:7], items=np.array([0, 4, 7]))
@@ -29,7 +29,7 @@ def test_choices_may_differ_in_number(bert):
     assert torch.equal(scores[1, :3], whole[1, :3]) and scores[1, 3] == -math.inf
 
 
-def test_fresh_heads_are_small_and_depend_on_the_seed(tmp_path):
+def test_new_heads_are_small_and_depend_on_the_seed(tmp_path):
     prepared = Prepared(tmp_path, hidden_size=400, intermediate_size=8, num_hidden_layers=1)
     model, again = prepared.model(), prepared.model()
     other = build(prepared.encoder, prepared.run.model_copy(update={"seed": 2}))

@@ -17,7 +17,7 @@ from tests.support.tiny import FAMILIES
 
 
 def reference(model, corpus, encoder):
-    """Hugging Face's model of a family with the weights of `model`."""
+    """Hugging Face's model of a task family with the weights of `model`."""
     kind, key = {
         "question_answering": (BertForQuestionAnswering, "qa_outputs"),
         "multiple_choice": (BertForMultipleChoice, "classifier"),
@@ -34,7 +34,7 @@ def reference(model, corpus, encoder):
 
 def reference_loss(plain, corpus, batch):
     """The mean loss of the batch's items, by Hugging Face's own arithmetic."""
-    if corpus == "squad":  # one by one: padded rows would let padding into the softmax
+    if corpus == "squad":  # one by one: in padded rows the softmax would include the padding
         losses = [
             plain(
                 **inputs,
@@ -93,8 +93,8 @@ def test_packed_equals_padded(tmp_path, kind, corpus):
     torch.testing.assert_close(*outcomes, atol=1e-5, rtol=1e-4)
 
 
-def test_every_encoder_gives_what_it_gives_to_each_sequence_alone(any_encoder):
-    """`auto` packs where that is exact, and pads elsewhere; both change nothing."""
+def test_every_encoder_equals_its_outputs_for_single_sequences(any_encoder):
+    """`auto` packs where that is exact and pads elsewhere; neither changes an output."""
     model = any_encoder.model("auto").eval()
     plain = AutoModel.from_pretrained(any_encoder.encoder).eval()
     kind = plain.config.model_type
@@ -129,7 +129,7 @@ def test_mean_pooling_averages_the_tokens_of_each_sequence_alone(bert, corpus):
     assert not torch.allclose(bert.model().eval()(corpus, batch), model(corpus, batch), atol=1e-4)
 
 
-def test_segments_matter_where_the_encoder_has_them(bert):
+def test_token_types_matter_where_the_encoder_has_them(bert):
     model, batch = bert.model().eval(), bert.batch("mnli")
     before = model("mnli", batch)
     batch.token_type_ids.zero_()

@@ -1,4 +1,4 @@
-"""The optimiser and the learning rate equal independent implementations and hand formulas."""
+"""The optimizer and the learning rate equal independent implementations and hand formulas."""
 
 import pytest
 import torch
@@ -101,7 +101,7 @@ def test_rows_with_a_gradient_are_updated_like_a_whole_matrix(legacy, monkeypatc
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_a_parameter_without_gradient_is_left_alone(legacy):
+def test_a_parameter_without_gradient_is_unchanged(legacy):
     used, unused = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
     groups = [{"params": [used, unused], "weight_decay": 0.5}]
     optimizer = DecoupledAdamax(groups, lr=0.1, legacy=legacy)
@@ -110,7 +110,7 @@ def test_a_parameter_without_gradient_is_left_alone(legacy):
         optimizer.step()
     assert torch.equal(unused, torch.ones(3)) and not optimizer.state[unused]
 
-    # When it is used at last, it is at its own first step.
+    # Its first use is its own first step.
     fresh = nn.Parameter(torch.ones(3))
     other = DecoupledAdamax([{"params": [fresh], "weight_decay": 0.5}], lr=0.1, legacy=legacy)
     unused.grad, fresh.grad = torch.full((3,), 0.7), torch.full((3,), 0.7)
@@ -119,7 +119,7 @@ def test_a_parameter_without_gradient_is_left_alone(legacy):
     assert torch.equal(unused, fresh)
 
 
-def test_its_state_can_be_kept_and_taken_up_again():
+def test_its_state_can_be_saved_and_loaded():
     whole, halves = parameters(), parameters()
     drawn = list(gradients(8))
     optimizers = [DecoupledAdamax([{"params": some}], lr=1e-2) for some in (whole, halves)]
@@ -155,7 +155,7 @@ def test_decay_spares_biases_and_layer_norm(tmp_path):
     assert decayed("adamax_legacy") == set(names.values())
 
 
-def test_settings_reach_the_optimiser():
+def test_settings_reach_the_optimizer():
     model = nn.Linear(2, 2)
     for kind, eps in (("adamax", 1e-8), ("adamax_legacy", 1e-6)):
         settings = TrainingSettings(optimizer=kind, beta1=0.8, beta2=0.7, learning_rate=0.5)
@@ -177,11 +177,11 @@ def test_the_learning_rate_is_that_of_transformers(steps, warmup):
         scheduler.step()
 
 
-# --- fast paths -------------------------------------------------------------------------------
+# --- fast paths ------------------------------------------------------------------------------
 
 
 def test_a_scaled_step_is_torchs_clipping(monkeypatch):
-    """In portions that cut tensors, and put small ones together."""
+    """In portions that cut large tensors and join small ones."""
     monkeypatch.setattr("mtdnn.model.optimizer.PORTION_ELEMENTS", 7)
     torch.manual_seed(1)
     start = [torch.randn(5, 4), torch.randn(3), torch.randn(2)]
@@ -203,7 +203,7 @@ def test_a_scaled_step_is_torchs_clipping(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("legacy", [False, True])
-def test_the_compiled_update_is_the_plain_one(legacy):
+def test_the_compiled_update_equals_the_reference_path(legacy):
     outcomes = []
     for function in (optimization._adamax, optimization.compiled(optimization._adamax)):
         generator = torch.Generator().manual_seed(1)
@@ -219,7 +219,7 @@ def test_the_compiled_update_is_the_plain_one(legacy):
     torch.testing.assert_close(*outcomes)
 
 
-def test_where_it_cannot_be_compiled_the_plain_one_is_used(monkeypatch, capsys):
+def test_an_update_that_cannot_be_compiled_takes_the_reference_path(monkeypatch, capsys):
     def failing(function, **_):
         def call(*_):
             raise RuntimeError("no compiler")

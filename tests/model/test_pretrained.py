@@ -1,4 +1,4 @@
-"""Pretrained encoders: which load, with which dropout, and what is said of those that do not."""
+"""Pretrained encoders: their dropout, and which are refused."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from tests.support.tiny import OWN_SIZES, make_encoder
 
 
 @pytest.mark.parametrize("kind", [kind for kind in OWN_SIZES if kind not in PACKABLE])
-def test_packed_is_refused_where_sequences_would_see_each_other(tmp_path, bert, kind):
+def test_packed_batches_are_refused_for_encoders_that_would_mix_sequences(tmp_path, bert, kind):
     make_encoder(tmp_path / "encoder", kind)
     with pytest.raises(MtdnnError, match=rf"tiny\.batching: {kind} .*use auto or padded") as error:
         build(tmp_path / "encoder", with_encoder(bert.run, batching="packed"))
@@ -21,7 +21,7 @@ def test_packed_is_refused_where_sequences_would_see_each_other(tmp_path, bert, 
 
 
 @pytest.mark.parametrize("kind", ["bert", "distilbert"])
-def test_encoder_dropout_is_the_checkpoints_own_unless_set(tmp_path, bert, kind):
+def test_encoder_dropout_is_that_of_the_checkpoint_unless_set(tmp_path, bert, kind):
     encoder = make_encoder(tmp_path / "encoder", kind)
     for wanted, expected in ((None, 0.1), (0.25, 0.25)):
         training = bert.run.training.model_copy(

@@ -1,4 +1,4 @@
-"""A saved model is a plain Hugging Face model, and loads as the model that it was."""
+"""A saved model is a plain Hugging Face model, and loads unchanged."""
 
 import pytest
 import torch

@@ -61,7 +61,7 @@ def changed(prepared):
 
 @st.composite
 def some_sequences(draw):
-    """Items of one to three sequences, with numbers that tell each token from the others."""
+    """Items of one to three sequences, with a different number for each token."""
     counts = draw(st.lists(st.integers(1, 3), min_size=1, max_size=5))
     lengths = np.array(
         draw(st.lists(st.integers(1, 6), min_size=sum(counts), max_size=sum(counts)))

@@ -1,4 +1,4 @@
-"""Interrupted trainings end as undisturbed ones do."""
+"""Interrupted trainings end like undisturbed ones."""
 
 import os
 import random
@@ -23,7 +23,9 @@ def undisturbed(tmp_path_factory):
     return outcome(run_dir)
 
 
-def test_stopped_again_and_again_it_ends_as_undisturbed(tmp_path, undisturbed, monkeypatch):
+def test_a_training_stopped_several_times_ends_like_an_undisturbed_one(
+    tmp_path, undisturbed, monkeypatch
+):
     run_dir, run = fresh(tmp_path)
     saved, moment = [], None
     save = Checkpoints.save
@@ -43,12 +45,12 @@ def test_stopped_again_and_again_it_ends_as_undisturbed(tmp_path, undisturbed, m
         assert len(states(run_dir)) == CHECKPOINTS_KEPT
     moment = None
     train(run_dir, run, threads=1)
-    assert saved == list(range(1, 12))  # no step was done twice
+    assert saved == list(range(1, 12))  # no step was taken twice
     assert_same(outcome(run_dir), undisturbed)
     assert states(run_dir) == []
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, undisturbed, monkeypatch, capsys):
+def test_a_damaged_newest_checkpoint_is_skipped(tmp_path, undisturbed, monkeypatch, capsys):
     run_dir, run = fresh(tmp_path)
     save = Checkpoints.save
 
@@ -83,8 +85,8 @@ def test_two_processes_never_train_the_same_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_process_goes_on_where_it_was(tmp_path, undisturbed):
-    """SIGKILL and SIGTERM at random moments, in a real process, until it is done."""
+def test_a_killed_training_resumes_from_its_last_checkpoint(tmp_path, undisturbed):
+    """SIGKILL and SIGTERM at random moments, in a real process, until it finishes."""
     run_dir, _ = fresh(tmp_path)
     command = [sys.executable, "-m", "mtdnn", "train", str(run_dir), "--threads", "1"]
     command += ["--checkpoint-minutes", "0"]
@@ -93,7 +95,9 @@ def test_a_killed_process_goes_on_where_it_was(tmp_path, undisturbed):
         newest = states(run_dir)[-1:]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 600
-        while states(run_dir)[-1:] == newest and process.poll() is None:  # it is not in training
+        while (
+            states(run_dir)[-1:] == newest and process.poll() is None
+        ):  # it has not started training
             assert time.monotonic() < deadline
             time.sleep(0.02)
         time.sleep(draw.uniform(0, 0.1))

@@ -56,7 +56,7 @@ def test_a_recorded_fingerprint_is_the_one_that_was_trained(trained):
     assert recorded.digest == record["fingerprint"]
 
 
-def test_a_run_is_finished_until_its_settings_change_or_its_log_is_gone(trained, tmp_path):
+def test_a_run_is_finished_until_its_settings_change(trained, tmp_path):
     run_dir, run = trained
     assert is_finished(run_dir, run)
     assert not is_finished(run_dir, run.model_copy(update={"seed": 2}))
@@ -71,7 +71,7 @@ def test_reference_paths_are_part_of_the_code_and_still_ours(monkeypatch):
     assert is_ours(trained_code()) and not is_ours("0" * 16) and not is_ours(None)
 
 
-def test_a_checkpoint_of_another_number_of_gpus_is_not_overtaken(tmp_path):
+def test_a_checkpoint_of_another_number_of_gpus_is_not_ignored(tmp_path):
     run_dir, run = make_run_folder(tmp_path, rows=12)
     layout = Layout.of_run(run_dir)
 

@@ -46,7 +46,7 @@ def test_a_damaged_log_is_refused_in_one_line(tmp_path, content):
     assert "\n" not in str(error.value)
 
 
-class Told:
+class RecordingJournal:
     """A journal that only remembers the lines that it gets."""
 
     def __init__(self):
@@ -61,8 +61,8 @@ def add(log, number, loss):
     log.add(step, torch.tensor(loss), torch.tensor(2.0), rate=0.5, tokens=7)
 
 
-def test_numbers_are_read_together_and_told_to_the_journal():
-    journal = Told()
+def test_numbers_are_read_together_and_passed_to_the_journal():
+    journal = RecordingJournal()
     before = [{"step": 0, "seconds": 100.0}]
     log = TrainingLog(before, journal, Team(torch.device("cpu")))
     assert journal.lines == before and log.note == ""
@@ -77,7 +77,7 @@ def test_numbers_are_read_together_and_told_to_the_journal():
 
 
 def test_a_loss_that_is_not_finite_names_its_step_and_items_and_keeps_the_lines_before():
-    journal = Told()
+    journal = RecordingJournal()
     log = TrainingLog([], journal, Team(torch.device("cpu")))
     add(log, 0, 1.0)
     add(log, 1, math.nan)

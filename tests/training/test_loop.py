@@ -52,7 +52,7 @@ def test_answers_and_labels_are_learnt(trained):
     assert set(labels["corpus"]) == {"swag", "cola", "mnli"}
 
 
-def test_the_model_says_what_made_it(trained):
+def test_the_model_records_what_made_it(trained):
     run_dir, _ = trained
     about = json.loads((run_dir / "model" / "run.json").read_text())
     lines = lines_of(run_dir)
@@ -75,11 +75,11 @@ def weights_of(run_dir):
     return {k: v for f in files for k, v in load_file(run_dir / "model" / f).items()}
 
 
-def test_the_same_run_twice_gives_the_same_weights_to_the_bit(tmp_path):
+def test_a_run_trained_twice_has_the_same_weights_to_the_bit(tmp_path):
     results = []
     for folder in (tmp_path / "a", tmp_path / "b"):
         run_dir, run = tiny_run(folder)
-        torch.manual_seed(len(results))  # whatever happened before
+        torch.manual_seed(len(results))  # another state before it changes nothing
         train(run_dir, run, threads=1)
         lines = [{**line, "seconds": 0} for line in lines_of(run_dir)]
         results.append((lines, weights_of(run_dir)))
@@ -100,7 +100,7 @@ def test_other_encoders_train_and_answer(tmp_path, kind):
     assert len(pq.read_table(run_dir / "auxiliary.parquet")) == 36
 
 
-# --- a step ----------------------------------------------------------------------------------
+# --- random states ---------------------------------------------------------------------------
 
 
 def test_random_states_differ_by_seed_step_and_process():
@@ -157,7 +157,7 @@ def test_missing_inputs_are_named_in_one_line(tmp_path, missing, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_schedule_that_is_not_there_is_drawn(tmp_path):
+def test_a_missing_schedule_is_drawn(tmp_path):
     run_dir, run = tiny_run(tmp_path)
     drawn = (run_dir / "schedule.parquet").read_bytes()
     (run_dir / "schedule.parquet").unlink()
@@ -174,20 +174,20 @@ def test_a_schedule_of_other_features_is_refused(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_sequences_longer_than_the_encoder_knows_are_refused(tmp_path):
+def test_sequences_longer_than_the_encoder_allows_are_refused(tmp_path):
     with pytest.raises(MtdnnError, match=r"max_length: 40 is more than the 32 positions") as error:
         make_run_folder(tmp_path, encoder={"max_position_embeddings": 32})
     assert "\n" not in str(error.value)
 
 
-# --- activation checkpointing and prefetched batches ------------------------------------------
+# --- activation checkpointing ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["bert", "electra", "distilbert", "deberta-v2"])
-def test_activations_made_again_change_no_bit(tmp_path, kind):
+def test_recomputed_activations_change_no_bit(tmp_path, kind):
     """With dropout, whose masks are drawn again."""
     results = []
-    for name, saving in (("kept", False), ("again", True)):
+    for name, saving in (("kept", False), ("recomputed", True)):
         settings = {"batch_size": 4, "epochs": 1, "activation_checkpointing": saving}
         run_dir, run = make_run_folder(
             tmp_path / name, rows=12, kind=kind, training={**settings, **WITH_DROPOUT}
@@ -197,13 +197,16 @@ def test_activations_made_again_change_no_bit(tmp_path, kind):
     assert_same(*results)
 
 
-def test_who_cannot_make_activations_again_says_so(tmp_path):
+def test_encoders_that_cannot_recompute_activations_are_refused(tmp_path):
     run_dir, run = make_run_folder(
         tmp_path, rows=12, kind="albert", training={"activation_checkpointing": True}
     )
     with pytest.raises(MtdnnError, match="activation_checkpointing: albert encoders") as error:
         train(run_dir, run, threads=1)
     assert "\n" not in str(error.value)
+
+
+# --- batches ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("switch", ["", "prefetch"])

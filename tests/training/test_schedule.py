@@ -1,4 +1,4 @@
-"""The schedule keeps its promises: shares, epochs, and what happens when a corpus runs dry."""
+"""Schedules: shares, epochs, and what happens when a corpus runs dry."""
 
 import itertools
 import math
@@ -50,7 +50,7 @@ def corpora_of(tmp_path, mixture):
     return make_tiny_experiment(tmp_path).resolve(RunId("tiny", mixture, 0.8, "default", 1)).corpora
 
 
-def test_the_rest_is_spread_over_datasets_or_over_families(tmp_path):
+def test_the_rest_is_spread_over_corpora_or_over_families(tmp_path):
     corpora = corpora_of(tmp_path, "squad_swag_cola_mnli")
     assert shares(corpora, 0.7, "datasets") == pytest.approx(
         {"squad": 0.7, "swag": 0.1, "cola": 0.1, "mnli": 0.1}
@@ -65,7 +65,7 @@ def test_the_rest_is_spread_over_datasets_or_over_families(tmp_path):
 
 
 @pytest.mark.parametrize("weight", [0.5, 0.8, 0.9])
-def test_corpora_are_drawn_as_often_as_promised(weight):
+def test_corpora_are_drawn_as_often_as_their_shares_say(weight):
     rest = (1 - weight) / 3
     probabilities = {"squad": weight, "swag": rest / 2, "cola": rest / 2, "mnli": 2 * rest}
     steps = steps_of(probabilities, {**SIZES, "squad": 8 * 10_000}, epochs=1)
@@ -130,7 +130,7 @@ def test_every_schedule(sizes, batch_size, epochs, seed, options):
         assert [step for step in steps if step.epoch == epoch][-1].corpus == "squad"
 
 
-def test_batches_are_cut_anew_or_only_reordered():
+def test_batches_are_cut_again_or_only_reordered():
     for corpus in ("squad", "cola"):
         first, second = (
             [frozenset(batch) for batch in batches(steps_of(recut="once"), corpus, epoch)]
@@ -182,9 +182,9 @@ def test_a_dry_corpus_leaves_its_share_to_the_other_auxiliaries():
     assert Counter(names) == {name: size // 8 for name, size in FEW.items()}
 
 
-def test_draws_of_a_dry_corpus_are_lost():
+def test_draws_of_a_dry_corpus_are_skipped():
     skipped = steps_of(sizes=FEW, epochs=1, dry="skip")
-    # The same draws as with refilling, without those that found nothing.
+    # The same draws as with refilling, without those of a dry corpus.
     refilled = [step.corpus for step in steps_of(sizes=FEW, epochs=1, dry="refill")]
     left, expected = {name: size // 8 for name, size in FEW.items()}, []
     for name in refilled:

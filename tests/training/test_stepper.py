@@ -1,9 +1,9 @@
-"""Recorded steps are the steps that they replace: tails, shapes, recordings, replays.
+"""Recorded steps equal the steps that they replace; accumulation, clipping and precision.
 
-Without a GPU a recorder of our own stands for CUDA graphs. It keeps every operation that torch
-carries out, with the tensors that it was given, and carries out the same again: what the host
-decided is fixed, as in a CUDA graph. It refuses what could not be recorded on a GPU: values
-read by the host, sizes that depend on values, and tensors made from the host's memory.
+Without a GPU a recorder of our own stands in for CUDA graphs. It keeps every operation that torch
+runs, with its arguments, and runs the same operations again: what the host decided is fixed, as in
+a CUDA graph. It refuses what cannot be recorded on a GPU: values read by the host, sizes that
+depend on values, and tensors made from the host's memory.
 """
 
 import math
@@ -34,16 +34,16 @@ CPU = torch.device("cpu")
 STEPS = 50
 # Shifts that a softmax ignores: their gradients are rounding errors, which Adamax makes large.
 IGNORED = ("heads.squad.linear.bias", "heads.swag.linear.bias")
-# Heads get as old as each other, and do not stay so.
+# Heads reach equal and different numbers of steps.
 ORDER = ("squad", "cola", "squad", "mnli", "swag", "squad", "cola", "cola")
 READS_VALUES = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal")
-# Where a GPU is to give the same bits each time, the host looks at the places first. (The gradient
-# of an index does not, but shows up here as `index_put`.)
-LOOKS_AT_PLACES = ("index_put_", "index_copy_", "index_copy", "index_add_", "scatter_", "scatter")
+# On a deterministic GPU the host checks the indices of these first. (The gradient of an index does
+# not need that, but shows up here as `index_put`.)
+CHECKS_INDICES = ("index_put_", "index_copy_", "index_copy", "index_add_", "scatter_", "scatter")
 
 
 class Recording(TorchDispatchMode):
-    """Notes operations; `replay` carries them out again, on the same memory."""
+    """Records operations; `replay` runs them again, on the same memory."""
 
     def __init__(self, known):
         super().__init__()
@@ -55,7 +55,7 @@ class Recording(TorchDispatchMode):
         name = function.overloadpacket.__name__
         indices = arguments[1] if name == "index" else ()
         by_values = any(index is not None and index.dtype == torch.bool for index in indices)
-        waits = by_values or name in (*READS_VALUES, *LOOKS_AT_PLACES)
+        waits = by_values or name in (*READS_VALUES, *CHECKS_INDICES)
         assert not waits, f"{name}: the host would wait for the device"
         for tensor in tensors((arguments, options)):
             place = tensor.untyped_storage().data_ptr()
@@ -64,7 +64,7 @@ class Recording(TorchDispatchMode):
         given = {t.untyped_storage().data_ptr() for t in tensors((arguments, options))}
         made = [t for t in tensors(results) if t.untyped_storage().data_ptr() not in given]
         self.known |= {t.untyped_storage().data_ptr() for t in made}
-        self.kept += made  # nobody else gets their memory
+        self.kept += made  # so that their memory is not reused
         self.operations.append((function, arguments, options, made))
         return results
 
@@ -89,8 +89,8 @@ def like_a_gpu(monkeypatch):
     monkeypatch.setattr(attention, "_one_by_one", attention._side_by_side)
 
 
-class Room:
-    """A training whose steps are recorded, of which every recording is counted."""
+class RecordedTraining:
+    """A training whose steps are recorded, with a list of the recordings."""
 
     def __init__(self, prepared, **changes):
         self.settings = prepared.run.training.model_copy(update={"learning_rate": 3e-3, **changes})
@@ -102,7 +102,7 @@ class Room:
         )
 
     def record(self, work):
-        """Without doing it: on a GPU a recording does not move the weights."""
+        """Record work and undo it: on a GPU a recording does not change the weights."""
         before = {name: value.clone() for name, value in self.state().items()}
         known = [*self.state().values(), *self.model.buffers()]
         known += [self.stepper._results, self.optimizer._factors]
@@ -129,7 +129,7 @@ class Room:
         stepper, losses = stepper or self.stepper, []
         for step in steps:
             corpus = ORDER[step % len(ORDER)]
-            draw = np.random.default_rng(step // 2 % 5)  # shapes that come again, in another order
+            draw = np.random.default_rng(step // 2 % 5)  # shapes that occur again, in another order
             items = draw.choice(12, 6, replace=False)
             items = np.random.default_rng(step).permutation(items)
             batch = stepper.prepare(self.prepared.batch(corpus, items))
@@ -162,18 +162,22 @@ def test_a_tail_changes_no_loss_and_no_gradient(undropped, like_a_gpu, corpus, p
 
 @pytest.mark.parametrize("optimizer", ["adamax", "adamax_legacy"])
 @pytest.mark.parametrize("pooling", ["first", "mean"])
-def test_recorded_steps_equal_plain_ones(undropped, like_a_gpu, pooling, optimizer):
+def test_recorded_steps_equal_unrecorded_ones(undropped, like_a_gpu, pooling, optimizer):
     outcomes = []
     for recorded in (True, False):
-        room = Room(undropped, optimizer=optimizer, weight_decay=0.1)
-        room.model.pooling = pooling
+        training = RecordedTraining(undropped, optimizer=optimizer, weight_decay=0.1)
+        training.model.pooling = pooling
         if recorded:
-            losses = room.run()
-            assert 8 < len(room.recordings) < 25  # the others came once
+            losses = training.run()
+            assert 8 < len(training.recordings) < 25  # the other shapes occurred once
         else:
-            room.optimizer._factors = None  # numbers as Python has them
-            losses = room.run(Stepper(room.model, room.optimizer, room.settings, CPU))
-        outcomes.append((losses, room.state(), [s["step"] for s in room.optimizer.state.values()]))
+            training.optimizer._factors = None  # rate and decay as Python numbers
+            losses = training.run(
+                Stepper(training.model, training.optimizer, training.settings, CPU)
+            )
+        outcomes.append(
+            (losses, training.state(), [s["step"] for s in training.optimizer.state.values()])
+        )
     (losses, state, ages), (expected, plain, others) = outcomes
     np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-5)
     for name in state:
@@ -182,39 +186,39 @@ def test_recorded_steps_equal_plain_ones(undropped, like_a_gpu, pooling, optimiz
     assert ages == others and len(set(ages)) > 3
 
 
-def test_when_a_step_is_recorded_changes_nothing(undropped, like_a_gpu):
-    """So a resumed training, which records later, gives the same to the bit; dropout acts."""
+def test_it_makes_no_difference_when_a_step_is_recorded(undropped, like_a_gpu):
+    """A resumed training, which records later, has the same result to the bit, with dropout."""
     outcomes = []
     for known in ("again", "never"):
-        room = Room(undropped, head_dropout=0.3)
-        for head in room.model.heads.values():
+        training = RecordedTraining(undropped, head_dropout=0.3)
+        for head in training.model.heads.values():
             head.dropout.p = 0.3
         if known == "never":
-            room.stepper._recorder = None
-        outcomes.append((room.run(), room.state()))
+            training.stepper._recorder = None
+        outcomes.append((training.run(), training.state()))
     assert outcomes[0][0] == outcomes[1][0]
-    assert all(torch.equal(outcomes[0][1][name], outcomes[1][1][name]) for name in room.state())
+    assert all(torch.equal(outcomes[0][1][name], outcomes[1][1][name]) for name in training.state())
 
 
 def test_replays_draw_new_dropout_masks(undropped, like_a_gpu):
-    room = Room(undropped, learning_rate=1e-12)
-    room.model.heads["cola"].dropout.p = 0.5
-    torch.nn.init.normal_(room.model.heads["cola"].linear.weight)
-    batch, losses = room.stepper.prepare(undropped.batch("cola")), []
+    training = RecordedTraining(undropped, learning_rate=1e-12)
+    training.model.heads["cola"].dropout.p = 0.5
+    torch.nn.init.normal_(training.model.heads["cola"].linear.weight)
+    batch, losses = training.stepper.prepare(undropped.batch("cola")), []
     for seed in (1, 1, 1, 2, 1):
         random_state(seed, 0)
-        losses.append(room.stepper.take("cola", batch, 1e-12)[0].item())
-    assert len(room.recordings) == 1
+        losses.append(training.stepper.take("cola", batch, 1e-12)[0].item())
+    assert len(training.recordings) == 1
     assert losses[0] == losses[1] == losses[2] == losses[4] != losses[3]
 
 
-def test_where_recording_fails_the_steps_go_on(undropped, like_a_gpu, capsys):
+def test_steps_continue_where_recording_fails(undropped, like_a_gpu, capsys):
     outcomes = []
     for fails in (True, False):
-        room = Room(undropped)
+        training = RecordedTraining(undropped)
         if fails:
-            room.record = refuse
-        outcomes.append(room.run(steps=range(12)))
+            training.record = refuse
+        outcomes.append(training.run(steps=range(12)))
     assert outcomes[0] == outcomes[1]
     said = capsys.readouterr().out
     assert said.count("continuing without further CUDA graphs: out of memory") == 1
@@ -240,14 +244,16 @@ def test_the_stand_in_refuses_what_a_gpu_cannot_record():
 @pytest.mark.parametrize(
     "changes", [{"accumulation": 2}, {"activation_checkpointing": True}, {}], ids=str
 )
-def test_steps_are_recorded_on_a_gpu_where_they_can_be(undropped, monkeypatch, changes):
-    room = Room(undropped, **changes)
+def test_steps_are_recorded_on_a_gpu_where_possible(undropped, monkeypatch, changes):
+    training = RecordedTraining(undropped, **changes)
     monkeypatch.setattr("mtdnn.training.stepper.cuda_recorder", lambda: refuse)
-    monkeypatch.setattr(room.optimizer, "keep_factors_on", lambda device: None)
+    monkeypatch.setattr(training.optimizer, "keep_factors_on", lambda device: None)
     monkeypatch.setattr("mtdnn.training.stepper.torch.zeros", lambda *_, **__: None)
 
     def kind(device):
-        return type(stepper_for(room.model, room.optimizer, room.settings, torch.device(device)))
+        return type(
+            stepper_for(training.model, training.optimizer, training.settings, torch.device(device))
+        )
 
     assert kind("cpu") is Stepper
     assert kind("cuda") is (Stepper if changes else RecordedSteps)
@@ -260,7 +266,7 @@ def test_steps_are_recorded_on_a_gpu_where_they_can_be(undropped, monkeypatch, c
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: nothing to record on")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_cuda_graphs_equal_steps_as_they_come(tmp_path, precision):
+def test_cuda_graphs_equal_unrecorded_steps(tmp_path, precision):
     device, outcomes = torch.device("cuda"), []
     prepared = Prepared(tmp_path, training={"head_dropout": 0.3}, hidden_dropout_prob=0.1)
     for recorded in (True, False):
@@ -281,11 +287,11 @@ def test_cuda_graphs_equal_steps_as_they_come(tmp_path, precision):
     torch.testing.assert_close(*outcomes, rtol=1e-6, atol=1e-6)
 
 
-# --- steps without recordings -----------------------------------------------------------------
+# --- steps without recordings ----------------------------------------------------------------
 
 
-class Recorded:
-    """An optimiser that only notes the gradients that it is given, scaled as it is told."""
+class GradientRecorder:
+    """An optimizer that only keeps the scaled gradients that it gets."""
 
     def __init__(self, model):
         self.model, self.param_groups, self.gradients = model, [{"lr": None}], {}
@@ -303,7 +309,7 @@ class Recorded:
 def test_accumulation_gives_the_gradients_of_one_batch(tmp_path, corpus, accumulation):
     prepared = Prepared(tmp_path)
     model, batch = prepared.model().train(), prepared.batch(corpus, range(7))
-    recorded, results = Recorded(model), []
+    recorded, results = GradientRecorder(model), []
     for parts in (1, accumulation):
         settings = prepared.run.training.model_copy(
             update={"accumulation": parts, "clip_norm": 1e9}
@@ -320,7 +326,7 @@ def test_accumulation_gives_the_gradients_of_one_batch(tmp_path, corpus, accumul
 def test_clipping_is_global(tmp_path):
     prepared = Prepared(tmp_path)
     model, batch = prepared.model().train(), prepared.batch("swag")
-    recorded, results = Recorded(model), []
+    recorded, results = GradientRecorder(model), []
     for largest in (1e9, 0.01):
         settings = prepared.run.training.model_copy(update={"clip_norm": largest})
         _, norm = Stepper(model, recorded, settings, CPU).take("swag", batch, 0.1)

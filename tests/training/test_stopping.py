@@ -8,9 +8,9 @@ import pytest
 from mtdnn.training.stopping import StopSignals
 
 
-def test_a_repeated_warning_does_not_stop_the_checkpoint():
+def test_repeated_signals_are_noted_and_a_second_interrupt_acts():
     with StopSignals() as stop:
-        for _ in range(3):  # as SLURM sends it when a job's time is over
+        for _ in range(3):  # as SLURM does when a job's time is over
             os.kill(os.getpid(), signal.SIGTERM)
         assert stop.number == signal.SIGTERM
         os.kill(os.getpid(), signal.SIGINT)
