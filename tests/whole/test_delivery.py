@@ -139,66 +139,6 @@ def journal(folder: Path, steps: int = 20, **changes) -> Journal:
     return Journal(folder, {**about(steps), **changes}, lambda: {"memory_mib": 1.0})
 
 
-def test_a_resumed_training_continues_its_journal_without_repetition(tmp_path):
-    with pytest.raises(KeyboardInterrupt), journal(tmp_path) as first:
-        first.add([line(step) for step in range(10)])
-        raise KeyboardInterrupt
-    assert Record(tmp_path).read() and Source(tmp_path).record.status == "KILLED"
-    with open(tmp_path / "journal.jsonl", "a") as file:
-        file.write('{"step": 10, "corp')  # as a power failure leaves it
-    with journal(tmp_path) as second:
-        assert not Source(tmp_path).record.status
-        second.add([line(step) for step in range(5)])  # from a checkpoint
-        second.add([line(step) for step in range(5, 20)])
-    record = Record(tmp_path)
-    steps = [each["step"] for each in record.read() if "loss" in each]
-    assert steps == list(range(20))
-    assert (record.parts, record.status, record.complete) == (2, "FINISHED", True)
-
-
-def test_another_training_begins_a_journal_of_its_own(tmp_path):
-    reader = Record(tmp_path)
-    for number, fingerprint in enumerate("abb"):  # the last one is done once more
-        with journal(tmp_path, fingerprint=fingerprint, started=f"2026-01-0{number + 1}") as each:
-            each.add([line(step) for step in range(20)])
-        assert Record(tmp_path).read()[0]["step"] == 0
-        assert reader.read() is not None and reader.replaced == (number > 0)
-        assert len((tmp_path / "journal.jsonl").read_text().splitlines()) < 50
-        reader = Record(tmp_path)
-        reader.read()
-
-
-def test_a_journal_is_read_as_it_grows_and_a_torn_line_is_waited_for(tmp_path):
-    reader = Record(tmp_path)
-    assert reader.read() == []
-    with journal(tmp_path, steps=3) as growing:
-        growing.add([line(0)])
-        assert [each["step"] for each in reader.read() if "loss" in each] == [0]
-        text = json.dumps(line(1)) + "\n"
-        with open(tmp_path / "journal.jsonl", "a") as file:
-            file.write(text[:20])
-            file.flush()
-            assert reader.read() == [] and not reader.whole
-            file.write(text[20:])
-        assert reader.read() == [line(1)] and reader.whole
-
-
-def test_what_cannot_be_written_is_said_once_and_stops_nothing(tmp_path, capsys):
-    (tmp_path / "journal.jsonl").mkdir()
-    with journal(tmp_path) as blocked:
-        for step in range(20):
-            blocked.add([line(step)])
-    (tmp_path / "journal.jsonl").rmdir()
-    with journal(tmp_path) as full:
-        full._file.close()
-        full._file = open("/dev/full", "w")  # noqa: SIM115
-        for step in range(20):
-            full.add([line(step)])
-    warned = capsys.readouterr().err.splitlines()
-    assert len(warned) == 2 and "No space left on device; training continues" in warned[1]
-    assert not Source(tmp_path).record.complete
-
-
 @pytest.mark.parametrize("steps", [5, 10, 11, 29, 30, 101])
 def test_curves_are_the_same_live_and_afterwards(monkeypatch, steps):
     monkeypatch.setattr(content, "MAX_POINTS", 10)
