@@ -53,15 +53,15 @@ def packed_attention(
     # Many parameters because transformers calls every attention with these.
     if query.device.type == "cpu":
         short = packing.longest <= MAX_SHORT_TOKENS
-        attend = _side_by_side if short and fast("attention") else _one_by_one
+        attend = side_by_side if short and fast("attention") else one_by_one
     else:
         half = query.dtype in (torch.bfloat16, torch.float16) and query.shape[-1] % 8 == 0
-        attend = _flash if half and fast("attention") else _side_by_side
+        attend = flash if half and fast("attention") else side_by_side
     output = attend(query[0], key[0], value[0], packing, dropout, scaling)
     return output.unsqueeze(0), None
 
 
-def _one_by_one(
+def one_by_one(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -69,7 +69,10 @@ def _one_by_one(
     dropout: float,
     scaling: float | None,
 ) -> torch.Tensor:
-    """One call for each sequence: no arithmetic on padding. For CPUs, where calls are cheap."""
+    """Attend by one call for each sequence, without padding; for CPUs, where calls are cheap.
+
+    Shapes as in `packed_attention` without the batch dimension; returns (T, heads, head size).
+    """
     lengths = list(packing.lengths)
     parts = zip(
         *(torch.split(tensor, lengths, dim=1) for tensor in (query, key, value)), strict=True
@@ -116,7 +119,7 @@ def _by_products(
     return drop(torch.softmax(scores, dim=-1), dropout_p) @ value
 
 
-def _side_by_side(
+def side_by_side(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -124,7 +127,10 @@ def _side_by_side(
     dropout: float,
     scaling: float | None,
 ) -> torch.Tensor:
-    """One call on sequences padded for the attention alone. For GPUs, where calls are expensive."""
+    """Attend by one call on padded sequences; for GPUs, where calls are expensive.
+
+    Shapes as in `packed_attention` without the batch dimension; returns (T, heads, head size).
+    """
     q, k, v = (
         packing.pad(tensor.transpose(0, 1), 0.0).transpose(1, 2) for tensor in (query, key, value)
     )
@@ -136,7 +142,7 @@ def _side_by_side(
     return packing.unpad(output.transpose(1, 2))
 
 
-def _flash(
+def flash(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -144,9 +150,10 @@ def _flash(
     dropout: float,
     scaling: float | None,
 ) -> torch.Tensor:
-    """Torch's own flash attention over sequences end to end; it supports half precision only.
+    """Attend by torch's own flash attention over sequences end to end; half precision only.
 
-    This is the operator that nested tensors call: `varlen_attn` would fix dropout at 0.
+    This is the operator that nested tensors call: `varlen_attn` would fix dropout at 0. Shapes as
+    in `packed_attention` without the batch dimension; returns (T, heads, head size).
     """
     output: torch.Tensor = torch.ops.aten._flash_attention_forward(
         *(tensor.transpose(0, 1).contiguous() for tensor in (query, key, value)),

@@ -188,7 +188,7 @@ class _Update:
         options = (beta1, beta2, self.group["eps"], self.group["legacy"])
         on_gpu = weights[0].device.type == "cuda"
         many = on_gpu and sum(map(torch.numel, weights)) >= MIN_COMPILED_ELEMENTS
-        update = compiled(_adamax) if many and fast("compile") else _adamax
+        update = compiled(adamax) if many and fast("compile") else adamax
         update(weights, gradients, averages, norms, scale, self.kept, self.rate, *options)
 
 
@@ -198,7 +198,7 @@ def _gradient(parameter: nn.Parameter) -> torch.Tensor:
     return parameter.grad
 
 
-def _adamax(
+def adamax(
     parameters: list[torch.Tensor],
     gradients: list[torch.Tensor],
     averages: list[torch.Tensor],
@@ -211,7 +211,7 @@ def _adamax(
     eps: float,
     legacy: bool,
 ) -> None:
-    """The arithmetic of Adamax on all `parameters` at once."""
+    """Carry out a step of Adamax on all `parameters` at once."""
     # Many parameters because it is one kernel: torch compiles it with every number as an argument.
     torch._foreach_mul_(gradients, scale)
     torch._foreach_lerp_(averages, gradients, 1 - beta1)

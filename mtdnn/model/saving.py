@@ -60,7 +60,7 @@ def save(model: MultiTaskModel, run: RunSettings, encoder: Path, folder: Path) -
 
 
 def load(folder: Path, run: RunSettings) -> MultiTaskModel:
-    """Read a model that `save` wrote, in training mode on the CPU.
+    """Read a model that `save` wrote, on the CPU.
 
     Raises:
         MtdnnError: a file is missing or damaged, or the weights are not exactly those that the

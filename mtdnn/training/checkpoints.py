@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from mtdnn.config.layout import RunFolder
 from mtdnn.errors import printable
 from mtdnn.machine.files import (
     flush,
@@ -178,7 +179,7 @@ class Checkpoints:
         return sorted(self._folder.glob("step*"), reverse=True)
 
 
-_STATE, _LINES, _DESCRIPTION = "state.safetensors", "training.jsonl", "checkpoint.json"
+_STATE, _LINES, _DESCRIPTION = "state.safetensors", RunFolder.log, "checkpoint.json"
 _CALLED = {_STATE: "the weights are", _LINES: "the log is"}
 # What reading a damaged or foreign file may raise.
 _UNUSABLE = (

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mtdnn.model import attention
-from mtdnn.model.attention import PACKABLE, _one_by_one, _side_by_side, packed_attention
+from mtdnn.model.attention import PACKABLE, one_by_one, packed_attention, side_by_side
 from mtdnn.model.batches import PackedBatch
 from mtdnn.training.loop import random_state
 from tests.support.packed import LENGTHS, Prepared, packing, query_key_value
@@ -23,7 +23,7 @@ def by_hand(query, key, value, lengths, scale):
     return torch.cat(outputs, dim=1).transpose(0, 1)
 
 
-@pytest.mark.parametrize("attend", [_one_by_one, _side_by_side])
+@pytest.mark.parametrize("attend", [one_by_one, side_by_side])
 @pytest.mark.parametrize("scaling", [None, 0.3])
 def test_both_ways_equal_the_definition(attend, scaling):
     inputs = query_key_value()
@@ -37,7 +37,7 @@ def test_both_ways_equal_the_definition(attend, scaling):
     torch.testing.assert_close(gradients, wanted, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("attend", [_one_by_one, _side_by_side])
+@pytest.mark.parametrize("attend", [one_by_one, side_by_side])
 def test_attention_dropout_is_unbiased_and_independent(attend):
     """Each weight is dropped by itself, the rest grows by 1/(1 - p): the mean is undropped."""
     with torch.no_grad():
@@ -171,7 +171,7 @@ def test_flash_attention_gets_unpadded_sequences_and_dropout(monkeypatch):
 
     monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", recording)
     batch = packing()
-    output = attention._flash(*inputs, batch, 0.1, None)
+    output = attention.flash(*inputs, batch, 0.1, None)
     assert output.shape == (18, 3, 8)
     _, _, _, bounds, _, longest, _, rate = asked[0]
     assert (bounds.tolist(), bounds.dtype) == ([0, 5, 6, 15, 18], torch.int32)

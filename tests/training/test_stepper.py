@@ -86,7 +86,7 @@ def tensors(tree):
 def like_a_gpu(monkeypatch):
     """The paths of a GPU in fp32, on a CPU."""
     monkeypatch.setenv("MTDNN_PLAIN", "attention, dropout, embedding, optimizer")
-    monkeypatch.setattr(attention, "_one_by_one", attention._side_by_side)
+    monkeypatch.setattr(attention, "one_by_one", attention.side_by_side)
 
 
 class RecordedTraining:
