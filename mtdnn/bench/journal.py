@@ -15,7 +15,7 @@ import torch
 from mtdnn.bench.harness import Options, Timing, Work, compare
 from mtdnn.bench.material import gather
 from mtdnn.bench.train import Ours, random_batches, smallest
-from mtdnn.training.journal import Journal, memory_mb
+from mtdnn.training.journal import Journal, memory_mib
 from mtdnn.training.loop import STEPS_BETWEEN_READS
 
 PORTIONS = 4
@@ -57,7 +57,7 @@ def cases(options: Options) -> Iterator[dict[str, Any]]:
 
 def _journal(folder: Path, corpus: str) -> Journal:
     about = {"fingerprint": "f", "started": "2026-01-01", "corpora": {corpus: 10 * LINES}}
-    return Journal(folder, about, lambda: {"memory_mb": memory_mb()})
+    return Journal(folder, about, lambda: {"memory_mib": memory_mib()})
 
 
 class _Lines:

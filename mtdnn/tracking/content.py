@@ -68,8 +68,8 @@ class Curves:
             # A resumed training's clock continues from its checkpoint, before the last lines.
             self._seconds = max(self._seconds, line.get("seconds") or 0)
             time = self._start + round(1000 * self._seconds)
-            if "figures" in line:
-                for name, value in line["figures"].items():
+            if "readings" in line:
+                for name, value in line["readings"].items():
                     yield Point(f"system/{name}", float(value), time, line["step"])
                 continue
             names = ((f"loss/{line['corpus']}", "loss"), ("learning_rate", "lr"))

@@ -25,4 +25,4 @@ def make_journal(folder: Path, steps: int = 20, **changes: Any) -> Journal:
         "corpora": {"squad": steps},
         **changes,
     }
-    return Journal(folder, about, lambda: {"memory": 1.0})
+    return Journal(folder, about, lambda: {"memory_mib": 1.0})

@@ -274,7 +274,7 @@ def test_a_cancelled_job_resumes(name, troubles, undisturbed, slurm):
     finish(trouble.process, trouble.workdir)
     states = [job["state"] for job in slurm.of(trouble.workdir.folder)]
     assert states == ["CANCELLED", "COMPLETED"]
-    assert f"goes on after {STOP_AFTER_STEPS + 1} steps" in trouble.workdir.log
+    assert f"resumes after {STOP_AFTER_STEPS + 1} steps" in trouble.workdir.log
     assert trouble.workdir.weights() == undisturbed.weights()
 
 
@@ -284,7 +284,7 @@ def test_a_requeued_job_resumes(troubles, undisturbed, slurm):
     details = slurm.details(trouble.job)
     assert (details["JobState"], details["Restarts"]) == ("COMPLETED", "1")
     assert len(slurm.of(trouble.workdir.folder)) == 1
-    assert f"goes on after {STOP_AFTER_STEPS + 1} steps" in trouble.workdir.log
+    assert f"resumes after {STOP_AFTER_STEPS + 1} steps" in trouble.workdir.log
     assert trouble.workdir.weights() == undisturbed.weights()
 
 
@@ -303,7 +303,7 @@ def test_a_second_job_waits_for_the_job_of_a_killed_snakemake(troubles, undistur
     finish(process, workdir)
     jobs = slurm.of(workdir.folder)
     assert (jobs[0]["id"], jobs[1]["state"]) == (trouble.job, "COMPLETED")
-    assert "goes on after" not in workdir.log
+    assert "resumes after" not in workdir.log
     steps = (workdir.results / "runs" / RUN / "training.jsonl").read_text().splitlines()
     assert len(steps) == read_json(workdir.folder / TRAINED)["provenance"]["steps"]
     assert workdir.weights() == undisturbed.weights()
@@ -317,7 +317,7 @@ def test_a_job_over_its_memory_resumes_with_more(troubles, undisturbed, slurm):
         ("FAILED", "1200M"),
         ("COMPLETED", "2400M"),
     ]
-    assert "goes on after" in trouble.workdir.log
+    assert "resumes after" in trouble.workdir.log
     assert trouble.workdir.weights() == undisturbed.weights()
 
 
@@ -329,7 +329,7 @@ def test_a_job_over_its_time_resumes_with_more(troubles, undisturbed, slurm):
         ("TIMEOUT", "1:00"),
         ("COMPLETED", "2:00"),
     ]
-    assert f"goes on after {STOP_AFTER_STEPS + 1} steps" in trouble.workdir.log
+    assert f"resumes after {STOP_AFTER_STEPS + 1} steps" in trouble.workdir.log
     assert trouble.workdir.weights() == undisturbed.weights()
 
 
@@ -343,7 +343,7 @@ def test_a_job_resumes_after_its_node_failed(undisturbed, slurm, tmp_path):
     wait_until(lambda: not Path(f"/proc/{training}").exists(), "the process ends", process, workdir)
     slurm.call("scontrol", "update", f"NodeName={slurm.node}", "State=RESUME")
     finish(process, workdir)
-    assert "goes on after" in workdir.log
+    assert "resumes after" in workdir.log
     assert workdir.weights() == undisturbed.weights()
 
 
