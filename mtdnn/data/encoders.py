@@ -55,7 +55,7 @@ def fetch(name: str, encoder: EncoderSettings, *, lock: Path, output: Path) -> N
             other files and the manifest; replaced as a whole.
 
     Raises:
-        MtdnnError: a file is missing, damaged, differs from what is pinned, or is no safetensors.
+        MtdnnError: a file is missing, damaged, or differs from what is pinned.
     """
     with replacing(output) as draft:
         draft.mkdir()
@@ -80,9 +80,14 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def choose(names: list[str], place: str) -> list[str]:
-    """Pick the files that an encoder needs from `names`; refuse weights but safetensors.
+    """Return those of the files `names` that an encoder needs.
 
-    `place` names their folder or repository in messages.
+    Args:
+        names: all files of a folder or repository.
+        place: what messages call it.
+
+    Raises:
+        MtdnnError: a file is missing, or the weights are a pickle or several files.
     """
     missing = [name for name in REQUIRED if name not in names]
     if WEIGHTS in missing:
@@ -91,7 +96,7 @@ def choose(names: list[str], place: str) -> list[str]:
         if pickles and not shards:
             raise MtdnnError(
                 f"{place}: its weights are a pickle ({pickles[0]}), which is never loaded; "
-                "use a revision or repository with model.safetensors"
+                f"use a revision or repository with {WEIGHTS}"
             )
         if shards:
             raise MtdnnError(f"{place}: its weights must be one file, {WEIGHTS}")

@@ -235,7 +235,7 @@ def window_starts(tokens: int, capacity: int, settings: FeatureSettings) -> list
         settings: the rule and its stride.
 
     Raises:
-        MtdnnError: a window has no context tokens, or only as many as the overlap.
+        MtdnnError: a window has no context tokens, or no more than the overlap.
     """
     step = settings.stride_tokens
     if settings.stride_rule == "overlap":

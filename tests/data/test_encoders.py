@@ -29,43 +29,43 @@ def fetch(output: Path, source: dict, layers: int | None = None) -> dict:
 
 
 @pytest.fixture
-def made(tmp_path):
-    return make_encoder(tmp_path / "made", num_hidden_layers=3)
+def original(tmp_path):
+    return make_encoder(tmp_path / "original", num_hidden_layers=3)
 
 
 # --- from a folder ---------------------------------------------------------------------------
 
 
-def test_a_folder_becomes_an_encoder_that_loads(made, tmp_path):
-    manifest = fetch(tmp_path / "out", {"kind": "files", "path": str(made)})
+def test_a_folder_becomes_an_encoder_that_loads(original, tmp_path):
+    manifest = fetch(tmp_path / "out", {"kind": "files", "path": str(original)})
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     encoded = tokenizer("the house", "a river", return_offsets_mapping=True)
     assert encoded["offset_mapping"][1:3] == [(0, 3), (4, 9)]
     ids = torch.tensor([encoded["input_ids"]])
     ours = AutoModel.from_pretrained(tmp_path / "out").eval()
-    theirs = AutoModel.from_pretrained(made).eval()
+    theirs = AutoModel.from_pretrained(original).eval()
     with torch.no_grad():
         assert torch.equal(ours(ids).last_hidden_state, theirs(ids).last_hidden_state)
     assert manifest["layers"] == 3
-    assert manifest["files"]["model.safetensors"] == sha256(made / "model.safetensors")
+    assert manifest["files"]["model.safetensors"] == sha256(original / "model.safetensors")
 
 
-def test_the_digest_follows_the_content(made, tmp_path):
-    source = {"kind": "files", "path": str(made)}
+def test_the_digest_follows_the_content(original, tmp_path):
+    source = {"kind": "files", "path": str(original)}
     first = fetch(tmp_path / "a", source)["digest"]
     assert fetch(tmp_path / "b", source)["digest"] == first
     assert fetch(tmp_path / "c", source, layers=2)["digest"] != first
-    config = json.loads((made / "config.json").read_text())
-    (made / "config.json").write_text(json.dumps({**config, "layer_norm_eps": 1e-3}))
+    config = json.loads((original / "config.json").read_text())
+    (original / "config.json").write_text(json.dumps({**config, "layer_norm_eps": 1e-3}))
     assert fetch(tmp_path / "d", source)["digest"] != first
 
 
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "electra", "roberta"])
 def test_cutting_keeps_exactly_the_first_layers(kind, tmp_path):
     count = "n_layers" if kind == "distilbert" else "num_hidden_layers"
-    made = make_encoder(tmp_path / "made", kind=kind, **{"num_hidden_layers": 3, count: 3})
-    fetch(tmp_path / "out", {"kind": "files", "path": str(made)}, layers=2)
-    whole = AutoModel.from_pretrained(made).eval()
+    original = make_encoder(tmp_path / "original", kind=kind, **{"num_hidden_layers": 3, count: 3})
+    fetch(tmp_path / "out", {"kind": "files", "path": str(original)}, layers=2)
+    whole = AutoModel.from_pretrained(original).eval()
     cut = AutoModel.from_pretrained(tmp_path / "out").eval()
     assert getattr(cut.config, count) == 2
     ids = torch.arange(5, 15)[None]
@@ -73,31 +73,31 @@ def test_cutting_keeps_exactly_the_first_layers(kind, tmp_path):
         expected = whole(ids, output_hidden_states=True).hidden_states[2]
         assert torch.equal(cut(ids).last_hidden_state, expected)
     kept = load_file(tmp_path / "out/model.safetensors")
-    assert set(kept) < set(load_file(made / "model.safetensors"))
+    assert set(kept) < set(load_file(original / "model.safetensors"))
 
 
-def test_weights_with_a_prefix_are_cut(made, tmp_path):
+def test_weights_with_a_prefix_are_cut(original, tmp_path):
     from safetensors.torch import save_file
 
-    tensors = {f"bert.{n}": t for n, t in load_file(made / "model.safetensors").items()}
-    save_file(tensors, made / "model.safetensors", metadata={"format": "pt"})
-    fetch(tmp_path / "out", {"kind": "files", "path": str(made)}, layers=1)
+    tensors = {f"bert.{n}": t for n, t in load_file(original / "model.safetensors").items()}
+    save_file(tensors, original / "model.safetensors", metadata={"format": "pt"})
+    fetch(tmp_path / "out", {"kind": "files", "path": str(original)}, layers=1)
     names = load_file(tmp_path / "out/model.safetensors")
     assert any("layer.0." in name for name in names)
     assert not any("layer.1." in name for name in names)
 
 
-def test_more_layers_than_the_encoder_has_are_refused(made, tmp_path):
+def test_more_layers_than_the_encoder_has_are_refused(original, tmp_path):
     with pytest.raises(MtdnnError, match="4 requested, but it has 3"):
-        fetch(tmp_path / "out", {"kind": "files", "path": str(made)}, layers=4)
+        fetch(tmp_path / "out", {"kind": "files", "path": str(original)}, layers=4)
     assert not (tmp_path / "out").exists()
 
 
-def test_config_and_weights_must_agree(made, tmp_path):
-    config = json.loads((made / "config.json").read_text())
-    (made / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 7}))
+def test_config_and_weights_must_agree(original, tmp_path):
+    config = json.loads((original / "config.json").read_text())
+    (original / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 7}))
     with pytest.raises(MtdnnError, match=r"config\.json says 7 layers, model\.safetensors has 3"):
-        fetch(tmp_path / "out", {"kind": "files", "path": str(made)})
+        fetch(tmp_path / "out", {"kind": "files", "path": str(original)})
 
 
 @pytest.mark.parametrize(
@@ -118,10 +118,10 @@ def test_config_and_weights_must_agree(made, tmp_path):
         ),
     ],
 )
-def test_bad_folders_are_refused_whole(made, tmp_path, spoil, message):
-    spoil(made)
+def test_bad_folders_are_refused_whole(original, tmp_path, spoil, message):
+    spoil(original)
     with pytest.raises(MtdnnError, match=message):
-        fetch(tmp_path / "out", {"kind": "files", "path": str(made)})
+        fetch(tmp_path / "out", {"kind": "files", "path": str(original)})
     assert not (tmp_path / "out").exists()
 
 
@@ -129,17 +129,17 @@ def cut_off(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def test_given_digests_are_checked(made, tmp_path):
-    source = {"kind": "files", "path": str(made), "sha256": {"config.json": "0" * 64}}
+def test_given_digests_are_checked(original, tmp_path):
+    source = {"kind": "files", "path": str(original), "sha256": {"config.json": "0" * 64}}
     with pytest.raises(MtdnnError, match=r"config\.json: its sha256 is .*, expected 000"):
         fetch(tmp_path / "out", source)
 
 
-def test_a_failure_leaves_the_earlier_encoder(made, tmp_path):
-    before = fetch(tmp_path / "out", {"kind": "files", "path": str(made)})
-    cut_off(made / "model.safetensors")
+def test_a_failure_leaves_the_earlier_encoder(original, tmp_path):
+    before = fetch(tmp_path / "out", {"kind": "files", "path": str(original)})
+    cut_off(original / "model.safetensors")
     with pytest.raises(MtdnnError):
-        fetch(tmp_path / "out", {"kind": "files", "path": str(made)})
+        fetch(tmp_path / "out", {"kind": "files", "path": str(original)})
     assert json.loads((tmp_path / "out/manifest.json").read_text()) == before
 
 
@@ -147,14 +147,14 @@ def test_a_failure_leaves_the_earlier_encoder(made, tmp_path):
 
 
 @pytest.fixture
-def wheel(made, tmp_path, monkeypatch):
+def wheel(original, tmp_path, monkeypatch):
     """Returns a function that puts a wheel with an encoder and extra entries into the cache."""
     monkeypatch.setenv("MTDNN_CACHE", str(tmp_path / "cache"))
 
     def make(*extra: tuple[zipfile.ZipInfo, bytes], folder: str = "pkg/model") -> dict:
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
-            for path in sorted(made.iterdir()):
+            for path in sorted(original.iterdir()):
                 archive.write(path, f"{folder}/{path.name}")
             archive.writestr("pkg/__init__.py", "raise SystemExit('never run')")
             for entry, content in extra:
@@ -180,10 +180,10 @@ def wheel(made, tmp_path, monkeypatch):
     return make
 
 
-def test_a_wheel_gives_the_named_folder_only(wheel, made, tmp_path):
+def test_a_wheel_gives_the_named_folder_only(wheel, original, tmp_path):
     manifest = fetch(tmp_path / "out", wheel())
     assert {p.name for p in (tmp_path / "out").iterdir()} == {*manifest["files"], "manifest.json"}
-    assert manifest["files"]["model.safetensors"] == sha256(made / "model.safetensors")
+    assert manifest["files"]["model.safetensors"] == sha256(original / "model.safetensors")
     assert AutoModel.from_pretrained(tmp_path / "out").config.num_hidden_layers == 3
 
 

