@@ -9,7 +9,11 @@ REPORTED = [
     *(LAYOUT.page(name) for name in [*experiment.tables, *PAGES]),
     *(LAYOUT.figure(name, "svg") for name in [*experiment.figures, *FIGURES]),
 ]
-REPORT = report_command(EXPERIMENT, workflow.main_snakefile, REPORTED, ROOT)
+# Not the file that Snakemake was called with: a call with the other one must not redo the report.
+SNAKEFILE = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).with_name(
+    "Snakefile"
+)
+REPORT = report_command(EXPERIMENT, str(SNAKEFILE), REPORTED, ROOT)
 
 
 report: "../report/workflow.rst"
@@ -163,9 +167,10 @@ rule report:
     conda:
         "../../envs/environment.yaml"
     params:
+        # A second Snakemake, which only reads and so needs no lock.
+        command=REPORT,
         templates=templates_digest(),
     message:
         "Writing the report"
-    # Not in `params`: it names the Snakefile, and another path to it must not redo the report.
     shell:
-        "({REPORT}) > {log:q} 2>&1"
+        "({params.command}) > {log:q} 2>&1"
