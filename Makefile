@@ -1,4 +1,4 @@
-# make demo | test | ui | lint: each sets up .venv by itself when it is missing or outdated.
+# make demo | test | quick | ui | lint: each sets up .venv if it is missing or outdated.
 
 PYTHON ?= python3
 PORT ?= 5000
@@ -13,15 +13,16 @@ export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONPATH
 unexport PYTHONHOME
 
-.PHONY: help demo test soak fuzz ui lint lock
+.PHONY: help demo test quick soak fuzz ui lint lock
 
 help:
-	@echo 'make demo   every table and figure on synthetic corpora, in about ten minutes'
-	@echo 'make test   the test suite'
-	@echo 'make ui     the MLflow UI on the results, http://127.0.0.1:$(PORT) (PORT=… for another)'
-	@echo 'make soak   kill a training twenty times; it must end as if undisturbed'
-	@echo 'make fuzz   100,000 spoiled inputs for the readers of configs and corpora'
-	@echo 'make lint   ruff, snakefmt and the linter of Snakemake'
+	@echo 'make demo   run the whole pipeline on synthetic corpora, in about ten minutes'
+	@echo 'make test   run all tests'
+	@echo 'make quick  run the tests that need no workflow, server, cluster or browser, in three minutes'
+	@echo 'make ui     show the results in MLflow at http://127.0.0.1:$(PORT) (PORT=… for another port)'
+	@echo 'make soak   kill a training twenty times and compare it with an undisturbed one'
+	@echo 'make fuzz   feed 100,000 damaged inputs to the readers of configs and corpora'
+	@echo 'make lint   run ruff, mypy, snakefmt and the linter of Snakemake'
 	@echo 'make lock   write the installed versions to envs/'
 
 demo: $(INSTALLED)
@@ -36,6 +37,9 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
+quick: $(INSTALLED)
+	python -m pytest -n 2 --dist loadfile --ignore tests/whole -m 'not slow and not patient'
+
 soak: $(INSTALLED)
 	python -m tests.support.soak --kills 20
 
@@ -43,8 +47,8 @@ fuzz: $(INSTALLED)
 	python -m tests.fuzz --cases 100000
 
 ui: $(INSTALLED)
-	@test -f results/mlflow.db || { echo 'results/mlflow.db: no such file; make demo writes it'; exit 1; }
-	@echo 'Runs, with their scores in view (stop with Ctrl-C):'
+	@test -f results/mlflow.db || { echo 'results/mlflow.db: no such file; run make demo first'; exit 1; }
+	@echo 'The runs and their scores (stop with Ctrl-C):'
 	@python -c 'import glob, json; [print("  http://127.0.0.1:$(PORT)/" + json.load(open(f))["page"]) \
 	  for f in sorted(glob.glob("results/*/store.json"))]'
 	mlflow ui --backend-store-uri 'sqlite:///$(CURDIR)/results/mlflow.db' \
@@ -53,21 +57,22 @@ ui: $(INSTALLED)
 lint: $(INSTALLED)
 	ruff check mtdnn tests
 	ruff format --check mtdnn tests
+	mypy
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 
 $(INSTALLED): envs/requirements.lock setup.cfg
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo '$(PYTHON): Python 3.11 or newer is needed; name one with make PYTHON=…'; exit 1; }
+	  echo '$(PYTHON): is older than Python 3.11; choose another with make PYTHON=…'; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || { \
-	  echo '$(PYTHON): has no venv module; on Debian: apt-get install python3-venv'; exit 1; }
+	  echo '$(PYTHON): has no venv module; on Debian, run apt-get install python3-venv'; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --requirement envs/requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-# Local version labels (+cpu) are left out: which build of torch is installed is the machine's
-# affair. The conda environment of the rules holds the same pins.
+# Without local version labels (+cpu), so that each machine installs its own build of torch. The
+# conda environment of the rules has the same pins.
 lock:
 	$(BIN)/pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+[a-z0-9.]*$$//' \
 	  > envs/requirements.lock

@@ -1,4 +1,4 @@
-"""`python -m mtdnn` is `mtdnn`."""
+"""Run `mtdnn` as `python -m mtdnn`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What reaches a user: messages without a traceback, safe to print."""
+"""Errors that users see: messages without a traceback, safe to print."""
 
 import errno
 
@@ -6,41 +6,44 @@ import errno
 class MtdnnError(Exception):
     """Bad input or a refused operation.
 
-    The message is complete: it names the file, the place in it and the remedy.
+    The message is complete: it names the file, the place in it, what is wrong and what to do.
     The command line prints it as one line and exits with status 2.
     """
 
 
 class Busy(MtdnnError):
-    """Another process is at work on the same thing; what it makes is left alone."""
+    """Another process is working on the same thing, which is left alone."""
 
 
-def printable(text: str, longest: int = 2_000) -> str:
-    """`text` for a terminal: names out of files may hold escapes or turn the line around."""
-    shown = text if len(text) <= longest else f"{text[: longest - 1]}…"
+def printable(text: str, limit: int = 2_000) -> str:
+    """Return `text`, shortened to `limit` characters, with unprintable ones escaped.
+
+    Names that come from files may contain terminal escapes or reverse the direction of the line.
+    """
+    shown = text if len(text) <= limit else f"{text[: limit - 1]}…"
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in shown)
 
 
-def lines(error: MtdnnError, most: int = 20) -> list[str]:
-    """The lines of a message for a terminal; of very many, the first."""
+def lines(error: MtdnnError, limit: int = 20) -> list[str]:
+    """Return the first `limit` lines of a message, printable, and how many more there are."""
     every = str(error).split("\n")
-    more = [f"… and {len(every) - most} more"] if len(every) > most else []
-    return [printable(line) for line in every[:most] if line] + more
+    more = [f"… and {len(every) - limit} more"] if len(every) > limit else []
+    return [printable(line) for line in every[:limit] if line] + more
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, or what it is."""
-    said = disk_message(error) if isinstance(error, OSError) else str(error)
-    return said or type(error).__name__
+    """Return an error's message, or the name of its class if it has none."""
+    message = disk_message(error) if isinstance(error, OSError) else str(error)
+    return message or type(error).__name__
 
 
 def disk_message(error: OSError) -> str:
-    """One line: the file, what is wrong with it or its disk, the remedy."""
+    """Return one line: the file, what is wrong with it or with its disk, and what to do."""
     remedy = {
-        errno.ENOSPC: "; free some space and repeat the command: nothing that was kept is lost",
-        errno.EDQUOT: "; free some space and repeat the command: nothing that was kept is lost",
+        errno.ENOSPC: "; free some space and repeat the command: finished work is kept",
+        errno.EDQUOT: "; free some space and repeat the command: finished work is kept",
         errno.EROFS: "; make it writable, or set `results` to another folder",
-        errno.EACCES: "; make it readable and writable for you",
+        errno.EACCES: "; give yourself permission to read and write it",
     }
-    what = " ".join((error.strerror or str(error) or type(error).__name__).split())
-    return f"{error.filename or 'a file'}: {what}{remedy.get(error.errno or 0, '')}"
+    problem = " ".join((error.strerror or str(error) or type(error).__name__).split())
+    return f"{error.filename or 'a file'}: {problem}{remedy.get(error.errno or 0, '')}"

@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Settings for all tests."""
 
 import signal
 from collections import Counter
@@ -6,16 +6,16 @@ from collections import Counter
 import pytest
 from hypothesis import settings
 
-# First calls import libraries, and machines are shared: time is no property to test.
+# No deadlines: first calls import libraries, and machines are shared.
 settings.register_profile("mtdnn", deadline=None)
 settings.load_profile("mtdnn")
 
-# In the background of a shell Ctrl-C is ignored, also by every process that is started from here.
+# A background job of a shell ignores Ctrl-C, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(trylast=True)  # without those that are deselected
+@pytest.hookimpl(trylast=True)  # after tests were deselected
 def pytest_collection_modifyitems(items):
-    """Files with the most slow tests come first: else the last one would run alone."""
+    """Run files with the most slow tests first, so that none of them runs alone at the end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])

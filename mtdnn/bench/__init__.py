@@ -1,1 +1,1 @@
-"""Benchmarks: each part of the pipeline against a peer, in turns."""
+"""Benchmarks: each part of the pipeline is timed against a peer, in turns."""

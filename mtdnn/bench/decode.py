@@ -1,13 +1,13 @@
-"""Answers from span logits, and predictions as a whole, against Hugging Face's example.
+"""Decoding of span logits, and prediction as a whole, against Hugging Face's example.
 
-The peer's post-processing takes each question's windows in turn, meets the 20 best starts with
+The peer's post-processing takes each question's windows in turn, pairs the 20 best starts with
 the 20 best ends in Python, sorts the candidates and takes a softmax over the best. Its model runs
-on windows padded to 384, in batches of 8. Both sides have the same windows and weights.
+on windows padded to 384 tokens, in batches of 8. Both sides have the same windows and weights.
 """
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,69 +17,75 @@ import pyarrow.compute as pc
 import torch
 from transformers import AutoModelForQuestionAnswering
 
-from mtdnn.bench.harness import Options, compare
+from mtdnn.bench.harness import Options, Timing, compare
 from mtdnn.bench.material import Material, experiment_of, gather
 from mtdnn.config.settings import DecodingSettings
 from mtdnn.data.features import Features
 from mtdnn.evaluation.decoding import Decoder, SpanLogits, predictions_table
 from mtdnn.evaluation.predictions import answer
 from mtdnn.model.device import use_device
+from mtdnn.model.heads import Head
 from mtdnn.model.multitask import MultiTaskModel, build
 from mtdnn.training.stepper import precision
 
 MAX_LENGTH, BATCH = 384, 8  # the example's
-PORTION = 24  # windows that our decoder is given at a time, as the CPU's batches have them
+PORTION = 24  # windows given to our decoder at a time, about as many as a batch on the CPU has
 PREDICTED = 240
-"""Questions predicted with the model in a round; all are decoded."""
+"""Questions that the model predicts in a round; the decoding case has all of them."""
 
 
 def cases(options: Options) -> Iterator[dict[str, Any]]:
-    """Decoding of a whole dev set, then model and decoding of a sample of it."""
+    """Yield two cases: decoding of a whole dev set, then model and decoding of a sample of it."""
     material, device = gather(options), use_device(options.threads)
-    run = material.run
-    if options.precision:
-        training = run.training.model_copy(update={"precision": options.precision})
-        run = run.model_copy(update={"training": training})
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    with tempfile.TemporaryDirectory() as room:
-        windows = Windows(_dev_set(options, material), Path(room) / "all.arrow")
+    with tempfile.TemporaryDirectory() as folder:
+        windows = Windows(_dev_set(options, material), Path(folder) / "all.arrow")
         if "decode".startswith(options.only) or options.only.startswith("decode"):
-            logits = np.random.default_rng(1).normal(0, 3, (2, len(windows.flat), 1))[..., 0]
-            logits = logits.astype(np.float32)
-            padded = windows.padded(logits)
-            yield compare(
-                "decode",
-                "example_postprocessing",
-                [lambda: ours(windows, logits, run.decoding)],
-                [lambda: theirs(windows, padded, run.decoding)],
-                rounds=options.rounds,
-                logits="drawn at random",
-                **material.facts,
-            )
+            yield _decode_case(material, windows, Timing(options.rounds))
         if "predict".startswith(options.only) or options.only.startswith("predict"):
-            some = Windows(windows.path, Path(room) / "some.arrow", questions=PREDICTED)
-            model = build(material.encoder, run).to(device).eval()
-            peer = Peer(material.encoder, model, run.primary, some).to(device)
+            sample = Windows(windows.path, Path(folder) / "sample.arrow", questions=PREDICTED)
+            yield _predict_case(material, sample, device, Timing.on(device, options.rounds))
 
-            def predict() -> None:
-                best = answer(model, run.primary, some.features, len(some.ids), run, device)
-                predictions_table("dev", some.ids, some.contexts, best)
 
-            def predict_as_the_example() -> None:
-                with precision(run.training, device):
-                    logits = peer.predict(device)
-                theirs(some, logits, run.decoding)
+def _decode_case(material: Material, windows: "Windows", timing: Timing) -> dict[str, Any]:
+    """Time the decoding of random logits."""
+    logits = np.random.default_rng(1).normal(0, 3, (2, len(windows.flat), 1))[..., 0]
+    logits = logits.astype(np.float32)
+    padded = windows.padded(logits)
+    return compare(
+        "decode",
+        "example_postprocessing",
+        [lambda: ours(windows, logits, material.run.decoding)],
+        [lambda: theirs(windows, padded, material.run.decoding)],
+        timing,
+        {"logits": "drawn at random", **material.facts},
+    )
 
-            yield compare(
-                "predict",
-                "example_trainer",
-                [predict],
-                [predict_as_the_example],
-                rounds=options.rounds,
-                wait=wait,
-                precision=run.training.precision,
-                **material.facts,
-            )
+
+def _predict_case(
+    material: Material, windows: "Windows", device: torch.device, timing: Timing
+) -> dict[str, Any]:
+    """Time the model's forward pass and the decoding of its logits."""
+    run = material.run
+    model = build(material.encoder, run).to(device).eval()
+    peer = Peer(material.encoder, model, run.primary, windows).to(device)
+
+    def predict() -> None:
+        best = answer(model, run.primary, windows.features, len(windows.ids), run, device)
+        predictions_table("dev", windows.ids, windows.contexts, best)
+
+    def predict_as_the_example() -> None:
+        with precision(run.training, device):
+            logits = peer.predict(device)
+        theirs(windows, logits, run.decoding)
+
+    return compare(
+        "predict",
+        "example_trainer",
+        [predict],
+        [predict_as_the_example],
+        timing,
+        {"precision": run.training.precision, **material.facts},
+    )
 
 
 def _dev_set(options: Options, material: Material) -> Path:
@@ -90,9 +96,14 @@ def _dev_set(options: Options, material: Material) -> Path:
 
 
 class Windows:
-    """Windows of a feature file, or of some of its questions evenly spread, for both sides.
+    """Windows of a feature file, or of a sample of its questions, for both sides.
 
-    No context is read: the answers are cut from made-up ones of the right lengths.
+    Contexts are not read: answers are cut from made-up contexts of the right lengths.
+
+    Args:
+        source: the feature file.
+        path: where to write the windows that are used.
+        questions: size of a sample, evenly spread; all questions if absent.
     """
 
     def __init__(self, source: Path, path: Path, questions: int | None = None):
@@ -125,14 +136,14 @@ class Windows:
         ]
 
     def padded(self, values: np.ndarray, fill: float = -1e4) -> np.ndarray:
-        """Values of the tokens, (…, T), as (…, windows, 384)."""
+        """Pad values of the tokens, (…, T), to (…, windows, 384)."""
         padded = np.full((*values.shape[:-1], len(self.example), MAX_LENGTH), fill, values.dtype)
         padded[..., np.arange(MAX_LENGTH) < self.rows.lengths[:, None]] = values
         return padded
 
 
 def ours(windows: Windows, logits: np.ndarray, settings: DecodingSettings) -> pa.Table:
-    """Predictions from start and end logits, (2, T)."""
+    """Decode start and end logits, (2, T), with our decoder."""
     decoder = Decoder(len(windows.ids), settings)
     columns = windows.rows.columns
     for first in range(0, len(windows.example), PORTION):
@@ -152,24 +163,27 @@ def ours(windows: Windows, logits: np.ndarray, settings: DecodingSettings) -> pa
 
 
 def theirs(
-    windows: Windows, logits: Sequence[np.ndarray], settings: DecodingSettings
-) -> tuple[dict[str, str], dict[str, float], dict[str, list]]:
-    """Answers, null odds and n-best lists as the example makes them; logits are (2, windows, 384).
+    windows: Windows, logits: np.ndarray, settings: DecodingSettings
+) -> tuple[dict[str, str], dict[str, float], dict[str, list[dict[str, Any]]]]:
+    """Decode start and end logits, (2, windows, 384), as the example does.
 
     Returns:
-        By question: the answer, "" if null wins; how far null is ahead; the n best candidates.
+        For each question: the answer ("" if null wins), the null odds, and the n best candidates.
     """
-    of_question = defaultdict(list)
+    of_question: defaultdict[int, list[int]] = defaultdict(list)
     for number, example in enumerate(windows.example.tolist()):
         of_question[example].append(number)
-    answers, odds, lists = {}, {}, {}
+    answers: dict[str, str] = {}
+    odds: dict[str, float] = {}
+    lists: dict[str, list[dict[str, Any]]] = {}
     for example, name in enumerate(windows.ids):
-        null, candidates = None, []
+        null: dict[str, Any] = {}
+        candidates: list[dict[str, Any]] = []
         for number in of_question[example]:
             start, end = logits[0][number], logits[1][number]
             offsets = windows.offsets[number]
             score = start[0] + end[0]
-            if null is None or score < null["score"]:
+            if not null or score < null["score"]:
                 null = {"offsets": (0, 0), "score": score, "start": start[0], "end": end[0]}
             best_starts = np.argsort(start)[-1 : -settings.n_best - 1 : -1].tolist()
             best_ends = np.argsort(end)[-1 : -settings.n_best - 1 : -1].tolist()
@@ -211,11 +225,20 @@ def theirs(
 
 
 class Peer:
-    """The example's model on padded windows."""
+    """The example's model on padded windows.
+
+    Args:
+        encoder: folder of the encoder.
+        model: our model; the peer gets its head.
+        corpus: the question-answering corpus, which names the head.
+        windows: what is predicted.
+    """
 
     def __init__(self, encoder: Path, model: MultiTaskModel, corpus: str, windows: Windows):
         self.model = AutoModelForQuestionAnswering.from_pretrained(encoder).eval()
-        self.model.qa_outputs.load_state_dict(model.heads[corpus].linear.state_dict())
+        head = model.heads[corpus]
+        assert isinstance(head, Head)
+        self.model.qa_outputs.load_state_dict(head.linear.state_dict())
         columns, ones = windows.rows.columns, np.ones(len(windows.flat), np.int64)
         self.inputs = {
             "input_ids": torch.from_numpy(windows.padded(columns["input_ids"].astype("i8"), 0)),
@@ -226,12 +249,13 @@ class Peer:
         }
 
     def to(self, device: torch.device) -> "Peer":
+        """Move the model to `device`."""
         self.model.to(device)
         return self
 
     @torch.no_grad()
     def predict(self, device: torch.device) -> np.ndarray:
-        """Start and end logits, (2, windows, 384)."""
+        """Return start and end logits, (2, windows, 384)."""
         logits = []
         for first in range(0, len(self.inputs["input_ids"]), BATCH):
             batch = {k: v[first : first + BATCH].to(device) for k, v in self.inputs.items()}

@@ -1,9 +1,9 @@
-"""Grids of ever more runs from nothing to their end: what Snakemake takes for each run.
+"""Grids of increasing size, from start to end: the time that Snakemake needs per run.
 
-The workflow is the real one, with the profile of a batch system, but nothing computes: each step
-makes its files, empty; those of jobs are made by the command that submits them. The peer is a
-workflow of as many runs and as many steps a run, of which the same two are jobs: what Snakemake
-itself takes.
+The workflow is the real one with the profile of a batch system, but nothing is computed: each
+step only creates its files, empty, and those of jobs are created by the command that submits
+them. The peer is a bare workflow with the same number of runs and of steps per run, two of which
+are jobs as well: what Snakemake itself needs.
 """
 
 import re
@@ -16,9 +16,10 @@ from typing import Any
 
 from mtdnn.bench.harness import Options, of_processes
 from mtdnn.bench.plan import BARE, ROOT, need_checkout, snakemake, write_grid
+from mtdnn.config.layout import DESCRIPTION, WEIGHTS
 
 SIZES = (250, 500, 1000, 2000)
-# A batch system whose jobs are over at once; what they are to make stands in their scripts.
+# A batch system whose jobs end at once; their scripts name the files to create.
 SUBMIT = """#!{python} -IS
 import json, pathlib, sys
 mark = "# properties = "
@@ -27,16 +28,19 @@ job = json.loads(next(line for line in lines if line.startswith(mark))[len(mark)
 for path in map(pathlib.Path, job["output"]):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
+    # The weights are not among the outputs, but must exist beside them.
+    for name in {weights} if path.name == {description!r} else ():
+        path.with_name(name).touch()
 print(job["jobid"])
 """
 STATUS = "#!/bin/sh\necho success\n"
 
 
 def cases(options: Options) -> Iterator[dict[str, Any]]:
-    """One case for each number of runs; figures are those of a run, memory is the peak.
+    """Yield one case for each number of runs; times are per run, memory is the peak.
 
-    `ours_s` is by the wall clock, with all commands that are started; `ours_cpu_s` is processor
-    time of Snakemake itself, without them.
+    `ours_s` is wall-clock time and includes all commands that Snakemake starts; `ours_cpu_s` is
+    the processor time of Snakemake itself, without them.
     """
     need_checkout()
     for size in SIZES:
@@ -49,46 +53,47 @@ def cases(options: Options) -> Iterator[dict[str, Any]]:
                 **result,
                 "processor": f"{1000 * result['ours_cpu_s']:.0f} against "
                 f"{1000 * result['peer_cpu_s']:.0f} ms",
-                "memory": f"{result['memory_mb']:.0f} against {result['peer_memory_mb']:.0f} MB",
+                "memory": f"{result['memory_mib']:.0f} against {result['peer_memory_mib']:.0f} MiB",
             }
 
 
 def _measured(size: int) -> list[tuple[float, float, float]]:
-    """Seconds and processor seconds of a run, and megabytes: of ours, and of the peer."""
-    with tempfile.TemporaryDirectory() as folder:
-        room = Path(folder)
-        for name, text in (("submit", SUBMIT.format(python=sys.executable)), ("status", STATUS)):
-            (room / name).write_text(text)
-            (room / name).chmod(0o755)
-        _write_snakefile(room)
-        (room / "Bare").write_text(BARE)
-        runs = write_grid(room, size)
-        ours = _whole(room, "--snakefile", "Snakefile", "--configfile", "grid.yaml")
-        bare = _whole(room, "--snakefile", "Bare", "--config", f"runs={runs}")
+    """Measure a grid on each side: seconds and processor seconds per run, and peak MiB."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        submit = SUBMIT.format(python=sys.executable, weights=WEIGHTS, description=DESCRIPTION)
+        for name, text in (("submit", submit), ("status", STATUS)):
+            (folder / name).write_text(text)
+            (folder / name).chmod(0o755)
+        write_snakefile(folder)
+        (folder / "Bare").write_text(BARE)
+        runs = write_grid(folder, size)
+        ours = _whole(folder, "--snakefile", "Snakefile", "--configfile", "grid.yaml")
+        bare = _whole(folder, "--snakefile", "Bare", "--config", f"runs={runs}")
     return [
         (seconds / runs, processor / runs, memory) for seconds, processor, memory in (ours, bare)
     ]
 
 
-def _write_snakefile(room: Path) -> None:
-    """The workflow as it is, but every command makes its rule's files instead."""
+def write_snakefile(folder: Path) -> None:
+    """Copy the workflow, with commands that only create the files of their rules."""
     for name in ("workflow", "envs"):
-        shutil.copytree(ROOT / name, room / name)
-    shutil.copy(ROOT / "Snakefile", room)
-    for path in (room / "workflow" / "rules").iterdir():
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copy(ROOT / "Snakefile", folder)
+    for path in (folder / "workflow" / "rules").iterdir():
         commands = r"    shell:\n( {8}.*\n)+"
         path.write_text(
             re.sub(commands, '    shell:\n        "touch {output}"\n', path.read_text())
         )
 
 
-def _whole(room: Path, *workflow: str) -> tuple[float, float, float]:
-    """Measure a workflow from nothing to its end, through the profile `slurm-generic`."""
+def _whole(folder: Path, *workflow: str) -> tuple[float, float, float]:
+    """Measure a workflow from start to end, with the profile `slurm-generic`."""
     return snakemake(
-        room,
+        folder,
         *workflow,
         *("--workflow-profile", str(ROOT / "profiles" / "slurm-generic")),
-        *("--cluster-generic-submit-cmd", str(room / "submit")),
-        *("--cluster-generic-status-cmd", str(room / "status")),
+        *("--cluster-generic-submit-cmd", str(folder / "submit")),
+        *("--cluster-generic-status-cmd", str(folder / "status")),
         *("--seconds-between-status-checks", "1", "--max-status-checks-per-second", "1000"),
     )

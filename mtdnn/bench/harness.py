@@ -1,7 +1,8 @@
-"""`mtdnn bench`: each part against a peer, in the same machine state, alternating.
+"""`mtdnn bench`: time each part against a peer, in turns, so that both meet the same machine load.
 
-Every benchmark is a module here with a function `cases(options)` that yields what `compare`
-returns. Peers are written as their own users run them, with their best settings.
+Each benchmark is a module of this sub-package with a function `cases(options)` that yields what
+`compare` returns. Peers are written as their own users run them, with their best settings. Times
+are in seconds, memory is in MiB.
 """
 
 import importlib
@@ -10,28 +11,36 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mtdnn.errors import MtdnnError
+
+if TYPE_CHECKING:
+    import torch
+
+Work = Callable[[], object]
+"""A portion of what is timed: a step, a pass over a file."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What every benchmark is told.
+    """Options of every benchmark.
 
     Attributes:
-        experiment: its corpora give the real text and windows, where they can be had.
+        experiment: YAML file of an experiment; its corpora give real text and windows if they are
+            available.
         encoder: `pretrained` (the experiment's first encoder), or a shape with random weights.
-        folder: where encoders, corpora and features are kept from one benchmark to the next.
-        threads: CPU threads of ours and of the peer alike; torch's own choice when absent.
-        rounds: how often ours and the peer take turns.
-        precision: fp32 or bf16, of ours and of the peer; the experiment's when absent.
-        only: measure just the cases whose names begin with this.
+        folder: keeps encoders, corpora and features from one benchmark to the next.
+        threads: CPU threads of both sides; torch's default if absent.
+        rounds: number of turns of each side.
+        precision: fp32 or bf16, of both sides; the experiment's if absent.
+        only: measure only the cases whose names begin with this.
     """
 
     experiment: Path
@@ -43,8 +52,32 @@ class Options:
     only: str = ""
 
 
+@dataclass(frozen=True)
+class Timing:
+    """How two sides are timed.
+
+    Attributes:
+        rounds: number of rounds that count.
+        warm_up_rounds: number of rounds before them that do not count.
+        wait: called before each reading of the clock; waits for the device if there is one.
+    """
+
+    rounds: int
+    warm_up_rounds: int = 1
+    wait: Work = lambda: None
+
+    @classmethod
+    def on(cls, device: "torch.device", rounds: int, warm_up_rounds: int = 1) -> "Timing":
+        """Return a timing that waits for `device`."""
+        import torch
+
+        if device.type != "cuda":
+            return cls(rounds, warm_up_rounds)
+        return cls(rounds, warm_up_rounds, torch.cuda.synchronize)
+
+
 def run(name: str, options: Options, as_json: bool) -> None:
-    """Run the benchmark `name` and print its cases, as they come or as one JSON object."""
+    """Run the benchmark `name` and print its cases one by one, or all as one JSON object."""
     import torch
 
     from mtdnn.model.device import device_name, use_device
@@ -56,7 +89,7 @@ def run(name: str, options: Options, as_json: bool) -> None:
         print(described)
     for case in importlib.import_module(f"mtdnn.bench.{name}").cases(options):
         cases.append(case)
-        print(_line(case), file=sys.stderr if as_json else sys.stdout, flush=True)
+        print(describe(case), file=sys.stderr if as_json else sys.stdout, flush=True)
     if as_json:
         print(json.dumps({"device": described, "cases": cases}, indent=2))
 
@@ -64,43 +97,44 @@ def run(name: str, options: Options, as_json: bool) -> None:
 def compare(
     case: str,
     peer: str,
-    ours: Sequence[Callable[[], Any]],
-    theirs: Sequence[Callable[[], Any]],
-    rounds: int,
-    wait: Callable[[], Any] = lambda: None,
-    warm_up: int = 1,
-    **facts: Any,
+    ours: Sequence[Work],
+    theirs: Sequence[Work],
+    timing: Timing,
+    facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Time the same work done in our way and in the peer's.
+    """Time the same work done our way and the peer's way.
 
-    Both are cut into as many portions (a step, a pass over a file). A round does all of
-    them, portion by portion in turn, so that whatever else the machine does meets both.
+    Both sides are cut into the same number of portions. A round does all of them and the sides
+    alternate portion by portion, so any other load on the machine affects both.
 
     Args:
-        wait: called before a clock is read; waits for the device where there is one.
-        warm_up: rounds that come first and are not counted.
-        facts: what else belongs to the case, for instance on which windows it was measured.
+        case: name of the case.
+        peer: name of the peer.
+        ours: our portions.
+        theirs: the peer's portions.
+        timing: number of rounds, and what to wait for.
+        facts: further fields of the result, such as the windows that were measured.
 
     Returns:
-        Median seconds of a portion, and the median over the rounds of peer/ours, with the
-        quartiles of that ratio as `ratio_spread`. `cpu_ratio` is the same of processor time:
-        the steadier figure on a CPU that others use too, as waiting for it does not count.
+        Median seconds of a portion of each side, and the median over rounds of the ratio
+        peer / ours, with its quartiles as `ratio_spread`. `cpu_ratio` is the ratio of processor
+        times, which varies less on a shared CPU because it excludes waiting for the processor.
     """
 
-    def seconds(work: Callable[[], Any]) -> np.ndarray:
-        wait()
-        start = np.array([time.perf_counter(), time.process_time()])
+    def seconds(work: Work) -> NDArray[np.float64]:
+        timing.wait()
+        start = time.perf_counter(), time.process_time()
         work()
-        wait()
-        return np.array([time.perf_counter(), time.process_time()]) - start
+        timing.wait()
+        return np.subtract((time.perf_counter(), time.process_time()), start)
 
-    totals = np.zeros((warm_up + rounds, 2, 2))  # round, side (ours, theirs), clock
+    totals = np.zeros((timing.warm_up_rounds + timing.rounds, 2, 2))  # round, side, clock
     for number, total in enumerate(totals):
         for one, other in zip(ours, theirs, strict=True):
             sides = [(0, one), (1, other)]
             for side, work in sides if number % 2 else reversed(sides):
                 total[side] += seconds(work)
-    totals = totals[warm_up:] / len(ours)
+    totals = totals[timing.warm_up_rounds :] / len(ours)
     ratios = totals[:, 1] / totals[:, 0]
     return {
         "case": case,
@@ -110,7 +144,7 @@ def compare(
         "ratio": float(np.median(ratios[:, 0])),
         "ratio_spread": np.quantile(ratios[:, 0], [0.25, 0.75]).tolist(),
         "cpu_ratio": float(np.median(ratios[:, 1])),
-        "rounds": rounds,
+        "rounds": timing.rounds,
         **facts,
     }
 
@@ -126,10 +160,12 @@ def compare_processes(
 def of_processes(
     case: str, peer: str, turns: Sequence[Sequence[tuple[float, float, float]]]
 ) -> dict[str, Any]:
-    """What `compare` returns, with the memory of both sides.
+    """Return what `compare` returns, and the peak memory of both sides.
 
     Args:
-        turns: for each round what `process` says of ours, and of the peer.
+        case: name of the case.
+        peer: name of the peer.
+        turns: for each round, what `process` returned for our side and for the peer.
     """
     seconds, processor, memory = np.array(turns).transpose(2, 0, 1)
     ratios = seconds[:, 1] / seconds[:, 0]
@@ -143,27 +179,30 @@ def of_processes(
         "ratio": float(np.median(ratios)),
         "ratio_spread": np.quantile(ratios, [0.25, 0.75]).tolist(),
         "cpu_ratio": float(np.median(processor[:, 1] / processor[:, 0])),
-        "memory_mb": float(memory[:, 0].max()),
-        "peer_memory_mb": float(memory[:, 1].max()),
+        "memory_mib": float(memory[:, 0].max()),
+        "peer_memory_mib": float(memory[:, 1].max()),
         "rounds": len(ratios),
     }
 
 
 def process(command: list[str], folder: Path) -> tuple[float, float, float]:
-    """Seconds, processor seconds and peak megabytes of a command itself, without what it starts.
+    """Run a command and measure it, without the processes that it starts.
+
+    Returns:
+        Seconds by the clock, processor seconds and peak memory in MiB.
 
     Raises:
-        MtdnnError: it fails.
+        MtdnnError: the command fails.
     """
     began, memory = time.perf_counter(), 0.0
     with (folder / "log").open("w+") as log:
         started = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
-        # Its own peak is known while it lives; what the kernel tells later begins with ours.
+        # Read its peak while it runs: what the kernel reports afterwards includes our own peak.
         while not os.waitid(os.P_PID, started.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
-            memory = max(memory, _peak_mb(started.pid))
+            memory = max(memory, peak_memory_mib(started.pid))
             time.sleep(0.005)
         seconds = time.perf_counter() - began
-        # It has ended and was not waited for; its name may hold blanks.
+        # It has ended but was not waited for, so it is still listed. Its name may contain blanks.
         fields = Path(f"/proc/{started.pid}/stat").read_text().rpartition(")")[2].split()
         processor = sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
         log.seek(0)
@@ -172,21 +211,23 @@ def process(command: list[str], folder: Path) -> tuple[float, float, float]:
     return seconds, processor, memory
 
 
-def _peak_mb(number: int) -> float:
-    lines = Path(f"/proc/{number}/status").read_text().splitlines()
-    return sum(int(line.split()[1]) / 1000 for line in lines if line.startswith("VmHWM"))
+def peak_memory_mib(process_id: int | str = "self") -> float:
+    """Return the peak resident memory of a process in MiB; 0 if it has ended."""
+    lines = Path(f"/proc/{process_id}/status").read_text(encoding="utf-8").splitlines()
+    return sum(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def _line(case: dict[str, Any]) -> str:
-    """A case for people, the ratio first."""
-    if "ours_bytes" in case:
-        mine, its = (case[side] / 2**20 for side in ("ours_bytes", "peer_bytes"))
-        figures = f"{case['ratio']:.2f}, {mine:,.0f} against {its:,.0f} MiB"
-        return f"{case['case']} vs {case['peer']}: {figures}"
+def describe(case: dict[str, Any]) -> str:
+    """Describe a case in one line, the ratio first."""
+    start = f"{case['case']} vs {case['peer']}: {case['ratio']:.2f}"
+    if "ours_s" not in case:
+        memory = f"{case['memory_mib']:,.0f} against {case['peer_memory_mib']:,.0f} MiB"
+        return f"{start}, {memory}"
     low, high = case["ratio_spread"]
     clock = f", {case['cpu_ratio']:.2f} by processor time" if "cpu_ratio" in case else ""
-    facts = ", ".join(f"{k} {v}" for k, v in case.items() if isinstance(v, str))
+    facts = {k: v for k, v in case.items() if isinstance(v, str) and k not in ("case", "peer")}
     return (
-        f"{case['case']} vs {case['peer']}: {case['ratio']:.2f} ({low:.2f} to {high:.2f}), "
-        f"{1000 * case['ours_s']:,.1f} against {1000 * case['peer_s']:,.1f} ms{clock}; {facts}"
+        f"{start} ({low:.2f} to {high:.2f}), "
+        f"{1000 * case['ours_s']:,.1f} against {1000 * case['peer_s']:,.1f} ms{clock}; "
+        + ", ".join(f"{name} {value}" for name, value in facts.items())
     )

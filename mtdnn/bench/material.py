@@ -1,4 +1,4 @@
-"""What is measured on: an encoder and feature files, real ones or synthetic ones, labelled."""
+"""The encoder and the feature files that benchmarks use, real or synthetic, and labelled so."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +28,8 @@ SHAPES = {
 VOCABULARY = 30522  # of BERT uncased; also MiniLM's
 SYNTHETIC_ITEMS = 1_000
 
-# Tokens of a sequence at the quantiles 0, 10 %, … 100 %: SQuAD's windows, and a sentence, pair or
-# choice of the others, in the published training files (tests/benchmarks/NOTES.md).
+# Tokens of a sequence at the quantiles 0, 10 %, … 100 % in the published training files: windows
+# of SQuAD, sentences, pairs or choices of the others.
 LENGTHS: dict[str, tuple[int, ...]] = {
     "squad": (39, 106, 124, 135, 146, 159, 174, 191, 215, 261, 384),
     "swag": (15, 20, 23, 25, 27, 29, 31, 34, 38, 43, 95),
@@ -42,8 +42,8 @@ LIKE: dict[Family, str] = {
     "multiple_choice": "swag",
     "sequence_classification": "cola",
 }
-"""The lengths of any other corpus are those of this one."""
-QUESTION = (6, 11, 13, 14, 15, 16, 17, 18, 19, 20, 33)  # of which [CLS] question [SEP]
+"""The corpus whose lengths stand for those of any other corpus of the family."""
+QUESTION = (6, 11, 13, 14, 15, 16, 17, 18, 19, 20, 33)  # tokens of [CLS] question [SEP] alone
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Material:
         run: settings of a run on the experiment's largest mixture.
         encoder: the encoder's folder.
         features: training features by corpus.
-        facts: what was measured on, for the output.
+        facts: names of windows and encoder, for the output.
     """
 
     run: RunSettings
@@ -64,11 +64,18 @@ class Material:
 
 
 def gather(options: Options) -> Material:
-    """The encoder and the windows of the options; synthetic windows where there are no corpora."""
+    """Return the encoder and the windows to measure on.
+
+    Windows are synthetic if the experiment's corpora are not available. The run has the precision
+    of the options if they name one.
+    """
     experiment = experiment_of(options)
     name = next(iter(experiment.encoders))
     mixture = max(experiment.mixtures, key=lambda m: len(experiment.mixtures[m].corpora))
     run = experiment.resolve(RunId(name, mixture, 0.5, "default", experiment.seeds[0]))
+    if options.precision:
+        training = run.training.model_copy(update={"precision": options.precision})
+        run = run.model_copy(update={"training": training})
     try:
         folders = {corpus: real_features(experiment, name, corpus) for corpus in run.corpora}
         windows = f"real ({experiment.experiment})"
@@ -96,31 +103,35 @@ def gather(options: Options) -> Material:
 
 
 def experiment_of(options: Options) -> Experiment:
-    """The experiment of the options, its results below the benchmarks' own folder."""
+    """Load the experiment of the options, with the benchmarks' own folder for its results."""
     return load(options.experiment).model_copy(update={"results": str(options.folder)})
 
 
 def fetched_encoder(experiment: Experiment, name: str) -> Path:
-    """Folder of a pretrained encoder, fetched when it is not there."""
+    """Return the folder of a pretrained encoder, which is fetched if it is missing."""
     folder = experiment.layout.encoder(name)
     if not folder.exists():
-        lock = Path(experiment.lock)
-        encoders.fetch(name, experiment.encoders[name], lock=lock, output=folder)
+        encoders.fetch(name, experiment.encoders[name], lock=_lock(experiment), output=folder)
     return folder
 
 
 def fetched_corpus(experiment: Experiment, name: str) -> Path:
-    """Folder of a corpus, fetched when it is not there."""
+    """Return the folder of a corpus, which is fetched if it is missing."""
     folder = experiment.layout.corpus(name)
     if not folder.exists():
-        settings, lock = experiment.corpora[name], Path(experiment.lock)
+        settings = experiment.corpora[name]
         root = experiment.data_path(getattr(settings.source, "root", None))
-        fetching.fetch(name, settings, root=root, lock=lock, output=folder)
+        fetching.fetch(name, settings, root=root, lock=_lock(experiment), output=folder)
     return folder
 
 
+def _lock(experiment: Experiment) -> Path:
+    assert experiment.lock is not None, "`load` names the lock file"
+    return Path(experiment.lock)
+
+
 def real_features(experiment: Experiment, encoder: str, corpus: str) -> Path:
-    """Folder of a corpus's features, prepared when they are not there."""
+    """Return the folder of a corpus's features, which are prepared if they are missing."""
     folder = experiment.layout.features(encoder, "default", corpus)
     if not folder.exists():
         tokenising.prepare(
@@ -133,18 +144,26 @@ def real_features(experiment: Experiment, encoder: str, corpus: str) -> Path:
     return folder
 
 
-def synthetic_features(
-    room: Path, corpus: str, family: Family, items: int = SYNTHETIC_ITEMS
-) -> Path:
-    """Feature files of random tokens: the lengths are those of real corpora, nothing else is."""
-    folder, lengths = room / corpus, LENGTHS.get(corpus, LENGTHS[LIKE[family]])
+def synthetic_features(parent: Path, corpus: str, family: Family, items: int | None = None) -> Path:
+    """Write a feature file of random tokens whose lengths alone are those of a real corpus.
+
+    Args:
+        parent: where to put the folder.
+        corpus: the corpus's name, also that of the folder.
+        family: its task family.
+        items: number of items; `SYNTHETIC_ITEMS` if absent.
+
+    Returns:
+        The folder, `parent / corpus`; an existing one is kept.
+    """
+    folder, lengths = parent / corpus, LENGTHS.get(corpus, LENGTHS[LIKE[family]])
     if folder.exists():
         return folder
     random = np.random.default_rng(1)
     places = np.linspace(0, 1, 11)
     choices = 4 if family == "multiple_choice" else 1
-    columns: dict[str, list] = {name: [] for name in SCHEMAS[family].names}
-    for item in range(items):
+    columns: dict[str, list[object]] = {name: [] for name in SCHEMAS[family].names}
+    for item in range(items or SYNTHETIC_ITEMS):
         heads = [int(np.interp(random.random(), places, QUESTION))] * choices
         for head in heads:
             length = int(np.interp(random.random(), places, lengths))
@@ -168,13 +187,17 @@ def synthetic_features(
 
 
 def random_encoder(folder: Path, shape: str) -> Path:
-    """A BERT of a known shape with random weights."""
+    """Write a BERT of a known shape with random weights; an existing folder is kept."""
     if not folder.exists():
         from transformers import BertConfig, BertModel
 
         sizes = SHAPES[shape]
         config = BertConfig(
-            vocab_size=VOCABULARY, intermediate_size=4 * sizes["hidden_size"], **sizes
+            vocab_size=VOCABULARY,
+            hidden_size=sizes["hidden_size"],
+            num_hidden_layers=sizes["num_hidden_layers"],
+            num_attention_heads=sizes["num_attention_heads"],
+            intermediate_size=4 * sizes["hidden_size"],
         )
         with replacing(folder) as draft:
             BertModel(config).save_pretrained(draft)

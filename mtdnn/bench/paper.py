@@ -1,7 +1,7 @@
-"""What training the paper's nine runs takes, one seed, from measured steps of every kind.
+"""The training time of the paper's nine runs with one seed, from measured steps of every kind.
 
-Step times are those of the encoders' shapes with random weights, on real windows where they are
-there. The numbers of steps follow from the sizes of the full corpora.
+Steps are measured on the encoders' shapes with random weights, and on real windows if they are
+available. The numbers of steps follow from the sizes of the full corpora.
 """
 
 from collections import Counter
@@ -23,29 +23,28 @@ from mtdnn.workflow.rates import step_seconds
 CONFIG = Path(__file__).parents[2] / "config" / "paper.yaml"
 TABLES = ("table1", "table2", "table3")
 SHAPES = {"bert-base-cased": "base", "bert-large-cased": "large"}
-# Hours of a run, as the paper gives them: on a Tesla P40 (base) and a Titan X (large).
+# Hours of a run as the paper reports them: on a Tesla P40 (base) and a Titan X (large).
 HOURS = {"base": (6, 12), "large": (12, 15)}
-# Of the reduced corpus 8,570 questions have 8,686 windows.
+# In the reduced corpus, 8,570 questions have 8,686 windows.
 WINDOWS_PER_QUESTION = 8_686 / 8_570
 
 
 def cases(options: Options) -> Iterator[dict[str, Any]]:
-    """One case: all nine runs, with the seconds and the number of each kind of step in it."""
+    """Yield one case: all nine runs, with the seconds and the number of each kind of step."""
     experiment = load(CONFIG)
     steps = steps_of_kinds(experiment)
-    seconds, facts, encoders = {}, {}, []
+    precision = options.precision or experiment.training.precision
+    seconds: dict[tuple[str, str], float] = {}
+    facts: dict[str, str] = {}
+    encoders: list[str] = []
     for shape in sorted({shape for shape, _ in steps}):
         encoder = options.encoder if options.encoder == "tiny" else shape
-        material = gather(replace(options, encoder=encoder))
+        material = gather(replace(options, encoder=encoder, precision=precision))
         device = use_device(options.threads)
-        training = material.run.training.model_copy(
-            update={"precision": options.precision or experiment.training.precision}
-        )
-        run = material.run.model_copy(update={"training": training})
-        model = build(material.encoder, run).to(device)
+        model = build(material.encoder, material.run).to(device)
         for corpus, features in material.features.items():
-            seconds[shape, corpus] = step_seconds(model, run, corpus, features, device)
-        facts |= {"windows": material.facts["windows"], "precision": training.precision}
+            seconds[shape, corpus] = step_seconds(model, material.run, corpus, features, device)
+        facts |= {"windows": material.facts["windows"], "precision": precision}
         encoders.append(material.facts["encoder"])
     total = sum(steps[kind] * seconds[kind] for kind in steps)
     runs = Counter(SHAPES[run.encoder] for run in _runs(experiment))
@@ -68,7 +67,7 @@ def cases(options: Options) -> Iterator[dict[str, Any]]:
 
 
 def steps_of_kinds(experiment: Experiment) -> dict[tuple[str, str], float]:
-    """Expected steps of all nine runs together, by the encoder's shape and the corpus."""
+    """Return the expected steps of all nine runs together, by encoder shape and corpus."""
     items = {name: float(corpus.rows["train"]) for name, corpus in experiment.corpora.items()}
     steps: dict[tuple[str, str], float] = {}
     for run in _runs(experiment):
@@ -82,7 +81,7 @@ def steps_of_kinds(experiment: Experiment) -> dict[tuple[str, str], float]:
 
 
 def _runs(experiment: Experiment) -> list[RunId]:
-    """The runs of tables 1 to 3 with the first seed."""
+    """Return the runs of tables 1 to 3 with the first seed."""
     tables = {name: experiment.tables[name] for name in TABLES}
     alone = experiment.model_copy(update={"tables": tables, "seeds": experiment.seeds[:1]})
     return alone.runs()

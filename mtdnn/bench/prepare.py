@@ -1,9 +1,9 @@
 """Tokenising a question-answering corpus, against the `map` of Hugging Face's example.
 
-The peer does what the example does before training and before prediction: questions and contexts
-as pairs through the fast tokenizer, windows of 384 that overlap by 128, padded, the answer looked
-up in the offsets, all inside `datasets.map` without its cache. Both sides are one process, with
-the tokenizer's own threads.
+The peer does what the example does before training and before prediction: it tokenises questions
+and contexts as pairs with the fast tokenizer into padded windows of 384 tokens that overlap by
+128, and looks up the answer in the offsets, all inside `datasets.map` without its cache. Each
+side is one process with the tokenizer's own threads.
 """
 
 import tempfile
@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BatchEncoding
 
-from mtdnn.bench.harness import Options, compare
+from mtdnn.bench.harness import Options, Timing, compare
 from mtdnn.bench.material import experiment_of, fetched_corpus, fetched_encoder
-from mtdnn.config.settings import FeatureSettings
+from mtdnn.config.settings import Family, FeatureSettings
 from mtdnn.data.tokenising import Tokenizer, portions, tokenise
 
 MAX_LENGTH, OVERLAP = 384, 128  # the example's
 
 
 def cases(options: Options) -> Iterator[dict[str, Any]]:
-    """Both splits of the experiment's question-answering corpus."""
+    """Yield a case for each split of the experiment's question-answering corpus."""
     experiment = experiment_of(options)
-    family = "question_answering"
+    family: Family = "question_answering"
     name = next(n for n, c in experiment.corpora.items() if c.family == family)
     encoder = fetched_encoder(experiment, next(iter(experiment.encoders)))
     corpus = fetched_corpus(experiment, name)
@@ -34,27 +34,26 @@ def cases(options: Options) -> Iterator[dict[str, Any]]:
     for split in ("train", "dev"):
         rows = corpus / f"{split}.parquet"
         if f"prepare_{split}".startswith(options.only):
-            with tempfile.TemporaryDirectory() as room:
-                target = Path(room) / "windows.arrow"
+            with tempfile.TemporaryDirectory() as folder:
+                target = Path(folder) / "windows.arrow"
                 yield compare(
                     f"prepare_{split}",
                     "example_map",
                     [lambda: tokenise(family, settings, tokenizer, portions(rows), target)],  # noqa: B023
-                    [lambda: peer.prepare(rows, split, Path(room) / "peer.arrow")],  # noqa: B023
-                    rounds=options.rounds,
-                    windows=f"real ({experiment.experiment})",
-                    processes="1",
+                    [lambda: peer.prepare(rows, split, Path(folder) / "peer.arrow")],  # noqa: B023
+                    Timing(options.rounds),
+                    {"windows": f"real ({experiment.experiment})", "processes": "1"},
                 )
 
 
 class Peer:
-    """Windows of questions and contexts as the example's two `map` functions make them."""
+    """Makes windows of questions and contexts with the example's two `map` functions."""
 
     def __init__(self, encoder: Path):
         self.tokenizer = AutoTokenizer.from_pretrained(encoder)
 
     def prepare(self, rows: Path, split: str, target: Path) -> Any:
-        """The split's windows as a data set that `map` wrote to `target`."""
+        """Return the split's windows as a `datasets.Dataset` that `map` wrote to `target`."""
         from datasets import Dataset, disable_progress_bars
 
         disable_progress_bars()
@@ -68,8 +67,8 @@ class Peer:
             load_from_cache_file=False,
         )
 
-    def _windows(self, examples: dict[str, list]) -> Any:
-        return self.tokenizer(
+    def _windows(self, examples: dict[str, list[Any]]) -> BatchEncoding:
+        windows: BatchEncoding = self.tokenizer(
             [question.lstrip() for question in examples["question"]],
             examples["context"],
             truncation="only_second",
@@ -79,14 +78,13 @@ class Peer:
             return_offsets_mapping=True,
             padding="max_length",
         )
+        return windows
 
-    def training_windows(self, examples: dict[str, list]) -> Any:
-        """With the first and last token of the answer; [CLS] where a window lacks it."""
+    def training_windows(self, examples: dict[str, list[Any]]) -> dict[str, Any]:
+        """Return windows with the answer's first and last token; [CLS] if a window lacks it."""
         windows = self._windows(examples)
-        owners, offsets = (
-            windows.pop("overflow_to_sample_mapping"),
-            windows.pop("offset_mapping"),
-        )
+        owners = windows.pop("overflow_to_sample_mapping")
+        offsets = windows.pop("offset_mapping")
         starts, ends = [], []
         for number, window in enumerate(offsets):
             owner, sides = owners[number], windows.sequence_ids(number)
@@ -109,8 +107,8 @@ class Peer:
             ends.append(span[1])
         return {**windows, "start_positions": starts, "end_positions": ends}
 
-    def dev_windows(self, examples: dict[str, list]) -> Any:
-        """With the example's id and, for the context's tokens alone, their offsets."""
+    def dev_windows(self, examples: dict[str, list[Any]]) -> BatchEncoding:
+        """Return windows with their question's id and the offsets of the context's tokens."""
         windows = self._windows(examples)
         owners = windows.pop("overflow_to_sample_mapping")
         windows["example_id"] = [examples["id"][owner] for owner in owners]

@@ -1,7 +1,7 @@
-"""Start-up: from the start of a process to its answer, to its imports, to the end of one step.
+"""Start-up time: of `--help`, of a training's imports, of a training of one step.
 
 The peers are bare Python, the imports of Hugging Face's question-answering example, and that
-example's first step: a process that loads the same tiny encoder and learns one padded batch.
+example's first step: a process that loads the same tiny encoder and trains on one padded batch.
 """
 
 import sys
@@ -32,13 +32,13 @@ model.save_pretrained("saved")
 
 
 def cases(options: Options) -> Iterator[dict[str, Any]]:
-    """What a user waits for at the prompt, and before a training begins."""
-    with tempfile.TemporaryDirectory() as folder:
-        room = Path(folder)
-        run_dir, encoder = _tiny_run(options, room)
+    """Yield how long users wait at the prompt, and before a training begins."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        run_dir, encoder = _tiny_run(options, folder)
         mtdnn, python = [sys.executable, "-m", "mtdnn"], [sys.executable, "-c"]
         train = [*mtdnn, "train", str(run_dir), "--threads", "1"]
-        # Each round trains anew: a training that is finished is done again.
+        # Each round retrains: `mtdnn train` redoes a finished training.
         for case, peer, ours, theirs in (
             ("help", "bare_python", [*mtdnn, "--help"], [*python, "pass"]),
             (
@@ -55,24 +55,24 @@ def cases(options: Options) -> Iterator[dict[str, Any]]:
             ),
         ):
             if case.startswith(options.only):
-                yield compare_processes(case, peer, ours, theirs, options.rounds, room)
+                yield compare_processes(case, peer, ours, theirs, options.rounds, folder)
 
 
-def _tiny_run(options: Options, room: Path) -> tuple[Path, Path]:
-    """A run of a single step that is ready for `mtdnn train`, and its encoder."""
-    experiment = experiment_of(options).model_copy(update={"results": str(room)})
+def _tiny_run(options: Options, folder: Path) -> tuple[Path, Path]:
+    """Prepare a run of a single step for `mtdnn train`; return its folder and its encoder."""
+    experiment = experiment_of(options).model_copy(update={"results": str(folder)})
     layout = experiment.layout
     name, mixture = (
         next(iter(experiment.encoders)),
-        next(m for m, settings in experiment.mixtures.items() if len(settings.corpora) == 1),
+        next(name for name, mixture in experiment.mixtures.items() if mixture.is_qa_alone),
     )
     run_id = RunId(name, mixture, 1.0, "default", experiment.seeds[0])
     run, run_dir = experiment.resolve(run_id), layout.run(run_id)
     run = run.model_copy(update={"training": run.training.model_copy(update={"epochs": 1})})
     encoder = random_encoder(layout.encoder(name), "tiny")
-    made = layout.features(name, "default", run.primary)
-    synthetic_features(made.parent, run.primary, "question_answering", ITEMS)
-    write_json(made / FEATURES, {"corpus_digest": "made up", "splits": {}})
+    features = layout.features(name, "default", run.primary)
+    synthetic_features(features.parent, run.primary, "question_answering", ITEMS)
+    write_json(features / FEATURES, {"corpus_digest": "made up", "splits": {}})
     write_json(layout.corpus(run.primary) / MANIFEST, {"digest": "made up"})
     write_text(RunFolder(run_dir).config, dump_yaml(run))
     schedule.write(run_dir, run)

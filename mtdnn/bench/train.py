@@ -1,16 +1,13 @@
-"""Whole training steps against Hugging Face's, as its own examples run them.
+"""Whole training steps, against those of Hugging Face's own examples.
 
-The peer is `Trainer`'s inner step without its bookkeeping: collated tensors, the model class of
-the example, gradients clipped at 1, fused AdamW, the linear schedule. Neither side logs.
+The peer is `Trainer`'s inner step without its bookkeeping: collated tensors, the example's model
+class, gradients clipped at 1, fused AdamW, the linear schedule. Neither side logs.
 """
 
 import multiprocessing
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +21,7 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from mtdnn.bench.harness import Options, compare
+from mtdnn.bench.harness import Options, Timing, Work, compare, peak_memory_mib
 from mtdnn.bench.material import Material, gather
 from mtdnn.data.features import Features
 from mtdnn.model.batches import batch_of
@@ -35,85 +32,73 @@ from mtdnn.training.loop import random_state
 from mtdnn.training.stepper import Stepper, precision, stepper_for
 
 BATCH = 16
-STEPS = 4  # of a round
-MEGABATCH = 50  # batches that Trainer's length grouping sorts together
+STEPS = 4  # in a round
+MEGABATCH = 50  # batches that Trainer's grouping by length sorts together
 MAX_LENGTH = 384  # the question-answering example's
 
-Step = Callable[[], Any]
+Steps = Sequence[Work]
 
 
 def cases(options: Options) -> Iterator[dict[str, Any]]:
-    """QA and SC steps against the peer's; on a GPU what its switches are worth; peak memory."""
-    material, device = _gather(options), _device()
+    """Yield QA and SC steps against the peer's, and peak memory.
+
+    On a GPU also the step without the update, and what each switch is worth.
+    """
+    material, device = gather(options), _device()
     about = {"precision": material.run.training.precision, **material.facts}
+    # On a GPU, steps are run normally in the first round and recorded in the second.
+    timing = Timing.on(device, options.rounds, 2 if device.type == "cuda" else 1)
     for (case, peer), steps in SIDES.items():
         if case.startswith(options.only):
-            ours, theirs = steps(material, device)
-            result = compare(case, peer, ours, theirs, options.rounds, *_clock(device), **about)
+            result = compare(case, peer, *steps(material, device), timing, about)
             if device.type == "cuda" and case == "qa_step":
                 result["flop_utilisation"] = _utilisation(material, result["ours_s"], device)
             yield result
     if device.type == "cuda" and "qa_backward".startswith(options.only):
-        sides = _with_and_without_update(material, device)
-        result = compare("qa_backward", "qa_step", *sides, options.rounds, *_clock(device), **about)
+        sides = without_and_with_update(material, device)
+        result = compare("qa_backward", "qa_step", *sides, timing, about)
         result["flop_utilisation"] = _utilisation(material, result["ours_s"], device)
         yield result
     for case, switch in SWITCHES.items():
         if device.type == "cuda" and case.startswith(options.only):
-            sides = switch(material, device)
-            yield compare(case, "without", *sides, options.rounds, *_clock(device), **about)
+            yield compare(case, "without", *switch(material, device), timing, about)
     if "qa_memory".startswith(options.only):
-        mine, its = (_in_own_process(_peak_memory, options, side) for side in (0, 1))
+        ours, theirs = (_in_own_process(_peak_memory_mib, options, side) for side in (0, 1))
         yield {
             "case": "qa_memory",
             "peer": "trainer_padded",
-            "ours_bytes": mine,
-            "peer_bytes": its,
-            "ratio": its / mine,
+            "memory_mib": ours,
+            "peer_memory_mib": theirs,
+            "ratio": theirs / ours,
             **about,
         }
-
-
-def _gather(options: Options) -> Material:
-    material = gather(options)
-    precision = options.precision or material.run.training.precision
-    training = material.run.training.model_copy(update={"precision": precision})
-    return replace(material, run=material.run.model_copy(update={"training": training}))
 
 
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _clock(device: torch.device) -> tuple[Callable[[], Any], int]:
-    """What is called before a clock is read, and the rounds that do not count.
-
-    A GPU's steps are computed as they come in the first round, and recorded in the second.
-    """
-    return (torch.cuda.synchronize, 2) if device.type == "cuda" else (lambda: None, 1)
-
-
 # --- which windows ---------------------------------------------------------------------------
 
 
-def _qa_padded(material: Material, device: torch.device) -> tuple[list[Step], list[Step]]:
-    """The same random batches on both sides."""
+def _qa_padded(material: Material, device: torch.device) -> tuple[Steps, Steps]:
+    """Take the same random batches on both sides."""
     corpus = material.run.primary
     batches = random_batches(material.features[corpus])
     peer = Peer(material, corpus, device, pad_to=MAX_LENGTH)
     return Ours(material, corpus, device).steps(batches), peer.steps(batches)
 
 
-def _qa_grouped(material: Material, device: torch.device) -> tuple[list[Step], list[Step]]:
-    """The peer's batches hold windows of like length, ours the same windows in random order."""
+def _qa_grouped(material: Material, device: torch.device) -> tuple[Steps, Steps]:
+    """Give the peer batches of windows of similar length, us the same windows in random order."""
     corpus = material.run.primary
     features = material.features[corpus]
     pool = np.random.default_rng(2).permutation(len(features))[: BATCH * MEGABATCH]
-    order = get_length_grouped_indices(
+    order = get_length_grouped_indices(  # type: ignore[no-untyped-call]  # has no types
         features.lengths[pool].tolist(), BATCH, generator=torch.Generator().manual_seed(1)
     )
     grouped = pool[order].reshape(-1, BATCH)
-    # Short and long batches alike: evenly spread over the order of length.
+    # Short and long batches: evenly spread over all batches in order of length.
     by_length = grouped[np.argsort([features.lengths[rows].max() for rows in grouped])]
     grouped = by_length[len(by_length) // STEPS // 2 :: len(by_length) // STEPS][:STEPS]
     shuffled = np.random.default_rng(3).permutation(grouped.ravel()).reshape(-1, BATCH)
@@ -121,77 +106,76 @@ def _qa_grouped(material: Material, device: torch.device) -> tuple[list[Step], l
     return Ours(material, corpus, device).steps(shuffled), peer.steps(grouped)
 
 
-def _sc_dynamic(material: Material, device: torch.device) -> tuple[list[Step], list[Step]]:
-    """Single sentences: the smallest steps there are."""
+def _sc_dynamic(material: Material, device: torch.device) -> tuple[Steps, Steps]:
+    """Take steps on single sentences, the smallest ones."""
     corpus = smallest(material)
     batches = random_batches(material.features[corpus], 4 * STEPS)
     peer = Peer(material, corpus, device)
     return Ours(material, corpus, device).steps(batches), peer.steps(batches)
 
 
-def _determinism(material: Material, device: torch.device) -> tuple[list[Step], list[Step]]:
-    """Our QA step with the algorithms that give the same bits each time, and with any."""
+def _determinism(material: Material, device: torch.device) -> tuple[Steps, Steps]:
+    """Take our QA step with deterministic algorithms only, and with any algorithms."""
 
-    def allowing(only_deterministic: bool, step: Step) -> None:
-        torch.use_deterministic_algorithms(only_deterministic)
+    def take(deterministic: bool, step: Work) -> None:
+        torch.use_deterministic_algorithms(deterministic)
         step()
 
     corpus = material.run.primary
     batches = random_batches(material.features[corpus])
     with_it, without = (
-        [partial(allowing, wanted, step) for step in Ours(material, corpus, device).steps(batches)]
+        [partial(take, wanted, step) for step in Ours(material, corpus, device).steps(batches)]
         for wanted in (True, False)
     )
     return with_it, without
 
 
-def _graphs(material: Material, device: torch.device) -> tuple[list[Step], list[Step]]:
-    """Our smallest step, recorded, and as it comes."""
+def _graphs(material: Material, device: torch.device) -> tuple[Steps, Steps]:
+    """Take our smallest step from a CUDA graph, and without one."""
     corpus = smallest(material)
     batches = random_batches(material.features[corpus], 4 * STEPS)
-    recorded, plain = Ours(material, corpus, device), Ours(material, corpus, device)
-    plain.stepper = Stepper(*plain.trained, material.run.training, device)
-    return recorded.steps(batches), plain.steps(batches)
+    recorded, unrecorded = Ours(material, corpus, device), Ours(material, corpus, device)
+    unrecorded.stepper = Stepper(*unrecorded.trained, material.run.training, device)
+    return recorded.steps(batches), unrecorded.steps(batches)
 
 
-class _Undone:
-    """Stands for an optimiser: the gradients are computed and nothing is done with them."""
-
-    structure = ()
+class _WithoutUpdate(DecoupledAdamax):
+    """Stands in for an optimizer whose gradients are computed but never used."""
 
     def __init__(self, optimizer: DecoupledAdamax):
-        self.param_groups, self.zero_grad = optimizer.param_groups, optimizer.zero_grad
+        vars(self).update(vars(optimizer))
+
+    @property
+    def structure(self) -> tuple[int, ...]:
+        return ()
 
     def keep_factors_on(self, device: torch.device) -> None: ...
 
-    def advance(self, parameters: list[nn.Parameter]) -> None: ...
+    def advance(self, parameters: Iterable[nn.Parameter]) -> None: ...
 
-    def apply(self, scale: torch.Tensor) -> None: ...
-
-    step = apply
+    def apply(self, scale: torch.Tensor | float = 1.0) -> None: ...
 
 
-def _with_and_without_update(
-    material: Material, device: torch.device
-) -> tuple[list[Step], list[Step]]:
-    """Our QA step without the update of the weights, and with it."""
+def without_and_with_update(material: Material, device: torch.device) -> tuple[Steps, Steps]:
+    """Take our QA step without the update of the weights, and with it."""
     corpus = material.run.primary
     batches = random_batches(material.features[corpus])
     gradients, whole = Ours(material, corpus, device), Ours(material, corpus, device)
     model, optimizer = gradients.trained
-    gradients.stepper = stepper_for(model, _Undone(optimizer), material.run.training, device)
+    gradients.stepper = stepper_for(model, _WithoutUpdate(optimizer), material.run.training, device)
     return gradients.steps(batches), whole.steps(batches)
 
 
 def smallest(material: Material) -> str:
-    """The corpus of the shortest sentences."""
+    """Return the sequence-classification corpus with the shortest sentences."""
     return min(
         (n for n, c in material.run.corpora.items() if c.family == "sequence_classification"),
-        key=lambda name: material.features[name].lengths.mean(),
+        key=lambda name: float(material.features[name].lengths.mean()),
     )
 
 
 def random_batches(features: Features, count: int = STEPS) -> np.ndarray:
+    """Draw `count` batches of items; return their numbers, (count, BATCH)."""
     rows = np.random.default_rng(1).permutation(len(features))[: BATCH * count]
     return rows.reshape(-1, BATCH)
 
@@ -209,27 +193,27 @@ SWITCHES = {"determinism": _determinism, "sc_graphs": _graphs}
 # --- memory and arithmetic -------------------------------------------------------------------
 
 
-def _in_own_process(function: Callable, *arguments: Any) -> Any:
-    """A call in a fresh process: memory that others used before is not counted."""
+def _in_own_process(function: Callable[..., float], *arguments: object) -> float:
+    """Call a function in a new process, whose peak memory is its own."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
-def _peak_memory(options: Options, side: int) -> int:
-    """Peak bytes while ours (side 0) or the peer (side 1) trains: of the GPU, or the process."""
+def _peak_memory_mib(options: Options, side: int) -> float:
+    """Train our side (0) or the peer (1); return the peak memory of the GPU, or of the process."""
     device = use_device(options.threads)
-    for step in _qa_padded(_gather(options), device)[side]:
+    for step in _qa_padded(gather(options), device)[side]:
         step()
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
+        return torch.cuda.max_memory_allocated() / 2**20
+    return peak_memory_mib()
 
 
 def _utilisation(material: Material, seconds: float, device: torch.device) -> float:
-    """Arithmetic of a whole QA step on real tokens, as a share of the card's bf16 products.
+    """Return the operations of a whole QA step as a share of the GPU's measured bf16 rate.
 
-    Counted are the encoder's matrix products, forward and twice that backward.
+    Only the encoder's matrix products on real tokens count: the forward pass once, the backward
+    pass twice.
     """
     config = AutoConfig.from_pretrained(material.encoder)
     hidden, layers = config.hidden_size, config.num_hidden_layers
@@ -237,14 +221,15 @@ def _utilisation(material: Material, seconds: float, device: torch.device) -> fl
     lengths = features.lengths[random_batches(features)].astype(float)
     dense = lengths.sum() * (8 * hidden**2 + 4 * hidden * config.intermediate_size)
     attention = 4 * hidden * (lengths**2).sum()
-    work = 3 * layers * (dense + attention) / STEPS
+    work = float(3 * layers * (dense + attention) / STEPS)
     return work / seconds / _product_rate(device)
 
 
 def _product_rate(device: torch.device, size: int = 8192, times: int = 20) -> float:
-    """Measured operations per second of a large bf16 matrix product."""
+    """Measure the operations per second of a large bf16 matrix product."""
     matrix = torch.randn(size, size, device=device, dtype=torch.bfloat16)
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # has no types
+    end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # has no types
     for _ in range(3):
         matrix @ matrix
     start.record()
@@ -252,14 +237,15 @@ def _product_rate(device: torch.device, size: int = 8192, times: int = 20) -> fl
         matrix @ matrix
     end.record()
     torch.cuda.synchronize()
-    return 2 * size**3 * times / (start.elapsed_time(end) / 1000)
+    seconds: float = start.elapsed_time(end) / 1000
+    return 2 * size**3 * times / seconds
 
 
 # --- both sides ------------------------------------------------------------------------------
 
 
 class Ours:
-    """Steps as `mtdnn train` takes them."""
+    """Takes steps as `mtdnn train` does."""
 
     def __init__(self, material: Material, corpus: str, device: torch.device):
         self.run, self.corpus = material.run, corpus
@@ -270,10 +256,12 @@ class Ours:
         self.stepper = stepper_for(*self.trained, settings, device)
         self.taken = 0
 
-    def steps(self, batches: np.ndarray) -> list[Step]:
+    def steps(self, batches: np.ndarray) -> Steps:
+        """Return a step for each row of `batches`."""
         return [partial(self.step, rows) for rows in batches]
 
     def step(self, rows: np.ndarray) -> None:
+        """Take a step on the items `rows`."""
         batch = self.stepper.prepare(batch_of(self.features, rows))
         rate = learning_rate(self.taken, 10_000, self.run.training)
         random_state(self.run.seed, self.taken)
@@ -282,10 +270,13 @@ class Ours:
 
 
 class Peer:
-    """Steps as `Trainer` takes them with the model class of Hugging Face's example.
+    """Takes steps as `Trainer` does with the model class of Hugging Face's example.
 
     Args:
-        pad_to: pad every sequence to this length; to the longest of its batch when absent.
+        material: encoder, features and settings.
+        corpus: the corpus to train on.
+        device: where to train.
+        pad_to: length to pad every sequence to; that of the longest in its batch if absent.
     """
 
     def __init__(
@@ -306,13 +297,17 @@ class Peer:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=settings.learning_rate, fused=True
         )
-        self.schedule = get_linear_schedule_with_warmup(self.optimizer, 1_000, 10_000)
+        self.schedule = get_linear_schedule_with_warmup(  # type: ignore[no-untyped-call]
+            self.optimizer, 1_000, 10_000
+        )
 
-    def steps(self, batches: np.ndarray) -> list[Step]:
-        # Its data set holds the sequences one by one; stacking them is part of the step.
+    def steps(self, batches: np.ndarray) -> Steps:
+        """Return a step for each row of `batches`."""
+        # Its data set has the sequences one by one; stacking them is part of the step.
         return [partial(self.step, [self._example(row) for row in rows]) for rows in batches]
 
     def step(self, examples: list[dict[str, torch.Tensor]]) -> None:
+        """Take a step on a batch of examples."""
         inputs = self._collate(examples)
         with precision(self.settings, self.device):
             loss = self.model(**inputs).loss
@@ -323,15 +318,15 @@ class Peer:
         self.optimizer.zero_grad()
 
     def _example(self, row: int) -> dict[str, torch.Tensor]:
-        columns = ("input_ids", "token_type_ids", *self.targets.values())
-        columns = self.features.pick([row], columns).columns
+        names = ("input_ids", "token_type_ids", *self.targets.values())
+        columns = self.features.pick([row], names).columns
         ids = torch.from_numpy(columns["input_ids"].astype(np.int64))
         example = {
             "input_ids": ids,
             "token_type_ids": torch.from_numpy(columns["token_type_ids"].astype(np.int64)),
             "attention_mask": torch.ones_like(ids),
         }
-        if self.pad_to:  # as the example's `map` leaves them
+        if self.pad_to:  # as the example's `map` does
             example = {
                 k: nn.functional.pad(v, (0, self.pad_to - len(v))) for k, v in example.items()
             }

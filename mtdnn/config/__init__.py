@@ -1,1 +1,1 @@
-"""An experiment's YAML file: settings, checks, and the layout of its results."""
+"""The settings of an experiment, their checks, and the layout of its results."""

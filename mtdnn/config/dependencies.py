@@ -1,18 +1,18 @@
-"""What the Snakefile asks: which settings and code each step depends on, and what is missing.
+"""The settings and the code on which the result of each step depends, as digests.
 
-A step is done again when its digests change, so they hold what matters to its result and
-nothing else: a new title or figure never retrains a model. Imports nothing heavy.
+Snakemake redoes a step when its digests change. They cover what can change its result and nothing
+else: a new title or figure never retrains a model. Imports nothing heavy.
 """
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import RunFolder, RunId
-from mtdnn.config.settings import FilesCorpus
+from mtdnn.config.settings import FilesCorpus, HubCorpus, SyntheticCorpus
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest, read_json
 from mtdnn.machine.provenance import code_digest
@@ -29,31 +29,33 @@ CODE = {
     "log": ("tracking.delivery",),
     "agreement": ("tracking.agreement",),
 }
-"""The modules of the package whose code, with all that they import, determines a step's result."""
+"""For each step, the modules that determine its result, together with all that they import."""
 
 
 def code_of(step: str) -> str:
-    """Digest of the code that determines a step's result."""
+    """Return the digest of the code that determines a step's result."""
     return code_digest(*CODE[step])
 
 
 def source_files(experiment: Experiment, corpus: str) -> list[Path]:
-    """The local files of a corpus with source `files`."""
+    """Return the local files of a corpus; none unless its source is a local folder."""
     source = experiment.corpora[corpus].source
+    if not is_local(source):
+        return []
     names = [name for split in source.splits.values() for name in split]
     names += [source.dev_ids] if source.dev_ids else []
     return [Path(experiment.data_path(source.root), name) for name in names]
 
 
 def encoder_settings(experiment: Experiment, encoder: str) -> str:
-    """Digest of what determines an encoder's files."""
+    """Return the digest of the settings that determine an encoder's files."""
     return digest(experiment.encoders[encoder].model_dump(mode="json", exclude={"label"}))
 
 
 def corpus_settings(experiment: Experiment, corpus: str) -> str:
-    """Digest of what determines a corpus's rows.
+    """Return the digest of what determines a corpus's rows.
 
-    Local files count by name and size, not by place: a mirror that was moved retrains nothing.
+    Local files count by name and size, not by folder: moving a mirror retrains nothing.
     """
     settings = experiment.corpora[corpus]
     if not is_local(settings.source):
@@ -64,46 +66,55 @@ def corpus_settings(experiment: Experiment, corpus: str) -> str:
 
 
 def features_settings(experiment: Experiment, variant: str) -> str:
-    """Digest of how text becomes tokens in a variant of the features."""
-    override = {} if variant == "default" else experiment.variants[variant].features
-    return digest({**experiment.features.model_dump(), **override})
+    """Return the digest of the settings by which a variant turns text into tokens."""
+    return digest(experiment.settings_of(variant)["features"])
+
+
+@dataclass(frozen=True)
+class _Resolved:
+    """The settings of all runs that differ only in their seed, by what depends on them."""
+
+    determining: dict[str, Any]
+    decoding: dict[str, Any]
+    everything: dict[str, Any]
+    gpus: int
 
 
 class RunSteps:
-    """What the steps of an experiment's runs ask for, also of thousands at once.
+    """Digests of the settings on which the steps of an experiment's runs depend.
 
-    Runs that differ in nothing but their seed share all that is worked out.
+    Fast for thousands of runs: those that differ only in their seed are resolved once.
     """
 
     def __init__(self, experiment: Experiment):
         self._experiment, self._layout = experiment, experiment.layout
-        self._known: dict[RunId, dict[str, Any]] = {}
+        self._resolved: dict[RunId, _Resolved] = {}
 
     def settings(self, run: RunId, step: str) -> str:
-        """Digest of the settings that matter to `step` of a run: `train`, `evaluate`, `metrics`.
+        """Return the digest of the settings that matter to `train`, `evaluate` or `metrics`.
 
-        `train` (and the schedule) knows nothing of decoding, `evaluate` does, and `metrics` also
-        knows the slices and every word that is shown.
+        `train` (and the schedule) does not depend on decoding. `evaluate` does. `metrics` also
+        depends on the slices and on every label.
         """
-        known = self._of(run)
-        determining = {**known["determining"], "seed": run.seed}
+        settings = self._resolve(run)
+        determining = {**settings.determining, "seed": run.seed}
         if step == "train":
             return digest(determining)
         if step == "evaluate":
-            return digest([determining, known["decoding"]])
-        return digest([{**known["everything"], "seed": run.seed}, self._slices])
+            return digest([determining, settings.decoding])
+        return digest([{**settings.everything, "seed": run.seed}, self._slices])
 
     def gpus(self, run: RunId) -> int:
-        """How many GPUs train a run together."""
-        return self._of(run)["gpus"]
+        """Return the number of GPUs that train a run together."""
+        return self._resolve(run).gpus
 
     def imported(self, run: RunId) -> list[str]:
-        """The steps of a run that were done elsewhere and taken in by `mtdnn import`.
+        """Return the steps of a run that were done elsewhere and added by `mtdnn import`.
 
-        Snakemake has no record of them, so it cannot notice that their settings changed.
+        Snakemake has no record of them and so cannot notice that their settings have changed.
 
         Raises:
-            MtdnnError: the experiment's settings are no longer those under which they were done.
+            MtdnnError: the experiment's settings have changed since the run was imported.
         """
         files = RunFolder(self._layout.run(run))
         if not files.imported.exists():
@@ -117,7 +128,7 @@ class RunSteps:
         for step, settings in recorded.items():
             if settings != self.settings(run, step):
                 raise MtdnnError(
-                    f"{products[step]}: was imported, and the experiment's settings have "
+                    f"{products[step]}: imported, but the experiment's settings have "
                     f"changed since; change them back, or delete this file to {step} the run here"
                 )
         return list(recorded)
@@ -126,18 +137,19 @@ class RunSteps:
     def _slices(self) -> dict[str, Any]:
         return self._experiment.model_dump(mode="json", include={"slices", "tune_threshold_on"})
 
-    def _of(self, run: RunId) -> dict[str, Any]:
-        like = replace(run, seed=0)
-        if like not in self._known:
+    def _resolve(self, run: RunId) -> _Resolved:
+        seedless = replace(run, seed=0)
+        if seedless not in self._resolved:
             settings = self._experiment.resolve(run)
-            self._known[like] = {
-                "determining": settings.determining(),
-                "decoding": settings.decoding.model_dump(),
-                "everything": settings.model_dump(mode="json"),
-                "gpus": settings.training.gpus,
-            }
-        return self._known[like]
+            self._resolved[seedless] = _Resolved(
+                determining=settings.determining(),
+                decoding=settings.decoding.model_dump(),
+                everything=settings.model_dump(mode="json"),
+                gpus=settings.training.gpus,
+            )
+        return self._resolved[seedless]
 
 
-def is_local(source: Any) -> bool:
+def is_local(source: HubCorpus | FilesCorpus | SyntheticCorpus) -> TypeGuard[FilesCorpus]:
+    """Return whether a corpus is read from a local folder."""
     return isinstance(source, FilesCorpus) and not re.match(r"https?://", source.root or "")

@@ -1,7 +1,7 @@
-"""An experiment: encoders, corpora, mixtures, tables and figures, read from one YAML file.
+"""An experiment: the encoders, corpora, mixtures, tables and figures that one YAML file describes.
 
-`load` and `parse` turn the YAML into an `Experiment` or fail with one line per mistake.
-Nothing heavy is imported here: the Snakefile and the command line start with this module.
+`mtdnn.config.loading` reads the file. Nothing heavy is imported here, because the Snakefile and
+the command line start with this module.
 """
 
 import difflib
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mtdnn.config.layout import Layout, RunId
 from mtdnn.config.settings import (
@@ -30,9 +30,9 @@ from mtdnn.config.settings import (
 )
 
 VARIED = ("features", "schedule", "training", "decoding")
-"""Parts of the settings that a variant may override."""
+"""The parts of the settings that a variant may override."""
 
-MOST_ROWS = 10_000
+MAX_GRID_ROWS = 10_000
 
 
 class Mixture(Closed):
@@ -41,9 +41,14 @@ class Mixture(Closed):
     label: str = Field(description="name shown in tables and figures")
     corpora: list[Name] = Field(min_length=1, description="names of corpora")
 
+    @property
+    def is_qa_alone(self) -> bool:
+        """Whether it has no auxiliary corpus."""
+        return len(self.corpora) == 1
+
 
 class Variant(Closed):
-    """A named override of settings; only the keys that differ are given."""
+    """A named override of settings, with only the keys that differ."""
 
     label: str | None = Field(None, description="name shown in tables and figures")
     features: dict[str, Any] = Field({}, description="overrides of `features`")
@@ -56,120 +61,126 @@ QuestionType = Literal["how many", "how", "what", "when", "where", "which", "who
 
 
 class WordCount(Closed):
-    """A range of lengths in words, both ends included."""
+    """A range of lengths in words, including both ends."""
 
-    least: int = Field(0, ge=0, description="at least so many words")
-    most: int | None = Field(None, ge=0, description="at most so many words")
+    least: int = Field(0, ge=0, description="minimum number of words")
+    most: int | None = Field(None, ge=0, description="maximum number of words")
 
 
 class Slice(Closed):
-    """The questions on which a score is computed: those for which every given key holds."""
+    """The questions on which a score is computed: those that meet every given condition."""
 
     label: str = Field(description="name shown in tables and figures")
-    split: Literal["dev", "held_out"] = Field("dev", description="the corpus's split")
-    titles: list[str] = Field([], description="only questions of these articles; all when empty")
-    exclude_titles: list[str] = Field([], description="not the questions of these articles")
+    split: Literal["dev", "held_out"] = Field("dev", description="split of the corpus")
+    titles: list[str] = Field([], description="only questions of these articles; by default of all")
+    exclude_titles: list[str] = Field([], description="no questions of these articles")
     only: Literal["answerable", "unanswerable"] | None = Field(
-        None, description="only questions with an answer, or without one"
+        None, description="only questions with an answer, or only those without one"
     )
     question_types: list[QuestionType] = Field(
-        [], description="only questions whose first interrogative is one of these; all when empty"
+        [], description="only questions whose first interrogative is one of these; by default all"
     )
     question_words: WordCount | None = Field(
-        None, description="only questions of this length in words: {least: 1, most: 9}"
+        None, description="only questions of this length, for instance {least: 1, most: 9}"
     )
     context_words: WordCount | None = Field(
-        None, description="only questions about a context of this length"
+        None, description="only questions whose context has this length"
     )
     answer_words: WordCount | None = Field(
         None, description="only answerable questions whose shortest gold answer has this length"
     )
-    questions: int | None = Field(None, description="expected number; a difference is refused")
-    answerable: int | None = Field(None, description="expected number with an answer")
+    questions: int | None = Field(
+        None, description="expected number of questions; a slice with another number is refused"
+    )
+    answerable: int | None = Field(None, description="expected number of questions with an answer")
     tune_threshold_on: Name | None = Field(
         None,
-        description="another slice, on whose questions this one's null threshold is tuned; "
-        "absent: the experiment's tune_threshold_on",
+        description="another slice on which this one's null threshold is tuned; by default see "
+        "the experiment's tune_threshold_on",
     )
     published: str | None = Field(
         None,
-        description="`split` of the published numbers to set beside this slice; "
-        "dev for the first slice when absent",
+        description="`split` of the published numbers to show beside this slice; by default `dev` "
+        "for the first slice and none for the others",
     )
 
 
 class Row(Closed):
-    """One row of a table: runs that differ in their seed only."""
+    """One row of a table: runs that differ only in their seed."""
 
     encoder: Name = Field(description="name of an encoder")
     mixture: Name = Field(description="name of a mixture")
     qa_weight: float = Field(1.0, gt=0, le=1, description="probability that a step is a QA step")
     variant: Name = Field("default", description="name of a variant")
-    label: str | None = Field(None, description="name of the row; the mixture's when absent")
+    label: str | None = Field(None, description="label of the row; by default that of the mixture")
 
 
 class Grid(Closed):
-    """Rows for every combination of some values, in this order."""
+    """Rows for every combination of the given values."""
 
     encoders: list[Name] = Field(min_length=1, description="names of encoders")
     mixtures: list[Name] = Field(min_length=1, description="names of mixtures")
     qa_weights: list[float] = Field(
-        [], description="weights of the mixtures with auxiliary corpora; QA alone has 1.0"
+        [], description="QA weights for mixtures with auxiliary corpora; that of QA alone is 1.0"
     )
     variants: list[Name] = Field(["default"], min_length=1, description="names of variants")
     settings: dict[str, list[Any]] = Field(
         {},
-        description="values of settings, by place: {training.learning_rate: [1e-5, 3e-5]}; "
-        "each combination becomes a variant with a name of its own",
+        description="values of settings, for instance {training.learning_rate: [1e-5, 3e-5]}; each "
+        "combination becomes a variant with its own name",
     )
 
 
 class Table(Closed):
-    """A table of scores, a row for each kind of run."""
+    """A table of scores; the runs of a row differ only in their seed."""
 
     title: str = Field(description="shown above the table")
     slice: Name | None = Field(
-        None, description="the slice on which it scores; the experiment's first when absent"
+        None, description="slice on which the runs are scored; by default the first"
     )
-    rows: list[Row] = Field([], description="its rows")
-    grid: Grid | None = Field(None, description="more rows, for every combination of its values")
+    rows: list[Row] = Field([], description="rows of the table")
+    grid: Grid | None = Field(
+        None, description="further rows, one for every combination of some values"
+    )
 
 
 class Figure(Closed):
-    """A table drawn as a figure."""
+    """A figure that shows the scores of a table."""
 
     title: str = Field(description="shown above the figure")
-    table: Name = Field(description="the table that is drawn")
-    x: Literal["qa_weight", "mixture"] = Field(description="what the horizontal axis shows")
+    table: Name = Field(description="name of the table that it shows")
+    x: Literal["qa_weight", "mixture"] = Field(description="variable on the horizontal axis")
 
 
 class Experiment(Closed):
-    """One experiment, complete and valid."""
+    """An experiment, complete and checked."""
 
-    experiment: Name = Field(description="name; results go to results/{experiment}/")
+    experiment: Name = Field(
+        description="name of the experiment; its results go to results/{experiment}/"
+    )
     title: str = Field(description="shown above tables, figures and reports")
     notice: str | None = Field(
-        None, description="shown wherever results are shown: reduced data, synthetic corpora, …"
+        None, description="shown beside all results, for instance that the corpora are synthetic"
     )
     results: str = Field("results", description="folder of all results")
     data_root: str = Field(
-        ".", description="where relative roots of corpora start; MTDNN_DATA overrides it"
+        ".", description="folder in which relative roots of corpora start; MTDNN_DATA overrides it"
     )
     tracking_uri: str | None = Field(
-        None, description="MLflow server or store; results/mlflow.db when absent"
+        None, description="URI of an MLflow server or store; by default results/mlflow.db"
     )
     tracking_live: bool = Field(
         True,
-        description="deliver curves to MLflow while runs are being trained, by a process of "
-        "low priority; else once all runs are scored",
+        description="deliver curves to MLflow during training, by a process of low priority; "
+        "otherwise after all runs are scored",
     )
     lock: str | None = Field(
         None,
-        description="file of resolved Hub revisions and digests; `NAME.lock.json` beside "
-        "`NAME.yaml` when absent",
+        description="file of resolved Hub revisions and digests; by default `NAME.lock.json` "
+        "beside `NAME.yaml`",
     )
     published: str | None = Field(
-        None, description="CSV of published numbers to set beside the measured ones"
+        None, description="CSV file of published numbers to show beside the measured ones"
     )
     encoders: dict[Name, EncoderSettings] = Field(
         min_length=1, description="pretrained encoders by name"
@@ -178,26 +189,30 @@ class Experiment(Closed):
     mixtures: dict[Name, Mixture] = Field(min_length=1, description="sets of corpora by name")
     features: FeatureSettings = Field(FeatureSettings(), description="how text becomes token ids")
     schedule: ScheduleSettings = Field(
-        ScheduleSettings(), description="which corpus gives the batch of each step"
+        ScheduleSettings(), description="from which corpus each step takes its batch"
     )
     training: TrainingSettings = Field(TrainingSettings(), description="how a run is trained")
     decoding: DecodingSettings = Field(
-        DecodingSettings(), description="how answers are read off the span logits"
+        DecodingSettings(), description="how answers are chosen from the span logits"
     )
-    variants: dict[Name, Variant] = Field({}, description="named overrides of these settings")
-    seeds: list[Seed] = Field(min_length=1, description="every row of every table is run with each")
+    variants: dict[Name, Variant] = Field({}, description="overrides of these settings by name")
+    seeds: list[Seed] = Field(
+        min_length=1, description="each row of each table is run with every seed"
+    )
     slices: dict[Name, Slice] = Field(
-        min_length=1, description="the first one is the score that tables show"
+        min_length=1, description="sets of questions to score, by name; tables show the first"
     )
     tune_threshold_on: Literal["held_out"] | None = Field(
-        None, description="split on which a null threshold is tuned, shown beside threshold 0"
+        None,
+        description="split on which null thresholds are tuned; tables then show scores at both the "
+        "tuned threshold and 0",
     )
     tables: dict[Name, Table] = Field(min_length=1, description="tables by name")
     figures: dict[Name, Figure] = Field({}, description="figures by name")
 
     @model_validator(mode="after")
     def _grids_are_rows(self) -> "Experiment":
-        """Write the grids out, so that whatever comes after sees rows and variants alone."""
+        """Expand the grids, so that all other code sees only rows and variants."""
         tables, variants = {}, dict(self.variants)
         for name, table in self.tables.items():
             rows = list(table.rows)
@@ -206,20 +221,20 @@ class Experiment(Closed):
             if not rows:
                 raise ValueError(f"tables.{name}: has neither rows nor a grid")
             tables[name] = table.model_copy(update={"rows": rows, "grid": None})
-        self.__dict__.update(tables=tables, variants=variants)  # it is not in use yet
+        self.__dict__.update(tables=tables, variants=variants)  # frozen, but not in use yet
         return self
 
     def _rows_of(self, grid: Grid, place: str, variants: dict[str, Variant]) -> list[Row]:
-        """The rows of a grid; the variants that they need are added to `variants`."""
+        """Return the rows of a grid; add the variants that they need to `variants`."""
         count = math.prod(len(values) for values in grid.settings.values())
         count *= len(grid.encoders) * len(grid.mixtures) * len(grid.variants)
-        if count * max(1, len(grid.qa_weights)) > MOST_ROWS:
-            raise ValueError(f"{place}: has more than {MOST_ROWS} combinations")
+        if count * max(1, len(grid.qa_weights)) > MAX_GRID_ROWS:
+            raise ValueError(f"{place}: has more than {MAX_GRID_ROWS} combinations")
         rows = []
         for encoder, mixture in itertools.product(grid.encoders, grid.mixtures):
-            _known(f"{place}.encoders", encoder, self.encoders)
-            _known(f"{place}.mixtures", mixture, self.mixtures)
-            alone = len(self.mixtures[mixture].corpora) == 1
+            _check_known(f"{place}.encoders", encoder, self.encoders)
+            _check_known(f"{place}.mixtures", mixture, self.mixtures)
+            alone = self.mixtures[mixture].is_qa_alone
             if not alone and not grid.qa_weights:
                 raise ValueError(f"{place}.qa_weights: {mixture} needs at least one")
             for weight, base in itertools.product([1] if alone else grid.qa_weights, grid.variants):
@@ -230,6 +245,15 @@ class Experiment(Closed):
                         Row(encoder=encoder, mixture=mixture, qa_weight=weight, variant=variant)
                     )
         return rows
+
+    @field_validator("results")
+    @classmethod
+    def _usable_in_paths(cls, results: str) -> str:
+        # Braces are wildcards to Snakemake, and `?` starts the options in the address of MLflow's
+        # SQLite file. A leading dash makes the path an option of every command.
+        if re.search(r"[{}?\x00-\x1f]|^-", results):
+            raise ValueError("should be a path without a leading dash, line breaks and { } ?")
+        return results
 
     @model_validator(mode="after")
     def _names_resolve(self) -> "Experiment":
@@ -252,7 +276,7 @@ class Experiment(Closed):
                     f"has {families.count('question_answering')}"
                 )
             if len(set(mixture.corpora)) != len(mixture.corpora):
-                yield f"mixtures.{name}: each corpus may stand only once"
+                yield f"mixtures.{name}: each corpus may occur only once"
 
     def _wrong_slices(self) -> Iterator[str]:
         for name, entry in self.slices.items():
@@ -279,7 +303,7 @@ class Experiment(Closed):
         yield from unknown
         if unknown:
             return
-        alone = len(self.mixtures[row.mixture].corpora) == 1
+        alone = self.mixtures[row.mixture].is_qa_alone
         if alone and row.qa_weight != 1:
             yield (
                 f"{place}.qa_weight: {row.mixture} has no auxiliary corpus, "
@@ -290,8 +314,7 @@ class Experiment(Closed):
                 f"{place}.qa_weight: with 1.0 the auxiliary corpora of {row.mixture} "
                 "are never drawn; give a weight below 1"
             )
-        override = {} if row.variant == "default" else self.variants[row.variant].schedule
-        if not alone and "steps_of_weight" in override:
+        if not alone and "steps_of_weight" in self.override(row.variant).schedule:
             yield (
                 f"{place}.variant: {row.variant} has schedule.steps_of_weight, which is "
                 f"for question answering alone, not for {row.mixture}"
@@ -301,7 +324,7 @@ class Experiment(Closed):
         if self.schedule.steps_of_weight:
             yield (
                 "schedule.steps_of_weight: is for question answering alone; set it in a variant "
-                "and name that in the rows concerned"
+                "and use that in rows of question answering alone"
             )
         for name, figure in self.figures.items():
             yield from _unknown(f"figures.{name}.table", [figure.table], self.tables)
@@ -309,68 +332,105 @@ class Experiment(Closed):
         if self.tune_threshold_on and not held_out:
             yield "tune_threshold_on: held_out needs a corpus with held_out_titles"
         if "default" in self.variants:
-            yield "variants.default: is the experiment's own settings; name it otherwise"
+            yield "variants.default: this name means the experiment's own settings; choose another"
         if len(set(self.seeds)) != len(self.seeds):
-            yield "seeds: each may stand only once"
+            yield "seeds: each may occur only once"
 
     @property
     def layout(self) -> Layout:
+        """The paths of its results."""
         return Layout(Path(self.results) / self.experiment)
 
     @property
     def store_uri(self) -> str:
-        """The MLflow store, always absolute: a relative one would depend on the caller's folder."""
+        """The URI of the MLflow store, independent of the working directory."""
         uri = self.tracking_uri or f"sqlite:///{Path(self.results) / 'mlflow.db'}"
         path = uri.removeprefix("sqlite:///")
         return uri if path == uri else f"sqlite:///{Path(path).absolute()}"
 
     def data_path(self, root: str | None) -> str:
-        """A corpus's root: a URL as it is, a folder from `data_root` (or MTDNN_DATA) on."""
+        """Return a corpus's root: a URL unchanged, a folder below `data_root` or MTDNN_DATA."""
         if root and re.match(r"https?://", root):
             return root
         base = os.environ.get("MTDNN_DATA") or self.data_root
         return os.path.normpath(os.path.join(base, root or "."))
 
     def slice_of(self, table: str) -> str:
-        """Name of the slice on which a table scores."""
+        """Return the name of the slice on which a table scores its runs."""
         return self.tables[table].slice or next(iter(self.slices))
 
     def tuned_on(self, slice_name: str) -> str | None:
-        """On what a slice's null threshold is tuned, for people; None if it is not."""
+        """Return the label of what a slice's null threshold is tuned on, or None."""
         other = self.slices[slice_name].tune_threshold_on
         if other:
             return self.slices[other].label
         return "held-out training questions" if self.tune_threshold_on else None
 
     def published_split(self, slice_name: str) -> str | None:
-        """The split of the published numbers that belongs to a slice."""
+        """Return the split of the published numbers that belongs to a slice, or None."""
         is_first = slice_name == next(iter(self.slices))
         return self.slices[slice_name].published or ("dev" if is_first else None)
 
     def runs_of(self, row: Row) -> list[RunId]:
-        """The runs of a table's row, one for each seed."""
+        """Return the runs of a table's row, one for each seed."""
         return [
             RunId(row.encoder, row.mixture, row.qa_weight, row.variant, seed) for seed in self.seeds
         ]
 
     def runs(self) -> list[RunId]:
-        """The fewest runs that fill all tables, in the order of their first use."""
+        """Return the fewest runs that fill all tables, in the order of their first use."""
         every = (
             run for table in self.tables.values() for row in table.rows for run in self.runs_of(row)
         )
         return list(dict.fromkeys(every))
 
-    def features_variant(self, variant: str) -> str:
-        """Name under which a variant's features are kept: `default` unless it changes them."""
-        changes = variant != "default" and self.variants[variant].features
-        return variant if changes else "default"
+    def override(self, variant: str) -> Variant:
+        """Return what a variant overrides; nothing for `default`."""
+        return Variant() if variant == "default" else self.variants[variant]
 
-    def resolve(self, run: RunId) -> RunSettings:
-        """Everything that determines `run`, overrides of its variant applied."""
-        override = Variant() if run.variant == "default" else self.variants[run.variant]
-        merged = {
+    def features_variant(self, variant: str) -> str:
+        """Return the variant whose features a variant uses: itself or `default`."""
+        return variant if self.override(variant).features else "default"
+
+    def settings_of(self, variant: str) -> dict[str, dict[str, Any]]:
+        """Return the parts in `VARIED` with the overrides of a variant applied."""
+        override = self.override(variant)
+        return {
             part: {**getattr(self, part).model_dump(), **getattr(override, part)} for part in VARIED
         }
+
+    def variant_label(self, variant: str) -> str:
+        """Return the name of a variant in tables and figures."""
+        return self.override(variant).label or variant
+
+    def row_label(self, row: Row) -> str:
+        """Return the first column of a table's row: its own label, or its mixture's."""
+        return row.label or self.mixtures[row.mixture].label
+
+    def long_row_label(self, row: Row) -> str:
+        """Return a row's name in a sentence: label, QA weight and, unless labelled, variant."""
+        parts = [self.row_label(row) + ("" if row.qa_weight == 1 else f" at w {row.qa_weight:g}")]
+        parts += [] if row.variant == "default" or row.label else [self.variant_label(row.variant)]
+        return ", ".join(parts)
+
+    def run_label(self, run: RunId, seed: bool = False) -> str:
+        """Return a run's name among all runs: its mixture, and whatever else tells it apart.
+
+        Args:
+            run: one of the experiment's runs.
+            seed: whether to name its seed too, if the experiment has several.
+        """
+        mixture = self.mixtures[run.mixture]
+        parts = [mixture.label]
+        parts += [] if mixture.is_qa_alone else [f"w {run.qa_weight:g}"]
+        if len({row.encoder for table in self.tables.values() for row in table.rows}) > 1:
+            parts.append(self.encoders[run.encoder].label)
+        parts += [] if run.variant == "default" else [self.variant_label(run.variant)]
+        parts += [f"seed {run.seed}"] if seed and len(self.seeds) > 1 else []
+        return ", ".join(parts)
+
+    def resolve(self, run: RunId) -> RunSettings:
+        """Return everything that determines a run, with the overrides of its variant applied."""
         mixture = self.mixtures[run.mixture]
         return RunSettings(
             experiment=self.experiment,
@@ -384,49 +444,59 @@ class Experiment(Closed):
             variant=run.variant,
             seed=run.seed,
             features_variant=self.features_variant(run.variant),
-            **merged,
+            **self.settings_of(run.variant),
         )
 
 
 def _varied(base: str, chosen: dict[str, Any], place: str, variants: dict[str, Variant]) -> str:
-    """Name of the variant that is `base` with the chosen settings; it is added where it is new."""
+    """Add the variant that is `base` with the chosen settings to `variants`; return its name."""
     if not chosen:
         return base
-    among = {"default": Variant(), **variants}
-    _known(f"{place}.variants", base, among)
-    known = among[base]
-    parts = {part: dict(getattr(known, part)) for part in VARIED}
-    words = [] if base == "default" else [known.label or base]
+    known = {"default": Variant(), **variants}
+    _check_known(f"{place}.variants", base, known)
+    parts = {part: dict(getattr(known[base], part)) for part in VARIED}
+    words = [] if base == "default" else [known[base].label or base]
     names = [] if base == "default" else [base]
     for path, value in chosen.items():
         part, _, key = path.partition(".")
         if part not in VARIED or not key:
             raise ValueError(
-                f"{place}.settings: {path!r} is no place of a setting, as training.epochs is"
+                f"{place}.settings: {path!r} is not a setting; write, for instance, training.epochs"
             )
         parts[part][key] = value
-        words.append(f"{key.replace('_', ' ')} {value}")
-        names.append(f"{key}_{value}".lower())
+        # `precision` is a setting of training and of decoding.
+        called = f"{part}_{key}" if _is_ambiguous(key) else key
+        words.append(f"{called.replace('_', ' ')} {value}")
+        names.append(f"{called}_{value}".lower())
     name = re.sub(r"[^a-z0-9_.-]", "_", "-".join(names))
-    label = ", ".join(words)
-    variants[name] = Variant(label=label, **parts)
+    variant = Variant(label=", ".join(words), **parts)
+    if variants.setdefault(name, variant) != variant:
+        raise ValueError(f"{place}: needs a variant {name}, but that is another one; rename it")
     return name
 
 
-def _known(place: str, name: str, among: Mapping[str, Any]) -> None:
-    for line in _unknown(place, [name], among):
+def _is_ambiguous(key: str) -> bool:
+    """Whether more than one part of the settings has this key."""
+    settings = (FeatureSettings, ScheduleSettings, TrainingSettings, DecodingSettings)
+    return sum(key in part.model_fields for part in settings) > 1
+
+
+def _check_known(place: str, name: str, known: Mapping[str, Any]) -> None:
+    for line in _unknown(place, [name], known):
         raise ValueError(line)
 
 
-def _unknown(place: str, names: Iterable[str], among: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each name that is not among those that there are."""
+def _unknown(place: str, names: Iterable[str], known: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each name that is not known."""
     for name in names:
-        if name not in among:
-            yield f"{place}: unknown name {name!r}{nearest(name, among)}"
+        if name not in known:
+            yield f"{place}: unknown name {name!r}{nearest(name, known)}"
 
 
-def nearest(name: str, among: Mapping[str, Any] | list[str]) -> str:
-    if not among:
-        return "; there is none yet"
-    close = difflib.get_close_matches(name, list(among), n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(among)}"
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: the most similar one, or all."""
+    known = list(known)
+    if not known:
+        return "; none is defined"
+    similar = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {similar[0]!r}?" if similar else f"; known are {', '.join(known)}"

@@ -1,25 +1,25 @@
-"""Where everything lies below `results/`: the one place that knows names of files and folders."""
+"""The layout of `results/`: the only place that names its files and folders."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
 MANIFEST = "manifest.json"
-"""In the folder of an encoder or a corpus: what it is, and the digests of its files."""
+"""File in the folder of an encoder or a corpus: what it is, and the digests of its files."""
 
 FEATURES = "features.json"
-"""In a folder of features: what they were made from and with, and the digests of their files."""
+"""File in a folder of features: their encoder, corpus, settings, and the digests of its files."""
 
 DESCRIPTION = "run.json"
-"""In the folder of a trained model: what made it, and the digests of its files."""
+"""File in the folder of a trained model: its provenance, and the digests of its files."""
 
 WEIGHTS = ("model.safetensors", "heads.safetensors")
-"""In the folder of a trained model: the encoder with its question-answering head, and the rest."""
+"""Files of a trained model: the encoder with its question-answering head; the other heads."""
 
 
 @dataclass(frozen=True)
 class RunId:
-    """encoder × mixture × QA weight × variant × seed."""
+    """The identity of a run: encoder × mixture × QA weight × variant × seed."""
 
     encoder: str
     mixture: str
@@ -29,13 +29,22 @@ class RunId:
 
     @property
     def path(self) -> str:
-        """The run's folder below `runs/`, for instance `base/qa_sc/w0.8/default/seed1`."""
-        weight = f"w{self.qa_weight:g}" if self.qa_weight % 1 else f"w{self.qa_weight:.1f}"
-        return f"{self.encoder}/{self.mixture}/{weight}/{self.variant}/seed{self.seed}"
+        """The folder of the run below `runs/`, for instance `base/qa_sc/w0.8/default/seed1`."""
+        return f"{self.row_path}/seed{self.seed}"
+
+    @property
+    def row_path(self) -> str:
+        """The path without its seed: runs that share it make one row of a table."""
+        return f"{self.encoder}/{self.mixture}/w{weight_text(self.qa_weight)}/{self.variant}"
+
+
+def weight_text(qa_weight: float) -> str:
+    """Return a QA weight as paths and tables show it: `0.8`, or `1.0` rather than `1`."""
+    return f"{qa_weight:g}" if qa_weight % 1 else f"{qa_weight:.1f}"
 
 
 class RunFile:
-    """A file of a run: its name when read from the class `RunFolder`, its path from an instance."""
+    """A file of a run: its name if read from the class `RunFolder`, its path from an instance."""
 
     def __init__(self, name: str):
         self._name = name
@@ -54,9 +63,9 @@ class RunFolder:
 
     path: Path
 
-    # Before training: the resolved settings.
+    # Written before training: the resolved settings.
     config = RunFile("config.yaml")
-    # Made by the steps, in the order of `STEPS`.
+    # Written by the steps, in the order of `STEPS`.
     schedule = RunFile("schedule.parquet")
     model = RunFile("model")
     description = RunFile(f"model/{DESCRIPTION}")
@@ -64,19 +73,19 @@ class RunFolder:
     predictions = RunFile("predictions.parquet")
     auxiliary = RunFile("auxiliary.parquet")
     metrics = RunFile("metrics.json")
-    # Beside the products: progress for MLflow, why a step failed, where MLflow has the run, and
-    # the digests of the settings of steps that were done elsewhere.
+    # Not products of a step: progress for MLflow, the reason why a step failed, the run's place in
+    # MLflow, and the digests of the settings of imported steps.
     journal = RunFile("journal.jsonl")
     failure = RunFile("failure.json")
     logged = RunFile("mlflow.json")
     imported = RunFile("imported.json")
 
     def weights(self) -> list[Path]:
-        """The files of the trained weights."""
+        """Return the files of the trained weights."""
         return [self.model / name for name in WEIGHTS]
 
     def products_from(self, step: str) -> list[Path]:
-        """What `step` and the steps after it make."""
+        """Return the products of `step` and of all steps after it."""
         steps = list(STEPS)
         later = steps[steps.index(step) :]
         return [self.path / name for each in later for name in STEPS[each]]
@@ -88,81 +97,87 @@ STEPS = {
     "evaluate": (RunFolder.predictions, RunFolder.auxiliary),
     "metrics": (RunFolder.metrics,),
 }
-"""The steps of a run in order, each with the files by which it is known to be done."""
+"""The steps of a run in order, each with the files that exist once it is done."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths of one experiment: `results/{experiment}/…`."""
+    """Paths of one experiment, all below its folder `results/{experiment}`."""
 
     root: Path
 
     @classmethod
     def of_run(cls, run: Path) -> "Layout":
-        """The layout of the experiment to which a run's folder belongs."""
+        """Return the layout of the experiment to which a run's folder belongs."""
         return cls(Path(run).parents[5])
 
     @property
     def experiment(self) -> Path:
+        """The resolved settings of the experiment."""
         return self.root / "experiment.yaml"
 
     def encoder(self, encoder: str) -> Path:
-        """Folder with config.json, model.safetensors, tokenizer.json, manifest.json."""
+        """Return the folder with `MANIFEST`, config.json, model.safetensors, tokenizer.json."""
         return self.root / "encoders" / encoder
 
     def corpus(self, corpus: str) -> Path:
-        """Folder with train.parquet, dev.parquet, held_out.parquet (if any), manifest.json."""
+        """Return the folder with `MANIFEST`, train.parquet, dev.parquet, maybe held_out.parquet."""
         return self.root / "corpora" / corpus
 
     def features(self, encoder: str, variant: str, corpus: str) -> Path:
-        """Folder with train.arrow, dev.arrow, held_out.arrow (if any), features.json."""
+        """Return the folder with `FEATURES`, train.arrow, dev.arrow, maybe held_out.arrow."""
         return self.root / "features" / encoder / variant / corpus
 
     def run(self, run: RunId) -> Path:
+        """Return the folder of a run; `RunFolder` names its files."""
         return self.root / "runs" / run.path
 
     def state(self, fingerprint: str) -> Path:
-        """Folder of a run's checkpoints while it is being trained."""
+        """Return the folder of a run's checkpoints, which exists until it is trained."""
         return self.root / "state" / fingerprint
 
     def table(self, table: str, suffix: str) -> Path:
+        """Return the file of a table in one format: `md`, `csv`, `tex`, …"""
         return self.root / "tables" / f"{table}.{suffix}"
 
     def figure(self, figure: str, suffix: str) -> Path:
+        """Return the file of a figure in one format: `svg`, `png`, `pdf`."""
         return self.root / "figures" / f"{figure}.{suffix}"
 
     def statistics(self, table: str) -> Path:
-        """The entry of one table in `statistics.json`."""
+        """Return the file with the statistics of one table."""
         return self.root / "statistics" / f"{table}.json"
 
     def comparison(self, table: str, suffix: str) -> Path:
-        """The comparisons of a table's rows, for people."""
+        """Return the file with the comparisons of a table's rows."""
         return self.root / "comparisons" / f"{table}.{suffix}"
 
     def page(self, page: str) -> Path:
-        """A page of the HTML report."""
+        """Return the file with a page of the HTML report."""
         return self.root / "pages" / f"{page}.html"
 
     @property
     def all_statistics(self) -> Path:
-        """The entries of all tables together."""
+        """The statistics of all tables together."""
         return self.root / "statistics.json"
 
     def cases(self, suffix: str) -> Path:
-        """Questions that mixtures answer differently; `json` for pages, `md` for people."""
+        """Return the file with the questions that mixtures answer differently: `json` or `md`."""
         return self.root / f"cases.{suffix}"
 
     @property
     def summary(self) -> Path:
+        """The scores, differences and verdicts of all tables, in Markdown."""
         return self.root / "summary.md"
 
     @property
     def report(self) -> Path:
+        """The HTML report."""
         return self.root / "report.html"
 
     @property
     def store(self) -> Path:
-        """Where MLflow's store is, and the experiment's id there."""
+        """The URI of MLflow's store, and the id of the experiment in it."""
         return self.root / "store.json"
 
     @property
@@ -172,5 +187,5 @@ class Layout:
 
     @property
     def agreement(self) -> Path:
-        """What MLflow and the tables were found to agree on."""
+        """The result of comparing MLflow with the tables."""
         return self.root / "agreement.json"

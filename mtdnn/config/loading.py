@@ -1,8 +1,8 @@
-"""From a YAML file to a checked `Experiment`, or one line for each mistake."""
+"""Load an experiment from its YAML file, or report every mistake in one line."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -12,30 +12,40 @@ from mtdnn.config.settings import Closed, RunSettings
 from mtdnn.config.yaml_files import read_yaml
 from mtdnn.errors import MtdnnError
 
+Settings = TypeVar("Settings", bound=Closed)
+
 
 def load(path: Path | str) -> Experiment:
     """Read and check an experiment's YAML file.
 
     Raises:
-        MtdnnError: one line for each mistake, with file, key and remedy.
+        MtdnnError: one line for each mistake, with the file, the key and what to do.
     """
     experiment = parse(read_yaml(path), where=str(path))
     return with_lock(experiment, path)
 
 
 def with_lock(experiment: Experiment, path: Path | str) -> Experiment:
-    """The experiment with its lock file's place filled in: beside its YAML file at `path`."""
+    """Return the experiment with a lock file: by default the one beside its YAML file `path`."""
     if experiment.lock:
         return experiment
     return experiment.model_copy(update={"lock": str(Path(path).with_suffix(".lock.json"))})
 
 
 def parse(mapping: Any, where: str) -> Experiment:
-    """Check an experiment that was already read; `where` names its file in messages."""
+    """Check an experiment that was read from YAML.
+
+    Args:
+        mapping: the content of the YAML file.
+        where: the name of the file, for messages.
+
+    Raises:
+        MtdnnError: one line for each mistake.
+    """
     experiment = validate(Experiment, mapping, where)
     for name in experiment.variants:
-        some_row = next(row for table in experiment.tables.values() for row in table.rows)
-        run = RunId(some_row.encoder, some_row.mixture, some_row.qa_weight, name, 0)
+        row = next(row for table in experiment.tables.values() for row in table.rows)
+        run = RunId(row.encoder, row.mixture, row.qa_weight, name, 0)
         try:
             experiment.resolve(run)
         except ValidationError as error:
@@ -44,12 +54,16 @@ def parse(mapping: Any, where: str) -> Experiment:
 
 
 def load_run(path: Path | str) -> RunSettings:
-    """Read a run's resolved `config.yaml`."""
+    """Read the resolved settings of a run."""
     return validate(RunSettings, read_yaml(path), str(path))
 
 
-def validate(model: type[Closed], mapping: Any, where: str) -> Any:
-    """`model` from a mapping, or an `MtdnnError` with one line for each mistake."""
+def validate(model: type[Settings], mapping: Any, where: str) -> Settings:
+    """Return a `model` from a mapping.
+
+    Raises:
+        MtdnnError: one line for each mistake; `where` names the file in it.
+    """
     if not isinstance(mapping, Mapping):
         raise MtdnnError(f"{where}: must be a mapping of keys to values")
     try:
@@ -62,7 +76,7 @@ _KINDS = ("hub", "files", "wheel", "synthetic")
 
 
 def _mistakes(error: ValidationError, where: str) -> Iterator[str]:
-    """One line for each mistake: file, key, what is wrong, what would be right."""
+    """Yield a line for each mistake: file, key, what is wrong and what to do."""
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"] if part not in _KINDS)
         message = item["msg"].removeprefix("Value error, ")
@@ -78,26 +92,23 @@ def _mistakes(error: ValidationError, where: str) -> Iterator[str]:
             yield ": ".join(part for part in (where, key, line) if part)
 
 
-def _siblings(error: ValidationError, place: tuple) -> list[str]:
-    """Keys allowed at `place`, found by walking the models from the root."""
-    models: list[Any] = [_MODELS[error.title]]
+def _siblings(error: ValidationError, place: tuple[int | str, ...]) -> list[str]:
+    """Return the keys allowed at `place`, found by walking the models from the root."""
+    models: list[type[Closed]] = [_MODELS[error.title]]
     for part in place[:-1]:
-        following: list[Any] = []
+        inner: list[type[Closed]] = []
         for model in models:
-            fields = getattr(model, "model_fields", {})
-            if part in fields:
-                following += _models_in(fields[part].annotation)
-            elif not isinstance(part, str) or part not in fields:
-                following.append(model)
-        models = following or models
+            field = model.model_fields.get(str(part))
+            inner += [model] if field is None else _models_in(field.annotation)
+        models = inner or models
     return [key for model in models for key in model.model_fields]
 
 
 def _models_in(annotation: Any) -> list[type[Closed]]:
-    """Settings classes named anywhere inside a type annotation."""
+    """Return the settings classes that occur anywhere in a type annotation."""
     if isinstance(annotation, type) and issubclass(annotation, Closed):
         return [annotation]
     return [m for inner in getattr(annotation, "__args__", ()) for m in _models_in(inner)]
 
 
-_MODELS = {model.__name__: model for model in (Experiment, RunSettings)}
+_MODELS: dict[str, type[Closed]] = {model.__name__: model for model in (Experiment, RunSettings)}

@@ -1,4 +1,4 @@
-"""The ledger of settings: each one's default, meaning and origin, as Markdown."""
+"""The reference of settings as Markdown: the default, meaning and origin of each."""
 
 from typing import Any, Literal, get_args, get_origin
 
@@ -31,7 +31,7 @@ from mtdnn.config.settings import (
     WheelEncoder,
 )
 
-# Titles of the sections, in the order in which a reader meets the settings.
+# The sections, in the order in which readers need them.
 DESCRIBED: dict[str, type[Closed]] = {
     "features": FeatureSettings,
     "schedule": ScheduleSettings,
@@ -60,7 +60,7 @@ STRUCTURE: dict[str, type[Closed]] = {
 
 
 def ledger() -> str:
-    """Every setting that acts on results: its default, its meaning, and where it comes from."""
+    """Return a table of all settings that affect results, with default, origin and meaning."""
     lines = []
     for section, model in DESCRIBED.items():
         lines += [
@@ -70,14 +70,14 @@ def ledger() -> str:
             "|---|---|---|---|",
         ]
         for name, field in model.model_fields.items():
-            origin = (field.json_schema_extra or {})["origin"]
-            lines.append(f"| `{name}` | {_default(field)} | {origin} | {_meaning(field)} |")
+            cells = (f"`{name}`", _default(field), _origin(field), _meaning(field))
+            lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
 
 
 def reference() -> str:
-    """Every key of an experiment's YAML file that names, places or arranges something."""
+    """Return a table of all other keys of an experiment's YAML file, with default and meaning."""
     lines = []
     for section, model in STRUCTURE.items():
         lines += [f"### {section}", "", "| key | default | meaning |", "|---|---|---|"]
@@ -86,6 +86,11 @@ def reference() -> str:
                 lines.append(f"| `{name}` | {_default(field)} | {_meaning(field)} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _origin(field: FieldInfo) -> str:
+    extra = field.json_schema_extra
+    return str(extra["origin"]) if isinstance(extra, dict) else ""
 
 
 def _meaning(field: FieldInfo) -> str:

@@ -1,4 +1,4 @@
-"""YAML files: read safely and within limits, written so that they read back equal."""
+"""YAML files, read safely and within limits, and written so that reading restores them."""
 
 from collections import Counter
 from pathlib import Path
@@ -9,37 +9,38 @@ import yaml
 from mtdnn.config.settings import Closed
 from mtdnn.errors import MtdnnError
 
-# No experiment is that large; a file that is was made to exhaust memory or patience.
-LARGEST_YAML_BYTES = 1 << 20
-MOST_YAML_VALUES = 100_000
+# No experiment is larger. A file that is would only exhaust memory or time.
+MAX_YAML_BYTES = 1 << 20
+MAX_YAML_VALUES = 100_000
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a repeated key is a mistake instead of a silent choice.
+    """A safe loader that refuses repeated keys, which YAML would silently overwrite.
 
-    Aliases may repeat a part, but not without end, nor inside of itself.
+    Aliases may repeat a part, but neither recursively nor beyond `MAX_YAML_VALUES`.
     """
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
         for key, count in keys.items():
             if count > 1 and key != "<<":
                 raise yaml.MarkedYAMLError(
-                    problem=f"the key {key!r} stands twice", problem_mark=node.start_mark
+                    problem=f"the key {key!r} occurs twice", problem_mark=node.start_mark
                 )
         return super().construct_mapping(node, deep)
 
     def get_single_node(self) -> yaml.Node | None:
         document = super().get_single_node()
-        if document is not None and _values(document, {}) > MOST_YAML_VALUES:
-            raise yaml.MarkedYAMLError(problem="its aliases make it larger than any experiment")
+        if document is not None and _values(document, {}) > MAX_YAML_VALUES:
+            problem = f"expands to more than {MAX_YAML_VALUES} values"
+            raise yaml.MarkedYAMLError(problem=problem)
         return document
 
 
 def _values(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
-    """How many values a node has once all its aliases are written out."""
+    """Return the number of values of a node after all its aliases are expanded."""
     if node not in known:
-        known[node] = MOST_YAML_VALUES + 1  # what holds itself has no end
+        known[node] = MAX_YAML_VALUES + 1  # a node that contains itself has infinitely many
         inner = node.value if isinstance(node, yaml.CollectionNode) else []
         if isinstance(node, yaml.MappingNode):
             inner = [each for pair in inner for each in pair]
@@ -48,16 +49,20 @@ def _values(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
 
 
 def read_yaml(path: Path | str) -> Any:
-    """Read one YAML document, or fail with one line that names file and place."""
+    """Read a file with one YAML document.
+
+    Raises:
+        MtdnnError: the file is missing, too large or not valid YAML; one line with file and place.
+    """
     try:
         with open(path, encoding="utf-8") as file:
-            text = file.read(LARGEST_YAML_BYTES + 1)
+            text = file.read(MAX_YAML_BYTES + 1)
     except FileNotFoundError:
         raise MtdnnError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
         raise MtdnnError(f"{path}: not readable: {error}") from None
-    if len(text) > LARGEST_YAML_BYTES:
-        raise MtdnnError(f"{path}: is larger than {LARGEST_YAML_BYTES} bytes, as no experiment is")
+    if len(text) > MAX_YAML_BYTES:
+        raise MtdnnError(f"{path}: larger than {MAX_YAML_BYTES} bytes, the limit for an experiment")
     try:
         return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -68,13 +73,13 @@ def read_yaml(path: Path | str) -> Any:
 
 
 def dump_yaml(model: Closed) -> str:
-    """A settings object as YAML that `load` and `load_run` read back to an equal one."""
+    """Return a settings object as YAML, from which `load` or `load_run` restores an equal one."""
     mapping = model.model_dump(mode="json")
     return yaml.dump(mapping, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Safe YAML in which rare line breaks and invisible characters are written as escapes."""
+    """A safe dumper that escapes unusual line breaks and invisible characters."""
 
 
 def _represent_text(dumper: _Dumper, text: str) -> yaml.Node:

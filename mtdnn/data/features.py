@@ -1,8 +1,8 @@
-"""Feature files: sequences of token ids in Arrow, read without copying them.
+"""Feature files: token ids in Arrow, memory-mapped and read without a copy.
 
-Every file is a table of *sequences*, ready for the encoder, special tokens included. What
-a batch counts is an *item*: a window (question answering), a sentence or pair (sequence
-classification), or all choices of a question together (multiple choice).
+Every row of a file is a *sequence*, ready for the encoder with its special tokens. A batch counts
+*items*: windows (question answering), sentences or pairs (sequence classification), or all the
+choices of a question together (multiple choice).
 """
 
 from collections.abc import Iterable
@@ -20,6 +20,7 @@ from mtdnn.machine.files import read_json, sha256
 
 SPLITS = ("train", "dev", "held_out")
 ROWS_AT_A_TIME = 2_000
+"""Rows of a corpus that are tokenised, or read, together; the chunks of a feature file."""
 
 _SEQUENCE = [
     ("example", pa.int32()),
@@ -39,15 +40,23 @@ SCHEMAS = {
     "multiple_choice": pa.schema([*_SEQUENCE, ("label", pa.int32())]),
     "sequence_classification": pa.schema([*_SEQUENCE, ("label", pa.int32())]),
 }
+"""Columns of a feature file by family; lists have a value for each token.
+
+`example` is the row in the corpus file; `start` and `end` are the answer's first and last token,
+counted from the start of the sequence (0 where the window does not contain the answer);
+`char_start` and `char_end` are each token's characters in the context (-1 outside of it).
+"""
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """Sequences picked from a feature file, laid end to end.
+    """Sequences of a feature file, laid end to end.
 
-    `columns` holds every column of the file: per-token ones flat, of shape (tokens,), the
-    others of shape (sequences,). `lengths` is (sequences,), `items` (items + 1,) gives the
-    boundaries of the items among the sequences.
+    Attributes:
+        lengths: (sequences,) length of each, in tokens.
+        items: (items + 1,) first sequence of every item, and the number of sequences.
+        columns: columns of the file by name: those with a value for each token have shape
+            (tokens,), the others (sequences,).
     """
 
     lengths: np.ndarray
@@ -61,26 +70,32 @@ class Features:
     Args:
         path: a `{split}.arrow` file written by `prepare`.
         family: its task family.
+
+    Attributes:
+        family: the task family.
+
+    Raises:
+        MtdnnError: the file is missing or not a feature file.
     """
 
     def __init__(self, path: Path, family: str):
         try:
             self._source = pa.memory_map(str(path))
-            self._table = pa.ipc.open_file(self._source).read_all()
+            self.table = pa.ipc.open_file(self._source).read_all()
         except FileNotFoundError:
-            raise MtdnnError(f"{path}: no such file; `mtdnn features` makes it") from None
+            raise MtdnnError(f"{path}: no such file; `mtdnn features` writes it") from None
         except (OSError, pa.ArrowInvalid) as error:
             raise MtdnnError(
-                f"{path}: not a readable feature file ({error}); delete it and prepare it again"
+                f"{path}: not a readable feature file ({error}); delete it and run `mtdnn features`"
             ) from None
         self.family = family
-        sizes = [len(chunk) for chunk in self._table.column("example").chunks]
+        sizes = [len(chunk) for chunk in self.table.column("example").chunks]
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
     @property
     def sequences(self) -> int:
         """Number of sequences in the file."""
-        return len(self._table)
+        return len(self.table)
 
     def __len__(self) -> int:
         """Number of items in the file."""
@@ -88,17 +103,18 @@ class Features:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """Length in tokens of every sequence, shape (sequences,)."""
-        chunks = self._table.column("input_ids").chunks
+        """Length of every sequence in tokens, shape (sequences,)."""
+        chunks = self.table.column("input_ids").chunks
         return np.concatenate([np.diff(chunk.offsets.to_numpy()) for chunk in chunks])
 
     def column(self, name: str) -> np.ndarray:
-        """A whole column with one value for each sequence, shape (sequences,)."""
-        return self._table.column(name).to_numpy()
+        """Return a whole column that has one value for each sequence, shape (sequences,)."""
+        values: np.ndarray = self.table.column(name).to_numpy()
+        return values
 
     @cached_property
     def item_starts(self) -> np.ndarray:
-        """First sequence of every item, and the end; shape (items + 1,)."""
+        """First sequence of every item, and the number of sequences; shape (items + 1,)."""
         if self.family != "multiple_choice":
             return np.arange(self.sequences + 1)
         example = self.column("example")
@@ -107,26 +123,26 @@ class Features:
 
     @cached_property
     def _chunks(self) -> dict[str, list[tuple[np.ndarray, np.ndarray | None]]]:
-        """Values and (for lists) offsets of every chunk of every column, without copies."""
-        chunks: dict[str, list] = {}
-        for name in self._table.column_names:
+        """Values and, for lists, offsets of every chunk of every column, without a copy."""
+        chunks: dict[str, list[tuple[np.ndarray, np.ndarray | None]]] = {}
+        for name in self.table.column_names:
             chunks[name] = [
                 (chunk.values.to_numpy(), chunk.offsets.to_numpy())
                 if pa.types.is_list(chunk.type)
                 else (chunk.to_numpy(), None)
-                for chunk in self._table.column(name).chunks
+                for chunk in self.table.column(name).chunks
             ]
         return chunks
 
     def pick(self, items: Iterable[int], columns: Iterable[str] | None = None) -> Sequences:
-        """The sequences of the given items, in that order."""
+        """Return the sequences of `items`, in that order, with all columns or only `columns`."""
         items = np.asarray(items, dtype=np.int64)
         first, last = self.item_starts[items], self.item_starts[items + 1]
         rows = np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)])
         places = np.searchsorted(self._starts, rows, side="right") - 1
         within = rows - self._starts[places]
         picked = {}
-        for name in columns or self._table.column_names:
+        for name in columns or self.table.column_names:
             pieces = []
             for place, row in zip(places, within, strict=True):
                 values, offsets = self._chunks[name][place]
@@ -141,7 +157,7 @@ class Features:
 
 
 def training_features(layout: Layout, run: RunSettings) -> dict[str, Features]:
-    """Training features of every corpus of a run."""
+    """Return the training features of every corpus of a run, by the corpus's name."""
     return {
         name: Features(
             layout.features(run.encoder_name, run.features_variant, name) / "train.arrow",
@@ -152,28 +168,29 @@ def training_features(layout: Layout, run: RunSettings) -> dict[str, Features]:
 
 
 def check_unchanged(layout: Layout, run: RunSettings, *splits: str) -> None:
-    """Make sure that the features and corpora of a run are what was written once.
+    """Check the files of a run's features and corpora, of the given splits, by their digests.
 
     Raises:
-        MtdnnError: a file was cut off or exchanged since.
+        MtdnnError: a file was cut off or changed since it was written, or features were
+            prepared from another version of their corpus.
     """
     for name in run.corpora:
         features = layout.features(run.encoder_name, run.features_variant, name)
-        made, corpus = read_json(features / FEATURES), layout.corpus(name)
+        description, corpus = read_json(features / FEATURES), layout.corpus(name)
         manifest = read_json(corpus / MANIFEST)
-        if manifest["digest"] != made["corpus_digest"]:
+        if manifest["digest"] != description["corpus_digest"]:
             raise MtdnnError(
-                f"{features}: was made from another {name} than {corpus} holds now; "
-                "prepare the features again"
+                f"{features}: prepared from another version of {name} than {corpus} has now; "
+                "delete it and run `mtdnn features`"
             )
         for split in splits:
-            for path, known in (
-                (features / f"{split}.arrow", made["splits"]),
+            for path, described in (
+                (features / f"{split}.arrow", description["splits"]),
                 (corpus / f"{split}.parquet", manifest.get("splits", {})),
             ):
-                expected = known.get(split, {}).get("sha256")
+                expected = described.get(split, {}).get("sha256")
                 if expected and path.exists() and sha256(path) != expected:
                     raise MtdnnError(
                         f"{path}: was cut off or changed since it was written; "
-                        "delete it and make it again"
+                        "delete it and rebuild it"
                     )

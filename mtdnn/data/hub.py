@@ -1,7 +1,7 @@
-"""Files from the Hugging Face Hub: resolved once, verified, locked; offline after the first use.
+"""Files from the Hugging Face Hub: resolved once, locked, verified, then usable offline.
 
-The client library does the transfer and the caching (HF_ENDPOINT, HF_HOME and
-HF_HUB_OFFLINE act as usual); here are the rules of what is accepted.
+The client library transfers and caches them (HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE act as
+usual); this module decides which files are accepted.
 """
 
 import hashlib
@@ -15,10 +15,12 @@ from typing import Literal
 import huggingface_hub
 from huggingface_hub.errors import (
     GatedRepoError,
+    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from mtdnn.data import revisions
 from mtdnn.errors import MtdnnError
@@ -42,7 +44,13 @@ class Repository:
 
 @dataclass(frozen=True)
 class Fetched:
-    """Files on this machine, by their names in the repository."""
+    """Verified files of a repository.
+
+    Attributes:
+        commit: the commit from which they are.
+        paths: where each is on this machine, by its name in the repository.
+        sha256: their digests, by the same names.
+    """
 
     commit: str
     paths: dict[str, Path]
@@ -52,10 +60,18 @@ class Fetched:
 def fetch_model(
     name: str, revision: str, lock: Path, choose: Callable[[list[str], str], list[str]]
 ) -> Fetched:
-    """A model repository's files as `choose(names, place)` picks them, as locked in `lock`.
+    """Return the files of a model repository, as locked in the file `lock`.
+
+    Args:
+        name: owner/name on the Hub.
+        revision: branch, tag or commit.
+        lock: the lock file; it gets an entry when it has none for this revision.
+        choose: picks the needed names from those of all files; its second argument names
+            the repository in messages.
 
     Raises:
-        MtdnnError: not to be had, damaged, or not what is locked; the lock stays as it was.
+        MtdnnError: a file is not available, damaged, or differs from what is locked; the lock
+            file is left as it was.
     """
     key = f"models/{name}@{revision}"
     locked = revisions.read(lock, key)
@@ -68,14 +84,16 @@ def fetch_model(
 
 
 def resolve(kind: RepoType, name: str, revision: str) -> Repository:
-    """The commit that a branch, tag or commit stands for today."""
+    """Return the repository at the commit to which a branch, tag or commit points today."""
     with translated(f"Hub {kind} {name} at {revision}"):
         info = huggingface_hub.HfApi().repo_info(name, repo_type=kind, revision=revision)
+    if info.sha is None:
+        raise MtdnnError(f"Hub {kind} {name} at {revision}: the Hub names no commit")
     return Repository(kind, name, info.sha)
 
 
 def list_files(repository: Repository) -> list[str]:
-    """Names of all files of a repository."""
+    """Return the names of all files of a repository."""
     with translated(str(repository)):
         return huggingface_hub.HfApi().list_repo_files(
             repository.name, repo_type=repository.kind, revision=repository.commit
@@ -83,16 +101,20 @@ def list_files(repository: Repository) -> list[str]:
 
 
 def fetch(repository: Repository, names: list[str], locked: dict[str, str]) -> Fetched:
-    """The files `names`, from the cache or the network, each verified.
+    """Return the files `names`, from the cache or the network, each verified.
 
-    A file with a digest in `locked` must have it; any other must have the one that the
-    Hub lists for it. A file in the cache that is damaged is fetched again once.
+    A file must have the digest that `locked` gives for its name or else the one that the Hub
+    lists. A damaged file in the cache is downloaded once more.
+
+    Raises:
+        MtdnnError: a file is not available or has another digest.
     """
     new = [name for name in names if name not in locked]
     listed = _listed(repository, new) if new else {}
-    paths, digests = {}, {}
+    paths: dict[str, Path] = {}
+    digests: dict[str, str] = {}
     for name in names:
-        accepts = _is_locked(locked[name]) if name in locked else listed[name]
+        accepts = _has_sha256(locked[name]) if name in locked else listed[name]
         paths[name] = _download(repository, name, accepts, locked=name in locked)
         digests[name] = sha256(paths[name])
     return Fetched(repository.commit, paths, digests)
@@ -101,50 +123,51 @@ def fetch(repository: Repository, names: list[str], locked: dict[str, str]) -> F
 def _download(
     repository: Repository, name: str, accepts: Callable[[Path], bool], *, locked: bool
 ) -> Path:
-    where = f"{repository}: {name}"
-    for again in (False, True):
-        path = _from_cache_or_network(repository, name, again)
+    for force in (False, True):
+        path = _from_cache_or_network(repository, name, force)
         if accepts(path):
             return path
     expected = "is locked" if locked else "the Hub lists"
-    raise MtdnnError(f"{where}: its content is not what {expected}; refused")
+    raise MtdnnError(f"{repository}: {name}: its content differs from what {expected}; refused")
 
 
-def _from_cache_or_network(repository: Repository, name: str, again: bool) -> Path:
-    wanted = {
-        "repo_id": repository.name,
-        "filename": name,
-        "repo_type": repository.kind,
-        "revision": repository.commit,
-    }
-    cached = huggingface_hub.try_to_load_from_cache(**wanted)
-    if not isinstance(cached, str) or again:
+def _from_cache_or_network(repository: Repository, name: str, force: bool) -> Path:
+    """Return the client's copy of a file; `force` downloads it even when it is in the cache."""
+    kind, commit = repository.kind, repository.commit
+    cached = huggingface_hub.try_to_load_from_cache(
+        repository.name, name, repo_type=kind, revision=commit
+    )
+    if not isinstance(cached, str) or force:
         say(f"downloading {name} of {repository}")
     if not sys.stderr.isatty():
-        huggingface_hub.utils.disable_progress_bars()
+        disable_progress_bars()
     with translated(f"{repository}: {name}"):
-        return Path(huggingface_hub.hf_hub_download(**wanted, force_download=again))
+        path = huggingface_hub.hf_hub_download(
+            repository.name, name, repo_type=kind, revision=commit, force_download=force
+        )
+    return Path(path)
 
 
-def _is_locked(expected: str) -> Callable[[Path], bool]:
+def _has_sha256(expected: str) -> Callable[[Path], bool]:
     return lambda path: sha256(path) == expected
 
 
 def _listed(repository: Repository, names: list[str]) -> dict[str, Callable[[Path], bool]]:
-    """For each file, whether a copy of it is what the Hub lists: by SHA-256 or git's SHA-1."""
+    """Return for each file a check that a copy is what the Hub lists.
+
+    The Hub lists the SHA-256 of files in git-lfs and git's own SHA-1 of all others.
+    """
     with translated(str(repository)):
         found = huggingface_hub.HfApi().get_paths_info(
             repository.name, names, repo_type=repository.kind, revision=repository.commit
         )
-    infos = {info.path: info for info in found}
+    infos = {info.path: info for info in found if isinstance(info, huggingface_hub.RepoFile)}
     missing = [name for name in names if name not in infos]
     if missing:
         raise MtdnnError(f"{repository}: has no file {missing[0]}")
     return {
-        name: _is_locked(infos[name].lfs.sha256)
-        if infos[name].lfs
-        else _is_blob(infos[name].blob_id)
-        for name in names
+        name: _has_sha256(info.lfs.sha256) if info.lfs else _is_blob(info.blob_id)
+        for name, info in infos.items()
     }
 
 
@@ -158,7 +181,7 @@ def _is_blob(expected: str) -> Callable[[Path], bool]:
 
 @contextmanager
 def translated(place: str) -> Iterator[None]:
-    """Turn what the client libraries raise into one line about `place`."""
+    """Turn errors of the client libraries into a one-line `MtdnnError` about `place`."""
     try:
         yield
     except MtdnnError:
@@ -169,11 +192,15 @@ def translated(place: str) -> Iterator[None]:
         reason = "no such repository, or no access to it"
     except RevisionNotFoundError:
         reason = "no such revision"
-    except (OfflineModeIsEnabled, huggingface_hub.errors.LocalEntryNotFoundError):
-        reason = "not in the cache, and the Hub cannot be reached; run it once with a network"
-    except Exception as error:  # which HTTP library raises depends on the client's version
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError):
+        reason = (
+            "not in the cache, and the Hub cannot be reached; run this once with network access"
+        )
+    except (
+        Exception
+    ) as error:  # the client's HTTP library, and so its errors, depend on its version
         lines = str(error).strip().splitlines() or ["no reason given"]
-        reason = f"not to be had: {type(error).__name__}: {lines[0]}"
+        reason = f"not available: {type(error).__name__}: {lines[0]}"
     else:
         return
     raise MtdnnError(f"{place}: {reason}")

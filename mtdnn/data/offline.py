@@ -1,4 +1,4 @@
-"""All that an experiment needs from outside, in one folder: for machines without a network."""
+"""Everything that an experiment downloads, in one folder, for machines without a network."""
 
 import os
 import tempfile
@@ -9,7 +9,7 @@ from mtdnn.machine.progress import say
 
 
 def places(folder: Path) -> dict[str, str]:
-    """Environment variables by which every later step finds its downloads in `folder`."""
+    """Return the environment variables that make every step read its downloads from `folder`."""
     return {
         "MTDNN_CACHE": str(folder.absolute()),
         "HF_HUB_CACHE": str(folder.absolute() / "hub"),
@@ -17,33 +17,35 @@ def places(folder: Path) -> dict[str, str]:
 
 
 def fetch(experiment: Experiment, folder: Path) -> dict[str, str]:
-    """Bring every encoder and corpus of an experiment's runs to `folder`, verified.
+    """Download every encoder and corpus of an experiment's runs into `folder` and verify them.
 
-    Each is made once from what was downloaded, as on the machine without a network later. What
-    Hub revisions resolved to is written to the lock file beside the experiment.
+    Each is also built once from its downloads, into a temporary folder, so that a bad one is
+    found here and not on the machine without a network. The lock file beside the experiment
+    records what Hub revisions resolved to.
 
     Returns:
         The environment variables for the machine without a network.
 
     Raises:
-        MtdnnError: something cannot be had, is damaged, or is not what is pinned.
+        MtdnnError: a download fails, is damaged, or differs from what is pinned.
     """
-    os.environ.update(places(folder))  # the Hub's client reads its own when it is imported
+    os.environ.update(places(folder))  # before the Hub's client is imported: it reads them then
     from mtdnn.data import encoders
     from mtdnn.data.corpora import fetching
 
+    assert experiment.lock is not None  # `load` has set it
     lock, runs = Path(experiment.lock), experiment.runs()
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as room:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
         for name in sorted({run.encoder for run in runs}):
             say(f"encoder {name}")
-            settings = experiment.encoders[name]
-            encoders.fetch(name, settings, lock=lock, output=Path(room, "encoders", name))
+            output = Path(scratch, "encoders", name)
+            encoders.fetch(name, experiment.encoders[name], lock=lock, output=output)
         mixtures = [experiment.mixtures[run.mixture] for run in runs]
         for name in sorted({name for mixture in mixtures for name in mixture.corpora}):
             say(f"corpus {name}")
-            settings = experiment.corpora[name]
-            root = experiment.data_path(getattr(settings.source, "root", None))
-            output = Path(room, "corpora", name)
-            fetching.fetch(name, settings, root=root, lock=lock, output=output)
+            corpus = experiment.corpora[name]
+            root = experiment.data_path(getattr(corpus.source, "root", None))
+            output = Path(scratch, "corpora", name)
+            fetching.fetch(name, corpus, root=root, lock=lock, output=output)
     return {**places(folder), "HF_HUB_OFFLINE": "1"}

@@ -1,6 +1,10 @@
-"""The lock file beside an experiment: what every Hub revision resolved to, enforced for ever."""
+"""The lock file beside an experiment: the commit and digests behind every Hub revision.
+
+An entry is written when a revision is first used and enforced from then on.
+"""
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationError
 
@@ -14,13 +18,13 @@ class Locked(Closed):
     """What one repository, configuration and revision on the Hub resolved to."""
 
     commit: str = Field(pattern=r"^[0-9a-f]{40}$")
-    sha256: dict[str, Sha256] = Field(description="digest of every file that was used")
-    splits: dict[str, list[str]] = Field({}, description="a dataset's splits, each from its files")
-    rows: dict[str, int] = Field({}, description="rows of each of these splits")
+    sha256: dict[str, Sha256] = Field(description="digest of every file used")
+    splits: dict[str, list[str]] = Field({}, description="a dataset's splits and the files of each")
+    rows: dict[str, int] = Field({}, description="number of rows in each of these splits")
 
 
 def read(lock: Path, key: str) -> Locked | None:
-    """The entry `key` of the lock file, or None if it has none yet.
+    """Return the entry `key` of the lock file, or None when it has none yet.
 
     Raises:
         MtdnnError: the lock file or the entry is damaged.
@@ -35,14 +39,14 @@ def read(lock: Path, key: str) -> Locked | None:
 
 
 def write(lock: Path, key: str, entry: Locked) -> None:
-    """Set the entry `key`; others that are written at the same time stay."""
+    """Set the entry `key`; entries that other processes write meanwhile are kept."""
     with exclusive(Path(lock)):
         content = _content(lock)
         entries = {**content, key: entry.model_dump(exclude_defaults=True)}
         write_json(lock, dict(sorted(entries.items())))
 
 
-def _content(lock: Path) -> dict:
+def _content(lock: Path) -> dict[str, Any]:
     content = read_json(lock) if Path(lock).exists() else {}
     if not isinstance(content, dict):
         raise MtdnnError(f"{lock}: must be a JSON object")

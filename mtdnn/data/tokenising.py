@@ -1,4 +1,4 @@
-"""Text to token ids: windows over long contexts, sentences and choices, in Arrow files."""
+"""Text to token ids: windows over long contexts, sentences, pairs and choices, as Arrow files."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,7 +17,13 @@ from mtdnn.data.features import ROWS_AT_A_TIME, SCHEMAS, SPLITS
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_json, replacing, sha256, write_json
 
-# Models that count positions from the padding token's number on, which are then so many fewer.
+Rows = dict[str, list[Any]]
+"""Rows of a corpus as columns, with their number in the corpus file as `row`."""
+
+Columns = dict[str, Any]
+"""Columns of a feature file: arrays, or lists of rows, in order of the sequences."""
+
+# Models whose first position comes after the padding token's id, which leaves fewer positions.
 _POSITIONS_AFTER_PADDING = {
     "camembert",
     "data2vec-text",
@@ -31,10 +37,15 @@ _POSITIONS_AFTER_PADDING = {
 
 
 def positions_of(config: dict[str, Any]) -> int | None:
-    """The longest sequence that an encoder with this `config.json` takes; None without a limit."""
-    positions = config.get("max_position_embeddings")
+    """Return the longest sequence, in tokens, that an encoder takes; None without a limit.
+
+    Args:
+        config: the content of the encoder's `config.json`.
+    """
+    positions: int | None = config.get("max_position_embeddings")
+    padding: int = config.get("pad_token_id", 1)
     if positions and config.get("model_type") in _POSITIONS_AFTER_PADDING:
-        return positions - config.get("pad_token_id", 1) - 1
+        return positions - padding - 1
     return positions
 
 
@@ -48,16 +59,17 @@ def prepare(
         settings: lengths and strides, in tokens.
         encoder: folder of the encoder, with its tokenizer and manifest.
         corpus: folder of the corpus: `{split}.parquet` and its manifest.
-        output: folder for `{split}.arrow` and `features.json`; replaced as a whole.
+        output: folder for `{split}.arrow` and their description; replaced as a whole.
 
     Raises:
-        MtdnnError: the tokenizer is not usable, or the lengths do not fit the encoder.
+        MtdnnError: the encoder has no usable tokenizer or fewer positions than `max_length`, or
+            the settings leave no tokens of a window for the context.
     """
     positions = positions_of(read_json(encoder / "config.json"))
     if positions and settings.max_length > positions:
         raise MtdnnError(
             f"features.max_length: {settings.max_length} is more than the {positions} positions "
-            f"that {encoder} knows; lower it"
+            f"of {encoder}; lower it"
         )
     tokenizer = Tokenizer(encoder)
     counts = {}
@@ -87,13 +99,23 @@ def tokenise(
     family: str,
     settings: FeatureSettings,
     tokenizer: "Tokenizer",
-    rows: Iterable[dict[str, list]],
+    rows: Iterable[Rows],
     target: Path,
 ) -> dict[str, int]:
-    """Write the features of rows, given as columns in portions, to the Arrow file `target`.
+    """Write the features of a corpus to the Arrow file `target`.
+
+    Args:
+        family: task family of the corpus.
+        settings: lengths and strides, in tokens.
+        tokenizer: the encoder's tokenizer.
+        rows: the rows in portions; each becomes a chunk of the file.
+        target: the file.
 
     Returns:
-        The numbers of sequences and of tokens.
+        The numbers of `sequences` and of `tokens`.
+
+    Raises:
+        MtdnnError: the settings leave no tokens of a window for the context.
     """
     encode = {
         "question_answering": _windows,
@@ -105,21 +127,40 @@ def tokenise(
 
 
 @dataclass(frozen=True)
-class _Frame:
-    """Special tokens of a pair: before the first text, between both, after the second."""
+class Frame:
+    """The special tokens of a pair of texts.
+
+    Attributes:
+        before: ids of the tokens before the first text.
+        between: ids of the tokens between the texts.
+        after: ids of the tokens after the second text.
+        types: token type ids of `before`, the first text, `between`, the second text, `after`.
+    """
 
     before: list[int]
     between: list[int]
     after: list[int]
-    types: tuple[int, int, int, int, int]  # before, first, between, second, after
+    types: tuple[int, int, int, int, int]
 
     @property
     def size(self) -> int:
+        """Number of special tokens."""
         return len(self.before) + len(self.between) + len(self.after)
 
 
 class Tokenizer:
-    """An encoder's fast tokenizer."""
+    """An encoder's fast tokenizer.
+
+    Args:
+        encoder: folder of the encoder.
+
+    Attributes:
+        call: the tokenizer as transformers loads it.
+        backend: its part in Rust.
+
+    Raises:
+        MtdnnError: the folder has no usable fast tokenizer.
+    """
 
     def __init__(self, encoder: Path):
         from transformers import AutoTokenizer
@@ -128,27 +169,27 @@ class Tokenizer:
             tokenizer = AutoTokenizer.from_pretrained(
                 encoder, local_files_only=True, trust_remote_code=False
             )
-        except Exception as error:  # its Rust part raises plain exceptions
+        except Exception as error:  # the Rust part raises plain exceptions
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise MtdnnError(f"{encoder}: no usable tokenizer: {reason}") from None
         if not tokenizer.is_fast:
             raise MtdnnError(
-                f"{encoder}: has no fast tokenizer (tokenizer.json), which is needed for offsets"
+                f"{encoder}: has no fast tokenizer (tokenizer.json), which gives the offsets"
             )
-        # Lengths are the features' business: what is cut is cut knowingly, below.
+        # The tokenizer's own limit must not cut anything: lengths come from the settings.
         tokenizer.model_max_length = int(1e30)
         self.call = tokenizer
         self.backend = tokenizer.backend_tokenizer
         self._neither_cut_nor_pad()
 
     @cached_property
-    def frame(self) -> _Frame:
-        """How this tokenizer joins a pair, read off an example."""
+    def frame(self) -> Frame:
+        """The special tokens with which this tokenizer joins a pair, read off an example."""
         pair = self.backend.encode("a", "b")
         first = [i for i, s in enumerate(pair.sequence_ids) if s == 0]
         second = [i for i, s in enumerate(pair.sequence_ids) if s == 1]
         ids, types = pair.ids, pair.type_ids
-        return _Frame(
+        return Frame(
             before=ids[: first[0]],
             between=ids[first[-1] + 1 : second[0]],
             after=ids[second[-1] + 1 :],
@@ -156,35 +197,45 @@ class Tokenizer:
         )
 
     def plain(self, texts: list[str]) -> list[Any]:
-        """Encodings without special tokens, truncation or padding."""
+        """Return the encodings of `texts` without special tokens, truncation or padding."""
         self._neither_cut_nor_pad()
-        return self.backend.encode_batch(texts, add_special_tokens=False)
+        encodings: list[Any] = self.backend.encode_batch(texts, add_special_tokens=False)
+        return encodings
 
     def _neither_cut_nor_pad(self) -> None:
-        """Undo what tokenizer.json asks for, or an earlier call."""
+        """Undo the truncation and padding that tokenizer.json or an earlier call has set."""
         self.backend.no_truncation()
         self.backend.no_padding()
 
     def pairs(self, first: list[str], second: list[str] | None, max_length: int) -> Any:
-        """Encodings of sentences or pairs, cut to `max_length` at the longer one's end."""
+        """Return the encodings of sentences or pairs, of at most `max_length` tokens.
+
+        Tokens are cut from the end of the longer text.
+        """
         return self.call(
             first,
             second,
             truncation="longest_first",
             max_length=max_length,
-            return_token_type_ids=True,  # not every tokenizer class gives them unasked
+            return_token_type_ids=True,  # some tokenizer classes omit them by default
             verbose=False,
         )
 
 
 def window_starts(tokens: int, capacity: int, settings: FeatureSettings) -> list[int]:
-    """First context token of each window over a context of `tokens` tokens.
+    """Return the first context token of each window over a context of `tokens` tokens.
 
-    `advance` steps by `stride_tokens`, `overlap` lets neighbours share `stride_tokens`;
-    both stop with the first window that reaches the end of the context.
+    The next window starts `stride_tokens` later (`advance`, as in the original BERT code) or
+    shares `stride_tokens` with the one before (`overlap`). The first window that reaches the end
+    of the context is the last.
+
+    Args:
+        tokens: length of the context.
+        capacity: context tokens in a window.
+        settings: the rule and its stride.
 
     Raises:
-        MtdnnError: the overlap leaves no room to advance.
+        MtdnnError: a window has no context tokens, or no more than the overlap.
     """
     step = settings.stride_tokens
     if settings.stride_rule == "overlap":
@@ -200,119 +251,200 @@ def window_starts(tokens: int, capacity: int, settings: FeatureSettings) -> list
     return list(range(0, max(tokens - capacity, 0) + step, step)) if tokens > capacity else [0]
 
 
-def _windows(rows: dict[str, list], tokenizer: Tokenizer, settings: FeatureSettings) -> dict:
-    """Windows of [CLS] question [SEP] part of the context [SEP].
-
-    Tokens are gathered from a pool: the heads ([CLS] question [SEP]) of all questions, all
-    contexts, what stands behind a context. A window is three ranges of the pool.
-    """
+def _windows(rows: Rows, tokenizer: Tokenizer, settings: FeatureSettings) -> Columns:
+    """Return the windows [CLS] question [SEP] part of the context [SEP] of every row."""
     frame = tokenizer.frame
     questions = [
         encoding.ids[: settings.max_question_length]
         for encoding in tokenizer.plain([q.lstrip() for q in rows["question"]])
     ]
-    # Questions about one context stand together: each context is tokenised once.
-    places = {text: place for place, text in enumerate(dict.fromkeys(rows["context"]))}
-    context = np.array([places[text] for text in rows["context"]])
-    encodings = tokenizer.plain(list(places))
-    offsets = np.array([pair for e in encodings for pair in e.offsets], np.int32).reshape(-1, 2)
-    sizes = np.array([len(encoding) for encoding in encodings])
-    starts = np.cumsum(sizes) - sizes  # of the contexts, among the contexts' tokens
-
-    heads = [[*frame.before, *question, *frame.between] for question in questions]
-    head_sizes = np.array([len(head) for head in heads])
-    head_starts = np.cumsum(head_sizes) - head_sizes
-    heads_end, contexts_end = head_sizes.sum(), head_sizes.sum() + sizes.sum()
-    pool = {
-        "input_ids": np.fromiter(
-            chain(chain(*heads), chain(*(e.ids for e in encodings)), frame.after), np.int32
-        ),
-        "token_type_ids": np.repeat(
-            np.array([*frame.types[:3] * len(questions), *frame.types[3:]], np.int8),
-            [
-                *chain(*((len(frame.before), len(q), len(frame.between)) for q in questions)),
-                sizes.sum(),
-                len(frame.after),
-            ],
-        ),
+    sizes = np.array([len(question) for question in questions])
+    head_sizes = sizes + len(frame.before) + len(frame.between)
+    contexts = _tokenise_contexts(rows["context"], tokenizer)
+    parts = _cut(contexts, settings.max_length - frame.size - sizes, settings)
+    answers = _answer_tokens(contexts, rows["answer_texts"], rows["answer_starts"])
+    return {
+        "example": np.asarray(rows["row"])[parts.row],
+        **_gather(_pool(questions, contexts, frame), head_sizes, contexts, parts, len(frame.after)),
+        **_labels(parts, answers, head_sizes),
     }
-    outside = np.full(heads_end, -1, np.int32), np.full(len(frame.after), -1, np.int32)
-    for side, name in enumerate(("char_start", "char_end")):
-        pool[name] = np.concatenate([outside[0], offsets[:, side], outside[1]])
 
-    capacities = settings.max_length - frame.size - np.array([len(q) for q in questions])
+
+@dataclass(frozen=True)
+class _Contexts:
+    """The different contexts of some rows, tokenised once each; their tokens end to end.
+
+    Attributes:
+        encodings: the tokenizer's encoding of each, without special tokens.
+        of_row: (rows,) number of each row's context.
+        sizes: (contexts,) length in tokens.
+        starts: (contexts,) number of each context's first token among all tokens.
+        offsets: (tokens, 2) first character of each token in its context, and the end.
+    """
+
+    encodings: list[Any]
+    of_row: np.ndarray
+    sizes: np.ndarray
+    starts: np.ndarray
+    offsets: np.ndarray
+
+
+def _tokenise_contexts(texts: list[str], tokenizer: Tokenizer) -> _Contexts:
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    encodings = tokenizer.plain(list(numbers))
+    sizes = np.array([len(encoding) for encoding in encodings])
+    return _Contexts(
+        encodings=encodings,
+        of_row=np.array([numbers[text] for text in texts]),
+        sizes=sizes,
+        starts=np.cumsum(sizes) - sizes,
+        offsets=np.array([pair for e in encodings for pair in e.offsets], np.int32).reshape(-1, 2),
+    )
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The parts of contexts that windows contain.
+
+    Attributes:
+        row: (windows,) number of the window's row.
+        first: (windows,) first token, counted from the start of the context.
+        size: (windows,) length in tokens.
+    """
+
+    row: np.ndarray
+    first: np.ndarray
+    size: np.ndarray
+
+
+def _cut(contexts: _Contexts, capacities: np.ndarray, settings: FeatureSettings) -> _Parts:
+    """Cut the context of every row into parts of at most `capacities` (rows,) tokens."""
+    sizes = contexts.sizes[contexts.of_row]
     firsts = [
         window_starts(tokens, capacity, settings)
-        for tokens, capacity in zip(sizes[context].tolist(), capacities.tolist(), strict=True)
+        for tokens, capacity in zip(sizes.tolist(), capacities.tolist(), strict=True)
     ]
-    row = np.repeat(np.arange(len(questions)), [len(some) for some in firsts])
+    row = np.repeat(np.arange(len(firsts)), [len(starts) for starts in firsts])
     first = np.fromiter(chain(*firsts), np.int64)
-    part = np.minimum(capacities[row], sizes[context[row]] - first)
-    lengths = np.stack([head_sizes[row], part, np.full(len(row), len(frame.after))], axis=1)
-    begins = np.stack(
-        [
-            head_starts[row],
-            heads_end + starts[context[row]] + first,
-            np.full(len(row), contexts_end),
-        ],
-        axis=1,
-    )
-    tokens = ranges(begins.ravel(), lengths.ravel())
+    return _Parts(row, first, np.minimum(capacities[row], sizes[row] - first))
+
+
+def _pool(questions: list[list[int]], contexts: _Contexts, frame: Frame) -> dict[str, np.ndarray]:
+    """Return the tokens from which windows are gathered, by column, shape (pool's tokens,).
+
+    The pool has the heads [CLS] question [SEP] of all questions, then all contexts, then what
+    follows a context: a window is one range of each.
+    """
+    heads = [[*frame.before, *question, *frame.between] for question in questions]
+    ids = chain(chain(*heads), chain(*(e.ids for e in contexts.encodings)), frame.after)
+    types = np.array([*frame.types[:3] * len(questions), *frame.types[3:]], np.int8)
+    repeats = [
+        *chain(*((len(frame.before), len(q), len(frame.between)) for q in questions)),
+        contexts.sizes.sum(),
+        len(frame.after),
+    ]
+    before = np.full(sum(map(len, heads)), -1, np.int32)
+    after = np.full(len(frame.after), -1, np.int32)
+    characters = {
+        name: np.concatenate([before, contexts.offsets[:, side], after])
+        for side, name in enumerate(("char_start", "char_end"))
+    }
+    return {
+        "input_ids": np.fromiter(ids, np.int32),
+        "token_type_ids": np.repeat(types, repeats),
+        **characters,
+    }
+
+
+def _gather(
+    pool: dict[str, np.ndarray],
+    head_sizes: np.ndarray,
+    contexts: _Contexts,
+    parts: _Parts,
+    after: int,
+) -> Columns:
+    """Return the columns that have a value for each token, as one list for each window.
+
+    Args:
+        pool: tokens by column, as `_pool` lays them out.
+        head_sizes: (rows,) length of each question's head in tokens.
+        contexts: the contexts.
+        parts: the part of the context in every window.
+        after: number of tokens that follow a context.
+    """
+    row = parts.row
+    head_starts = np.cumsum(head_sizes) - head_sizes
+    contexts_start = head_sizes.sum()
+    contexts_end = contexts_start + contexts.sizes.sum()
+    part_starts = contexts_start + contexts.starts[contexts.of_row[row]] + parts.first
+    lengths = np.stack([head_sizes[row], parts.size, np.full(len(row), after)], axis=1)
+    starts = np.stack([head_starts[row], part_starts, np.full(len(row), contexts_end)], axis=1)
+    tokens = ranges(starts.ravel(), lengths.ravel())
     ends = np.concatenate([[0], np.cumsum(lengths.sum(axis=1))])
-    columns = {
+    return {
         name: pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(values[tokens]))
         for name, values in pool.items()
     }
-    answers = _answer_tokens(offsets, starts, context, rows["answer_texts"], rows["answer_starts"])
-    inside = (answers[0][row] >= first) & (answers[1][row] < first + part)
-    inside &= answers[0][row] <= answers[1][row]
-    for name, answer in zip(("start", "end"), answers, strict=True):
-        # The [CLS] position where the window does not hold the answer.
-        columns[name] = np.where(inside, answer[row] - first + head_sizes[row], 0)
-    columns["example"] = np.asarray(rows["row"])[row]
-    return columns
+
+
+def _labels(
+    parts: _Parts, answers: tuple[np.ndarray, np.ndarray], head_sizes: np.ndarray
+) -> Columns:
+    """Return `start` and `end` of every window, (windows,): token positions in the window.
+
+    Both are 0, the position of [CLS], where the window does not contain the whole answer.
+    """
+    first, last = (tokens[parts.row] for tokens in answers)
+    inside = (first >= parts.first) & (last < parts.first + parts.size) & (first <= last)
+    shift = head_sizes[parts.row] - parts.first
+    return {
+        "start": np.where(inside, first + shift, 0),
+        "end": np.where(inside, last + shift, 0),
+    }
 
 
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The numbers of several ranges, end to end: `starts[i]`, …, `starts[i] + lengths[i] - 1`."""
+    """Return the numbers of several ranges, end to end.
+
+    Args:
+        starts: (ranges,) first number of each.
+        lengths: (ranges,) how many numbers it has.
+    """
     ends = np.cumsum(lengths)
-    return np.arange(ends[-1]) + np.repeat(starts - ends + lengths, lengths)
+    numbers: np.ndarray = np.arange(ends[-1]) + np.repeat(starts - ends + lengths, lengths)
+    return numbers
 
 
 def _answer_tokens(
-    offsets: np.ndarray,
-    starts: np.ndarray,
-    context: np.ndarray,
-    texts: list[list[str]],
-    begins: list[list[int]],
+    contexts: _Contexts, texts: list[list[str]], begins: list[list[int]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """First and last context token of the first gold answer of every row.
+    """Return the first and the last context token of the first gold answer of every row.
 
     Args:
-        offsets: (T, 2) characters of the tokens of all contexts, end to end.
-        starts: (contexts,) where each context's tokens start.
-        context: (rows,) number of each row's context.
-        texts, begins: gold answers and their first characters.
+        contexts: the rows' contexts.
+        texts: gold answers of every row.
+        begins: their first characters in the context.
 
     Returns:
-        Two arrays of shape (rows,), counted from the context's first token; the first is above
-        the last where there is no answer.
+        Two arrays of shape (rows,), counted from the context's first token; the first token
+        comes after the last where there is no answer.
     """
-    # All contexts in one search: each has a stretch of the number line to itself.
+    offsets, starts, context = contexts.offsets, contexts.starts, contexts.of_row
+    # One search for all contexts: each has a stretch of the number line to itself.
     stretch = np.int64(1) << 32
     line_of = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(offsets))) * stretch
     lines = offsets + line_of[:, None]
-    begin = np.array([some[0] if some else 0 for some in begins], np.int64)
-    stop = begin + [len(some[0]) if some else 0 for some in texts]
+    begin = np.array([each[0] if each else 0 for each in begins], np.int64)
+    stop = begin + [len(each[0]) if each else 0 for each in texts]
     line = context * stretch
     first = np.searchsorted(lines[:, 1], line + begin, side="right") - starts[context]
     last = np.searchsorted(lines[:, 0], line + stop, side="left") - 1 - starts[context]
-    answered = np.array([bool(some) for some in texts])
+    answered = np.array([bool(each) for each in texts])
     return np.where(answered, first, 1), np.where(answered, last, 0)
 
 
-def _choices(rows: dict[str, list], tokenizer: Tokenizer, settings: FeatureSettings) -> dict:
-    """A sequence [CLS] sentence [SEP] choice [SEP] for each choice."""
+def _choices(rows: Rows, tokenizer: Tokenizer, settings: FeatureSettings) -> Columns:
+    """Return a sequence [CLS] sentence [SEP] choice [SEP] for each choice of every row."""
     counts = [len(choices) for choices in rows["choices"]]
     sentences = [s for s, n in zip(rows["sentence"], counts, strict=True) for _ in range(n)]
     choices = [choice for choices in rows["choices"] for choice in choices]
@@ -320,15 +452,15 @@ def _choices(rows: dict[str, list], tokenizer: Tokenizer, settings: FeatureSetti
     return _classified(encoded, np.repeat(rows["row"], counts), np.repeat(rows["label"], counts))
 
 
-def _sentences(rows: dict[str, list], tokenizer: Tokenizer, settings: FeatureSettings) -> dict:
-    """A sequence [CLS] sentence [SEP] or [CLS] sentence1 [SEP] sentence2 [SEP]."""
+def _sentences(rows: Rows, tokenizer: Tokenizer, settings: FeatureSettings) -> Columns:
+    """Return [CLS] sentence [SEP] or [CLS] sentence1 [SEP] sentence2 [SEP] for every row."""
     pairs = rows["sentence2"][0] is not None
     second = rows["sentence2"] if pairs else None
     encoded = tokenizer.pairs(rows["sentence1"], second, settings.max_length)
     return _classified(encoded, rows["row"], rows["label"])
 
 
-def _classified(encoded: Any, example: Iterable[int], label: Iterable[int]) -> dict:
+def _classified(encoded: Any, example: Iterable[int], label: Iterable[int]) -> Columns:
     return {
         "example": example,
         "input_ids": encoded["input_ids"],
@@ -337,8 +469,8 @@ def _classified(encoded: Any, example: Iterable[int], label: Iterable[int]) -> d
     }
 
 
-def portions(source: Path) -> Iterator[dict[str, list]]:
-    """Rows of a corpus file in portions, with their number in the file as `row`."""
+def portions(source: Path) -> Iterator[Rows]:
+    """Yield the rows of a corpus file, `ROWS_AT_A_TIME` at a time."""
     first = 0
     for batch in pq.ParquetFile(source).iter_batches(ROWS_AT_A_TIME):
         rows = batch.to_pydict()
@@ -347,8 +479,8 @@ def portions(source: Path) -> Iterator[dict[str, list]]:
         yield rows
 
 
-def _write(target: Path, schema: pa.Schema, batches: Iterable[dict]) -> dict[str, int]:
-    """Write portions of features; returns the numbers of sequences and tokens."""
+def _write(target: Path, schema: pa.Schema, batches: Iterable[Columns]) -> dict[str, int]:
+    """Write features in portions; return the numbers of sequences and tokens."""
     sequences = tokens = 0
     with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for columns in batches:

@@ -1,4 +1,4 @@
-"""Answers of a trained model to the questions of any file in SQuAD's format."""
+"""Answer the questions of any file in SQuAD's format with a trained model."""
 
 import tempfile
 from pathlib import Path
@@ -20,17 +20,20 @@ def predict(
     threshold: float | None = None,
     threads: int | None = None,
 ) -> tuple[dict[str, str], dict[str, float]]:
-    """Answer the questions of a file in SQuAD's format; their answers need not be in it.
+    """Answer the questions of a file in SQuAD's format, which needs no gold answers.
 
     Args:
         folder: a run's `model/`.
-        run: the settings that it was trained with.
+        run: the settings that the model was trained with.
         data: the file.
-        threshold: of the null odds; the run's own when absent.
-        threads: CPU threads; all cores when absent.
+        threshold: null threshold, in logits; the run's own if absent.
+        threads: CPU threads; all cores if absent.
 
     Returns:
-        Answers ("" for none) and null odds by question id.
+        Answers ("" for no answer) and null odds, in logits, by question id.
+
+    Raises:
+        MtdnnError: the model is missing or broken, or `data` is not a SQuAD file with questions.
     """
     corpus = run.corpora[run.primary]
     rows = read_questions(data)
@@ -38,8 +41,8 @@ def predict(
     columns["row"] = list(range(len(rows)))
     device = use_device(threads)
     model = load(folder, run).to(device).eval()
-    with tempfile.TemporaryDirectory() as room:
-        target = Path(room) / "questions.arrow"
+    with tempfile.TemporaryDirectory() as temporary:
+        target = Path(temporary) / "questions.arrow"
         tokenise(corpus.family, run.features, Tokenizer(folder), [columns], target)
         features = Features(target, corpus.family)
         best = answer(model, run.primary, features, len(rows), run, device)

@@ -1,12 +1,12 @@
-"""From span logits to answers: n-best decoding over the windows of each question.
+"""Decode span logits into answers: n-best search over the windows of each question.
 
-The procedure is that of BERT's SQuAD 2.0 code (Devlin et al. 2019, run_squad): in each
-window the `n_best` highest starts meet the `n_best` highest ends, and the best admissible
-pair of any window is the question's answer. The null score, that of "no answer", is the
-lowest start + end at [CLS] of any window.
+The procedure is that of BERT's SQuAD 2.0 code (Devlin et al. 2019, run_squad.py): each window
+pairs its `n_best` highest starts with its `n_best` highest ends, and the best admissible pair
+over all windows answers the question. The null score, the score of "no answer", is the lowest
+start + end logit at [CLS] over all windows.
 
-Only the running best of each question is kept, so windows can be streamed in batches of
-any size and order.
+Only the best pair so far is kept for each question, so windows can arrive in batches of any size
+and order.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,13 +14,16 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from mtdnn.config.settings import DecodingSettings
 from mtdnn.errors import MtdnnError
 
 NO_SCORE = -1e30
-"""Score of a question without any admissible pair: its null odds exceed every threshold,
-and still are finite numbers that JSON can hold."""
+"""Score of a question that has no admissible pair.
+
+Its null odds exceed every threshold but stay finite, so JSON can hold them.
+"""
 
 PREDICTIONS = pa.schema(
     [
@@ -34,63 +37,68 @@ PREDICTIONS = pa.schema(
         ("null_odds", pa.float64()),
     ]
 )
-"""Columns of predictions.parquet."""
+"""Columns of predictions.parquet; scores and null odds are in logits."""
 
-_CELLS = 1 << 21
-"""Numbers that one chunk of windows may hold in one intermediate array."""
+_MAX_CHUNK_VALUES = 1 << 21
+"""Maximum number of values in an intermediate array of one chunk of windows."""
 
 
 @dataclass(frozen=True)
 class SpanLogits:
     """Span logits of W windows, laid end to end in T tokens.
 
-    A window's first token is [CLS]. Windows of a question may stand anywhere.
+    Each window begins with [CLS]. The windows of a question need not be adjacent.
+
+    Attributes:
+        start: (T,) float32; logit that an answer starts at the token.
+        end: (T,) float32; logit that an answer ends at the token.
+        offsets: (W + 1,) int64; first token of each window, then T.
+        char_start: (T,) int32; the token's first character in the context; -1 outside the context.
+        char_end: (T,) int32; the character after the token's last; -1 outside the context.
+        example: (W,) int32; number of the window's question, from 0.
     """
 
     start: np.ndarray
-    """(T,) float32: logit that an answer starts at the token."""
     end: np.ndarray
-    """(T,) float32: logit that an answer ends at the token."""
     offsets: np.ndarray
-    """(W + 1,) int64: where windows start; the last entry is T."""
     char_start: np.ndarray
-    """(T,) int32: the token's first character in the context; -1 outside the context."""
     char_end: np.ndarray
-    """(T,) int32: the character behind the token's last; -1 outside the context."""
     example: np.ndarray
-    """(W,) int32: number of the window's question, from 0."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The best non-null answer of each of N questions, and its rival."""
+    """The best non-null answer of each of N questions, and the score of "no answer".
 
-    char_start: np.ndarray
-    """(N,) int32: first character of the answer in the context; -1 if there is none."""
-    char_end: np.ndarray
-    """(N,) int32: the character behind its last; -1 if there is none."""
-    score: np.ndarray
-    """(N,) float64: start + end logit; `NO_SCORE` if there is none."""
-    null_score: np.ndarray
-    """(N,) float64: lowest start + end logit at [CLS] of the question's windows."""
+    Attributes:
+        char_start: (N,) int32; first character of the answer in the context; -1 if none.
+        char_end: (N,) int32; the character after its last; -1 if none.
+        score: (N,) float64; start + end logit; `NO_SCORE` if none.
+        null_score: (N,) float64; lowest start + end logit at [CLS] over the question's windows.
+    """
+
+    char_start: NDArray[np.int32]
+    char_end: NDArray[np.int32]
+    score: NDArray[np.float64]
+    null_score: NDArray[np.float64]
 
     @property
-    def null_odds(self) -> np.ndarray:
-        """(N,) float64: how much "no answer" is ahead of the answer."""
+    def null_odds(self) -> NDArray[np.float64]:
+        """(N,) float64; null score minus answer score, in logits."""
         return self.null_score - self.score
 
     def part(self, first: int, last: int) -> "Answers":
-        """Those of the questions `first` to `last` (exclusive)."""
+        """Return the answers of the questions from `first` up to, but not including, `last`."""
         return Answers(*(getattr(self, field.name)[first:last] for field in fields(self)))
 
 
 class Decoder:
     """Collects the answers of `n_questions` questions from batches of windows.
 
-    Ties have one outcome, whatever the batches and their order. Among equal logits the
-    lower positions belong to the n best, as in the reference. Among equal pairs of a
-    window the lowest start wins, then the lowest end; among equal pairs of several
-    windows the one that starts, then ends, earliest in the context.
+    Ties are broken the same way whatever the batches and their order. Among equal logits the
+    lower positions count as the n best, as in the reference. Among equal pairs of one window the
+    lowest start wins, then the lowest end; among equal pairs of several windows, the one that
+    starts, then ends, earliest in the context.
     """
 
     def __init__(self, n_questions: int, settings: DecodingSettings):
@@ -101,10 +109,10 @@ class Decoder:
         self._null_score = np.full(n_questions, np.inf)
 
     def add(self, logits: SpanLogits) -> None:
-        """Take in a batch of windows.
+        """Add a batch of windows.
 
         Raises:
-            MtdnnError: a logit is not finite; the model is broken.
+            MtdnnError: a logit is not finite, so the model is broken.
         """
         if not (np.isfinite(logits.start).all() and np.isfinite(logits.end).all()):
             raise MtdnnError("span logits: not finite; the model's training diverged")
@@ -117,16 +125,16 @@ class Decoder:
             )
 
     def answers(self) -> Answers:
-        """The answers so far.
+        """Return the best answers so far.
 
         Raises:
             MtdnnError: a question had no window.
         """
-        absent = np.flatnonzero(np.isinf(self._null_score))
-        if len(absent):
+        missing = np.flatnonzero(np.isinf(self._null_score))
+        if len(missing):
             raise MtdnnError(
-                f"span logits: {len(absent)} of {len(self._score)} questions have no window, "
-                f"the first is number {absent[0]}"
+                f"span logits: {len(missing)} of {len(self._score)} questions have no window, "
+                f"the first is number {missing[0]}"
             )
         return Answers(
             self._char_start.copy(),
@@ -138,21 +146,25 @@ class Decoder:
     def _keep_best(
         self, example: np.ndarray, char_start: np.ndarray, char_end: np.ndarray, score: np.ndarray
     ) -> None:
-        """Replace answers by better candidates; a question may have several candidates."""
+        """Replace answers by better candidates, of which a question may have several."""
         example = np.concatenate([example, np.unique(example)])
-        known = example[len(score) :]
-        char_start = np.concatenate([char_start, self._char_start[known]])
-        char_end = np.concatenate([char_end, self._char_end[known]])
-        score = np.concatenate([score, self._score[known]])
+        questions = example[len(score) :]
+        char_start = np.concatenate([char_start, self._char_start[questions]])
+        char_end = np.concatenate([char_end, self._char_end[questions]])
+        score = np.concatenate([score, self._score[questions]])
         order = np.lexsort((char_end, char_start, -score, example))
         leaders = order[np.unique(example[order], return_index=True)[1]]
-        self._char_start[known] = char_start[leaders]
-        self._char_end[known] = char_end[leaders]
-        self._score[known] = score[leaders]
+        self._char_start[questions] = char_start[leaders]
+        self._char_end[questions] = char_end[leaders]
+        self._score[questions] = score[leaders]
 
 
 def decode(logits: SpanLogits, n_questions: int, settings: DecodingSettings) -> Answers:
-    """The answers of `n_questions` questions whose windows are all at hand."""
+    """Decode all windows of `n_questions` questions at once.
+
+    Raises:
+        MtdnnError: a logit is not finite, or a question has no window.
+    """
     decoder = Decoder(n_questions, settings)
     decoder.add(logits)
     return decoder.answers()
@@ -161,12 +173,16 @@ def decode(logits: SpanLogits, n_questions: int, settings: DecodingSettings) -> 
 def predictions_table(
     split: str, ids: Sequence[str], contexts: Sequence[str], answers: Answers
 ) -> pa.Table:
-    """Rows of predictions.parquet: each question's best non-null answer and its null odds.
+    """Return rows of predictions.parquet: each question's best non-null answer and null odds.
 
     Args:
-        split: name of the corpus's split, the same for all rows.
-        ids: the N questions' ids.
-        contexts: the N questions' contexts, to which character offsets refer.
+        split: the corpus's split, the same for all rows.
+        ids: ids of the N questions.
+        contexts: contexts of the N questions, into which the character offsets point.
+        answers: answers of the N questions; scores are in logits.
+
+    Returns:
+        N rows with the columns `PREDICTIONS`.
     """
     spans = zip(contexts, answers.char_start.tolist(), answers.char_end.tolist(), strict=True)
     texts = [context[start:end] if start >= 0 else "" for context, start, end in spans]
@@ -186,15 +202,15 @@ def predictions_table(
 def _best_pairs(
     logits: SpanLogits, settings: DecodingSettings
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """The best admissible pair of each window, in chunks of bounded memory.
+    """Find the best admissible pair of each window, in chunks of bounded memory.
 
     Yields:
-        Windows that have a pair, its start token, its end token (both counted over the
-        whole batch), and its score in float64; all of one shape.
+        Four arrays of the same shape: the windows that have an admissible pair, the pair's start
+        token and end token (numbered over the whole batch), and its score in float64.
     """
     first, lengths = logits.offsets[:-1], np.diff(logits.offsets)
     longest = int(lengths.max(initial=1))
-    chunk = max(1, _CELLS // max(longest, min(settings.n_best, longest) ** 2))
+    chunk = max(1, _MAX_CHUNK_VALUES // max(longest, min(settings.n_best, longest) ** 2))
     for begin in range(0, len(lengths), chunk):
         windows = np.arange(begin, min(begin + chunk, len(lengths)))
         position = np.arange(lengths[windows].max())
@@ -203,7 +219,7 @@ def _best_pairs(
         start = _highest(np.where(inside, logits.start[token], -np.inf), settings.n_best)
         end = _highest(np.where(inside, logits.end[token], -np.inf), settings.n_best)
 
-        # Padding repeats [CLS], which is no context token: no pair with it is admissible.
+        # Padding repeats [CLS], which is not a context token, so no pair with it is admissible.
         start_token = np.take_along_axis(token, start, axis=1)
         end_token = np.take_along_axis(token, end, axis=1)
         length = end_token[:, None, :] - start_token[:, :, None] + 1
@@ -229,12 +245,12 @@ def _best_pairs(
 
 
 def _highest(values: np.ndarray, n: int) -> np.ndarray:
-    """Columns of each row's `n` highest values, in ascending order; of equals the lower ones."""
+    """Return the columns of each row's `n` highest values, ascending; ties go to lower columns."""
     rows, width = values.shape
     if width <= n:
         return np.broadcast_to(np.arange(width), values.shape)
     lowest = np.partition(values, width - n, axis=1)[:, width - n, None]
     above, equal = values > lowest, values == lowest
-    room = n - above.sum(axis=1, keepdims=True)
-    chosen = above | (equal & (np.cumsum(equal, axis=1, dtype=np.int32) <= room))
+    places_left = n - above.sum(axis=1, keepdims=True)
+    chosen = above | (equal & (np.cumsum(equal, axis=1, dtype=np.int32) <= places_left))
     return np.nonzero(chosen)[1].reshape(rows, n)

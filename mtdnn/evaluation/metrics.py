@@ -1,4 +1,4 @@
-"""A run's metrics.json: its predictions scored on every slice and every auxiliary dev set."""
+"""Score a run's predictions on every slice and every auxiliary dev set: its metrics.json."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,14 +19,23 @@ from mtdnn.machine.provenance import commit
 
 @dataclass(frozen=True)
 class Questions:
-    """Questions of one split and how a run answered them; every column has one entry each."""
+    """N questions of one split and a run's answers to them; each column has N entries.
+
+    Attributes:
+        ids: question ids.
+        titles: titles of the questions' articles.
+        contexts: contexts.
+        texts: the questions themselves.
+        answers: gold answers; an empty list for an unanswerable question.
+        odds: null odds, in logits.
+        scores: scores of the non-null answers.
+    """
 
     ids: list[str]
     titles: list[str]
     contexts: list[str]
     texts: list[str]
     answers: list[list[str]]
-    """Gold answers; none of an unanswerable question."""
     odds: list[float]
     scores: Scores
 
@@ -34,15 +43,19 @@ class Questions:
         return len(self.ids)
 
     def take(self, indices: list[int]) -> "Questions":
-        """Some of the questions, in the order of `indices`."""
-        columns = (self.ids, self.titles, self.contexts, self.texts, self.answers, self.odds)
+        """Return the questions at `indices`, in that order."""
         return Questions(
-            *([column[index] for index in indices] for column in columns),
-            self.scores.take(indices),
+            ids=[self.ids[index] for index in indices],
+            titles=[self.titles[index] for index in indices],
+            contexts=[self.contexts[index] for index in indices],
+            texts=[self.texts[index] for index in indices],
+            answers=[self.answers[index] for index in indices],
+            odds=[self.odds[index] for index in indices],
+            scores=self.scores.take(indices),
         )
 
     def overlap(self, ids: set[str], contexts: set[str]) -> list[bool]:
-        """Is the question's id among `ids` or its context among `contexts`?"""
+        """Return for each question whether its id is in `ids` or its context in `contexts`."""
         return [
             identifier in ids or context in contexts
             for identifier, context in zip(self.ids, self.contexts, strict=True)
@@ -52,26 +65,28 @@ class Questions:
 def write(run_dir: Path, experiment: Experiment) -> None:
     """Score a run's predictions and write its `metrics.json`.
 
-    A slice that shares a question's id or a context with the run's training split is not
-    measurable and gets no scores. With `tune_threshold_on`, each slice is scored again at
-    the null threshold that maximises F1 on the questions of that split or other slice, as far
-    as the run was not trained on them; except a slice that shares questions or contexts with them.
+    EM and F1 are in percent, as evaluate-v2.0.py gives them; `mtdnn.evaluation.scoring` says how.
+    A slice that shares a question id or a context with the run's training split is not measurable
+    and gets no scores. With `tune_threshold_on`, each slice is scored again at the null threshold
+    that maximises F1 on another split or slice. Questions that the run was trained on are left
+    out of the tuning, and a slice that shares questions or contexts with the remaining ones gets
+    no tuned scores.
 
     Raises:
-        MtdnnError: a slice names unknown articles or has other counts than expected; the
-            predictions do not fit the corpora.
+        MtdnnError: a slice names unknown articles or has unexpected counts, or the predictions
+            or the corpora do not belong to the run.
     """
-    run_dir = Path(run_dir)
-    run = load_run(RunFolder(run_dir).config)
+    files = RunFolder(Path(run_dir))
+    run = load_run(files.config)
     layout = experiment.layout
-    trained = read_json(RunFolder(run_dir).description)
+    trained = read_json(files.description)
     for name in run.corpora:
-        _check_corpus(name, trained, layout, run_dir)
+        _check_corpus(name, trained, layout, files.path)
 
-    slices = _score_slices(run_dir, experiment, run, layout)
+    slices = _score_slices(files.path, experiment, run, layout)
     first = next(iter(slices.values()))
     write_json(
-        RunFolder(run_dir).metrics,
+        files.metrics,
         {
             "experiment": experiment.experiment,
             "notice": experiment.notice,
@@ -85,7 +100,7 @@ def write(run_dir: Path, experiment: Experiment) -> None:
             "em": first.get("exact"),
             "f1": first.get("f1"),
             "slices": slices,
-            "auxiliary": _score_auxiliary(RunFolder(run_dir).auxiliary, run, layout),
+            "auxiliary": _score_auxiliary(files.auxiliary, run, layout),
             "fingerprint": trained["fingerprint"],
             "provenance": {
                 **trained["provenance"],
@@ -102,25 +117,27 @@ def write(run_dir: Path, experiment: Experiment) -> None:
 def _score_slices(
     run_dir: Path, experiment: Experiment, run: RunSettings, layout: Layout
 ) -> dict[str, dict[str, Any]]:
-    """Scores of every slice, in the experiment's order."""
+    """Score every slice, in the experiment's order."""
     corpus = layout.corpus(run.primary)
     tuned_on = experiment.tune_threshold_on
-    names = {entry.split for entry in experiment.slices.values()} | ({tuned_on} - {None})
+    names: set[str] = {entry.split for entry in experiment.slices.values()}
+    if tuned_on:
+        names.add(tuned_on)
     splits = {name: read_questions(corpus, name, run_dir) for name in sorted(names)}
     training = read_columns(corpus / "train.parquet", ["id", "context"])
-    known = set(training["id"].to_pylist()), set(training["context"].unique().to_pylist())
+    trained_on = set(training["id"].to_pylist()), set(training["context"].unique().to_pylist())
     measured = {
         name: select(name, entry, splits[entry.split]) for name, entry in experiment.slices.items()
     }
     tuning = {
-        name: _tune((measured | splits)[name], known)
+        name: _tune((measured | splits)[name], trained_on)
         for name in {entry.tune_threshold_on or tuned_on for entry in experiment.slices.values()}
         if name
     }
-    results = {}
+    results: dict[str, dict[str, Any]] = {}
     for name, entry in experiment.slices.items():
         questions = measured[name]
-        seen = sum(questions.overlap(*known))
+        seen = sum(questions.overlap(*trained_on))
         if seen:
             results[name] = {
                 "label": entry.label,
@@ -140,34 +157,53 @@ def _score_slices(
             "tuned": None,
         }
         other = entry.tune_threshold_on or tuned_on
-        tuned, others = tuning.get(other) or (None, None)
-        if others and not any(questions.overlap(set(others.ids), set(others.contexts))):
-            results[name]["tuned"] = {
-                "threshold": tuned,
-                "tuned_on": other,
-                **summary(questions.scores, questions.odds, tuned),
-            }
+        outcome = tuning.get(other) if other else None
+        if outcome:
+            tuned, others = outcome
+            if not any(questions.overlap(set(others.ids), set(others.contexts))):
+                results[name]["tuned"] = {
+                    "threshold": tuned,
+                    "tuned_on": other,
+                    **summary(questions.scores, questions.odds, tuned),
+                }
     return results
 
 
-def _tune(questions: Questions, known: tuple[set[str], set[str]]) -> tuple[float, Questions] | None:
-    """The threshold with the best F1 on questions that were not trained on, and those questions.
+def _tune(
+    questions: Questions, trained_on: tuple[set[str], set[str]]
+) -> tuple[float, Questions] | None:
+    """Find the threshold with the best F1 on the questions that the run was not trained on.
 
-    `known` are ids and contexts that were trained on. None if no question is left.
+    Args:
+        questions: the questions to tune on.
+        trained_on: ids and contexts of the training split.
+
+    Returns:
+        The threshold, and the questions that it was tuned on; None if there are none.
     """
-    unseen = [index for index, seen in enumerate(questions.overlap(*known)) if not seen]
+    unseen = [index for index, seen in enumerate(questions.overlap(*trained_on)) if not seen]
     if not unseen:
         return None
-    left = questions.take(unseen)
-    scores = left.scores
-    return tune(scores.f1, scores.answerable, scores.answered, left.odds), left
+    remaining = questions.take(unseen)
+    scores = remaining.scores
+    return tune(scores.f1, scores.answerable, scores.answered, remaining.odds), remaining
 
 
 def select(name: str, entry: Slice, questions: Questions) -> Questions:
-    """The questions of a slice, whose numbers must be those expected."""
-    known = set(questions.titles)
+    """Return the questions that belong to a slice.
+
+    Args:
+        name: the slice's name, for messages.
+        entry: the slice's conditions and expected counts.
+        questions: all questions of the slice's split.
+
+    Raises:
+        MtdnnError: the slice names an unknown article, has other counts than expected, or has no
+            questions.
+    """
+    titles = set(questions.titles)
     for title in [*entry.titles, *entry.exclude_titles]:
-        if title not in known:
+        if title not in titles:
             raise MtdnnError(f"slices.{name}: the split {entry.split} has no article {title!r}")
     columns = (questions.titles, questions.contexts, questions.texts, questions.answers)
     rows = enumerate(zip(*columns, strict=True))
@@ -185,7 +221,16 @@ def select(name: str, entry: Slice, questions: Questions) -> Questions:
 
 
 def read_questions(corpus: Path, split: str, run_dir: Path) -> Questions:
-    """All questions of a split with the run's predictions, in the order of the corpus."""
+    """Read all questions of a split and the run's predictions, in the order of the corpus.
+
+    Args:
+        corpus: the corpus's folder.
+        split: `dev` or `held_out`.
+        run_dir: the run's folder.
+
+    Raises:
+        MtdnnError: a file is missing or not readable, or a question has no prediction.
+    """
     path = RunFolder(run_dir).predictions
     columns = ["id", "title", "context", "question", "answer_texts"]
     table = read_columns(corpus / f"{split}.parquet", columns)
@@ -217,9 +262,11 @@ def read_questions(corpus: Path, split: str, run_dir: Path) -> Questions:
 
 
 def _score_auxiliary(path: Path, run: RunSettings, layout: Layout) -> dict[str, dict[str, Any]]:
-    """Scores of every auxiliary corpus on its own dev set.
+    """Score the predicted labels of every auxiliary corpus on its own dev set.
 
-    F1 is that of label 1 where sequences have one of two labels, else the mean over labels.
+    F1 is that of label 1 if the corpus has two labels, else the mean over labels (macro).
+    Accuracy, F1 and the share of the majority label are in percent; the Matthews correlation is
+    from -1 to 1.
     """
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
@@ -232,7 +279,7 @@ def _score_auxiliary(path: Path, run: RunSettings, layout: Layout) -> dict[str, 
         expected = read_json(layout.corpus(name) / MANIFEST)["splits"]["dev"]["rows"]
         if sorted(rows["row"]) != list(range(expected)):
             raise MtdnnError(
-                f"{path}: {name}: must hold each of the {expected} dev rows once, has "
+                f"{path}: {name}: must have each of the {expected} dev rows once, has "
                 f"{rows['row'].nunique()} of them in {len(rows)} rows; evaluate the run again"
             )
         labels, predictions = rows["label"].to_numpy(), rows["prediction"].to_numpy()
@@ -252,10 +299,10 @@ def _score_auxiliary(path: Path, run: RunSettings, layout: Layout) -> dict[str, 
 
 
 def _check_corpus(name: str, trained: Mapping[str, Any], layout: Layout, run_dir: Path) -> None:
-    """Refuse to score a run against other rows than those it was trained and evaluated on."""
+    """Make sure that a corpus still has the rows that the run was trained and evaluated on."""
     path = layout.corpus(name) / MANIFEST
     if read_json(path)["digest"] != trained["corpora"].get(name):
         raise MtdnnError(
             f"{path}: digest: differs from the {name} that {run_dir} was trained on; "
-            "train the run again, or fetch the corpus that it had"
+            "retrain the run, or fetch the corpus that it was trained on"
         )

@@ -1,4 +1,4 @@
-"""Predictions of a run: answers of every question, labels of every auxiliary dev set."""
+"""Predict with a run's model: answers to every question, labels of every auxiliary dev set."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,22 +16,35 @@ from mtdnn.machine.files import replacing
 from mtdnn.machine.progress import Progress
 from mtdnn.model.batches import pack
 from mtdnn.model.device import use_device
+from mtdnn.model.heads import ChoiceHead, LabelHead
 from mtdnn.model.multitask import MultiTaskModel
 from mtdnn.model.saving import load
 
-# Tokens of a batch: large enough to keep a device busy, small enough for any memory.
 TOKENS_PER_BATCH = {"cpu": 4_096, "cuda": 32_768}
+"""Tokens of a batch by device: enough to keep the device busy, few enough for its memory."""
 
 
 def evaluate(run_dir: Path, run: RunSettings, threads: int | None = None) -> None:
-    """Predict a run's dev sets; writes `predictions.parquet` and `auxiliary.parquet`."""
+    """Predict a run's dev sets and write its `predictions.parquet` and `auxiliary.parquet`.
+
+    Questions are those of the primary corpus's dev split and, if it exists, held-out split.
+
+    Args:
+        run_dir: the run's folder, with its trained model.
+        run: the run's settings.
+        threads: CPU threads; all cores if absent.
+
+    Raises:
+        MtdnnError: features, corpora or the model are missing, broken or changed, or the model
+            gives logits that are not finite.
+    """
     device = use_device(threads)
-    layout = Layout.of_run(run_dir)
+    files, layout = RunFolder(run_dir), Layout.of_run(run_dir)
     check_unchanged(layout, run, "dev", "held_out")
-    model = load(run_dir / "model", run).to(device).eval()
+    model = load(files.model, run).to(device).eval()
     labels = [_no_labels()]
     with (
-        replacing(RunFolder(run_dir).predictions) as draft,
+        replacing(files.predictions) as draft,
         pq.ParquetWriter(draft, PREDICTIONS, compression="zstd") as writer,
     ):
         for name, corpus in run.corpora.items():
@@ -48,17 +61,17 @@ def evaluate(run_dir: Path, run: RunSettings, threads: int | None = None) -> Non
                     best = answer(model, name, features, questions, run, device)
                     for table in _predictions(split, rows, best):
                         writer.write_table(table)
-    with replacing(RunFolder(run_dir).auxiliary) as draft:
+    with replacing(files.auxiliary) as draft:
         pq.write_table(pa.concat_tables(labels), draft, compression="zstd")
 
 
 def _predictions(split: str, rows: Path, best: Answers) -> Iterator[pa.Table]:
-    """The answers in words, in portions: the contexts of a large corpus fill a memory."""
+    """Look up the answers' text, a portion at a time: all contexts may not fit in memory."""
     first = 0
     for batch in pq.ParquetFile(rows).iter_batches(ROWS_AT_A_TIME, columns=["id", "context"]):
         part = best.part(first, first + len(batch))
         first += len(batch)
-        yield predictions_table(split, *(batch[n].to_pylist() for n in ("id", "context")), part)
+        yield predictions_table(split, batch["id"].to_pylist(), batch["context"].to_pylist(), part)
 
 
 def answer(
@@ -69,7 +82,22 @@ def answer(
     run: RunSettings,
     device: torch.device,
 ) -> Answers:
-    """The best answer and null score of each of `questions` questions."""
+    """Find the best answer and the null score of each of N questions.
+
+    Args:
+        model: the model, on `device` and in evaluation mode.
+        corpus: name of the corpus, whose head answers.
+        features: windows of the questions.
+        questions: N, the number of questions.
+        run: the run's settings.
+        device: where the model computes.
+
+    Returns:
+        Answers of the N questions; scores are in logits.
+
+    Raises:
+        MtdnnError: a logit is not finite, or a question has no window.
+    """
     decoder = Decoder(questions, run.decoding)
     batches = batches_by_length(features, TOKENS_PER_BATCH[device.type])
     for sequences, logits in outputs(model, corpus, features, run, device, batches):
@@ -90,8 +118,20 @@ def answer(
 def classify(
     model: MultiTaskModel, corpus: str, features: Features, run: RunSettings, device: torch.device
 ) -> pa.Table:
-    """The label that the model gives to every item, beside the right one."""
+    """Predict the label of every item of an auxiliary corpus.
+
+    Args:
+        model: the model, on `device` and in evaluation mode.
+        corpus: name of the corpus, whose head decides.
+        features: the corpus's items.
+        run: the run's settings.
+        device: where the model computes.
+
+    Returns:
+        One row per item, in the corpus's order: `corpus`, `row`, gold `label`, `prediction`.
+    """
     head, tables = model.heads[corpus], []
+    assert isinstance(head, ChoiceHead | LabelHead), f"{corpus} has no labels"
     batches = batches_by_length(features, TOKENS_PER_BATCH[device.type])
     for sequences, logits in outputs(model, corpus, features, run, device, batches):
         first = sequences.items[:-1]
@@ -116,11 +156,23 @@ def outputs(
     device: torch.device,
     batches: Iterable[np.ndarray],
 ) -> Iterator[tuple[Sequences, np.ndarray]]:
-    """The sequences of batches of items, and their logits in fp32.
+    """Run the model on batches of items.
 
-    A GPU is at work on the next batch while one is decoded.
+    On a GPU the next batch is computed while the caller decodes the current one.
+
+    Args:
+        model: the model, on `device` and in evaluation mode.
+        corpus: name of the corpus, whose head gives the logits.
+        features: the corpus's items.
+        run: the run's settings.
+        device: where the model computes.
+        batches: the items of each batch, by number.
+
+    Yields:
+        The sequences of a batch, and their logits in fp32: (tokens, 2) for question answering,
+        (sequences, outputs of the head) for other families.
     """
-    ahead = None
+    ahead: tuple[Sequences, torch.Tensor] | None = None
     with Progress(f"evaluate {corpus}", len(features), "items") as progress:
         for items in batches:
             sequences = features.pick(items)
@@ -135,7 +187,7 @@ def outputs(
 
 
 def _precision(run: RunSettings, device: torch.device) -> torch.autocast:
-    """The arithmetic of the forward pass; `auto` is bf16 on a GPU, else that of the training."""
+    """Return the precision of the forward pass; `auto` is bf16 on a GPU, else the training's."""
     wanted = run.decoding.precision
     if wanted == "auto":
         wanted = "bf16" if device.type == "cuda" else run.training.precision
@@ -143,10 +195,10 @@ def _precision(run: RunSettings, device: torch.device) -> torch.autocast:
 
 
 def batches_by_length(features: Features, tokens: int) -> Iterator[np.ndarray]:
-    """Items in order of falling length, in batches of about `tokens` tokens.
+    """Yield the numbers of all items, longest first, in batches of about `tokens` tokens.
 
-    Batches of equal lengths waste nothing, and the largest comes first: if memory is too
-    small, that is known at once.
+    Items of similar length waste little padding, and if memory is too small for the largest
+    batch, the first one fails.
     """
     lengths = np.add.reduceat(features.lengths, features.item_starts[:-1])
     order = np.argsort(-lengths, kind="stable")

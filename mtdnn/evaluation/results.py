@@ -1,4 +1,4 @@
-"""The runs of an experiment as they lie on disk: their scores, or why there are none."""
+"""Read the runs of an experiment from disk: their scores, or why they have none."""
 
 import csv
 import statistics
@@ -15,7 +15,14 @@ from mtdnn.machine.files import read_json
 
 @dataclass(frozen=True)
 class Result:
-    """One run: its `metrics.json`, or the reason why it has none."""
+    """One run: its `metrics.json`, or the reason why it has none.
+
+    Attributes:
+        run: which run it is.
+        folder: the run's folder.
+        metrics: content of `metrics.json`; None if the run is missing or failed.
+        missing: why there is no `metrics.json`; None if there is.
+    """
 
     run: RunId
     folder: Path
@@ -23,9 +30,15 @@ class Result:
     missing: str | None
 
     def values(self, slice_name: str, tuned: bool = False) -> tuple[dict[str, Any], str | None]:
-        """Scores on a slice by their official keys, and the reason if there are none.
+        """Return the scores on a slice, or the reason why there are none.
 
-        `tuned` gives those at the threshold that was tuned on other questions.
+        Args:
+            slice_name: the slice.
+            tuned: whether to return the scores at the threshold tuned on other questions.
+
+        Returns:
+            Scores by the keys of `mtdnn.evaluation.scoring.summary` (EM and F1 in percent), empty
+            if there are none; and the reason, None if there are scores.
         """
         if self.metrics is None:
             return {}, self.missing
@@ -42,14 +55,19 @@ class Result:
 
 @dataclass(frozen=True)
 class Score:
-    """One number of a table's row: a value for each seed that has it."""
+    """One score of a table's row, with a value for each seed that has it.
+
+    Attributes:
+        values: the score of each seed, in the score's own unit (EM and F1 in percent).
+        reasons: why seeds are missing; empty if none is.
+    """
 
     values: tuple[float, ...]
     reasons: tuple[str, ...] = ()
-    """Why seeds are missing; empty when all are there."""
 
     @property
     def mean(self) -> float | None:
+        """Mean over seeds; None without any."""
         return statistics.fmean(self.values) if self.values else None
 
     @property
@@ -60,75 +78,107 @@ class Score:
 
 @dataclass(frozen=True)
 class RowResult:
-    """One row of a table with its runs."""
+    """One row of a table with its runs.
+
+    Attributes:
+        row: the row's settings.
+        label: how the row is shown.
+        long_label: the label with QA weight and variant, for sentences.
+        encoder_label: how its encoder is shown.
+        variant_label: how its variant is shown.
+        results: its runs, one per seed.
+        published: published `em` and `f1` in percent; empty if there are none.
+        slice_name: the slice on which the table scores.
+    """
 
     row: Row
     label: str
+    long_label: str
     encoder_label: str
     variant_label: str
     results: tuple[Result, ...]
     published: dict[str, float]
-    """Published `em` and `f1`; empty when there are none."""
     slice_name: str
-    """The slice on which the table scores."""
+
+    @property
+    def path(self) -> str:
+        """The path that its runs share, for instance `base/qa_sc/w0.8/default`."""
+        return self.results[0].run.row_path
 
     @property
     def present(self) -> list[Result]:
+        """The runs that have scores."""
         return [result for result in self.results if result.metrics is not None]
 
     def score(self, slice_name: str, key: str, tuned: bool = False) -> Score:
-        """The score `key` (an official key or `null_odds_auc`) over this row's seeds."""
-        values, reasons = [], {}
+        """Return one score over this row's seeds.
+
+        Args:
+            slice_name: the slice.
+            key: an official key such as `exact`, or `null_odds_auc`.
+            tuned: whether to read the scores at the threshold tuned on other questions.
+        """
+        values: list[float] = []
+        reasons: dict[str, None] = {}
         for result in self.results:
             scores, reason = result.values(slice_name, tuned)
             value = scores.get(key)
             if value is not None:
                 values.append(value)
             elif result.metrics is not None:
-                reasons[reason or f"{key} does not exist there"] = None
+                reasons[reason or f"no {key}"] = None
         return Score(tuple(values), (*reasons, *self.missing))
 
     @property
     def missing(self) -> list[str]:
-        """Why runs have no scores: each reason once, with its seeds unless it holds for all."""
-        absent = [result for result in self.results if result.metrics is None]
+        """Why runs have no scores: each reason once, with its seeds unless it applies to all."""
+        unscored = [result for result in self.results if result.metrics is None]
         merged = []
-        for reason in dict.fromkeys(str(result.missing) for result in absent):
-            seeds = [str(result.run.seed) for result in absent if result.missing == reason]
+        for reason in dict.fromkeys(str(result.missing) for result in unscored):
+            seeds = [str(result.run.seed) for result in unscored if result.missing == reason]
             whose = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}: "
             merged.append(reason if len(seeds) == len(self.results) else whose + reason)
         return merged
 
 
 def read_result(experiment: Experiment, run: RunId) -> Result:
-    """A run's scores. A step that failed outdates what an earlier attempt has left."""
+    """Read a run's scores, or why it has none.
+
+    After a failed step, the scores of an earlier attempt do not count.
+    """
     folder = experiment.layout.run(run)
+    files = RunFolder(folder)
     try:
-        if RunFolder(folder).failure.exists():
-            failure = read_json(RunFolder(folder).failure)
+        if files.failure.exists():
+            failure = read_json(files.failure)
             return Result(run, folder, None, f"{failure['step']} failed: {failure['reason']}")
-        if RunFolder(folder).metrics.exists():
-            return Result(run, folder, read_json(RunFolder(folder).metrics), None)
+        if files.metrics.exists():
+            return Result(run, folder, read_json(files.metrics), None)
     except MtdnnError as error:
         return Result(run, folder, None, str(error))
-    trained = RunFolder(folder).description.exists()
+    trained = files.description.exists()
     return Result(run, folder, None, "trained, not scored" if trained else "not run")
 
 
 def read_results(experiment: Experiment) -> list[Result]:
-    """All runs of the experiment, in the order of their first use in a table."""
+    """Read all runs of the experiment, in the order of their first use in a table."""
     return [read_result(experiment, run) for run in experiment.runs()]
 
 
 def read_rows(experiment: Experiment, table: str) -> list[RowResult]:
-    """The rows of a table with their runs and published numbers."""
+    """Read the rows of a table with their runs and published numbers.
+
+    Raises:
+        MtdnnError: the file of published numbers is not readable or not valid.
+    """
     published = read_published(experiment)
     return [
         RowResult(
             row=row,
-            label=row.label or experiment.mixtures[row.mixture].label,
+            label=experiment.row_label(row),
+            long_label=experiment.long_row_label(row),
             encoder_label=experiment.encoders[row.encoder].label,
-            variant_label=variant_label(experiment, row.variant),
+            variant_label=experiment.variant_label(row.variant),
             results=tuple(read_result(experiment, run) for run in experiment.runs_of(row)),
             published=_published_of(experiment, table, row, published),
             slice_name=experiment.slice_of(table),
@@ -137,15 +187,15 @@ def read_rows(experiment: Experiment, table: str) -> list[RowResult]:
     ]
 
 
-def variant_label(experiment: Experiment, variant: str) -> str:
-    """How a variant is shown; `default` has no label of its own."""
-    if variant == "default":
-        return "default"
-    return experiment.variants[variant].label or variant
-
-
 def read_published(experiment: Experiment) -> list[dict[str, str]]:
-    """Rows of the CSV of published numbers (table, encoder, mixture, qa_weight, split, em, f1)."""
+    """Read the CSV of published numbers; EM and F1 are in percent.
+
+    Returns:
+        A row for each line, by column: table, encoder, mixture, qa_weight, split, em, f1.
+
+    Raises:
+        MtdnnError: the file is not readable, a value is missing or is not a number.
+    """
     if not experiment.published:
         return []
     path = Path(experiment.published)
@@ -153,12 +203,12 @@ def read_published(experiment: Experiment) -> list[dict[str, str]]:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError) as error:
-        raise MtdnnError(f"{path}: published numbers are not readable: {error}") from None
+        raise MtdnnError(f"{path}: cannot read the published numbers: {error}") from None
     columns = {"table", "encoder", "mixture", "qa_weight", "split", "em", "f1"}
     for number, row in enumerate(rows, start=2):
-        absent = sorted(column for column in columns if not row.get(column))
-        if absent:
-            raise MtdnnError(f"{path}: line {number}: no value for {', '.join(absent)}")
+        missing = sorted(column for column in columns if not row.get(column))
+        if missing:
+            raise MtdnnError(f"{path}: line {number}: no value for {', '.join(missing)}")
         for column in ("qa_weight", "em", "f1"):
             try:
                 float(row[column])
@@ -172,10 +222,10 @@ def read_published(experiment: Experiment) -> list[dict[str, str]]:
 def _published_of(
     experiment: Experiment, table: str, row: Row, published: Iterable[dict[str, str]]
 ) -> dict[str, float]:
-    """Published scores of the same table, encoder, mixture and QA weight, for its slice's split.
+    """Find the published scores for a row: same table, encoder, mixture, QA weight and split.
 
-    The encoder may be named by its key, its label or the last part of its repository. A
-    variant is our own addition, so it has no published counterpart.
+    The CSV may name the encoder by its key, its label or the last part of its repository.
+    Variants are our own addition, so they have no published counterpart.
     """
     encoder = experiment.encoders[row.encoder]
     repository = getattr(encoder.source, "repo", "").rpartition("/")[2]

@@ -1,8 +1,8 @@
-"""Exact match and F1 with the arithmetic of SQuAD 2.0's official evaluation script.
+"""Exact match (EM) and F1 with the arithmetic of SQuAD 2.0's official evaluation script.
 
-Same normalisation, same order of summation, same keys: the numbers are equal to the last
-bit (Rajpurkar et al. 2018, evaluate-v2.0). Scores of single questions are computed once
-(`score_answers`); slices and thresholds then only add them up (`summary`, `best`).
+Normalisation, order of summation and keys are those of evaluate-v2.0.py (Rajpurkar et al. 2018),
+so the numbers are equal to the last bit. `score_answers` scores each question once; `summary` and
+`best` then only add up these scores for a slice and a threshold.
 """
 
 import json
@@ -27,39 +27,46 @@ _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of N questions' non-null answers, before any null threshold."""
+    """Scores of N questions' non-null answers, before any null threshold; each list has N entries.
+
+    Attributes:
+        exact: 1 if the answer equals a gold answer after normalisation, else 0.
+        f1: highest F1 over words with any gold answer, 0 to 1.
+        answerable: whether the question has a gold answer.
+        answered: whether the answer is not the empty string.
+    """
 
     exact: list[int]
-    """0 or 1: equal to a gold answer after normalisation?"""
     f1: list[float]
-    """0 to 1: highest F1 over words with any gold answer."""
     answerable: list[bool]
-    """Has the question a gold answer?"""
     answered: list[bool]
-    """Is the answer not the empty string?"""
 
     def __len__(self) -> int:
         return len(self.exact)
 
     def take(self, indices: Sequence[int]) -> "Scores":
-        """The scores of some of the questions, in the order of `indices`."""
-        columns = (self.exact, self.f1, self.answerable, self.answered)
-        return Scores(*([column[index] for index in indices] for column in columns))
+        """Return the scores of the questions at `indices`, in that order."""
+        return Scores(
+            exact=[self.exact[index] for index in indices],
+            f1=[self.f1[index] for index in indices],
+            answerable=[self.answerable[index] for index in indices],
+            answered=[self.answered[index] for index in indices],
+        )
 
 
 def normalise(text: str) -> str:
-    """Lower case, without ASCII punctuation, English articles and superfluous white space."""
+    """Return `text` in lower case, without ASCII punctuation, English articles and extra spaces."""
     text = text.lower().translate(_WITHOUT_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", text).split())
 
 
 def score_answers(golds: Sequence[Sequence[str]], answers: Sequence[str]) -> Scores:
-    """Score each question's answer against its gold answers, the best of which counts.
+    """Score each question's answer against the gold answer that it matches best.
 
     Args:
-        golds: gold answers of each question; none if it is unanswerable. A gold answer that
-            normalises to nothing does not count; if none is left, "" is the gold answer.
-        answers: the answer of each question.
+        golds: gold answers of each of N questions; empty if it is unanswerable. Gold answers that
+            normalise to nothing are ignored; if none remains, "" is the gold answer.
+        answers: answers to the N questions.
     """
     words = lru_cache(maxsize=None)(lambda text: normalise(text).split())
     exact, f1 = [], []
@@ -72,11 +79,16 @@ def score_answers(golds: Sequence[Sequence[str]], answers: Sequence[str]) -> Sco
 
 
 def summary(scores: Scores, odds: Sequence[float], threshold: float) -> dict[str, float]:
-    """The official totals: answers whose null odds exceed the threshold count as "".
+    """Return the official totals, where an answer counts as "" if its null odds are too high.
+
+    Args:
+        scores: scores of N questions, at least one.
+        odds: N null odds, in logits.
+        threshold: answers with higher null odds than this count as "".
 
     Returns:
-        `exact`, `f1` (percent), `total`, then the same with HasAns_ and NoAns_ for the
-        answerable and the unanswerable questions, as far as there are any.
+        `exact` and `f1` (percent) and `total` (questions), then the same keys with the prefixes
+        `HasAns_` for answerable and `NoAns_` for unanswerable questions if there are any.
     """
     null = [float(not each) for each in scores.answerable]
     exact, f1 = (
@@ -92,9 +104,19 @@ def summary(scores: Scores, odds: Sequence[float], threshold: float) -> dict[str
 
 
 def best(scores: Scores, odds: Sequence[float]) -> dict[str, float]:
-    """The official best scores over all thresholds, tuned on these very questions."""
-    result = {}
-    for name, column in (("exact", scores.exact), ("f1", scores.f1)):
+    """Return the official best scores over all thresholds, tuned on these same questions.
+
+    Args:
+        scores: scores of N questions, at least one.
+        odds: N null odds, in logits.
+
+    Returns:
+        `best_exact` and `best_f1` (percent), and the thresholds at which they are reached,
+        `best_exact_thresh` and `best_f1_thresh`.
+    """
+    result: dict[str, float] = {}
+    columns: tuple[tuple[str, Sequence[float]], ...] = (("exact", scores.exact), ("f1", scores.f1))
+    for name, column in columns:
         score, threshold = official_best(column, scores.answerable, scores.answered, odds)
         result |= {f"best_{name}": score, f"best_{name}_thresh": threshold}
     return result
@@ -103,18 +125,18 @@ def best(scores: Scores, odds: Sequence[float]) -> dict[str, float]:
 def score_files(
     data: Path, predictions: Path, null_odds: Path | None, threshold: float, output: Path | None
 ) -> None:
-    """Score a predictions file against a SQuAD 2.0 file; print the scores or write them.
+    """Score a predictions file against a SQuAD 2.0 file; print or write the official scores.
 
     Args:
-        data: file in SQuAD format.
-        predictions: JSON object of question ids to answers.
-        null_odds: JSON object of question ids to null odds; without it, all are 0 and the
+        data: file in SQuAD's format.
+        predictions: JSON object that maps question ids to answers, as evaluate-v2.0.py reads it.
+        null_odds: JSON object that maps question ids to null odds; if absent, all are 0 and the
             best scores over all thresholds are left out.
-        threshold: answers with larger null odds count as "".
-        output: where to write the scores as JSON; they are printed when absent.
+        threshold: answers with higher null odds than this count as "".
+        output: JSON file to write; the scores are printed if absent.
 
     Raises:
-        MtdnnError: a file is not what it should be, or lacks questions.
+        MtdnnError: a file is not readable, has the wrong format or lacks questions.
     """
     golds = _gold_answers(data)
     answers = _by_question(
@@ -122,9 +144,9 @@ def score_files(
     )
     scores = score_answers(list(golds.values()), [answers[question] for question in golds])
     if null_odds:
-        odds = _by_question(null_odds, "a finite number", _is_finite, golds)
+        odds: dict[str, float] = _by_question(null_odds, "a finite number", _is_finite, golds)
         result = summary(scores, [odds[question] for question in golds], threshold)
-        # Where odds are equal, the official sweep goes by the order of the odds' file.
+        # Among equal odds, the official sweep keeps the order of the file of odds.
         position = {question: index for index, question in enumerate(golds)}
         result |= best(scores.take([position[question] for question in odds]), [*odds.values()])
     else:
@@ -136,7 +158,7 @@ def score_files(
 
 
 def _word_f1(gold: list[str], given: list[str]) -> float:
-    """F1 over words as multisets; 1 if both are empty."""
+    """Return F1 over words as multisets; 1 if both are empty."""
     if not gold or not given:
         return int(gold == given)
     shared = sum((Counter(gold) & Counter(given)).values())
@@ -157,30 +179,31 @@ def _totals(
 
 
 def _gold_answers(path: Path) -> dict[str, list[str]]:
-    """Texts of the gold answers of each question id, in the order of a SQuAD file."""
+    """Read the gold answers' texts by question id, in the order of a SQuAD file."""
     golds: dict[str, list[str]] = {}
     for place, question in _questions(path, read_json(path)):
         identifier, answers = question.get("id"), question.get("answers")
         if not isinstance(identifier, str):
             raise MtdnnError(f"{path}: {place}.id: must be a string; is this a SQuAD file?")
-        if not _are_answers(answers):
+        texts = _texts(answers)
+        if texts is None:
             raise MtdnnError(
                 f"{path}: {place}.answers: must be a list of objects with a text; "
                 "is this a SQuAD file?"
             )
         if identifier in golds:
-            raise MtdnnError(f"{path}: {place}.id: the question {identifier!r} stands twice")
-        golds[identifier] = [answer["text"] for answer in answers]
+            raise MtdnnError(f"{path}: {place}.id: the question {identifier!r} occurs twice")
+        golds[identifier] = texts
     if not golds:
         raise MtdnnError(f"{path}: data: has no questions")
     return golds
 
 
-def _questions(path: Path, content: Any) -> Iterator[tuple[str, dict]]:
-    """Each question of a SQuAD file's content with its place."""
+def _questions(path: Path, content: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each question of a SQuAD file's content with its place."""
     level = [("", content)]
     for key in ("data", "paragraphs", "qas"):
-        below = []
+        below: list[tuple[str, Any]] = []
         for place, item in level:
             place = f"{place}.{key}".lstrip(".")
             items = item.get(key) if isinstance(item, Mapping) else None
@@ -193,10 +216,17 @@ def _questions(path: Path, content: Any) -> Iterator[tuple[str, dict]]:
     yield from level
 
 
-def _are_answers(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(each, dict) and isinstance(each.get("text"), str) for each in value
-    )
+def _texts(answers: Any) -> list[str] | None:
+    """Return the texts of a question's gold answers; None if `answers` is malformed."""
+    if not isinstance(answers, list):
+        return None
+    texts = []
+    for answer in answers:
+        text = answer.get("text") if isinstance(answer, dict) else None
+        if not isinstance(text, str):
+            return None
+        texts.append(text)
+    return texts
 
 
 def _is_finite(value: Any) -> bool:
@@ -206,7 +236,10 @@ def _is_finite(value: Any) -> bool:
 def _by_question(
     path: Path, kind: str, is_valid: Callable[[Any], bool], questions: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A value for each question, in the order of the JSON object at `path`; others are ignored."""
+    """Read a value for each question, in the order of the JSON object at `path`.
+
+    Values for other ids are ignored, with a warning on stderr.
+    """
     given = read_json(path)
     if not isinstance(given, dict):
         raise MtdnnError(f"{path}: must be a JSON object with {kind} for each question id")

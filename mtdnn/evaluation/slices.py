@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from mtdnn.config.experiment import Slice, WordCount
 
-# Longer phrases first. "whom" and "whose" ask for a person as "who" does.
+# Longer phrases come first. "whom" and "whose" ask for a person as "who" does.
 _INTERROGATIVES = {
     "how many": r"how\s+(?:many|much)",
     "how": "how",
@@ -20,24 +20,35 @@ _FIRST = re.compile(
     rf"\b(?:{'|'.join(f'({pattern})' for pattern in _INTERROGATIVES.values())})\b", re.IGNORECASE
 )
 QUESTION_TYPES = (*_INTERROGATIVES, "other")
+"""What a question can ask for, by its first interrogative."""
 
 
 def question_type(question: str) -> str:
-    """The first interrogative of a question, one of `QUESTION_TYPES`.
+    """Return the first interrogative of a question, one of `QUESTION_TYPES`.
 
-    "how many" also stands for "how much".
+    "how much" counts as "how many".
     """
     match = _FIRST.search(question)
-    return QUESTION_TYPES[match.lastindex - 1] if match else "other"
+    return QUESTION_TYPES[match.lastindex - 1] if match and match.lastindex else "other"
 
 
 def answer_words(answers: Sequence[str]) -> int:
-    """Words of the shortest gold answer; 0 if there is none."""
+    """Return the number of words in the shortest gold answer; 0 if there is none."""
     return min((len(answer.split()) for answer in answers), default=0)
 
 
 def belongs(entry: Slice, title: str, context: str, question: str, answers: Sequence[str]) -> bool:
-    """Does a question with these gold answers fulfil every condition of a slice?"""
+    """Return whether a question meets every condition of a slice.
+
+    Lengths are in words separated by white space, before any tokenisation.
+
+    Args:
+        entry: the slice.
+        title: title of the question's article.
+        context: the question's context.
+        question: the question itself.
+        answers: its gold answers; empty if it is unanswerable.
+    """
     return (
         (not entry.titles or title in entry.titles)
         and title not in entry.exclude_titles

@@ -1,8 +1,7 @@
-"""Null thresholds: from which null odds on is a question left unanswered?
+"""Null thresholds: the null odds above which a question is left unanswered.
 
-The final answer is "" where the null odds exceed the threshold. A question's score is
-that of its non-null answer below the threshold and, above it, 1 if the question is
-unanswerable and 0 if not.
+The final answer is "" if the null odds exceed the threshold. Up to the threshold, a question
+scores what its non-null answer scores; above it, 1 if it is unanswerable and 0 if not.
 """
 
 from collections.abc import Sequence
@@ -16,20 +15,23 @@ def official_best(
     answered: Sequence[bool],
     odds: Sequence[float],
 ) -> tuple[float, float]:
-    """The best score (percent) at any threshold, and that threshold, by the official sweep.
+    """Find the best score at any threshold by the sweep of evaluate-v2.0.py (`find_best_thresh`).
 
-    The sweep starts below all odds, where nothing is answered, with threshold 0.0, and lets
-    answers in one at a time in ascending order of odds. Of equally good thresholds the first
-    stays. Where odds are equal the official sweep may stop between them, at a score that no
-    threshold really gives; so does this one.
+    The sweep starts with no question answered and the threshold 0.0, then adds one answer at a
+    time in ascending order of odds. Of equally good thresholds it keeps the first. Among equal
+    odds it may stop half-way, at a score that no threshold gives; this function does the same.
 
     Args:
-        scores: exact match or F1 of each question's non-null answer, 0 to 1.
-        answerable: has the question a gold answer?
-        answered: is its non-null answer not the empty string?
-        odds: null odds.
+        scores: EM or F1 of each of N questions' non-null answers, 0 to 1; N is at least 1.
+        answerable: N flags, whether the question has a gold answer.
+        answered: N flags, whether the non-null answer is not the empty string.
+        odds: N null odds, in logits.
+
+    Returns:
+        The best score in percent, and the threshold in logits.
     """
-    current = best = sum(1 for each in answerable if not each)
+    best: float = sum(1 for each in answerable if not each)
+    current = best
     threshold = 0.0
     for index in sorted(range(len(odds)), key=odds.__getitem__):
         if answerable[index]:
@@ -47,12 +49,20 @@ def tune(
     answered: Sequence[bool],
     odds: Sequence[float],
 ) -> float:
-    """The threshold with the highest mean score, to be used on other questions.
+    """Find the threshold with the highest mean score, for use on other questions.
 
-    Unlike the official sweep it lies halfway between neighbouring odds, not on one of them,
-    and takes questions with equal odds together. Beyond the lowest and the highest odds it
-    keeps a distance of 1. Of equally good thresholds the lowest is taken; 0.0 if there is no
-    answer to decide about. Arguments are those of `official_best`.
+    Unlike the official sweep, this threshold lies halfway between neighbouring odds, not on one
+    of them, and never separates questions with equal odds. Outside the lowest and highest odds it
+    lies at a distance of 1. Of equally good thresholds the lowest is taken.
+
+    Args:
+        scores: EM or F1 of each of N questions' non-null answers, 0 to 1.
+        answerable: N flags, whether the question has a gold answer.
+        answered: N flags, whether the non-null answer is not the empty string.
+        odds: N null odds, in logits.
+
+    Returns:
+        The threshold in logits; 0.0 if no question has a non-null answer.
     """
     decided = np.asarray(answered, bool)
     if not decided.any():
@@ -72,10 +82,14 @@ def tune(
 
 
 def null_odds_auc(odds: Sequence[float], answerable: Sequence[bool]) -> float | None:
-    """Area under the ROC curve of null odds as a detector of unanswerable questions.
+    """Return the area under the ROC curve of null odds as a detector of unanswerable questions.
+
+    Args:
+        odds: N null odds, in logits.
+        answerable: N flags, whether the question has a gold answer.
 
     Returns:
-        0 to 1, where 0.5 is chance; None if all questions are of one kind.
+        0 to 1, where 0.5 is chance; None if all questions are answerable or all are not.
     """
     from sklearn.metrics import roc_auc_score
 

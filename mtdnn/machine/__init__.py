@@ -1,1 +1,1 @@
-"""The machine underneath: files, locks, GPUs, progress, and what made a result."""
+"""What the machine provides: files, locks, GPUs, progress; and the provenance of results."""

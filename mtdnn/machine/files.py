@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: write beside, then rename."""
+"""Files and folders that are either complete or absent: written to a draft, then renamed."""
 
 import hashlib
 import json
@@ -15,41 +15,44 @@ from mtdnn.errors import MtdnnError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import torch
 
 
 @contextmanager
 def replacing(target: Path | str) -> Iterator[Path]:
-    """Yield a path beside `target`; rename it to `target` when the block succeeds.
+    """Yield the path of a draft beside `target`; rename it to `target` when the block succeeds.
 
-    Works for files and for folders (the block creates whichever it needs). When
-    the block fails, what stood at `target` is untouched.
+    The block creates the draft as a file or as a folder. When it fails, `target` stays as it was.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    room = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    draft = room / target.name
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    draft = temporary / target.name
     try:
         yield draft
         if draft.is_dir() and target.exists():
-            # A folder cannot be renamed onto a full one: move the old one aside first.
-            os.rename(target, room / f"{target.name}.old")
+            # A folder cannot be renamed onto one that is not empty: move the old one away first.
+            os.rename(target, temporary / f"{target.name}.old")
         os.replace(draft, target)
     except OSError as error:
-        error.filename = error.filename or str(target)  # a full disk is reported without a name
+        error.filename = error.filename or str(target)  # a full disk is reported without one
         raise
     finally:
-        shutil.rmtree(room, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def sweep(target: Path | str) -> None:
-    """Remove the drafts of `target` that killed processes left; nobody else may be writing it."""
+    """Remove the drafts of `target` that killed processes left behind.
+
+    Call it only while no other process writes `target`.
+    """
     target = Path(target)
-    for room in target.parent.glob(f".{target.name}.*"):
-        shutil.rmtree(room, ignore_errors=True)
+    for temporary in target.parent.glob(f".{target.name}.*"):
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or every file of a folder, is on the disk."""
+    """Wait until a file, or every file in a folder, has reached the disk."""
     for file in path.iterdir() if path.is_dir() else [path]:
         with open(file, "rb") as opened:
             os.fsync(opened.fileno())
@@ -62,12 +65,20 @@ def write_text(target: Path | str, text: str) -> None:
 
 
 def write_json(target: Path | str, value: Any) -> None:
-    """Write `value` as indented JSON, atomically; NaN is refused."""
+    """Write `value` as indented JSON, atomically.
+
+    Raises:
+        ValueError: `value` contains NaN or infinity, which JSON lacks.
+    """
     write_text(target, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file; a missing or broken one is an `MtdnnError` naming it."""
+    """Read a JSON file.
+
+    Raises:
+        MtdnnError: the file is missing or broken; the message names it.
+    """
     path = Path(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -78,7 +89,11 @@ def read_json(path: Path | str) -> Any:
 
 
 def read_columns(path: Path | str, columns: list[str]) -> "pa.Table":
-    """Columns of a Parquet file; a missing or broken one is an `MtdnnError` naming it."""
+    """Read some columns of a Parquet file.
+
+    Raises:
+        MtdnnError: the file or a column is missing, or the file is broken; the message names it.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -90,8 +105,14 @@ def read_columns(path: Path | str, columns: list[str]) -> "pa.Table":
         raise MtdnnError(f"{path}: not readable: {str(error).splitlines()[0]}") from None
 
 
-def save_tensors(tensors: dict[str, Any], target: Path, metadata: dict | None = None) -> None:
-    """Write tensors as safetensors; a full disk is an `OSError`, as with any other file."""
+def save_tensors(
+    tensors: dict[str, "torch.Tensor"], target: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write tensors as safetensors.
+
+    Raises:
+        OSError: the disk is full or cannot be written, as for any other file.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -110,12 +131,12 @@ def save_tensors(tensors: dict[str, Any], target: Path, metadata: dict | None = 
 
 
 def sha256(path: Path | str) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(value: Any) -> str:
-    """Hex SHA-256 of a JSON-able value, independent of the order of its keys."""
+    """Return the SHA-256 of a value's JSON, in hexadecimal; the order of keys does not matter."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,8 +1,8 @@
-"""GPUs for each process: who needs some takes free ones, and waits while there are too few.
+"""Assign GPUs to processes: each process takes free ones and waits while there are too few.
 
-Each GPU has a lock file of this machine's, known by the GPU's UUID. The kernel releases it with
-its process, however that ends. So parallel jobs share out the GPUs, also those of several
-Snakemake calls. A list in CUDA_VISIBLE_DEVICES, as a cluster or a person sets it, is the choice.
+Each GPU has a lock file on this machine, named after the GPU's UUID. The kernel releases the lock
+when its process ends, for whatever reason. Parallel jobs, even those of several Snakemake calls,
+thus use different GPUs. If a cluster or a person sets CUDA_VISIBLE_DEVICES, only those are used.
 """
 
 import fcntl
@@ -17,10 +17,10 @@ from mtdnn.errors import MtdnnError
 
 POLL_SECONDS = 0.5
 VARIABLE = "CUDA_VISIBLE_DEVICES"
-# Tells the children of a process that has a GPU that it is theirs as well.
+# Tells child processes which GPUs they inherit from their parent.
 INHERITED = "MTDNN_GPU"
 
-# Locks of this process; never closed, since the kernel does so when the process ends.
+# This process's locks. They are never closed: the kernel does that when the process ends.
 _held: list[int] = []
 
 
@@ -29,18 +29,19 @@ def take(
 ) -> str | None:
     """Take free GPUs for this process and hide the others from it.
 
-    To be called before CUDA is first used. A process keeps its GPUs, and its children share them.
+    Call it before CUDA is first used. The process keeps its GPUs; its children share them.
 
     Args:
-        installed: gives this machine's GPUs; the real ones when absent.
-        folder: of the lock files; one of this user's when absent.
-        count: how many; none is kept while there are fewer, so that nobody waits in a circle.
+        installed: returns the names of this machine's GPUs; by default the real ones.
+        folder: folder of the lock files; by default one that belongs to this user.
+        count: number of GPUs. A process that waits for all of them holds none, so that two
+            waiting processes cannot block each other.
 
     Returns:
-        What CUDA_VISIBLE_DEVICES now names; None where no GPU may be used.
+        The new value of CUDA_VISIBLE_DEVICES, or None if no GPU may be used.
 
     Raises:
-        MtdnnError: there are some, but not so many.
+        MtdnnError: fewer than `count` GPUs may be used, but at least one.
     """
     allowed = os.environ.get(VARIABLE)
     if allowed and allowed == os.environ.get(INHERITED):
@@ -50,17 +51,17 @@ def take(
         return None
     if len(choices) < count:
         raise MtdnnError(
-            f"training.gpus: {count}, but only {len(choices)} may be used here; lower it, or see "
-            f"what {VARIABLE} names"
+            f"training.gpus: {count}, but only {len(choices)} may be used here; lower it, or check "
+            f"{VARIABLE}"
         )
     folder = folder or _own_folder()
-    said = False
+    announced = False
     while len(free := _lock_some(choices, folder, count)) < count:
         for lock in free.values():
             os.close(lock)
-        if not said:
+        if not announced:
             print(f"mtdnn: {_taken(len(choices), count)}", file=sys.stderr, flush=True)
-            said = True
+            announced = True
         time.sleep(POLL_SECONDS)
     _held.extend(free.values())
     os.environ[VARIABLE] = os.environ[INHERITED] = ",".join(free)
@@ -68,7 +69,7 @@ def take(
 
 
 def _lock_some(choices: list[tuple[str, str]], folder: Path, count: int) -> dict[str, int]:
-    """Locks of up to `count` GPUs that are free, by how these are shown to CUDA."""
+    """Lock up to `count` free GPUs; return the locks by the names that CUDA sees."""
     free: dict[str, int] = {}
     for shown, name in choices:
         if len(free) < count and (lock := _lock(folder / f"{name}.lock")) is not None:
@@ -84,9 +85,9 @@ def _taken(present: int, count: int) -> str:
 
 
 def installed_gpus() -> list[str]:
-    """UUIDs of the NVIDIA GPUs that this process may see, in the order of their numbers.
+    """Return the UUIDs of the visible NVIDIA GPUs in the order of their numbers.
 
-    Where the driver's own tool is missing, names of their device files.
+    Without `nvidia-smi`, these are the names of their device files instead.
     """
     files = sorted(Path("/dev").glob("nvidia[0-9]*"), key=lambda path: int(path.name[6:]))
     if not files:
@@ -101,7 +102,7 @@ def installed_gpus() -> list[str]:
 
 
 def _choices(installed: list[str], allowed: str | None) -> list[tuple[str, str]]:
-    """For each GPU that may be used: how to show it to CUDA, and the name of its lock."""
+    """Return, for each GPU that may be used, its name for CUDA and the name of its lock."""
     if allowed is None:
         return [
             (name if name.startswith("GPU-") else str(number), name)
@@ -109,30 +110,30 @@ def _choices(installed: list[str], allowed: str | None) -> list[tuple[str, str]]
         ]
     choices = []
     for entry in filter(None, map(str.strip, allowed.split(","))):
-        if entry.startswith("MIG-"):  # a part of a GPU is a device of its own
+        if entry.startswith("MIG-"):  # part of a GPU, used like a whole one
             choices.append((entry, entry))
             continue
         if entry.isdecimal():
             named = installed[int(entry) : int(entry) + 1]
-        else:  # UUIDs may be shortened
+        else:  # UUIDs may be abbreviated
             named = [name for name in installed if name.startswith(entry)]
         if len(named) != 1:
-            break  # CUDA, too, reads up to the first entry that is none
+            break  # like CUDA, ignore everything from the first invalid entry
         choices.append((entry, named[0]))
     return choices
 
 
 def _own_folder() -> Path:
-    # Not $TMPDIR: each job of a cluster may have its own, and they would not see each other.
+    # Not $TMPDIR: each job of a cluster may have its own and would not see the others' locks.
     folder = Path(f"/tmp/mtdnn-gpus-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
-        raise MtdnnError(f"{folder}: belongs to somebody else; have it removed")
+        raise MtdnnError(f"{folder}: belongs to another user; ask them to remove it")
     return folder
 
 
 def _lock(path: Path) -> int | None:
-    """A handle that holds a lock file; None when another process does."""
+    """Return a handle that holds a lock file, or None if another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
@@ -144,7 +145,7 @@ def _lock(path: Path) -> int | None:
 
 
 def count_gpus() -> int:
-    """NVIDIA GPUs that may be used, without the seconds that importing torch takes."""
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    """Return the number of usable NVIDIA GPUs, without importing torch, which takes seconds."""
+    allowed = os.environ.get(VARIABLE)
     present = len(list(Path("/dev").glob("nvidia[0-9]*")))
     return present if allowed is None else min(present, len(allowed.split(",")) if allowed else 0)

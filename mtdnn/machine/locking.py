@@ -1,9 +1,9 @@
-"""One writer at a time for a folder: also on other machines, and after a hard kill.
+"""Allow one writer at a time in a folder, across machines and after a hard kill.
 
-Two things together. A lock of the kernel (`flock`) covers the processes of one machine, and
-of several where the network file system passes locks on; it is gone with its process. A lease
-file covers the rest: its holder touches it every few seconds, and whoever sees it unmoved for
-long enough, by a clock that never jumps, takes it over.
+Two mechanisms work together. A kernel lock (`flock`) covers the processes of one machine, and of
+several if the network file system forwards locks; it disappears with its process. A lease file
+covers the rest: its holder touches it every few seconds, and a process that sees it unchanged for
+long enough, by a monotonic clock, takes it over.
 """
 
 import fcntl
@@ -25,26 +25,29 @@ from mtdnn.errors import Busy, MtdnnError
 from mtdnn.machine.files import write_json
 
 BEAT_SECONDS = 15.0
-# Longer than a network file system may show an old date (NFS: a minute), and some beats.
+# Longer than a network file system may report an old date (NFS: a minute) plus several beats.
 STALE_SECONDS = 120.0
-# Of two processes that take over at the same time, the later one holds the folder.
+# When two processes take over at the same time, the one that writes last holds the folder.
 SETTLE_SECONDS = 3.0
 POLL_SECONDS = 0.5
 
+# The content and date of a lease file: they differ after every beat.
+_Beat = tuple[str, int]
+
 
 class Lease:
-    """The right to write in a folder; held inside of a `with` block.
+    """The exclusive right to write in a folder, held inside a `with` block.
 
     Args:
-        folder: the folder; made when missing.
-        what: what the holder does there, for messages, for instance "the run is being trained".
-        wait: wait for another holder to end, instead of leaving.
+        folder: the folder; created if missing.
+        what: what the holder does, for messages; for instance "the run is being trained".
+        wait: wait until another holder has finished instead of raising `Busy`.
 
     Attributes:
-        waited: whether another process had it first.
+        waited: whether another process held the folder first.
 
     Raises:
-        Busy: on entering: another process holds it, and `wait` is false.
+        Busy: on entry, if another process holds the folder and `wait` is false.
     """
 
     def __init__(self, folder: Path, what: str, wait: bool = False):
@@ -54,7 +57,7 @@ class Lease:
         self._token = uuid.uuid4().hex
         self._lock: int | None = None
         self._locks_work = True
-        self._seen: tuple[Any, float] = (None, 0.0)
+        self._seen: tuple[_Beat | None, float] = (None, 0.0)
         self._released = threading.Event()
         self._beats = threading.Thread(target=self._beat, name="lease", daemon=True)
 
@@ -62,8 +65,10 @@ class Lease:
         try:
             while not self._attempt():
                 if not self.waited:
-                    what = "waiting for it" if self._wait else "looking whether it still lives"
-                    print(f"mtdnn: {self._holder()}; {what}", file=sys.stderr, flush=True)
+                    action = (
+                        "waiting for it" if self._wait else "checking whether it is still running"
+                    )
+                    print(f"mtdnn: {self._holder()}; {action}", file=sys.stderr, flush=True)
                 self.waited = True
                 time.sleep(POLL_SECONDS)
         except BaseException:
@@ -80,31 +85,32 @@ class Lease:
         self._unlock()
 
     def check(self) -> None:
-        """Make sure that the folder is still held.
+        """Check that this process still holds the folder.
 
         Raises:
-            MtdnnError: this process stood still for so long that another one took over.
+            MtdnnError: this process was suspended for so long that another one took over.
         """
         if not self._is_ours():
             raise MtdnnError(
-                f"{self._holder()}; this process stood still for too long and gives way to it"
+                f"{self._holder()}, which took over because this process was suspended for too "
+                "long; leave the work to it"
             )
 
     def _attempt(self) -> bool:
-        """Take the folder if nobody holds it, or nobody that lives."""
+        """Take the folder if nobody holds it or its holder is dead; return whether it is ours."""
         if self._lock is None and not self._take_lock():
             self._refuse()
             return False
-        lease, moved = self._read()
+        lease, beat = self._read()
         if lease is None:
             return self._create()
         if lease.get("machine") == _machine() and self._locks_work:
-            return self._replace()  # of this machine, and without its lock: it is dead
+            return self._replace()  # its process ran here and has lost its lock: it is dead
         now = time.monotonic()
         if self._seen[0] is None:
-            self._seen = (moved, now)
-        elif self._seen[0] != moved:
-            self._seen = (moved, now)
+            self._seen = (beat, now)
+        elif self._seen[0] != beat:
+            self._seen = (beat, now)
             self._refuse()
         elif now - self._seen[1] >= STALE_SECONDS and self._replace():
             time.sleep(SETTLE_SECONDS)
@@ -113,7 +119,7 @@ class Lease:
 
     def _refuse(self) -> None:
         if not self._wait:
-            raise Busy(f"{self._holder()}; wait for it, or stop it")
+            raise Busy(f"{self._holder()}; wait for it or stop it")
 
     def _holder(self) -> str:
         lease, _ = self._read()
@@ -122,7 +128,7 @@ class Lease:
             who = f"process {lease.get('process')} on {lease.get('host')}"
         return f"{self._folder}: {self._what} by {who}"
 
-    # --- the lock of the kernel
+    # --- the kernel lock
 
     def _take_lock(self) -> bool:
         path = self._folder / "lock"
@@ -135,11 +141,11 @@ class Lease:
                 os.close(handle)
                 return False
             except OSError:
-                self._locks_work = False  # a file system without locks: the lease decides alone
+                self._locks_work = False  # the file system has no locks: only the lease counts
             if _is_at(handle, path):
                 self._lock = handle
                 return True
-            os.close(handle)  # the last holder has just removed the folder: once more
+            os.close(handle)  # the last holder has just removed the folder: try again
 
     def _unlock(self) -> None:
         if self._lock is not None:
@@ -148,10 +154,10 @@ class Lease:
 
     # --- the lease file
 
-    def _read(self) -> tuple[dict[str, Any] | None, Any]:
-        """The lease, and something that differs after every beat."""
+    def _read(self) -> tuple[dict[str, Any] | None, _Beat | None]:
+        """Return the lease and its last beat; None twice if there is no lease."""
         try:
-            # Opened rather than looked up: network file systems then ask their server.
+            # Opening the file makes a network file system ask its server for the current state.
             with open(self._file, encoding="utf-8", errors="replace") as file:
                 content, date = file.read(), os.fstat(file.fileno()).st_mtime_ns
         except FileNotFoundError:
@@ -193,22 +199,23 @@ class Lease:
         while not self._released.wait(BEAT_SECONDS):
             try:
                 if self._is_ours():
-                    os.utime(self._file)  # needs no space on a full disk
+                    os.utime(self._file)  # works on a full disk, unlike writing
             except OSError:
-                continue  # it may come back; `check` decides
+                continue  # the file system may recover; `check` decides
 
 
 def _is_at(handle: int, path: Path) -> bool:
+    """Return whether `path` still is the file that was opened as `handle`."""
     try:
-        there = os.stat(path)
+        current = os.stat(path)
     except FileNotFoundError:
         return False
-    here = os.fstat(handle)
-    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+    opened = os.fstat(handle)
+    return (opened.st_dev, opened.st_ino) == (current.st_dev, current.st_ino)
 
 
 def _machine() -> str:
-    """This machine since it was started; host names are not unique."""
+    """Return an id of this machine since its last boot; host names are not unique."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -217,7 +224,7 @@ def _machine() -> str:
 
 @contextmanager
 def exclusive(target: Path) -> Iterator[None]:
-    """Only one process at a time works on `target`; the others wait."""
+    """Let one process at a time work on `target`; the others wait."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(f".{target.name}.guard")):
         yield

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then in a log."""
+"""Progress of long work: a bar on a terminal, an occasional line in a log."""
 
 import sys
 import time
@@ -8,18 +8,18 @@ from typing import TypeVar
 from tqdm import tqdm
 
 T = TypeVar("T")
-SECONDS_BETWEEN_LINES = 20.0
+LINE_INTERVAL_SECONDS = 20.0
 
 
 class Progress:
-    """Counts `total` units of work; use it as a context manager.
+    """Count and show `total` units of work; use it as a context manager.
 
     Args:
         title: what is being done.
-        total: units of work in all.
-        unit: their name, in the plural.
-        done: units that were done before.
-        shown: false for a process whose progress another one shows.
+        total: number of units.
+        unit: name of the units, in the plural.
+        done: units that were finished earlier.
+        shown: false if another process shows the progress.
     """
 
     def __init__(self, title: str, total: int, unit: str, done: int = 0, shown: bool = True):
@@ -44,13 +44,13 @@ class Progress:
             self._line()
 
     def advance(self, units: int = 1, note: str | None = None) -> None:
-        """Some units are done; `note` stands behind the count from now on."""
+        """Count finished units; a `note` is shown after the count from now on."""
         self._done += units
         self._note = self._note if note is None else note
         if self._bar:
             self._bar.set_postfix_str(self._note, refresh=False)
             self._bar.update(units)
-        elif time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
+        elif time.monotonic() - self._last >= LINE_INTERVAL_SECONDS:
             self._line()
 
     def _line(self) -> None:
@@ -72,7 +72,7 @@ class Progress:
 
 
 def track(items: Iterable[T], title: str, total: int, unit: str) -> Iterator[T]:
-    """Pass `items` on and show how many have gone by."""
+    """Yield `items` and show how many have been processed."""
     with Progress(title, total, unit) as progress:
         for item in items:
             yield item
@@ -80,5 +80,5 @@ def track(items: Iterable[T], title: str, total: int, unit: str) -> Iterator[T]:
 
 
 def say(line: str) -> None:
-    """A line of progress for a terminal or a log."""
+    """Print a line of progress to standard error."""
     print(f"mtdnn: {line}", file=sys.stderr, flush=True)

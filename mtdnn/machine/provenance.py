@@ -1,4 +1,4 @@
-"""What made a result: digests of code, settings and data, versions and commit."""
+"""What produced a result: the digest of its code, the commit, and versions of packages."""
 
 import ast
 import platform
@@ -11,8 +11,8 @@ from mtdnn.machine.files import digest
 
 PACKAGE = Path(__file__).parents[1]
 
-# Modules that show, report or wait, but cannot change a result.
-_WITHOUT_EFFECT = {
+# Modules that display, report or wait, and cannot change a result.
+WITHOUT_EFFECT = {
     "errors",
     "machine.gpus",
     "machine.locking",
@@ -23,15 +23,21 @@ _WITHOUT_EFFECT = {
 
 
 def code_digest(*modules: str) -> str:
-    """Digest of the code that `mtdnn.{module}` runs: itself and all of `mtdnn` that it imports.
+    """Return the digest of the code that `mtdnn.{module}` runs: its own and all that it imports.
 
-    Comments, docstrings and formatting do not count, so that explaining a function
-    better never retrains a model. Imports are followed statically; nothing is imported.
+    Only this package counts. Comments, docstrings and formatting do not, so that a better
+    explanation never retrains a model. Imports are read from the source; nothing is imported.
+
+    Args:
+        modules: names of modules without `mtdnn.`, for instance `training.loop`.
+
+    Raises:
+        FileNotFoundError: a module does not exist.
     """
     pending, seen = list(modules), {}
     while pending:
         module = pending.pop()
-        if module in seen or module in _WITHOUT_EFFECT:
+        if module in seen or module in WITHOUT_EFFECT:
             continue
         path = PACKAGE.joinpath(*module.split("."))
         path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
@@ -42,13 +48,25 @@ def code_digest(*modules: str) -> str:
 
 @cache
 def _read(source: str) -> tuple[list[str], str]:
-    """What a module imports of this package, and what of it counts."""
-    tree = ast.parse(source)
-    return _imported(tree), ast.dump(_without_docstrings(tree))
+    """Return the modules of this package that a source imports, and its code as text."""
+    tree = _Effective().visit(ast.parse(source))
+    return _imported(tree), ast.dump(tree)
+
+
+class _Effective(ast.NodeTransformer):
+    """Remove what cannot change a result: docstrings and what only type checkers read."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> ast.AST | None:
+        # TYPE_CHECKING is false whenever the code runs: what it guards cannot change a result.
+        typed = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        return None if typed and not node.orelse else self.generic_visit(node)
 
 
 def _imported(tree: ast.Module) -> list[str]:
-    """Modules of this package named by any import statement in `tree`."""
+    """Return the modules of this package that `tree` imports, anywhere in it."""
     names = []
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -64,17 +82,8 @@ def _is_module(name: str) -> bool:
     return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        first = body[0] if isinstance(body, list) and body else None
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-            node.body = body[1:]
-    return tree
-
-
 def environment() -> dict[str, str | None]:
-    """Commit and versions under which this process runs."""
+    """Return the commit and the versions of Python and of the packages that matter."""
     packages = ("torch", "transformers", "tokenizers", "numpy", "pyarrow", "datasets", "mtdnn")
     return {
         "commit": commit(),
@@ -85,7 +94,7 @@ def environment() -> dict[str, str | None]:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with `+changes` when files differ from it; None outside git."""
+    """Return the commit of the checkout, with `+changes` if files differ; None outside git."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+changes"],

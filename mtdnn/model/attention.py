@@ -1,8 +1,10 @@
-"""Attention over packed batches, given to Hugging Face's encoders through their own interface.
+"""Attention over packed batches, registered with Hugging Face's attention interface.
 
 An encoder that runs with `attn_implementation="mtdnn_packed"` and gets a `packing` argument
-treats every sequence of the batch by itself, although all lie end to end in one row.
+attends within each sequence of the batch, although all sequences lie end to end in one row.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -15,12 +17,12 @@ from mtdnn.model.layers import dropout as drop
 
 PACKED = "mtdnn_packed"
 
-# Encoders that hand every attention to the interface, take explicit position ids as they
-# are, and mix tokens nowhere else. The leak test holds each of them to it.
+# Encoders that call the interface for every attention, use explicit position ids unchanged, and
+# mix tokens nowhere else. The leak test checks each of them.
 PACKABLE = ("bert", "electra")
 
 # Up to this length a CPU spends more time on calls than on the arithmetic of padding.
-SHORT = 96
+MAX_SHORT_TOKENS = 96
 
 
 def packed_attention(
@@ -35,50 +37,80 @@ def packed_attention(
     packing: PackedBatch,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of each token to the tokens of its own sequence.
+    """Attend from each token to the tokens of its own sequence.
 
     Args:
-        query, key, value: (1, heads, T, head size), the sequences end to end.
-        dropout: of the attention weights; 0 outside training.
-        scaling: of the scores; 1/sqrt(head size) when absent.
-        packing: the batch, for its lengths.
+        module: the attention layer; unused.
+        query, key, value: (1, heads, T, head size), float, the sequences end to end.
+        attention_mask: unused; the packing says which tokens belong together.
+        dropout: probability of dropping an attention weight; 0 outside training.
+        scaling: factor of the scores; 1/sqrt(head size) by default.
+        packing: the batch, for the lengths of its sequences.
 
     Returns:
-        (1, T, heads, head size), and no weights.
+        The output, (1, T, heads, head size), and None in place of the weights.
     """
+    # Many parameters because transformers calls every attention with these.
     if query.device.type == "cpu":
-        short = packing.longest <= SHORT
-        attend = _side_by_side if short and fast("attention") else _one_by_one
+        short = packing.longest <= MAX_SHORT_TOKENS
+        attend = side_by_side if short and fast("attention") else one_by_one
     else:
         half = query.dtype in (torch.bfloat16, torch.float16) and query.shape[-1] % 8 == 0
-        attend = _flash if half and fast("attention") else _side_by_side
+        attend = flash if half and fast("attention") else side_by_side
     output = attend(query[0], key[0], value[0], packing, dropout, scaling)
     return output.unsqueeze(0), None
 
 
-def _one_by_one(query, key, value, packing, dropout, scaling) -> torch.Tensor:
-    """A call for each sequence: no arithmetic on padding. For CPUs, where calls are cheap."""
+def one_by_one(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    packing: PackedBatch,
+    dropout: float,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Attend by one call for each sequence, without padding; for CPUs, where calls are cheap.
+
+    Shapes as in `packed_attention` without the batch dimension; returns (T, heads, head size).
+    """
+    lengths = list(packing.lengths)
     parts = zip(
-        *(tensor.split(packing.lengths, dim=1) for tensor in (query, key, value)), strict=True
+        *(torch.split(tensor, lengths, dim=1) for tensor in (query, key, value)), strict=True
     )
     attend = _by_products if dropout and fast("attention") else _as_a_batch
     outputs = [attend(q, k, v, dropout_p=dropout, scale=scaling) for q, k, v in parts]
     return torch.cat(outputs, dim=1).transpose(0, 1)
 
 
-def _as_a_batch(query, key, value, *, dropout_p, scale) -> torch.Tensor:
-    """One sequence by itself, with a batch dimension: torch's CPU kernel wants one.
+def _as_a_batch(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    dropout_p: float,
+    scale: float | None,
+) -> torch.Tensor:
+    """One sequence as a batch of one, which torch's CPU kernel needs.
 
-    Without it a fallback writes out all scores: 1.7 ms instead of 0.9 at 180 tokens, 12 heads.
+    Without the batch dimension a fallback writes out all scores: 1.7 ms instead of 0.9 ms at 180
+    tokens and 12 heads.
     """
     q, k, v = query[None], key[None], value[None]
     return scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, scale=scale)[0]
 
 
-def _by_products(query, key, value, attn_mask=None, *, dropout_p, scale) -> torch.Tensor:
+def _by_products(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    *,
+    dropout_p: float,
+    scale: float | None,
+) -> torch.Tensor:
     """`scaled_dot_product_attention` with dropout, for which torch has no CPU kernel.
 
-    Its fallback spends a sixth of its time on rows that are masked as a whole; here are none.
+    Torch's fallback spends a sixth of its time on fully masked rows, which do not occur here.
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     scores = (query * scale) @ key.transpose(-2, -1)
@@ -87,12 +119,22 @@ def _by_products(query, key, value, attn_mask=None, *, dropout_p, scale) -> torc
     return drop(torch.softmax(scores, dim=-1), dropout_p) @ value
 
 
-def _side_by_side(query, key, value, packing, dropout, scaling) -> torch.Tensor:
-    """One call on sequences padded for the attention alone. Where calls are dear."""
+def side_by_side(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    packing: PackedBatch,
+    dropout: float,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Attend by one call on padded sequences; for GPUs, where calls are expensive.
+
+    Shapes as in `packed_attention` without the batch dimension; returns (T, heads, head size).
+    """
     q, k, v = (
         packing.pad(tensor.transpose(0, 1), 0.0).transpose(1, 2) for tensor in (query, key, value)
     )
-    attend = scaled_dot_product_attention
+    attend: Callable[..., torch.Tensor] = scaled_dot_product_attention
     if dropout and query.device.type == "cpu" and fast("attention"):
         attend = _by_products
     mask = packing.mask[:, None, None, :]
@@ -100,12 +142,20 @@ def _side_by_side(query, key, value, packing, dropout, scaling) -> torch.Tensor:
     return packing.unpad(output.transpose(1, 2))
 
 
-def _flash(query, key, value, packing, dropout, scaling) -> torch.Tensor:
-    """Torch's own flash attention over sequences end to end; it knows half precision only.
+def flash(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    packing: PackedBatch,
+    dropout: float,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Attend by torch's own flash attention over sequences end to end; half precision only.
 
-    The operator that nested tensors call: `varlen_attn` would hard-code dropout 0.
+    This is the operator that nested tensors call: `varlen_attn` would fix dropout at 0. Shapes as
+    in `packed_attention` without the batch dimension; returns (T, heads, head size).
     """
-    return torch.ops.aten._flash_attention_forward(
+    output: torch.Tensor = torch.ops.aten._flash_attention_forward(
         *(tensor.transpose(0, 1).contiguous() for tensor in (query, key, value)),
         packing.bounds,
         packing.bounds,
@@ -116,6 +166,7 @@ def _flash(query, key, value, packing, dropout, scaling) -> torch.Tensor:
         return_debug_mask=False,
         scale=scaling,
     )[0]
+    return output
 
 
 AttentionInterface.register(PACKED, packed_attention)

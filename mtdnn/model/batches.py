@@ -1,8 +1,9 @@
-"""Packed batches: the sequences of a batch laid end to end, without a padding token."""
+"""Packed batches: the sequences of a batch laid end to end, without padding tokens."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +16,11 @@ TARGETS = {
     "sequence_classification": ("label",),
 }
 
+# Flash attention works on blocks of this size, so smaller rows would save nothing.
+BLOCK_TOKENS = 128
 
-# Flash attention works on blocks of so many tokens: less room would save nothing.
-ROOM = 128
-
-# What says where the tokens lie; computed on the host, where the lengths are known.
-_PLACES = (
+# The properties that say where tokens lie; computed on the host, where the lengths are known.
+_INDICES = (
     "bounds",
     "padded_places",
     "token_places",
@@ -33,21 +33,21 @@ _PLACES = (
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Sequences laid end to end; S sequences, T tokens, N items.
+    """Sequences laid end to end: S sequences, T tokens, N items.
 
-    Behind the last sequence there may be a tail: tokens that belong to no item and count in no
-    loss. A GPU records a step once for each number of tokens, and a tail keeps these few.
+    A tail may follow the last sequence: tokens that belong to no item and count in no loss. A GPU
+    records a step once for each number of tokens, and tails keep these numbers few.
 
     Attributes:
         input_ids, token_type_ids, position_ids: (T,) int64; positions count from 0 in
             every sequence.
         lengths: tokens of each sequence, S numbers on the host.
-        items: (N + 1,) first sequence of each item, on the host.
+        items: (N + 1,) int64, the first sequence of each item and S, on the host.
         targets: name to (S,) int64: `start` and `end` as positions in their sequence, or
             `label` (repeated on every sequence of an item).
-        tail: tokens of the tail.
-        longest: tokens that `pad` has room for in each sequence; as many as the longest
-            sequence has, unless there is a tail.
+        tail: number of tokens in the tail.
+        longest: width of the rows that `pad` makes, in tokens; without a tail the length of the
+            longest sequence.
     """
 
     input_ids: torch.Tensor
@@ -64,26 +64,26 @@ class PackedBatch:
             object.__setattr__(self, "longest", max(self.lengths))
 
     def to(self, device: torch.device) -> "PackedBatch":
-        """The same batch on another device."""
+        """Return the same batch on another device."""
         if device == self.input_ids.device:
             return self
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> "PackedBatch":
-        """The same batch in memory from which a GPU can fetch it while the host goes on."""
+        """Return the same batch in pinned memory, which a GPU copies while the host works on."""
         return self._each(torch.Tensor.pin_memory)
 
     def copied(self) -> "PackedBatch":
-        """The same batch in memory of its own."""
+        """Return the same batch in memory of its own."""
         return self._each(torch.clone)
 
     def fill(self, other: "PackedBatch") -> None:
-        """Take the contents of a batch of the same shape; the memory stays where it is."""
-        for mine, its in zip(self._tensors(), other._tensors(), strict=True):
+        """Copy the contents of a batch of the same shape into the memory of this one."""
+        for mine, its in zip(self.tensors(), other.tensors(), strict=True):
             mine.copy_(its, non_blocking=True)
 
     def slice(self, first: int, last: int) -> "PackedBatch":
-        """The batch of items `first` to `last` (exclusive) alone, without a tail."""
+        """Return the batch of items `first` to `last` (exclusive), without a tail."""
         a, b = int(self.items[first]), int(self.items[last])
         start, stop = sum(self.lengths[:a]), sum(self.lengths[:b])
         return PackedBatch(
@@ -96,10 +96,10 @@ class PackedBatch:
         )
 
     def with_tail(self) -> "PackedBatch":
-        """The same batch with a tail of at most 3 % that makes it one of few shapes.
+        """Return the same batch with a tail of at most 3 %, so that few shapes occur.
 
-        There is always one, so that attention meets no empty sequence; in batches of less than
-        34 tokens it is a single token.
+        The tail has at least one token, since attention takes no empty sequence; in batches of
+        fewer than 34 tokens it is a single token.
         """
         unit = tail_unit(self.tokens)
         tail = unit - self.tokens % unit
@@ -110,31 +110,33 @@ class PackedBatch:
             token_type_ids=torch.cat([self.token_type_ids, padding]),
             position_ids=torch.cat([self.position_ids, torch.arange(tail)]),
             tail=tail,
-            longest=-(-self.longest // ROOM) * ROOM,
+            longest=-(-self.longest // BLOCK_TOKENS) * BLOCK_TOKENS,
         )
 
     @property
     def shape(self) -> tuple[int, ...]:
         """All sizes on which the computation depends; the rest is contents."""
-        return self.tokens, len(self.lengths), self.longest, len(self.items) - 1, self.most
+        items = len(self.items) - 1
+        return self.tokens, len(self.lengths), self.longest, items, self.largest_item
 
     @property
     def tokens(self) -> int:
+        """Number of tokens T, with the tail."""
         return len(self.input_ids)
 
     @property
-    def most(self) -> int:
-        """Sequences of the item that has most of them."""
+    def largest_item(self) -> int:
+        """Number of sequences of the item that has the most."""
         return int(np.diff(self.items).max())
 
     @cached_property
     def bounds(self) -> torch.Tensor:
-        """Where the sequences and the tail begin, and the end of all, int32."""
+        """First token of each sequence, and T; (S + 1,) int32. With a tail one more, its first."""
         return self._place(np.cumsum((0, *self._rows), dtype=np.int32))
 
     @cached_property
     def padded_places(self) -> torch.Tensor:
-        """Which token `pad` puts at each of its places, row by row; the T-th where none."""
+        """Token at each position of the padded rows, row by row, T where there is none; int64."""
         rows = np.array(self._rows)
         places = np.arange(self.longest)
         tokens = np.where(places < rows[:, None], (np.cumsum(rows) - rows)[:, None] + places, -1)
@@ -142,64 +144,66 @@ class PackedBatch:
 
     @cached_property
     def token_places(self) -> torch.Tensor:
-        """The place, counted row by row, at which `pad` puts each token, shape (T,)."""
+        """Position of each token in the padded rows, counted row by row; (T,) int64."""
         rows = np.array(self._rows)
         firsts = np.arange(len(rows)) * self.longest - (np.cumsum(rows) - rows)
         return self._place(np.arange(self.tokens) + np.repeat(firsts, rows))
 
     @cached_property
     def first_tokens(self) -> torch.Tensor:
-        """Place of each sequence's first token among the T tokens, shape (S,)."""
+        """Index of each sequence's first token; (S,) int64."""
         return self._place(np.cumsum(self.lengths) - self.lengths)
 
     @cached_property
     def token_counts(self) -> torch.Tensor:
-        """The lengths as a tensor, shape (S,)."""
+        """The lengths as a tensor; (S,) int64."""
         return self._place(np.array(self.lengths))
 
     @cached_property
     def item_starts(self) -> torch.Tensor:
-        """First sequence of each item, shape (N,)."""
+        """First sequence of each item; (N,) int64."""
         return self._place(self.items[:-1])
 
     @cached_property
     def item_sizes(self) -> torch.Tensor:
-        """Sequences of each item, shape (N,)."""
+        """Number of sequences of each item; (N,) int64."""
         return self._place(np.diff(self.items))
 
     @property
     def mask(self) -> torch.Tensor:
-        """True where `pad` puts a token, shape (S, longest); one row more with a tail."""
+        """True where a padded row holds a token; (S, longest) bool, with a tail one row more."""
         places = torch.arange(self.longest, device=self.input_ids.device)
         return places < self.bounds.diff()[:, None]
 
     def pad(self, values: torch.Tensor, fill: float | int) -> torch.Tensor:
-        """Values of the tokens, (T, …), as (S, longest, …) with `fill` behind each sequence.
+        """Return values of the tokens, (T, …), as rows, (S, longest, …), padded with `fill`.
 
-        The tail makes one row more.
+        A tail makes one row more.
         """
-        return _Pad.apply(values, self, fill)
+        padded: torch.Tensor = _Pad.apply(values, self, fill)  # type: ignore[no-untyped-call] # torch's
+        return padded
 
     def unpad(self, padded: torch.Tensor) -> torch.Tensor:
-        """The inverse of `pad`: (S, longest, …) to (T, …)."""
-        return _Unpad.apply(padded, self)
+        """Return the values of padded rows, (S, longest, …), token by token, (T, …)."""
+        values: torch.Tensor = _Unpad.apply(padded, self)  # type: ignore[no-untyped-call] # torch's
+        return values
 
     @property
     def _rows(self) -> tuple[int, ...]:
-        """Tokens of each sequence, and of the tail where there is one."""
+        """Number of tokens of each sequence, and of the tail if there is one."""
         return (*self.lengths, self.tail) if self.tail else self.lengths
 
     def _place(self, numbers: np.ndarray) -> torch.Tensor:
         return torch.as_tensor(numbers, device=self.input_ids.device)
 
-    def _tensors(self) -> list[torch.Tensor]:
-        """Everything that is on the device."""
-        places = (getattr(self, name) for name in _PLACES)
+    def tensors(self) -> list[torch.Tensor]:
+        """Return everything that lies on the device."""
+        indices = (getattr(self, name) for name in _INDICES)
         inputs = (self.input_ids, self.token_type_ids, self.position_ids)
-        return [*inputs, *self.targets.values(), *places]
+        return [*inputs, *self.targets.values(), *indices]
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "PackedBatch":
-        """The batch with every tensor changed; places go along, so that no device is asked."""
+        """Return the batch with every tensor changed, indices included: no device computes them."""
         changed = replace(
             self,
             input_ids=change(self.input_ids),
@@ -207,20 +211,22 @@ class PackedBatch:
             position_ids=change(self.position_ids),
             targets={name: change(target) for name, target in self.targets.items()},
         )
-        changed.__dict__.update({name: change(getattr(self, name)) for name in _PLACES})
+        changed.__dict__.update({name: change(getattr(self, name)) for name in _INDICES})
         return changed
 
 
 class _Pad(torch.autograd.Function):
-    """Padding reads from where each value comes, forward and backward, a row of numbers at a time.
+    """Padding that gathers rows of numbers by their source index, forward and backward.
 
-    To write values to where they go, a GPU that is to give the same bits each time sorts the
-    places first, and the host looks whether they are inside; indexing by several tensors, or
-    filling afterwards, takes a CPU several times as long.
+    Scattering to target indices is slower: a deterministic GPU sorts the indices first, and the
+    host checks their bounds. Indexing by several tensors, or filling afterwards, takes a CPU
+    several times as long.
     """
 
     @staticmethod
-    def forward(ctx, values: torch.Tensor, batch: PackedBatch, fill: float | int) -> torch.Tensor:
+    def forward(
+        ctx: Any, values: torch.Tensor, batch: PackedBatch, fill: float | int
+    ) -> torch.Tensor:
         ctx.batch = batch
         rows = values.reshape(batch.tokens, -1)
         rows = torch.cat([rows, rows.new_full((1, rows.shape[1]), fill)])
@@ -228,7 +234,7 @@ class _Pad(torch.autograd.Function):
         return padded.view(-1, batch.longest, *values.shape[1:])
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         return ctx.batch.unpad(gradient), None, None
 
 
@@ -236,26 +242,26 @@ class _Unpad(torch.autograd.Function):
     """The inverse of `_Pad`."""
 
     @staticmethod
-    def forward(ctx, padded: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+    def forward(ctx: Any, padded: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
         ctx.batch = batch
         rows = padded.reshape(len(batch.padded_places), -1)
         return rows.index_select(0, batch.token_places).view(-1, *padded.shape[2:])
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         return ctx.batch.pad(gradient, 0), None
 
 
 def tail_unit(tokens: int) -> int:
-    """Numbers of tokens are rounded up to a multiple of this: 3 % of `tokens`, a power of two.
+    """Return the power of two, at most 3 % of `tokens`, to a multiple of which tails fill a batch.
 
-    At most `ROOM`, for which positions and attention have room.
+    It is at most `BLOCK_TOKENS`, the length to which attention rounds up anyway.
     """
-    return min(ROOM, 1 << max(0, (3 * tokens // 100).bit_length() - 1))
+    return min(BLOCK_TOKENS, 1 << max(0, (3 * tokens // 100).bit_length() - 1))
 
 
 def pack(sequences: Sequences, family: str) -> PackedBatch:
-    """A batch of the given sequences of one family."""
+    """Return the batch of the given sequences of one task family."""
     columns, lengths = sequences.columns, sequences.lengths
     starts = np.cumsum(lengths) - lengths
     positions = np.arange(lengths.sum()) - np.repeat(starts, lengths)
@@ -270,6 +276,6 @@ def pack(sequences: Sequences, family: str) -> PackedBatch:
 
 
 def batch_of(features: Features, items: np.ndarray) -> PackedBatch:
-    """The packed batch of some items of a feature file."""
+    """Return the batch of the given items of a feature file; `items` is (N,) integers."""
     columns = ("input_ids", "token_type_ids", *TARGETS[features.family])
     return pack(features.pick(items, columns), features.family)

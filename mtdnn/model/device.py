@@ -11,26 +11,26 @@ from mtdnn.machine import gpus
 from mtdnn.model.fast import fast
 
 
-def is_started() -> bool:
-    """Whether torchrun started this process."""
+def started_by_torchrun() -> bool:
+    """Return whether torchrun started this process."""
     return "RANK" in os.environ
 
 
-def own_device() -> None:
-    """Let this process use its own one of the GPUs that it sees."""
-    if is_started():
+def select_own_gpu() -> None:
+    """Select the GPU that is this process's own among those that it sees."""
+    if started_by_torchrun():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
 
 
 def use_device(threads: int | None, deterministic: bool = True) -> torch.device:
-    """A free GPU if there is one, else the CPU with `threads` threads.
+    """Return a free GPU if the machine has GPUs, else the CPU with `threads` threads.
 
-    Where every GPU is taken by another process of ours, this waits for one.
+    Waits for a GPU while other processes of ours hold all of them.
 
     Args:
-        threads: CPU threads; all cores when absent.
-        deterministic: a GPU computes the same bits each time, somewhat slower; a CPU does so
-            anyway, with the same number of threads.
+        threads: CPU threads; all cores by default.
+        deterministic: make a GPU compute the same bits each time, somewhat slower. A CPU does so
+            anyway with the same number of threads.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -38,27 +38,27 @@ def use_device(threads: int | None, deterministic: bool = True) -> torch.device:
     gpus.take()
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    # Read by cuBLAS when it is first used.
+    # cuBLAS reads it at its first use.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    own_device()
+    select_own_gpu()
     torch.use_deterministic_algorithms(deterministic)
-    # Nothing here reads memory before it is written; filling it first would be a kernel for each
-    # new tensor.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    # Nothing here reads memory before it is written, so filling it would cost a kernel for each
+    # new tensor and change nothing.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # a property of the module's class
     return torch.device("cuda")
 
 
 def return_memory() -> None:
-    """Give freed memory back to the system, where the C library can.
+    """Return freed memory to the system, where the C library can.
 
-    Batches of ever new sizes leave holes in glibc's heap, and a process would grow for hours.
+    Batches of varying size leave holes in glibc's heap, and a process would grow for hours.
     """
     if fast("memory") and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
 
 
 def device_name(device: torch.device) -> str:
-    """The device's name as its maker gives it."""
+    """Return the device's name as its maker gives it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

@@ -1,28 +1,60 @@
-"""Task heads: dropout, one linear layer, a loss."""
+"""Task heads: dropout, one linear layer, a loss (the paper's section on the model)."""
+
+from typing import ClassVar
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from mtdnn.config.settings import CorpusSettings, Family
+from mtdnn.config.settings import CorpusSettings, Family, TrainingSettings
 from mtdnn.model.batches import PackedBatch
 from mtdnn.model.layers import Dropout
 
 
 class Head(nn.Module):
-    """Dropout and a linear layer, N(0, 0.02) weights and zero bias."""
+    """Dropout and a linear layer with N(0, 0.02) weights and zero bias, as in BERT.
 
-    def __init__(self, hidden: int, outputs: int, dropout: float):
+    Shapes are those of a batch of S sequences, T tokens and N items.
+
+    Args:
+        hidden: size of the encoder's hidden states.
+        corpus: the corpus whose task the head learns.
+        training: dropout and loss.
+
+    Attributes:
+        pooled: whether the head reads one pooled vector of each sequence instead of its tokens.
+    """
+
+    pooled: ClassVar[bool] = True
+    dropout: Dropout
+    linear: nn.Linear
+
+    def __init__(self, hidden: int, corpus: CorpusSettings, training: TrainingSettings):
         super().__init__()
-        self.dropout = Dropout(dropout)
-        self.linear = nn.Linear(hidden, outputs)
+        self.dropout = Dropout(training.head_dropout)
+        self.linear = nn.Linear(hidden, self.outputs(corpus))
         nn.init.normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
 
+    @staticmethod
+    def outputs(corpus: CorpusSettings) -> int:
+        """Return the number of outputs of the linear layer."""
+        raise NotImplementedError
+
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return fp32 logits, (S, outputs) or (T, 2), of inputs of size `hidden`."""
         # In fp32 whatever the precision of the encoder: logits rounded to bf16 would tie.
         with torch.autocast(inputs.device.type, enabled=False):
-            return self.linear(self.dropout(inputs.float()))
+            logits: torch.Tensor = self.linear(self.dropout(inputs.float()))
+        return logits
+
+    def scores(self, logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        """Return the logits, (S, outputs), as one row of scores for each item, (N, …)."""
+        raise NotImplementedError
+
+    def loss(self, logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        """Return the batch's mean loss, a scalar."""
+        raise NotImplementedError
 
 
 class SpanHead(Head):
@@ -30,14 +62,21 @@ class SpanHead(Head):
 
     pooled = False
 
-    def __init__(self, hidden: int, corpus: CorpusSettings, dropout: float, span_loss: str):
-        super().__init__(hidden, 2, dropout)
-        self.weight = {"sum": 1.0, "mean": 0.5}[span_loss]
+    def __init__(self, hidden: int, corpus: CorpusSettings, training: TrainingSettings):
+        super().__init__(hidden, corpus, training)
+        self.weight = {"sum": 1.0, "mean": 0.5}[training.span_loss]
+
+    @staticmethod
+    def outputs(corpus: CorpusSettings) -> int:
+        return 2
 
     def loss(self, logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
-        """Cross-entropy of start and of end over the sequence's tokens; mean over sequences.
+        """Return the cross-entropy of start plus that of end, the mean over sequences.
 
-        `logits` are (T, 2).
+        The paper sums the two; `span_loss: mean` averages them, as BERT does.
+
+        Args:
+            logits: (T, 2) fp32; the softmax runs over the tokens of each sequence.
         """
         padded = batch.pad(logits, float("-inf"))[: len(batch.lengths)]
         start = cross_entropy(padded[..., 0], batch.targets["start"])
@@ -48,36 +87,34 @@ class SpanHead(Head):
 class ChoiceHead(Head):
     """One score for each choice; softmax over the choices of an item."""
 
-    pooled = True
-
-    def __init__(self, hidden: int, corpus: CorpusSettings, dropout: float, span_loss: str):
-        super().__init__(hidden, 1, dropout)
+    @staticmethod
+    def outputs(corpus: CorpusSettings) -> int:
+        return 1
 
     def scores(self, logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
-        """Logits (S, 1) as (items, most choices), -inf where an item has fewer choices."""
-        choices = torch.arange(batch.most, device=logits.device)
+        """Return logits, (S, 1), as (N, most choices), −inf where an item has fewer choices."""
+        choices = torch.arange(batch.largest_item, device=logits.device)
         places = (batch.item_starts[:, None] + choices).clamp(max=len(logits) - 1)
         return logits[places, 0].masked_fill(choices >= batch.item_sizes[:, None], float("-inf"))
 
     def loss(self, logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
-        """Cross-entropy of the right choice; mean over items."""
+        """Return the cross-entropy of the right choice, the mean over items."""
         return cross_entropy(self.scores(logits, batch), batch.targets["label"][batch.item_starts])
 
 
 class LabelHead(Head):
     """A logit for each label."""
 
-    pooled = True
-
-    def __init__(self, hidden: int, corpus: CorpusSettings, dropout: float, span_loss: str):
-        super().__init__(hidden, len(corpus.labels), dropout)
+    @staticmethod
+    def outputs(corpus: CorpusSettings) -> int:
+        return len(corpus.labels)
 
     def scores(self, logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
-        """Logits (S, labels) as they are: every sequence is an item."""
+        """Return the logits, (S, labels), unchanged: every sequence is an item."""
         return logits
 
     def loss(self, logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
-        """Cross-entropy of the label; mean over sentences or pairs."""
+        """Return the cross-entropy of the label, the mean over sentences or pairs."""
         return cross_entropy(logits, batch.targets["label"])
 
 
@@ -89,7 +126,9 @@ HEADS: dict[Family, type[Head]] = {
 
 
 class Pooler(nn.Module):
-    """Dense and tanh on the first token; for encoders that bring no pretrained one."""
+    """BERT's pooler, dense and tanh on the first token; for encoders without a pretrained one."""
+
+    dense: nn.Linear
 
     def __init__(self, hidden: int):
         super().__init__()
@@ -98,4 +137,5 @@ class Pooler(nn.Module):
         nn.init.zeros_(self.dense.bias)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Return pooled vectors, (S, hidden), of hidden states, (S, tokens, hidden)."""
         return torch.tanh(self.dense(hidden_states[:, 0]))

@@ -1,4 +1,4 @@
-"""Layers that do what torch's do, for CPUs: there drawing dropout masks takes a fifth of a step."""
+"""Drop-in layers for CPUs, where torch's dropout masks take a fifth of a step."""
 
 import torch
 import torch.distributed as dist
@@ -7,15 +7,16 @@ from transformers import PreTrainedModel
 
 from mtdnn.model.fast import fast
 
+# Values of the 16 random bits that decide about one element.
 _VALUES = 1 << 16
 
 
 def mask(like: torch.Tensor, p: float) -> torch.Tensor:
-    """A dropout mask of the shape and type of `like`: 0, or what keeps the mean.
+    """Return a dropout mask of the shape and dtype of `like`: 0 or the scale 1/(1 − p).
 
-    Torch's own Bernoulli draw takes a number of 53 bits for each element. 16 bits do:
-    elements are dropped with the nearest multiple of 2^-16 to `p`, and the scale is that
-    probability's own, so that the mean is exact. The bits come from torch's generator.
+    Torch's Bernoulli draw takes a 53-bit number for each element; 16 bits are enough. Elements are
+    dropped with the multiple of 2^-16 nearest to `p`, and the scale uses that probability, so the
+    mean is exact. The bits come from torch's generator.
     """
     kept = _VALUES - round(_VALUES * p)
     count = like.numel()
@@ -27,7 +28,7 @@ def mask(like: torch.Tensor, p: float) -> torch.Tensor:
 
 
 def dropout(inputs: torch.Tensor, p: float) -> torch.Tensor:
-    """Dropout as `torch.nn.functional.dropout` in training; faster on a CPU."""
+    """Apply dropout as `torch.nn.functional.dropout` does in training; faster on a CPU."""
     if not p:
         return inputs
     if inputs.device.type != "cpu" or p * _VALUES < 1 or not fast("dropout"):
@@ -36,17 +37,18 @@ def dropout(inputs: torch.Tensor, p: float) -> torch.Tensor:
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout` by `dropout`."""
+    """`nn.Dropout` that uses `dropout`."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return dropout(inputs, self.p) if self.training else inputs
 
 
 class Embedding(nn.Embedding):
-    """`nn.Embedding` whose gradient holds the rows that were looked up, and not all others.
+    """`nn.Embedding` whose gradient is sparse: it holds only the rows that were looked up.
 
-    A batch looks a few hundred of tens of thousands of rows up. A GPU fills memory fast enough,
-    and processes that train together exchange whole gradients.
+    A batch looks up a few hundred of tens of thousands of rows. The gradient is dense on a GPU,
+    which fills memory fast enough, and in processes that train together, which exchange whole
+    gradients.
     """
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -56,7 +58,7 @@ class Embedding(nn.Embedding):
 
 
 def speed_up(encoder: PreTrainedModel) -> PreTrainedModel:
-    """Let an encoder's dropouts and word embeddings work the fast way; returns the encoder."""
+    """Replace the dropouts and word embeddings of an encoder by the fast ones; return it."""
     for part in encoder.modules():
         if type(part) is nn.Dropout and not part.inplace:
             part.__class__ = Dropout

@@ -12,36 +12,37 @@ from mtdnn.config.settings import TrainingSettings
 from mtdnn.errors import printable
 from mtdnn.model.fast import fast
 
-# Numbers of each of the four kinds (weights, gradients, moments): 2 MiB together.
-PORTION = 1 << 17
-# A GPU does the update of so many numbers in one pass, compiled: ten times less memory moves.
-MANY = 1 << 20
+# Elements of each of the four kinds (weights, gradients, two moments): 2 MiB together.
+PORTION_ELEMENTS = 1 << 17
+# From this size on a GPU runs the compiled update, one pass, which moves ten times less memory.
+MIN_COMPILED_ELEMENTS = 1 << 20
 
 
 class DecoupledAdamax(torch.optim.Optimizer):
     """Adamax (Kingma & Ba 2015, algorithm 2) with decay applied to the weights themselves.
 
-    A step of a parameter p with gradient g, moments m and u, at its t-th step:
+    The paper's "Adamax with weight decay fix". The t-th step of a parameter p with gradient g and
+    moments m and u:
 
         m ← β1·m + (1−β1)·g
         u ← max(β2·u, |g| + eps)
         p ← p − lr·(m / ((1−β1^t)·u) + decay·p)
 
     With decay 0 this is `torch.optim.Adamax`. A parameter without a gradient (a head whose
-    corpus was not drawn) is left alone: no decay, and its t does not advance.
+    corpus was not drawn) stays unchanged: no decay, and its t does not advance.
 
     Args:
         groups: parameter groups; each may set its own `weight_decay`.
         lr: learning rate.
         betas: β1 and β2.
         eps: keeps the quotient finite.
-        legacy: as MT-DNN's release of March 2019: no bias correction, and eps added to
+        legacy: as in MT-DNN's release of March 2019: no bias correction, and eps is added to
             the denominator a second time.
     """
 
     def __init__(
         self,
-        groups: Iterable[dict],
+        groups: Iterable[dict[str, Any]],
         lr: float,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -49,25 +50,25 @@ class DecoupledAdamax(torch.optim.Optimizer):
     ):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0, "legacy": legacy}
         super().__init__(groups, defaults)
-        self._due: list[_Due] = []
+        self._updates: list[_Update] = []
         self._factors: torch.Tensor | None = None
         device = self.param_groups[0]["params"][0].device
         if device.type == "cuda":
             self.keep_factors_on(device)
 
     def keep_factors_on(self, device: torch.device) -> None:
-        """Let what changes from step to step (rate, decay) lie on the device from now on.
+        """Keep the numbers that change from step to step (rate, decay) on the device.
 
-        So `apply` can be compiled and recorded: it finds new numbers at the same place.
+        `apply` can then be compiled and recorded: it finds new numbers in the same memory.
         """
         count = sum(len(group["params"]) for group in self.param_groups)
         self._factors = torch.empty(count, 2, device=device)
 
-    def step(self, scale: torch.Tensor | float = 1.0) -> None:
+    def step(self, scale: torch.Tensor | float = 1.0) -> None:  # type: ignore[override] # no closure
         """Update every parameter that has a gradient; the gradients are overwritten.
 
         Args:
-            scale: multiplies every gradient first; clipping comes for nothing that way.
+            scale: factor of every gradient, a scalar; clipping costs nothing this way.
         """
         self.advance(
             p for group in self.param_groups for p in group["params"] if p.grad is not None
@@ -75,11 +76,11 @@ class DecoupledAdamax(torch.optim.Optimizer):
         self.apply(scale)
 
     def advance(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Begin a step of `parameters`: what the host knows of it, and a device must be told."""
+        """Begin a step of `parameters`: count it, and send its rate and decay to the device."""
         chosen = set(parameters)
-        self._due = []
+        self._updates = []
         for group in self.param_groups:
-            # Heads that are drawn less often count their own steps.
+            # Each parameter counts its own steps: the heads are drawn at different rates.
             by_age: dict[int, list[nn.Parameter]] = {}
             for parameter in group["params"]:
                 if parameter in chosen:
@@ -94,90 +95,110 @@ class DecoupledAdamax(torch.optim.Optimizer):
                 correction = 1.0 if group["legacy"] else 1 - group["betas"][0] ** age
                 decay = group["lr"] * group["weight_decay"]
                 kept = 1 - decay if group["weight_decay"] else None
-                self._due.append(_Due(group, same, kept, group["lr"] / correction))
+                self._updates.append(_Update(group, same, kept, group["lr"] / correction))
         if self._factors is not None:
-            numbers = torch.tensor([[due.kept or 1.0, due.rate] for due in self._due])
+            numbers = torch.tensor([[update.kept or 1.0, update.rate] for update in self._updates])
             if self._factors.device.type == "cuda":
                 numbers = numbers.pin_memory()
             self._factors[: len(numbers)].copy_(numbers, non_blocking=True)
-            for number, due in enumerate(self._due):
-                due.rate = self._factors[number, 1]
-                if due.kept is not None:
-                    due.kept = self._factors[number, 0]
+            for number, update in enumerate(self._updates):
+                update.rate = self._factors[number, 1]
+                if update.kept is not None:
+                    update.kept = self._factors[number, 0]
 
     @torch.no_grad()
     def apply(self, scale: torch.Tensor | float = 1.0) -> None:
-        """The update of the step that `advance` began: arithmetic of the device alone."""
-        for due in self._due:
-            sparse = [p for p in due.parameters if p.grad.is_sparse]
-            dense = [p for p in due.parameters if not p.grad.is_sparse]
-            for parameter in sparse:
-                self._update_rows(due, parameter, scale)
+        """Carry out the step that `advance` began: arithmetic of the device alone."""
+        for update in self._updates:
+            dense: list[torch.Tensor] = []
+            gradients: list[torch.Tensor] = []
+            for parameter in update.parameters:
+                gradient = _gradient(parameter)
+                if gradient.is_sparse:
+                    self._update_rows(update, parameter, gradient.coalesce(), scale)
+                else:
+                    dense.append(parameter)
+                    gradients.append(gradient)
             if dense:
-                four = (
-                    dense,
-                    [p.grad for p in dense],
-                    [self.state[p]["exp_avg"] for p in dense],
-                    [self.state[p]["exp_inf"] for p in dense],
-                )
-                for portion in _portions(*four):
-                    due.update(scale, *portion)
+                averages = [self.state[p]["exp_avg"] for p in dense]
+                norms = [self.state[p]["exp_inf"] for p in dense]
+                for portion in _portions(dense, gradients, averages, norms):
+                    update.apply(scale, *portion)
 
     @property
     def structure(self) -> tuple[int, ...]:
-        """How the parameters of the present step are put together; where it is the same,
-        `apply` does the same with other numbers."""
-        return tuple(len(due.parameters) for due in self._due)
+        """Sizes of the current step's parts; steps of equal structure differ in numbers only."""
+        return tuple(len(update.parameters) for update in self._updates)
 
     def _update_rows(
-        self, due: "_Due", parameter: torch.Tensor, scale: torch.Tensor | float
+        self,
+        update: "_Update",
+        parameter: nn.Parameter,
+        gradient: torch.Tensor,
+        scale: torch.Tensor | float,
     ) -> None:
-        """The update of a matrix whose gradient is given by rows, in portions.
+        """Update a matrix whose gradient is sparse, rows only, in portions.
 
         A row that never had a gradient has no momentum: it decays and does not move.
         """
-        state, gradient = self.state[parameter], parameter.grad.coalesce()
+        state = self.state[parameter]
         rows, values = gradient.indices()[0], gradient.values()
-        state["rows"] = torch.cat([state.get("rows", rows[:0]), rows]).unique()
-        if due.kept is not None:
-            parameter.mul_(due.kept)
-        moved = replace(due, kept=None)
+        state["rows"] = torch.unique(torch.cat([state.get("rows", rows[:0]), rows]))
+        if update.kept is not None:
+            parameter.mul_(update.kept)
+        without_decay = replace(update, kept=None)
         matrices = (parameter, state["exp_avg"], state["exp_inf"])
-        for part in state["rows"].split(max(1, PORTION // parameter[0].numel())):
+        for part in state["rows"].split(max(1, PORTION_ELEMENTS // parameter[0].numel())):
             weights, average, norm = pieces = [matrix[part] for matrix in matrices]
             here = (rows >= part[0]) & (rows <= part[-1])
-            drawn = torch.zeros_like(weights)
-            drawn[torch.searchsorted(part, rows[here])] = values[here]
-            moved.update(scale, [weights], [drawn], [average], [norm])
+            gradients = torch.zeros_like(weights)
+            gradients[torch.searchsorted(part, rows[here])] = values[here]
+            without_decay.apply(scale, [weights], [gradients], [average], [norm])
             for matrix, piece in zip(matrices, pieces, strict=True):
                 matrix[part] = piece
 
 
 @dataclass
-class _Due:
-    """Parameters of one group and one age, and the numbers of their present step.
+class _Update:
+    """One step of the parameters of one group that have made equally many steps.
 
     Attributes:
-        kept: share of the weights that decay leaves; absent where nothing decays.
-        rate: learning rate, bias correction included. Both are tensors where the numbers of a
-            step lie on the device.
+        group: their parameter group.
+        parameters: the parameters.
+        kept: factor of the weights that decay leaves; None where nothing decays.
+        rate: learning rate, divided by the bias correction. Both are scalar tensors where the
+            numbers of a step lie on the device.
     """
 
-    group: dict
+    group: dict[str, Any]
     parameters: list[nn.Parameter]
     kept: torch.Tensor | float | None
     rate: torch.Tensor | float
 
-    def update(self, scale: torch.Tensor | float, *lists: list[torch.Tensor]) -> None:
-        """One step of some tensors: weights, gradients, and the two moments."""
+    def apply(
+        self,
+        scale: torch.Tensor | float,
+        weights: list[torch.Tensor],
+        gradients: list[torch.Tensor],
+        averages: list[torch.Tensor],
+        norms: list[torch.Tensor],
+    ) -> None:
+        """Update some weights and their two moments in place."""
         beta1, beta2 = self.group["betas"]
         options = (beta1, beta2, self.group["eps"], self.group["legacy"])
-        many = lists[0][0].device.type == "cuda" and sum(map(torch.numel, lists[0])) >= MANY
-        update = compiled(_update) if many and fast("compile") else _update
-        update(*lists, scale, self.kept, self.rate, *options)
+        on_gpu = weights[0].device.type == "cuda"
+        many = on_gpu and sum(map(torch.numel, weights)) >= MIN_COMPILED_ELEMENTS
+        update = compiled(adamax) if many and fast("compile") else adamax
+        update(weights, gradients, averages, norms, scale, self.kept, self.rate, *options)
 
 
-def _update(
+def _gradient(parameter: nn.Parameter) -> torch.Tensor:
+    """The gradient of a parameter that is known to have one."""
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+def adamax(
     parameters: list[torch.Tensor],
     gradients: list[torch.Tensor],
     averages: list[torch.Tensor],
@@ -190,10 +211,11 @@ def _update(
     eps: float,
     legacy: bool,
 ) -> None:
-    """The arithmetic of Adamax on all `parameters` at once."""
+    """Carry out a step of Adamax on all `parameters` at once."""
+    # Many parameters because it is one kernel: torch compiles it with every number as an argument.
     torch._foreach_mul_(gradients, scale)
     torch._foreach_lerp_(averages, gradients, 1 - beta1)
-    # The gradients are used up: their memory serves for the magnitudes.
+    # The gradients are no longer needed: their memory serves for the magnitudes.
     torch._foreach_abs_(gradients)
     torch._foreach_add_(gradients, eps)
     torch._foreach_mul_(norms, beta2)
@@ -211,7 +233,7 @@ def _update(
 
 @cache
 def compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """A function that torch compiles at its first call; where it cannot, the function itself."""
+    """Return a function that torch compiles at its first call, or runs as it is if it cannot."""
     fused, usable = torch.compile(function, dynamic=False), True
 
     @wraps(function)
@@ -222,38 +244,41 @@ def compiled(function: Callable[..., None]) -> Callable[..., None]:
                 return fused(*arguments)
             except torch.OutOfMemoryError:
                 raise
-            except Exception as error:  # compilers raise whatever they like, before any work
+            except Exception as error:  # compilers raise all kinds of exceptions, before any work
                 usable = False
                 reason = printable(str(error), 200)
-                print(f"mtdnn: goes on without torch.compile: {reason}", flush=True)
+                print(f"mtdnn: continuing without torch.compile: {reason}", flush=True)
         return function(*arguments)
 
     return call
 
 
 def _portions(*lists: list[torch.Tensor]) -> Iterator[list[list[torch.Tensor]]]:
-    """Lists of like tensors, cut so that a CPU's cache holds what belongs together.
+    """Cut lists of equally shaped tensors into portions that fit a CPU's cache together.
 
-    The update reads and writes each number ten times; only the first time from memory. A GPU
+    The update reads and writes each number ten times, with portions only once from memory. A GPU
     takes everything at once.
     """
     if lists[0][0].device.type != "cpu" or not fast("optimizer"):
         yield list(lists)
         return
-    portion, numbers = [[] for _ in lists], 0
+    portion: list[list[torch.Tensor]] = [[] for _ in lists]
+    elements = 0
     for tensors in zip(*lists, strict=True):
-        for pieces in zip(*(tensor.view(-1).split(PORTION) for tensor in tensors), strict=True):
-            if numbers + len(pieces[0]) > PORTION:
+        for pieces in zip(
+            *(tensor.view(-1).split(PORTION_ELEMENTS) for tensor in tensors), strict=True
+        ):
+            if elements + len(pieces[0]) > PORTION_ELEMENTS:
                 yield portion
-                portion, numbers = [[] for _ in lists], 0
-            for some, piece in zip(portion, pieces, strict=True):
-                some.append(piece)
-            numbers += len(pieces[0])
+                portion, elements = [[] for _ in lists], 0
+            for column, piece in zip(portion, pieces, strict=True):
+                column.append(piece)
+            elements += len(pieces[0])
     yield portion
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
-    """Global norm of all gradients; sparse ones are brought to one entry for each row."""
+    """Return the global norm of all gradients, a scalar; sparse ones are coalesced in place."""
     values = []
     for parameter in parameters:
         if parameter.grad is not None and parameter.grad.is_sparse:
@@ -265,12 +290,19 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
 
 
 def clip_scale(norm: torch.Tensor, limit: float) -> torch.Tensor:
-    """What scales gradients of global norm `norm` down to `limit`, as torch's clipping does."""
+    """Return the scale that brings gradients of global norm `norm` to at most `limit`.
+
+    The same as torch's `clip_grad_norm_`; a scalar tensor.
+    """
     return (limit / (norm + 1e-6)).clamp(max=1.0)
 
 
 def optimizer_for(model: nn.Module, settings: TrainingSettings) -> DecoupledAdamax:
-    """The optimiser of a run; decay spares biases and LayerNorm, unless it is the legacy one."""
+    """Return the optimizer of a run.
+
+    As in BERT, weights decay except biases and LayerNorm; in MT-DNN's release (`adamax_legacy`)
+    all of them do.
+    """
     legacy = settings.optimizer == "adamax_legacy"
     spared = {
         parameter
@@ -278,15 +310,15 @@ def optimizer_for(model: nn.Module, settings: TrainingSettings) -> DecoupledAdam
         for name, parameter in module.named_parameters(recurse=False)
         if isinstance(module, nn.LayerNorm) or name == "bias"
     }
-    # Encoder, pooler and each head: a step trains all of such a part, or nothing of it.
+    # Encoder, pooler and each head are groups: a step trains all of a group or nothing of it.
     parts: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         part = ".".join(name.split(".")[: 2 if name.startswith("heads.") else 1])
         decays = legacy or parameter not in spared
         parts.setdefault((part, decays), []).append(parameter)
     groups = [
-        {"params": some, "weight_decay": settings.weight_decay if decays else 0.0}
-        for (_, decays), some in parts.items()
+        {"params": parameters, "weight_decay": settings.weight_decay if decays else 0.0}
+        for (_, decays), parameters in parts.items()
     ]
     return DecoupledAdamax(
         groups,
@@ -298,7 +330,13 @@ def optimizer_for(model: nn.Module, settings: TrainingSettings) -> DecoupledAdam
 
 
 def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
-    """The rate of a step (from 0) of `steps`: a linear rise, then linear decay to 0."""
+    """Return the learning rate of a step: linear warm-up, then linear decay to 0 (the paper).
+
+    Args:
+        step: number of the step, from 0.
+        steps: number of steps of the whole training.
+        settings: the peak rate and the share of the steps that warm up.
+    """
     warmup = int(settings.warmup * steps)
     if step < warmup:
         return settings.learning_rate * step / max(1, warmup)

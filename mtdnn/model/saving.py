@@ -1,4 +1,4 @@
-"""Models on disk: ours, and each task as a plain Hugging Face model."""
+"""Trained models on disk: all tasks together, or one task as a plain Hugging Face model."""
 
 import shutil
 from pathlib import Path
@@ -7,17 +7,17 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import (
-    AutoModel,
     AutoModelForMultipleChoice,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
 )
 
-from mtdnn.config.layout import DESCRIPTION, WEIGHTS
+from mtdnn.config.layout import DESCRIPTION, WEIGHTS, RunFolder
 from mtdnn.config.settings import RunSettings
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import replacing, save_tensors
-from mtdnn.model.multitask import MultiTaskModel, attention_of, quietly, read_config
+from mtdnn.model.multitask import MultiTaskModel
+from mtdnn.model.pretrained import empty_encoder, read_config, without_messages
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -30,14 +30,19 @@ TOKENIZER_FILES = (
 
 
 def save(model: MultiTaskModel, run: RunSettings, encoder: Path, folder: Path) -> None:
-    """Write a trained model.
+    """Write a trained model as a plain Hugging Face question-answering model.
 
-    The folder is a plain Hugging Face question-answering model; pooler and other heads lie
-    beside it in `heads.safetensors`.
+    The pooler and the other heads lie beside it in `heads.safetensors`.
+
+    Args:
+        model: the trained model.
+        run: its settings.
+        encoder: folder of the pretrained encoder, whose tokenizer files are copied.
+        folder: an existing, empty folder.
     """
     prefix = model.encoder.base_model_prefix
     weights = {f"{prefix}.{k}": v for k, v in model.encoder.state_dict().items()}
-    spans = model.heads[run.primary].linear
+    spans = model.head(run.primary).linear
     weights |= {"qa_outputs.weight": spans.weight, "qa_outputs.bias": spans.bias}
     heads = {f"pooler.{k}": v for k, v in model.pooler.state_dict().items()}
     for name, head in model.heads.items():
@@ -45,27 +50,24 @@ def save(model: MultiTaskModel, run: RunSettings, encoder: Path, folder: Path) -
             heads |= {f"heads.{name}.{k}": v for k, v in head.state_dict().items()}
     config = read_config(encoder)
     config.architectures = [
-        quietly(AutoModelForQuestionAnswering.from_config, config).__class__.__name__
+        type(without_messages(AutoModelForQuestionAnswering.from_config, config)).__name__
     ]
     config.dtype = "float32"
     config.save_pretrained(folder)
     save_tensors(weights, folder / WEIGHTS[0], {"format": "pt"})
     save_tensors(heads, folder / WEIGHTS[1], {"format": "pt"})
-    for name in TOKENIZER_FILES:
-        if (encoder / name).exists():
-            shutil.copy(encoder / name, folder / name)
+    _copy_tokenizer(encoder, folder)
 
 
 def load(folder: Path, run: RunSettings) -> MultiTaskModel:
-    """Read back a model that `save` wrote; every weight must be there, and no other."""
+    """Read a model that `save` wrote, on the CPU.
+
+    Raises:
+        MtdnnError: a file is missing or damaged, or the weights are not exactly those that the
+            run's settings ask for.
+    """
     check_weights(folder)
-    config = read_config(folder)
-    encoder = quietly(
-        AutoModel.from_config,
-        config,
-        attn_implementation=attention_of(config, run),
-    )
-    model = MultiTaskModel.of_run(encoder, run)
+    model = MultiTaskModel(empty_encoder(folder, run), run)
     prefix = model.encoder.base_model_prefix + "."
     state = {}
     for key, value in _weights(folder / WEIGHTS[0]).items():
@@ -83,7 +85,11 @@ def load(folder: Path, run: RunSettings) -> MultiTaskModel:
 
 
 def check_weights(folder: Path) -> None:
-    """Raise where a model's weights were deleted, which may be done to save space."""
+    """Check that a model's weights were not deleted to save space.
+
+    Raises:
+        MtdnnError: a file of weights is missing.
+    """
     for name in WEIGHTS:
         if not (folder / name).exists():
             raise MtdnnError(
@@ -95,17 +101,28 @@ def check_weights(folder: Path) -> None:
 def export(run_dir: Path, run: RunSettings, corpus: str, output: Path) -> None:
     """Write one task of a trained run as a plain Hugging Face model.
 
-    Works where the encoder's own class has the same head as ours (BERT has).
+    This works where transformers' class of the encoder has the same head as ours, as BERT's has.
+
+    Args:
+        run_dir: the run's folder.
+        run: its settings.
+        corpus: the corpus whose head is exported.
+        output: the folder to write; replaced if it exists.
+
+    Raises:
+        MtdnnError: the run was not trained on the corpus, or the head is a different one.
     """
     if corpus not in run.corpora:
-        raise MtdnnError(f"{run_dir}: was not trained on {corpus!r}, but {', '.join(run.corpora)}")
+        raise MtdnnError(
+            f"{run_dir}: was not trained on {corpus!r} but on {', '.join(run.corpora)}"
+        )
     settings = run.corpora[corpus]
     if settings.family != "question_answering" and run.encoder.pooling != "first":
         raise MtdnnError(
-            f"{run_dir}: {corpus} was trained with pooling: {run.encoder.pooling}, which the plain "
-            "classes of transformers do not know; only question answering can be exported"
+            f"{run_dir}: {corpus} was trained with pooling: {run.encoder.pooling}, which the "
+            "classes of transformers do not have; only question answering can be exported"
         )
-    source = run_dir / "model"
+    source = RunFolder(run_dir).model
     model = load(source, run)
     config = read_config(source)
     if settings.family == "sequence_classification":
@@ -116,12 +133,12 @@ def export(run_dir: Path, run: RunSettings, corpus: str, output: Path) -> None:
         "multiple_choice": (AutoModelForMultipleChoice, "classifier"),
         "sequence_classification": (AutoModelForSequenceClassification, "classifier"),
     }[settings.family]
-    plain = quietly(auto.from_config, config)
+    plain = without_messages(auto.from_config, config)
     prefix = plain.base_model_prefix
     state = {f"{prefix}.{k}": v for k, v in model.encoder.state_dict().items()}
     if settings.family != "question_answering":
         state |= {f"{prefix}.pooler.{k}": v for k, v in model.pooler.state_dict().items()}
-    state |= {f"{key}.{k}": v for k, v in model.heads[corpus].linear.state_dict().items()}
+    state |= {f"{key}.{k}": v for k, v in model.head(corpus).linear.state_dict().items()}
     try:
         plain.load_state_dict(state)
     except RuntimeError:
@@ -131,9 +148,13 @@ def export(run_dir: Path, run: RunSettings, corpus: str, output: Path) -> None:
         ) from None
     with replacing(output) as draft:
         plain.save_pretrained(draft)
-        for name in TOKENIZER_FILES:
-            if (source / name).exists():
-                shutil.copy(source / name, draft / name)
+        _copy_tokenizer(source, draft)
+
+
+def _copy_tokenizer(source: Path, target: Path) -> None:
+    for name in TOKENIZER_FILES:
+        if (source / name).exists():
+            shutil.copy(source / name, target / name)
 
 
 def _weights(path: Path) -> dict[str, torch.Tensor]:

@@ -1,11 +1,12 @@
-"""What the runs of a table's rows answered to the questions of a slice, side by side.
+"""The answers that the rows of a table give to the questions of a slice, side by side.
 
-A final answer is a run's best non-null answer, or "" where its null odds exceed the threshold.
+A final answer is a run's best non-null answer, or "" if its null odds exceed the threshold.
 """
 
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,10 +16,18 @@ from mtdnn.config.layout import RunFolder
 from mtdnn.evaluation.metrics import Questions, read_questions, select
 from mtdnn.evaluation.results import Result, RowResult, read_rows
 
+NO_ANSWERS = "No table compares a mixture with question answering alone on a scored slice."
+"""Why `read_answers` finds nothing, for readers."""
+
 
 @dataclass(frozen=True)
 class Question:
-    """A question of the corpus; `golds` holds text and start of each gold answer."""
+    """A question of the corpus.
+
+    Attributes:
+        golds: text and start (in characters of the context) of each distinct gold answer; empty
+            if the question is unanswerable.
+    """
 
     id: str
     title: str
@@ -29,40 +38,60 @@ class Question:
 
 @dataclass(frozen=True)
 class Answered:
-    """The final answers of one run; every column has one entry a question."""
+    """The final answers of one run, an entry for each question.
+
+    Attributes:
+        seed: the run's seed.
+        text: the final answer; empty where none is given.
+        start, end: the span of the best non-null answer, in characters of the context.
+        exact: exact match of the final answer, 0 or 1.
+        f1: F1 of the final answer, 0 to 1.
+        odds: the null odds.
+        empty: whether the final answer is the empty string.
+        questions: the scores of the best non-null answers, before any threshold.
+    """
 
     seed: int
     text: tuple[str, ...]
     start: np.ndarray
     end: np.ndarray
     exact: np.ndarray
-    """Exact match of the final answer, 0 or 1."""
     f1: np.ndarray
-    """F1 of the final answer, 0 to 1."""
     odds: np.ndarray
     empty: np.ndarray
     questions: Questions
-    """The kept non-null answers, before any threshold."""
 
 
 @dataclass(frozen=True)
 class RowAnswers:
-    """A row of a table: the final answers of each of its seeds that can be read."""
+    """A row of a table with its final answers.
 
-    row: RowResult
-    label: str
-    path: str
+    Attributes:
+        result: the row and the scores of its runs.
+        seeds: the answers of each seed that was scored on the slice.
+        missing: why seeds have no answers.
+    """
+
+    result: RowResult
     seeds: dict[int, Answered]
     missing: tuple[str, ...]
 
+    @property
+    def label(self) -> str:
+        return self.result.label
+
+    @property
+    def path(self) -> str:
+        return self.result.path
+
     def common(self, other: "RowAnswers") -> list[int]:
-        """Seeds that both rows have."""
+        """The seeds that both rows have."""
         return [seed for seed in self.seeds if seed in other.seeds]
 
     def usual(self, index: int) -> tuple[Answered, int]:
-        """A run with the answer that most seeds give to a question, and how many give it.
+        """Return a run with the most frequent answer to a question, and how many seeds give it.
 
-        Of equally frequent answers that of the first seed is taken.
+        If several answers are equally frequent, the first seed's counts.
         """
         counts = Counter(each.text[index] for each in self.seeds.values())
         text, agreeing = counts.most_common(1)[0]
@@ -72,7 +101,7 @@ class RowAnswers:
 
 @dataclass(frozen=True)
 class Answers:
-    """Rows of one table on the questions of one slice; the first row is the baseline."""
+    """The rows of one table on the questions of one slice; the first row is the baseline."""
 
     table: str
     slice_name: str
@@ -90,44 +119,42 @@ class Answers:
 
     @cached_property
     def answerable(self) -> np.ndarray:
+        """(questions,) whether a question has a gold answer."""
         return np.array([bool(question.golds) for question in self.questions])
 
 
 def table_of_mixtures(experiment: Experiment) -> str | None:
-    """The table that shows most mixtures beside a baseline of question answering alone.
+    """Return the table that compares the most mixtures with question answering alone.
 
-    Of several the first; None where no table has both.
+    If several tables show as many, it is the first; None if no table has such a comparison.
     """
 
     def mixtures(name: str) -> set[str]:
         rows = experiment.tables[name].rows
         used = {row.mixture for row in rows if row.variant == "default"}
-        return used if any(is_alone(experiment, mixture) for mixture in used) else set()
+        return used if any(experiment.mixtures[mixture].is_qa_alone for mixture in used) else set()
 
     best = max(experiment.tables, key=lambda name: len(mixtures(name)))
     return best if len(mixtures(best)) > 1 else None
 
 
-def is_alone(experiment: Experiment, mixture: str) -> bool:
-    """Does the mixture hold question answering only?"""
-    return len(experiment.mixtures[mixture].corpora) == 1
-
-
 def read_answers(experiment: Experiment) -> Answers | None:
-    """Answers of the table of mixtures on the first slice that its runs were scored on.
+    """Read the answers of the table of mixtures on the first slice that its baseline has.
 
-    None when no table compares mixtures, or when no run of the baseline has been scored.
-    Only rows of the baseline's encoder and of no variant are compared.
+    Only rows with the baseline's encoder and the default variant are compared.
+
+    Returns:
+        None if no table compares mixtures, or if no run of the baseline has been scored.
     """
     table = table_of_mixtures(experiment)
     if table is None:
         return None
     rows = [row for row in read_rows(experiment, table) if row.row.variant == "default"]
-    alone = next(row for row in rows if is_alone(experiment, row.row.mixture))
+    alone = next(row for row in rows if experiment.mixtures[row.row.mixture].is_qa_alone)
     rows = [alone] + [
         row for row in rows if row is not alone and row.row.encoder == alone.row.encoder
     ]
-    name = _measured_slice(experiment, alone)
+    name = _scored_slice(experiment, alone)
     if name is None:
         return None
     entry = experiment.slices[name]
@@ -141,7 +168,8 @@ def read_answers(experiment: Experiment) -> Answers | None:
     return Answers(table, name, entry.label, questions, tuple(answered))
 
 
-def _measured_slice(experiment: Experiment, row: RowResult) -> str | None:
+def _scored_slice(experiment: Experiment, row: RowResult) -> str | None:
+    """The first slice on which a run of the row has scores."""
     for name in experiment.slices:
         if any(not result.values(name)[1] for result in row.present):
             return name
@@ -154,13 +182,11 @@ def _row(experiment: Experiment, slice_name: str, row: RowResult) -> RowAnswers:
         for result in row.present
         if not result.values(slice_name)[1]
     }
-    path = row.results[0].run.path.rpartition("/")[0]
-    reasons = row.score(slice_name, "exact").reasons
-    return RowAnswers(row, row.label, path, seeds, reasons)
+    return RowAnswers(row, seeds, row.score(slice_name, "exact").reasons)
 
 
 def _answered(experiment: Experiment, slice_name: str, result: Result) -> Answered:
-    """Read one run's predictions and score them at its threshold."""
+    """Read one run's predictions, and apply its threshold to them and to their scores."""
     entry = experiment.slices[slice_name]
     primary = experiment.resolve(result.run).primary
     corpus = experiment.layout.corpus(primary)
@@ -186,6 +212,6 @@ def _answered(experiment: Experiment, slice_name: str, result: Result) -> Answer
     )
 
 
-def _question(row: dict) -> Question:
+def _question(row: dict[str, Any]) -> Question:
     golds = tuple(dict.fromkeys(zip(row["answer_texts"], row["answer_starts"], strict=True)))
     return Question(row["id"], row["title"], row["context"], row["question"], golds)

@@ -1,7 +1,7 @@
-"""Answers side by side: where mixtures answer otherwise than the baseline, found by rule.
+"""Answers side by side: questions that mixtures answer differently from the baseline.
 
-Section 5 of the paper shows three questions that a mixture answers better. Here both
-directions are counted and shown alike, and several seeds must agree before a verdict is given.
+Section 5 of the paper shows three questions that a mixture answers better. Here fixed rules
+select questions in both directions, and a verdict needs several seeds that agree.
 """
 
 import itertools
@@ -15,23 +15,36 @@ from mtdnn.config.experiment import Experiment
 from mtdnn.evaluation.scoring import normalise
 from mtdnn.evaluation.slices import QUESTION_TYPES, answer_words, question_type
 from mtdnn.machine.files import write_json, write_text
-from mtdnn.reporting.answers import Answered, Answers, Question, RowAnswers, read_answers
+from mtdnn.reporting.answers import (
+    NO_ANSWERS,
+    Answered,
+    Answers,
+    Question,
+    RowAnswers,
+    read_answers,
+)
 
-SHOWN = 3
-"""Questions shown of each kind and direction."""
+MAX_CASES = 3
+"""How many questions are shown for each kind of change and each direction."""
 
-DECIDING_SEEDS = 3
-"""With fewer seeds no verdict is given on a claim about training."""
+MIN_SEEDS = 3
+"""With fewer seeds there is no verdict on a claim about training."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """One of the three questions of the paper's section 5."""
+    """One of the three questions in section 5 of the paper.
+
+    Attributes:
+        id: the question's id in SQuAD 2.0.
+        claim: what the paper says about the answers, for readers.
+        with_classification: the answer of mixtures with sequence classification.
+        without: the answer of all other mixtures.
+    """
 
     id: str
     claim: str
     with_classification: str
-    """Answer of the mixtures that hold sequence classification."""
     without: str
 
 
@@ -56,21 +69,22 @@ PUBLISHED = (
     ),
 )
 
+# Each kind of change: its title, and what it means when the mixture is better or worse.
 _KINDS = {
     "found": (
-        "Answerable questions: no answer against the right one",
-        "the baseline gives no answer, the mixture the right one",
-        "the mixture gives no answer, the baseline the right one",
+        "Answerable questions: the right answer or none",
+        "the mixture gives the right answer, the baseline none",
+        "the baseline gives the right answer, the mixture none",
     ),
     "boundary": (
-        "Answerable questions: the same place, another boundary",
-        "both answers overlap, the mixture's has the higher F1",
-        "both answers overlap, the baseline's has the higher F1",
+        "Answerable questions: overlapping answers with different boundaries",
+        "the answers overlap, and the mixture's has the higher F1",
+        "the answers overlap, and the baseline's has the higher F1",
     ),
     "withheld": (
-        "Unanswerable questions: an answer against none",
-        "the baseline gives an answer, the mixture rightly none",
-        "the mixture gives an answer, the baseline rightly none",
+        "Unanswerable questions: an answer or none",
+        "the baseline gives an answer, the mixture correctly gives none",
+        "the mixture gives an answer, the baseline correctly gives none",
     ),
 }
 
@@ -86,12 +100,11 @@ def write(experiment: Experiment) -> None:
 
 
 def find(experiment: Experiment) -> dict[str, Any]:
-    """Everything that `cases.json` holds; without comparable runs, the reason why not."""
+    """Return the content of `cases.json`; without comparable runs, only the reason why."""
     head = {"experiment": experiment.experiment, "notice": experiment.notice}
     answers = read_answers(experiment)
     if answers is None:
-        reason = "No table compares a mixture with question answering alone on a scored slice."
-        return {**head, "reason": reason}
+        return {**head, "reason": NO_ANSWERS}
     return {
         **head,
         "reason": None,
@@ -111,8 +124,8 @@ def _described(row: RowAnswers) -> dict[str, Any]:
     return {
         "path": row.path,
         "label": row.label,
-        "mixture": row.row.row.mixture,
-        "qa_weight": row.row.row.qa_weight,
+        "mixture": row.result.row.mixture,
+        "qa_weight": row.result.row.qa_weight,
         "seeds": list(row.seeds),
         "missing": list(row.missing),
     }
@@ -124,7 +137,13 @@ def _described(row: RowAnswers) -> dict[str, Any]:
 def changes(
     kind: str, answerable: np.ndarray, before: Answered, after: Answered
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which questions changed for the better and which for the worse, as two masks."""
+    """Return two masks of the questions: which answers became better, and which worse.
+
+    Args:
+        kind: a key of `_KINDS`.
+        answerable: (questions,) whether a question has a gold answer.
+        before, after: the answers of the baseline and of the mixture.
+    """
     if kind == "found":
         gained = answerable & before.empty & (after.exact == 1)
         lost = answerable & after.empty & (before.exact == 1)
@@ -139,9 +158,9 @@ def changes(
 
 
 def _kind(answers: Answers, kind: str) -> dict[str, Any]:
-    """Counts of both directions for each mixture, and the questions on which most runs agree."""
+    """Count both directions for each mixture, and show the questions on which most runs agree."""
     balance = np.zeros(len(answers.questions))
-    size = np.zeros(len(answers.questions))
+    change = np.zeros(len(answers.questions))
     counts = []
     for row in answers.others:
         gains, losses = [], []
@@ -149,11 +168,11 @@ def _kind(answers: Answers, kind: str) -> dict[str, Any]:
             before, after = answers.baseline.seeds[seed], row.seeds[seed]
             gained, lost = changes(kind, answers.answerable, before, after)
             balance += gained.astype(int) - lost.astype(int)
-            size += np.abs(after.f1 - before.f1)
+            change += np.abs(after.f1 - before.f1)
             gains.append(int(gained.sum()))
             losses.append(int(lost.sum()))
         counts.append({"row": row.path, "label": row.label, "gained": gains, "lost": losses})
-    title, gained, lost = _KINDS[kind]
+    title, better, worse = _KINDS[kind]
     return {
         "kind": kind,
         "title": title,
@@ -161,18 +180,18 @@ def _kind(answers: Answers, kind: str) -> dict[str, Any]:
         "directions": [
             {
                 "title": text,
-                "cases": [_case(answers, n) for n in _first(answers, sign * balance, size)],
+                "cases": [_case(answers, n) for n in _first(answers, sign * balance, change)],
             }
-            for text, sign in ((gained, 1), (lost, -1))
+            for text, sign in ((better, 1), (worse, -1))
         ],
     }
 
 
-def _first(answers: Answers, agreement: np.ndarray, size: np.ndarray) -> list[int]:
-    """Questions in which most pairs of runs agree, then the largest change, then the id."""
+def _first(answers: Answers, agreement: np.ndarray, change: np.ndarray) -> list[int]:
+    """Select questions by how many pairs of runs agree, then by the change of F1, then by id."""
     places = np.flatnonzero(agreement > 0)
-    order = sorted(places, key=lambda n: (-agreement[n], -size[n], answers.questions[n].id))
-    return [int(place) for place in order[:SHOWN]]
+    order = sorted(places, key=lambda n: (-agreement[n], -change[n], answers.questions[n].id))
+    return [int(place) for place in order[:MAX_CASES]]
 
 
 # --- one question ----------------------------------------------------------------------------
@@ -191,7 +210,7 @@ def _case(answers: Answers, index: int) -> dict[str, Any]:
 
 
 def _answer(row: RowAnswers, index: int) -> dict[str, Any]:
-    """The answer that most seeds of a row give; its span is absent when it is empty."""
+    """The answer that most seeds of a row give; an empty answer has no span."""
     run, agreeing = row.usual(index)
     given = bool(run.text[index])
     return {
@@ -216,7 +235,7 @@ def _published_places(answers: Answers) -> list[int]:
 
 
 def _answer_length(question: Question) -> str:
-    """Words of the shortest gold answer, as a class."""
+    """Name the group of the question's shortest gold answer by its number of words."""
     if not question.golds:
         return "unanswerable"
     words = answer_words([text for text, _ in question.golds])
@@ -228,12 +247,16 @@ def _answer_length(question: Question) -> str:
 
 
 def group_differences(answers: Answers) -> list[dict[str, Any]]:
-    """Scores by question type, answer length and context length; see `_group`."""
+    """Return F1 by question type, answer length and context length, for every row.
+
+    Each grouping has a `title` and `groups`. A group has a `name`, the number of its `questions`,
+    and `rows` with the mean `f1` and its `differences` from the baseline, one for each seed.
+    """
     return [_group(answers, *each) for each in _groupings(answers)]
 
 
 def _groupings(answers: Answers) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Title, group of each question, and all groups in the order in which they are shown."""
+    """Yield a title, the group of each question, and the groups in the order of their display."""
     types = [question_type(question.question) for question in answers.questions]
     yield "Question type", types, sorted(set(types), key=QUESTION_TYPES.index)
     lengths = [_answer_length(question) for question in answers.questions]
@@ -252,7 +275,7 @@ def _groupings(answers: Answers) -> Iterator[tuple[str, list[str], list[str]]]:
 
 
 def _group(answers: Answers, title: str, groups: list[str], order: list[str]) -> dict[str, Any]:
-    """Mean F1 of every row in each group, and its difference from the baseline seed by seed."""
+    """The scores of every row in each group."""
     return {
         "title": title,
         "groups": [
@@ -262,7 +285,7 @@ def _group(answers: Answers, title: str, groups: list[str], order: list[str]) ->
                 "rows": [_group_score(answers, row, members) for row in answers.rows],
             }
             for name in order
-            for members in [np.array([n for n, group in enumerate(groups) if group == name])]
+            for members in [np.flatnonzero(np.array(groups) == name)]
         ],
     }
 
@@ -292,14 +315,14 @@ def _claims(experiment: Experiment, answers: Answers) -> Iterator[dict[str, Any]
         if each.id in places:
             yield _verdict_on_answer(experiment, answers, each, places[each.id])
     yield _verdict_on_empty_answers(experiment, answers)
-    for corpus, effect in (("mrpc", "recognition"), ("cola", "grammar")):
-        yield _verdict_on_corpus(experiment, corpus, effect)
+    yield _verdict_on_corpus(experiment, "mrpc", "MRPC", "recognition")
+    yield _verdict_on_corpus(experiment, "cola", "CoLA", "grammar")
 
 
 def _verdict_on_answer(
     experiment: Experiment, answers: Answers, published: Published, index: int
 ) -> dict[str, Any]:
-    """In how many seeds do all rows answer as the paper says?"""
+    """Count the seeds in which all rows answer as the paper says."""
     shared = [s for s in answers.baseline.seeds if all(s in row.seeds for row in answers.rows)]
     holding = 0
     for seed in shared:
@@ -314,21 +337,21 @@ def _verdict_on_answer(
         "claim": published.claim,
         "id": published.id,
         "verdict": verdict(holding, len(shared)),
-        "text": f"All rows answer so in {holding} of {_seeds(len(shared))}.",
+        "text": f"All rows answer as claimed in {holding} of {_seeds(len(shared))}.",
     }
 
 
 def verdict(holding: int, seeds: int) -> str:
-    """A verdict in words on a claim that holds in `holding` of `seeds` seeds."""
-    if seeds >= DECIDING_SEEDS and holding == seeds:
+    """Return the verdict on a claim that holds in `holding` of `seeds` seeds."""
+    if seeds >= MIN_SEEDS and holding == seeds:
         return "supported"
-    if seeds >= DECIDING_SEEDS and holding == 0:
+    if seeds >= MIN_SEEDS and holding == 0:
         return "contradicted"
     return "not decidable"
 
 
 def _verdict_on_empty_answers(experiment: Experiment, answers: Answers) -> dict[str, Any]:
-    """Do mixtures with sequence classification find more answers than they lose?"""
+    """Compare how many right answers mixtures with sequence classification gain and lose."""
     nets: dict[int, int] = {}
     for row in answers.others:
         if _classifies(experiment, row):
@@ -339,24 +362,25 @@ def _verdict_on_empty_answers(experiment: Experiment, answers: Answers) -> dict[
     low, high = interval(list(nets.values()))
     listed = ", ".join(f"{net:+d}" for net in nets.values()).replace("-", "−")
     text = (
-        "Right answers found minus right answers lost, summed over the mixtures with sequence "
+        "Right answers gained minus right answers lost, summed over the mixtures with sequence "
         f"classification: {listed} in {_seeds(len(nets))}"
     )
     text += (
-        f"; 95 % interval of the mean over seeds {low:+.1f} to {high:+.1f}.".replace("-", "−")
+        f"; 95% interval of the mean over seeds {low:+.1f} to {high:+.1f}.".replace("-", "−")
         if len(nets) > 1
-        else "; one seed says nothing of others."
+        else "; one seed says nothing about other seeds."
     )
     return {
-        "claim": "Sequence classification finds answers where the baseline gives none.",
+        "claim": "Sequence classification finds answers to questions that the baseline leaves "
+        "unanswered.",
         "id": None,
         "verdict": "supported" if low > 0 else "contradicted" if high < 0 else "not decidable",
-        "text": text if nets else "No such mixture has a seed in common with the baseline.",
+        "text": text if nets else "No such mixture shares a seed with the baseline.",
     }
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """Student's 95 % interval of a mean; without end below two values."""
+    """Return Student's 95% interval of a mean; it is unbounded with fewer than two values."""
     from scipy import stats
 
     if len(values) < 2:
@@ -365,9 +389,11 @@ def interval(values: list[float]) -> tuple[float, float]:
     return float(np.mean(values) - margin), float(np.mean(values) + margin)
 
 
-def _verdict_on_corpus(experiment: Experiment, corpus: str, effect: str) -> dict[str, Any]:
-    """Only a run that adds this corpus alone can tell; how it compares is told by statistics."""
-    claim = f"{corpus.upper()} is credited with better {effect}."
+def _verdict_on_corpus(
+    experiment: Experiment, corpus: str, label: str, effect: str
+) -> dict[str, Any]:
+    """Say where the effect of one corpus can be seen; no score here can decide the claim."""
+    claim = f"The paper credits {label} with better {effect}."
     arms = [
         mixture
         for mixture, entry in experiment.mixtures.items()
@@ -376,16 +402,16 @@ def _verdict_on_corpus(experiment: Experiment, corpus: str, effect: str) -> dict
         and any(run.mixture == mixture for run in experiment.runs())
     ]
     text = (
-        f"The comparison of {experiment.mixtures[arms[0]].label} with QA alone in the tables "
-        "shows the effect of this corpus; which ability it changes, no score here measures."
+        f"The tables compare {experiment.mixtures[arms[0]].label} with QA alone, which shows the "
+        "effect of this corpus; no score here measures which ability it changes."
         if arms
-        else f"No run of this experiment has {corpus.upper()} as its only auxiliary corpus."
+        else f"No run of this experiment has {label} as its only auxiliary corpus."
     )
     return {"claim": claim, "id": None, "verdict": "not decidable", "text": text}
 
 
 def _classifies(experiment: Experiment, row: RowAnswers) -> bool:
-    corpora = experiment.mixtures[row.row.row.mixture].corpora
+    corpora = experiment.mixtures[row.result.row.mixture].corpora
     return any(experiment.corpora[name].family == "sequence_classification" for name in corpora)
 
 

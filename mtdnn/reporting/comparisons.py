@@ -1,4 +1,4 @@
-"""What `mtdnn statistics` found of a table's rows, as Markdown, CSV and LaTeX."""
+"""The comparisons of a table's rows, as Markdown, CSV and LaTeX."""
 
 from typing import Any
 
@@ -33,15 +33,16 @@ def write(experiment: Experiment, name: str) -> None:
 
 
 EXPLANATION = (
-    f"Differences in points, with {CONFIDENCE:.0%} intervals over seeds and questions, which are "
-    "clustered by paragraph. p: of no difference, corrected by Holm inside this table. "
-    "Permutation: p of a permutation test of EM, not corrected. Detectable: the smallest "
-    "difference in EM that this design finds with a probability of 80 %, before correction."
+    f"Differences are in points, with {CONFIDENCE:.0%} intervals over seeds and over questions, "
+    "which are clustered by paragraph. p: p value of no difference, corrected by Holm's method "
+    "within this table. Permutation: p value of a permutation test of EM, uncorrected. "
+    "Detectable: the smallest difference in EM that this design finds with a probability of 80%, "
+    "before correction."
 )
 
 
 def _is_main(entry: dict[str, Any], comparison: dict[str, Any]) -> bool:
-    """Is it on the table's own slice, at the configured threshold?"""
+    """Whether it is on the table's own slice, at the configured threshold."""
     return (comparison["slice"], comparison["threshold"]) == (entry["slice"], "zero")
 
 
@@ -78,7 +79,7 @@ _FLIPS = {True: "yes", False: "no", None: MISSING}
 
 
 def p_value(value: float) -> str:
-    """A p-value with three decimals; none is shown as zero."""
+    """Format a p-value with three decimals; no value is shown as zero."""
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
@@ -103,12 +104,12 @@ def _markdown(experiment: Experiment, title: str, entry: dict[str, Any]) -> str:
 
 
 def _sentences(entry: dict[str, Any]) -> list[str]:
-    """Verdicts on the table's own slice, notes, and why comparisons are left out; each once."""
+    """Verdicts on the table's own slice, notes, and reasons for missing comparisons; each once."""
     main = [each for each in entry["comparisons"] if _is_main(entry, each)]
     lines = [each["verdict"]["text"] for each in main]
     lines += [note for each in entry["comparisons"] for note in each["notes"]]
     lines += [
-        f"{each['from_label']} and {each['to_label']} are not compared on {each['slice_label']}, "
+        f"{each['from_label']} and {each['to_label']} are not compared on {each['slice_label']} at "
         f"threshold {each['threshold']}: {each['reason']}."
         for each in entry["left_out"]
     ]
@@ -116,7 +117,7 @@ def _sentences(entry: dict[str, Any]) -> list[str]:
 
 
 def _record(comparison: dict[str, Any]) -> dict[str, Any]:
-    """One line of the CSV, with all digits."""
+    """One record of the CSV, with all digits."""
     plain = ("kind", "from", "to", "slice", "threshold", "questions", "paragraphs")
     record = {key: comparison[key] for key in plain}
     record["seeds"] = " ".join(map(str, comparison["seeds"]))

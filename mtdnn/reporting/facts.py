@@ -1,4 +1,4 @@
-"""What made an experiment's results: seeds, commits, corpora, devices, hours, what is missing."""
+"""How the results were made: seeds, commits, corpora, devices, hours, and what is missing."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,11 +10,11 @@ from mtdnn.evaluation.results import Result, read_results
 from mtdnn.machine.files import read_json
 
 LOCAL_UI = "http://127.0.0.1:5000"
-"""Where `make ui` shows the MLflow store when no tracking server is named."""
+"""Where `make ui` serves the MLflow store if the experiment names no tracking server."""
 
 
 def facts(experiment: Experiment) -> dict[str, Any]:
-    """Facts of the runs that exist, as plain text; nothing here is a score."""
+    """Return facts about the existing runs as plain text; none of them is a score."""
     results = read_results(experiment)
     scored = [result.metrics for result in results if result.metrics]
     origins = [metrics.get("provenance", {}) for metrics in scored]
@@ -43,7 +43,7 @@ def facts(experiment: Experiment) -> dict[str, Any]:
 
 
 def line(known: Mapping[str, Any]) -> str:
-    """The facts in one line, as it stands below pages and in captions."""
+    """Return the facts in one line, as footers and captions show it."""
     return (
         f"{known['runs']} runs scored; seeds {known['seeds']}; trained at commit "
         f"{known['commit']}, scored at {known['scored']}; training time {known['hours']}; corpora "
@@ -52,7 +52,7 @@ def line(known: Mapping[str, Any]) -> str:
 
 
 def provenance(results: Iterable[Result]) -> str:
-    """One line on what made these results: commits, devices, fingerprints, training time."""
+    """Return one line on how these results were made: commits, devices and training time."""
     metrics = [result.metrics for result in results if result.metrics is not None]
     origins = [each.get("provenance", {}) for each in metrics]
     if not metrics:
@@ -68,8 +68,8 @@ def provenance(results: Iterable[Result]) -> str:
     )
 
 
-class Captions(Mapping):
-    """The facts for captions in reStructuredText, read only when a caption is rendered."""
+class Captions(Mapping[str, Any]):
+    """The facts as reStructuredText, for captions; the runs are read when one is rendered."""
 
     def __init__(self, experiment: Experiment):
         self._experiment = experiment
@@ -101,18 +101,18 @@ class Captions(Mapping):
 
 
 def restructured(text: str) -> str:
-    """Plain text that reStructuredText shows as it is, on one line."""
+    """Escape plain text so that reStructuredText shows it unchanged, on one line."""
     return re.sub(r"([^\w\s])", r"\\\1", " ".join(text.split()))
 
 
 def run_link(experiment: Experiment, result: Result) -> str | None:
-    """Address of a run in MLflow's user interface; None when the run is not known there."""
+    """Return the address of a run in MLflow's user interface; None if MLflow has no such run."""
     found = _mlflow(experiment, result)
     return f"{_interface(experiment)}/#/experiments/{found[0]}/runs/{found[1]}" if found else None
 
 
 def compare_link(experiment: Experiment, results: list[Result]) -> str | None:
-    """Address of MLflow's page that compares runs; of the run itself when it is only one."""
+    """Return the address of MLflow's comparison of these runs, or of the run if it is only one."""
     found = [each for result in results if (each := _mlflow(experiment, result))]
     if len(found) < 2:
         links = [run_link(experiment, result) for result in results]
@@ -123,7 +123,7 @@ def compare_link(experiment: Experiment, results: list[Result]) -> str | None:
 
 
 def _mlflow(experiment: Experiment, result: Result) -> tuple[str, str] | None:
-    """Ids of the MLflow experiment and run of a result that was logged."""
+    """The ids of the MLflow experiment and run of a result; None if it was not logged."""
     store = experiment.layout.store
     logged = RunFolder(result.folder).logged
     if not (store.exists() and logged.exists()):
@@ -134,7 +134,7 @@ def _mlflow(experiment: Experiment, result: Result) -> tuple[str, str] | None:
 
 
 def _interface(experiment: Experiment) -> str:
-    """The server of the experiment, without user and password, or the local interface."""
+    """The address of the tracking server without its password, or of the local interface."""
     uri = experiment.tracking_uri or ""
     if not uri.startswith(("http:", "https:")):
         return LOCAL_UI
@@ -146,7 +146,7 @@ def _distinct(values: Iterable[Any]) -> str:
 
 
 def _times(origins: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Training time on each device, for people."""
+    """Training time on each device, with its unit."""
     hours: dict[str, float] = {}
     for origin in origins:
         device = str(origin.get("device") or "unknown device")

@@ -1,11 +1,13 @@
-"""Which task hurts which: the auxiliary corpora's own dev scores by mixture and weight."""
+"""How tasks affect each other: each auxiliary corpus's dev scores by mixture and weight."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.evaluation.results import Result, Score, read_results, variant_label
+from mtdnn.config.layout import RunId
+from mtdnn.evaluation.results import Result, Score, read_results
 from mtdnn.machine.files import replacing, write_text
 
 METRICS = ("accuracy", "matthews", "f1")
@@ -13,17 +15,23 @@ METRICS = ("accuracy", "matthews", "f1")
 
 @dataclass(frozen=True)
 class Kind:
-    """Runs that differ in their seed only."""
+    """Runs that differ only in their seed."""
 
     label: str
-    encoder: str
-    mixture: str
-    qa_weight: float
-    variant: str
     results: tuple[Result, ...]
 
+    @property
+    def run(self) -> RunId:
+        """The run with the first seed."""
+        return self.results[0].run
+
     def score(self, corpus: str, metric: str) -> Score:
-        """A corpus's own dev score over seeds; nothing where the mixture lacks it."""
+        """Return a corpus's own dev score over seeds; it is empty if the mixture lacks the corpus.
+
+        Args:
+            corpus: name of an auxiliary corpus.
+            metric: one of `METRICS`: `accuracy` and `f1` in percent, `matthews` from -1 to 1.
+        """
         values = [
             result.metrics["auxiliary"][corpus][metric]
             for result in self.results
@@ -44,17 +52,17 @@ class Kind:
 
 
 def kinds(experiment: Experiment) -> list[Kind]:
-    """The experiment's runs by encoder, mixture, weight and variant, in the order of first use."""
-    groups: dict[tuple, list[Result]] = {}
+    """Return the experiment's runs, grouped over seeds, in the order of their first use."""
+    groups: dict[str, list[Result]] = {}
     for result in read_results(experiment):
-        run = result.run
-        key = (run.encoder, run.mixture, run.qa_weight, run.variant)
-        groups.setdefault(key, []).append(result)
-    return [Kind(_label(experiment, *key), *key, tuple(results)) for key, results in groups.items()]
+        groups.setdefault(result.run.row_path, []).append(result)
+    return [
+        Kind(experiment.run_label(results[0].run), tuple(results)) for results in groups.values()
+    ]
 
 
 def auxiliary(experiment: Experiment) -> list[str]:
-    """The corpora that some run has beside question answering, in the experiment's order."""
+    """Return the auxiliary corpora that any run is trained on, in the experiment's order."""
     used = {name for run in experiment.runs() for name in experiment.mixtures[run.mixture].corpora}
     return [
         name
@@ -77,16 +85,19 @@ def write(experiment: Experiment) -> None:
 
 
 def frame(experiment: Experiment, known: list[Kind]) -> pd.DataFrame:
-    """One record for each kind of run and auxiliary corpus, with all digits."""
+    """Return one record for each kind of run and auxiliary corpus, with all digits."""
     records = []
     for kind in known:
-        for corpus in experiment.mixtures[kind.mixture].corpora[1:]:
-            record = {
+        run = kind.run
+        for corpus in experiment.mixtures[run.mixture].corpora:
+            if experiment.corpora[corpus].family == "question_answering":
+                continue
+            record: dict[str, Any] = {
                 "label": kind.label,
-                "encoder": kind.encoder,
-                "mixture": kind.mixture,
-                "qa_weight": kind.qa_weight,
-                "variant": kind.variant,
+                "encoder": run.encoder,
+                "mixture": run.mixture,
+                "qa_weight": run.qa_weight,
+                "variant": run.variant,
                 "corpus": corpus,
             }
             for metric in METRICS:
@@ -99,23 +110,11 @@ def frame(experiment: Experiment, known: list[Kind]) -> pd.DataFrame:
 
 
 def majority(known: list[Kind]) -> dict[str, float]:
-    """Accuracy (percent) of always giving the most frequent label, for each auxiliary corpus."""
-    scored = [result for kind in known for result in kind.results if result.metrics]
+    """Return each auxiliary corpus's accuracy (percent) of always predicting its largest class."""
     return {
         corpus: values["majority"]
-        for result in scored
+        for kind in known
+        for result in kind.results
+        if result.metrics
         for corpus, values in result.metrics["auxiliary"].items()
     }
-
-
-def _label(
-    experiment: Experiment, encoder: str, mixture: str, qa_weight: float, variant: str
-) -> str:
-    """Mixture and weight, and whatever else the experiment's runs differ in."""
-    parts = [experiment.mixtures[mixture].label]
-    parts += [f"w {qa_weight:g}"] if len(experiment.mixtures[mixture].corpora) > 1 else []
-    if len({run.encoder for run in experiment.runs()}) > 1:
-        parts.append(experiment.encoders[encoder].label)
-    if variant != "default":
-        parts.append(variant_label(experiment, variant))
-    return ", ".join(parts)

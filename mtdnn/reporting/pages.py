@@ -1,10 +1,13 @@
 """The pages of the HTML report: one for each table, and those that every experiment has.
 
-Each is a complete file below `pages/`; Snakemake's `--report` puts them into `report.html`.
+Each page is a self-contained file below `pages/`; Snakemake's `--report` embeds it in
+`report.html`.
 """
 
 from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin
+
+from pydantic.fields import FieldInfo
 
 from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import MANIFEST
@@ -18,11 +21,11 @@ from mtdnn.statistics.records import read_statistics
 
 
 def write_page(experiment: Experiment, name: str) -> None:
-    """Write `pages/{name}.html`: a table of the experiment, or one of `PAGES`."""
+    """Write `pages/{name}.html` for a table of the experiment or a key of `BUILT_IN`."""
     if name in experiment.tables:
         template, values = "table.html", _table(experiment, name)
     else:
-        template, values = f"{name}.html", _STANDING[name](experiment)
+        template, values = f"{name}.html", BUILT_IN[name](experiment)
     text = render(template, experiment, facts=facts(experiment), line=line, **values)
     write_text(experiment.layout.page(name), text)
 
@@ -70,7 +73,7 @@ def _runs(experiment: Experiment) -> dict[str, Any]:
 
 
 def _corpus(experiment: Experiment, name: str) -> dict[str, str]:
-    """A corpus's rows and digest, as far as it has been fetched."""
+    """The rows and digest of a corpus; they are missing until it has been fetched."""
     path = experiment.layout.corpus(name) / MANIFEST
     manifest = read_json(path) if path.exists() else {}
     rows = {split: f"{each['rows']:,}" for split, each in manifest.get("splits", {}).items()}
@@ -83,7 +86,7 @@ def _corpus(experiment: Experiment, name: str) -> dict[str, str]:
 
 
 def _settings(experiment: Experiment) -> dict[str, Any]:
-    """Every setting that acts on results: its value here, its default, origin and meaning."""
+    """Every setting that affects results: its value here, its default, origin and meaning."""
     sections = {}
     for section, model in DESCRIBED.items():
         values = getattr(experiment, section)
@@ -92,7 +95,7 @@ def _settings(experiment: Experiment) -> dict[str, Any]:
                 "name": name,
                 "value": _shown(getattr(values, name)),
                 "default": _shown(field.get_default(call_default_factory=True)),
-                "origin": (field.json_schema_extra or {})["origin"],
+                "origin": _origin(field),
                 "meaning": (field.description or "") + _allowed(field.annotation),
             }
             for name, field in model.model_fields.items()
@@ -104,12 +107,17 @@ def _shown(value: Any) -> str:
     return tables.MISSING if value is None else str(value)
 
 
+def _origin(field: FieldInfo) -> str:
+    extra = field.json_schema_extra
+    return str(extra["origin"]) if isinstance(extra, dict) else tables.MISSING
+
+
 def _allowed(annotation: Any) -> str:
     values = get_args(annotation) if get_origin(annotation) is Literal else ()
     return f" ({', '.join(map(str, values))})" if values else ""
 
 
-_STANDING: dict[str, Callable[[Experiment], dict[str, Any]]] = {
+BUILT_IN: dict[str, Callable[[Experiment], dict[str, Any]]] = {
     "cases": _cases,
     "interference": _interference,
     "runs": _runs,

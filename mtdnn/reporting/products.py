@@ -1,7 +1,7 @@
-"""Tables and figures of an experiment, made from the runs that exist.
+"""The products of an experiment: which tables, figures and pages it has, and what writes each.
 
-Everything is read from the runs' files, never from MLflow. Heavy libraries are imported
-by the part that needs them: tables do without matplotlib.
+Products are written from the files of the runs that exist, never from MLflow. The Snakefile
+imports this module, so each function imports its heavy libraries itself.
 """
 
 from pathlib import Path
@@ -10,19 +10,20 @@ from mtdnn.config.experiment import Experiment
 from mtdnn.machine.files import digest, sha256
 
 TRAINING_FIGURES = ("loss", "draws")
-"""Figures that every experiment has: loss curves, and how often each corpus was drawn."""
+"""Figures of the training that every experiment has: loss curves, and shares of the corpora."""
 
 ANSWER_FIGURES = ("effects", "interference", "groups", "precision_recall", "thresholds")
-"""Figures that every experiment has, drawn from its runs' scores and predictions."""
+"""Figures of scores and predictions that every experiment has."""
 
 FIGURES = (*TRAINING_FIGURES, *ANSWER_FIGURES)
+"""All figures beside those that the experiment describes."""
 
 PAGES = ("cases", "interference", "runs", "settings")
-"""Pages of the HTML report beside those of the tables."""
+"""All pages of the HTML report beside those of the tables."""
 
 
 def templates_digest() -> str:
-    """Digest of the templates of pages, which the digest of the code does not know."""
+    """Return a digest of the templates, which the digest of the code does not cover."""
     templates = sorted(Path(__file__).with_name("templates").iterdir())
     return digest({template.name: sha256(template) for template in templates})[:16]
 

@@ -2,34 +2,44 @@
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from mtdnn.config.experiment import Experiment
+from mtdnn.config.layout import weight_text
 from mtdnn.evaluation.results import RowResult, Score, read_rows
 from mtdnn.machine.files import read_json, replacing, write_text
 from mtdnn.reporting.facts import provenance
 
 MISSING = "–"
 
-# Columns of scores on the first slice: heading, name in the CSV, official key, tuned threshold?
+
+class Column(NamedTuple):
+    """A column of scores on a table's slice: its heading, its name in the CSV, an official key."""
+
+    heading: str
+    name: str
+    key: str
+    tuned: bool = False
+
+
 _SCORES = (
-    ("EM", "em", "exact", False),
-    ("F1", "f1", "f1", False),
-    ("HasAns F1", "has_ans_f1", "HasAns_f1", False),
-    ("NoAns acc.", "no_ans_accuracy", "NoAns_exact", False),
-    ("Null AUC", "null_odds_auc", "null_odds_auc", False),
+    Column("EM", "em", "exact"),
+    Column("F1", "f1", "f1"),
+    Column("HasAns F1", "has_ans_f1", "HasAns_f1"),
+    Column("NoAns acc.", "no_ans_accuracy", "NoAns_exact"),
+    Column("Null AUC", "null_odds_auc", "null_odds_auc"),
 )
 _TUNED = (
-    ("EM tuned", "tuned_em", "exact", True),
-    ("F1 tuned", "tuned_f1", "f1", True),
+    Column("EM tuned", "tuned_em", "exact", tuned=True),
+    Column("F1 tuned", "tuned_f1", "f1", tuned=True),
 )
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Text of a cell and the numbers of its notes."""
+    """The text of a cell and the numbers of its notes."""
 
     text: str
     notes: tuple[int, ...] = ()
@@ -37,7 +47,7 @@ class Cell:
 
 @dataclass
 class Notes:
-    """Numbered notes below a table; the same reason gets the same number."""
+    """Numbered notes below a table; equal reasons share a number."""
 
     reasons: list[str] = field(default_factory=list)
 
@@ -52,19 +62,24 @@ class Notes:
 
 @dataclass(frozen=True)
 class Block:
-    """A table as text, before it becomes Markdown or LaTeX: a heading row and body rows."""
+    """A table as text, before it becomes Markdown, LaTeX or HTML.
+
+    Attributes:
+        heading: the titles of the columns.
+        body: the rows of cells.
+        text_columns: how many columns, from the left, hold text; the others hold numbers.
+    """
 
     heading: list[str]
     body: list[list[Cell]]
     text_columns: int
-    """How many columns, from the left, hold text; the others hold numbers."""
 
 
 def write(experiment: Experiment, name: str) -> None:
-    """Write one table in three formats, from the runs that exist.
+    """Write one table as Markdown, CSV and LaTeX, from the runs that exist.
 
-    The table shows its slice, or the first, at the configured null threshold; several seeds
-    give mean ± sample standard deviation. A cell without a value says why below the table.
+    The table shows its slice, or else the first, at the configured null threshold. Several seeds
+    give mean ± sample standard deviation. A note below the table explains each missing value.
     """
     rows = read_rows(experiment, name)
     layout = experiment.layout
@@ -79,11 +94,11 @@ def write(experiment: Experiment, name: str) -> None:
 
 
 def frame(experiment: Experiment, name: str, rows: list[RowResult]) -> pd.DataFrame:
-    """The table with all digits, one record a row, every slice; this is what the CSV holds."""
+    """Return the content of the CSV: one record for each row, every slice, all digits."""
     first, others = _slices(experiment, rows)
     records = []
     for row in rows:
-        record = {
+        record: dict[str, Any] = {
             "label": row.label,
             "encoder": row.encoder_label,
             "mixture": row.row.mixture,
@@ -93,26 +108,26 @@ def frame(experiment: Experiment, name: str, rows: list[RowResult]) -> pd.DataFr
             "seeds_wanted": len(row.results),
         }
         reasons: dict[str, None] = {}
-        for _, column, key, tuned in _score_columns(experiment, first):
-            score = row.score(first, key, tuned)
-            record |= {column: score.mean, f"{column}_sd": score.deviation}
+        for column in _score_columns(experiment, first):
+            score = row.score(first, column.key, column.tuned)
+            record |= {column.name: score.mean, f"{column.name}_sd": score.deviation}
             reasons |= dict.fromkeys(score.reasons)
         if experiment.published:
-            for column, measured in (("em", record["em"]), ("f1", record["f1"])):
-                published = row.published.get(column)
-                record[f"published_{column}"] = published
-                known = measured is not None and published is not None
-                record[f"{column}_difference"] = measured - published if known else None
+            for metric in ("em", "f1"):
+                measured, published = record[metric], row.published.get(metric)
+                record[f"published_{metric}"] = published
+                both = measured is not None and published is not None
+                record[f"{metric}_difference"] = measured - published if both else None
         for other in others:
-            for column, key in (("em", "exact"), ("f1", "f1")):
+            for metric, key in (("em", "exact"), ("f1", "f1")):
                 score = row.score(other, key)
                 record |= {
-                    f"{other}_{column}": score.mean,
-                    f"{other}_{column}_sd": score.deviation,
+                    f"{other}_{metric}": score.mean,
+                    f"{other}_{metric}_sd": score.deviation,
                 }
                 reasons |= {f"{other}: {reason}": None for reason in score.reasons}
         record["fingerprints"] = " ".join(
-            str(result.metrics.get("fingerprint")) for result in row.present
+            str(result.metrics.get("fingerprint")) for result in row.results if result.metrics
         )
         record |= {"reasons": "; ".join(reasons), "notice": experiment.notice or ""}
         record["title"] = experiment.tables[name].title
@@ -121,55 +136,59 @@ def frame(experiment: Experiment, name: str, rows: list[RowResult]) -> pd.DataFr
 
 
 def _slices(experiment: Experiment, rows: list[RowResult]) -> tuple[str, list[str]]:
-    """The slice on which a table scores, and the other slices."""
+    """The slice that a table shows, and the other slices."""
     first = rows[0].slice_name
     return first, [other for other in experiment.slices if other != first]
 
 
-def _score_columns(experiment: Experiment, slice_name: str) -> tuple:
+def _score_columns(experiment: Experiment, slice_name: str) -> tuple[Column, ...]:
     return _SCORES + (_TUNED if experiment.tuned_on(slice_name) else ())
 
 
 def main_block(experiment: Experiment, rows: list[RowResult], notes: Notes) -> Block:
+    """Return the scores on the table's slice, beside the published ones if there are any."""
     first, _ = _slices(experiment, rows)
     columns = _score_columns(experiment, first)
-    variants = any(row.row.variant != "default" for row in rows)
-    heading = ["", "Encoder", *(["Variant"] if variants else []), "QA weight"]
+    heading, body = _row_cells(rows)
     text_columns = len(heading) - 1
-    heading += [title for title, *_ in columns] + ["Seeds"]
+    heading += [column.heading for column in columns] + ["Seeds"]
     if experiment.published:
         heading += ["Published EM", "Published F1", "Δ EM", "Δ F1"]
-    body = []
-    for row in rows:
-        cells = [Cell(row.label), Cell(row.encoder_label)]
-        cells += [Cell(row.variant_label)] if variants else []
-        cells.append(Cell(_weight(row.row.qa_weight)))
-        for _, _, key, tuned in columns:
-            digits = 3 if key == "null_odds_auc" else 2
-            cells.append(_score_cell(row.score(first, key, tuned), notes, digits))
+    for row, cells in zip(rows, body, strict=True):
+        for column in columns:
+            digits = 3 if column.key == "null_odds_auc" else 2
+            cells.append(_score_cell(row.score(first, column.key, column.tuned), notes, digits))
         cells.append(_seeds_cell(row, first, notes))
         if experiment.published:
             cells += _published_cells(row, first)
-        body.append(cells)
     return Block(heading, body, text_columns)
 
 
 def slices_block(experiment: Experiment, rows: list[RowResult], notes: Notes) -> Block | None:
-    """EM / F1 on the further slices; None when there is only one slice."""
+    """Return EM / F1 on the other slices; None if there is only one slice."""
     _, others = _slices(experiment, rows)
     if not others:
         return None
-    heading = ["", "Encoder", "QA weight"]
+    heading, body = _row_cells(rows)
+    text_columns = len(heading) - 1
     heading += [f"{experiment.slices[other].label}: EM / F1" for other in others]
-    body = []
-    for row in rows:
-        cells = [Cell(row.label), Cell(row.encoder_label), Cell(_weight(row.row.qa_weight))]
+    for row, cells in zip(rows, body, strict=True):
         for other in others:
             em, f1 = row.score(other, "exact"), row.score(other, "f1")
             text = f"{_number(em)} / {_number(f1)}" if em.values else MISSING
             cells.append(notes.cell(text, () if em.values else em.reasons))
-        body.append(cells)
-    return Block(heading, body, 2)
+    return Block(heading, body, text_columns)
+
+
+def _row_cells(rows: list[RowResult]) -> tuple[list[str], list[list[Cell]]]:
+    """The columns that name a row, with its variant if the table has any, and its QA weight."""
+    variants = any(row.row.variant != "default" for row in rows)
+    heading = ["", "Encoder", *(["Variant"] if variants else []), "QA weight"]
+    body = []
+    for row in rows:
+        names = [row.label, row.encoder_label, *([row.variant_label] if variants else [])]
+        body.append([Cell(text) for text in (*names, weight_text(row.row.qa_weight))])
+    return heading, body
 
 
 def _score_cell(score: Score, notes: Notes, digits: int) -> Cell:
@@ -179,10 +198,10 @@ def _score_cell(score: Score, notes: Notes, digits: int) -> Cell:
 
 
 def _seeds_cell(row: RowResult, slice_name: str, notes: Notes) -> Cell:
-    """Seeds that stand behind the row's scores, of those wanted."""
+    """How many of the row's seeds have scores."""
     score = row.score(slice_name, "exact")
     text = f"{len(score.values)}/{len(row.results)}"
-    # Without any value the reasons already stand beside the scores.
+    # If no seed has scores, the cells of the scores already have the notes.
     return notes.cell(text, score.reasons if score.values else ())
 
 
@@ -198,7 +217,7 @@ def _published_cells(row: RowResult, slice_name: str) -> list[Cell]:
 
 
 def signed(value: float) -> str:
-    """Two digits with a sign; zero has none."""
+    """Format a value with its sign and two decimals; zero has no sign."""
     text = f"{abs(value):.2f}"
     if float(text) == 0:
         return text
@@ -206,17 +225,13 @@ def signed(value: float) -> str:
 
 
 def _number(score: Score, digits: int = 2) -> str:
-    """Mean, with ± standard deviation when there are several seeds."""
+    """The mean, with ± standard deviation if there are several seeds."""
     text = f"{score.mean:.{digits}f}"
     return text if score.deviation is None else f"{text} ± {score.deviation:.{digits}f}"
 
 
-def _weight(weight: float) -> str:
-    return f"{weight:g}" if weight % 1 else f"{weight:.1f}"
-
-
 def explanation(experiment: Experiment, rows: list[RowResult]) -> str:
-    """What the numbers are: slice, threshold, seeds, tuning."""
+    """Return sentences on what the numbers are: slice, threshold, seeds, tuning."""
     slice_name, _ = _slices(experiment, rows)
     first = experiment.slices[slice_name]
     scored = [result.values(slice_name)[0] for row in rows for result in row.present]
@@ -225,22 +240,23 @@ def explanation(experiment: Experiment, rows: list[RowResult]) -> str:
     threshold = experiment.decoding.null_threshold
     parts = [f"EM and F1 in percent on {first.label}{size} at null threshold {threshold:g}."]
     parts.append(
-        "Null AUC: area under the ROC curve of the null odds, unanswerable against answerable."
+        "Null AUC: area under the ROC curve of the null odds as a test for unanswerable questions."
     )
     tuned_on = experiment.tuned_on(slice_name)
     if tuned_on:
-        parts.append(f"Tuned: at the null threshold that is best on {tuned_on}.")
+        parts.append(f"Tuned: at the null threshold that scores best on {tuned_on}.")
     if len(experiment.seeds) > 1:
         parts.append("Several seeds: mean ± sample standard deviation.")
     if experiment.published:
         split = experiment.published_split(slice_name)
-        parts.append(f"Published: on its split {split}." if split not in (None, "dev") else "")
+        if split not in (None, "dev"):
+            parts.append(f"Published: on the split {split}.")
         parts.append("Δ: measured minus published.")
-    return " ".join(filter(None, parts))
+    return " ".join(parts)
 
 
 def comparison_lines(experiment: Experiment, name: str) -> list[str]:
-    """A line for each row against its baseline, as `mtdnn statistics` found it; none without it."""
+    """Return a line for each row against its baseline; none before the statistics exist."""
     path = experiment.layout.statistics(name)
     entry = read_json(path) if path.exists() else {"comparisons": []}
     return [
@@ -253,7 +269,7 @@ def comparison_lines(experiment: Experiment, name: str) -> list[str]:
 
 
 def interval(numbers: dict[str, Any]) -> str:
-    """A measured difference with its interval."""
+    """Format a measured difference with its interval."""
     return (
         f"{signed(numbers['difference'])} ({signed(numbers['low'])} to {signed(numbers['high'])})"
     )
@@ -288,7 +304,7 @@ def _markdown(
 
 
 def markdown_block(block: Block) -> str:
-    """A pipe table."""
+    """Return a block as a Markdown table."""
     aligned = ["---" if n < block.text_columns else "---:" for n, _ in enumerate(block.heading)]
     lines = [[markdown(title) for title in block.heading], aligned]
     lines += [[_markdown_cell(cell) for cell in row] for row in block.body]
@@ -301,7 +317,7 @@ def _markdown_cell(cell: Cell) -> str:
 
 
 def markdown(text: str) -> str:
-    """Plain text that Markdown (and HTML inside it) shows as it is, on one line."""
+    """Escape plain text so that Markdown (and HTML in it) shows it unchanged, on one line."""
     return re.sub(r"([\\`*_\[\]<>|#~$&])", r"\\\1", " ".join(text.split()))
 
 
@@ -321,7 +337,7 @@ def _latex(
 def latex_table(
     experiment: Experiment, title: str, label: str, block: Block, below: list[str]
 ) -> str:
-    """A floating table for `\\input`, with small print; needs booktabs and graphicx."""
+    """Return a floating table with small print, for `\\input`; it needs booktabs and graphicx."""
     caption = latex(f"{title} ({experiment.title})")
     notice = rf" \emph{{{latex(experiment.notice)}}}" if experiment.notice else ""
     align = "".join("l" if n < block.text_columns else "r" for n, _ in enumerate(block.heading))
@@ -331,7 +347,7 @@ def latex_table(
         r"\centering\setlength{\tabcolsep}{3pt}",
         rf"\caption{{{caption}.{notice}}}",
         rf"\label{{tab:{label}}}",
-        # Shrunk to the text's width when it is wider, never enlarged.
+        # Shrink a table that is wider than the text; never enlarge one.
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{align}}}",
         r"\toprule",
@@ -378,5 +394,5 @@ _LATEX = {
 
 
 def latex(text: str) -> str:
-    """Plain text that LaTeX prints as it is, on one line."""
+    """Escape plain text so that LaTeX prints it unchanged, on one line."""
     return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))

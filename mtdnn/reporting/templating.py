@@ -1,7 +1,7 @@
-"""Jinja2 templates: pages of the report as HTML, `cases.md` and `summary.md` as Markdown.
+"""Jinja2 templates: the report's pages as HTML, `cases.md` and `summary.md` as Markdown.
 
-Pages are complete files without any reference to another: style and script stand inside.
-Every value is escaped: HTML by Jinja2's autoescape, Markdown by the filter `md`.
+A page is self-contained: it holds its style and its script and loads nothing. Every value is
+escaped: HTML by Jinja2's autoescape, Markdown by the filter `md`, LaTeX by `tex`.
 """
 
 import math
@@ -16,12 +16,12 @@ from mtdnn.evaluation.results import Score
 from mtdnn.reporting.comparisons import p_value
 from mtdnn.reporting.tables import MISSING, latex, markdown, signed
 
-EXCERPT = 420
-"""Characters of a context that are shown around the marked spans; a shorter one is shown whole."""
+EXCERPT_CHARACTERS = 420
+"""How much of a context is shown around its marked spans; a shorter context is shown whole."""
 
 
 def render(template: str, experiment: Experiment, **values: Any) -> str:
-    """A template filled in; what it uses and is not given is an error."""
+    """Fill in a template; a value that it uses but does not get is an error."""
     return _environment().get_template(f"{template}.j2").render(experiment=experiment, **values)
 
 
@@ -60,15 +60,17 @@ def _environment() -> Environment:
 
 
 def number(value: float | None, digits: int = 2) -> str:
+    """Format a number; None is shown as missing."""
     return MISSING if value is None else f"{value:.{digits}f}".replace("-", "−")
 
 
 def signed_or_missing(value: float | None) -> str:
+    """Format a difference with its sign; None is shown as missing."""
     return MISSING if value is None else signed(value)
 
 
 def score(value: dict[str, Any] | None) -> str:
-    """A cell of `statistics.json`: the mean, with ± standard deviation when it is known."""
+    """Format a cell of `statistics.json`: the mean, with ± standard deviation if it is known."""
     if not value or value.get("mean") is None:
         return MISSING
     deviation = value.get("deviation")
@@ -76,13 +78,13 @@ def score(value: dict[str, Any] | None) -> str:
 
 
 def seeds(value: Score, digits: int = 2) -> str:
-    """Mean over seeds, with ± standard deviation when there are several."""
+    """Format the mean over seeds, with ± standard deviation if there are several."""
     text = number(value.mean, digits)
     return text if value.deviation is None else f"{text} ± {value.deviation:.{digits}f}"
 
 
 def spread(values: list[float]) -> str:
-    """The mean of signed values, with the range when there are several."""
+    """Format the mean of differences, with their range if there are several."""
     if not values:
         return MISSING
     mean = signed(math.fsum(values) / len(values))
@@ -92,7 +94,7 @@ def spread(values: list[float]) -> str:
 
 
 def interval(value: dict[str, Any]) -> str:
-    """Bounds of a measured difference, signed; open where nothing is known."""
+    """Format the bounds of a measured difference."""
     low, high = value.get("low"), value.get("high")
     if low is None and high is None:
         return MISSING
@@ -100,7 +102,7 @@ def interval(value: dict[str, Any]) -> str:
 
 
 def badge(word: str | None) -> Markup:
-    """A verdict as a coloured word."""
+    """Return a verdict as a coloured word in HTML."""
     if not word:
         return Markup(MISSING)
     return Markup('<span class="verdict {}">{}</span>').format(word.replace(" ", "-"), word)
@@ -110,14 +112,15 @@ def badge(word: str | None) -> Markup:
 
 
 def segments(
-    text: str, spans: Iterable[tuple[int, int]], excerpt: int = EXCERPT
+    text: str, spans: Iterable[tuple[int, int]], excerpt: int = EXCERPT_CHARACTERS
 ) -> list[tuple[str, bool]]:
-    """Pieces of a text, each with whether it lies in a span; an excerpt when the text is long.
+    """Cut a text into pieces, each with whether it lies in a span; shorten a long text.
 
     Args:
         text: the context of a question.
         spans: starts and ends in characters; they may overlap.
-        excerpt: characters to show around the spans, cut at spaces and marked by an ellipsis.
+        excerpt: how many characters to keep around the spans; cuts are made at spaces and marked
+            with an ellipsis.
     """
     inside = [False] * len(text)
     for start, end in spans:
@@ -140,18 +143,19 @@ def segments(
 
 
 def _at_space(text: str, place: int) -> int:
-    """The nearest place before `place` at which a word begins; the ends stay ends."""
+    """The start of the word at `place`; both ends of the text stay as they are."""
     if place <= 0 or place >= len(text):
         return min(max(place, 0), len(text))
     return text.rfind(" ", 0, place) + 1
 
 
 def spans(golds: list[dict[str, Any]]) -> list[tuple[int, int]]:
-    """Where the gold answers of a case stand in its context."""
+    """Return the spans of a case's gold answers in its context, in characters."""
     return [(gold["start"], gold["start"] + len(gold["text"])) for gold in golds]
 
 
 def mark_html(pieces: list[tuple[str, bool]], kind: str = "gold") -> Markup:
+    """Join the pieces of `segments`, with the marked ones in `<mark>` of this class."""
     return Markup("").join(
         Markup('<mark class="{}">{}</mark>').format(kind, text) if inside else text
         for text, inside in pieces
@@ -159,7 +163,10 @@ def mark_html(pieces: list[tuple[str, bool]], kind: str = "gold") -> Markup:
 
 
 def mark_md(pieces: list[tuple[str, bool]]) -> str:
-    """Marked pieces in bold; spaces around them stay outside, or it would not be bold."""
+    """Join the pieces of `segments`, with the marked ones in bold.
+
+    Spaces around a marked piece stay outside the asterisks, or Markdown would not make it bold.
+    """
     parts = []
     for text, inside in pieces:
         core = markdown(text)

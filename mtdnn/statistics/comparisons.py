@@ -1,13 +1,14 @@
-"""Which rows of a table are compared, what is found, and what it says about the published effect.
+"""Compare the rows of a table and judge the published effects.
 
-A verdict follows from two families of p-values, each corrected by Holm over the comparisons of
-the table on the same questions, at the same threshold and by the same score:
+Differences are in points: EM and F1 are in percent. A verdict follows from two hypotheses, "no
+difference" and "the published difference". Their p-values are corrected by Holm (1979) over the
+comparisons of the table on the same questions, at the same threshold and by the same score; a
+hypothesis is rejected if its corrected p is at most 1 - confidence. A published effect is
 
-- supported: no difference is rejected (p_holm at most 1 - confidence), and the measured
-  difference has the sign of the published one;
-- contradicted: no difference is rejected and the sign is the other one; or the published
-  difference is rejected (p_published_holm) and the measured one is smaller, or of the other sign;
-- not decidable: anything else, and always with one seed, since the claim is about a method.
+- supported if "no difference" is rejected and the measured difference has the published sign;
+- contradicted if "no difference" is rejected and the sign is the opposite, or if "the published
+  difference" is rejected and the measured one is smaller or has the opposite sign;
+- not decidable otherwise, and always with one seed, because the claim is about a method.
 """
 
 import itertools
@@ -15,9 +16,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from statsmodels.stats.multitest import multipletests
 
 from mtdnn.config.experiment import Experiment, Row
@@ -25,15 +28,23 @@ from mtdnn.errors import MtdnnError
 from mtdnn.evaluation.results import Result, RowResult, read_rows
 from mtdnn.statistics.inference import Arm, Estimate, compare, flips, labelings, permutation_test
 from mtdnn.statistics.records import CONFIDENCE, RESAMPLES
-from mtdnn.statistics.scores import METRICS, Members, Split
+from mtdnn.statistics.scores import METRICS, Answered, Members, Split
 
 LEVEL = 1 - CONFIDENCE
+"""Level of every test."""
+
 _KEYS = {"em": "exact", "f1": "f1"}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two rows of a table to compare."""
+    """Two rows of a table to compare.
+
+    Attributes:
+        kind: `baseline` or `neighbour`, as in `mtdnn.statistics.records`.
+        first: the row that `second` is compared with.
+        second: the other row.
+    """
 
     kind: str
     first: RowResult
@@ -41,89 +52,88 @@ class Pair:
 
     @property
     def names(self) -> dict[str, str]:
+        """The fields of a comparison that name its rows."""
         return {
             "kind": self.kind,
-            "from": row_path(self.first),
-            "to": row_path(self.second),
-            "from_label": row_label(self.first),
-            "to_label": row_label(self.second),
+            "from": self.first.path,
+            "to": self.second.path,
+            "from_label": self.first.long_label,
+            "to_label": self.second.long_label,
         }
 
 
 def compare_tables(
     experiment: Experiment, names: list[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The entry of each of these tables; see the package's explanation."""
+    """Compare the rows of tables, from the runs that exist.
+
+    Yields:
+        The name of each table in `names`, and its entry as `mtdnn.statistics.records` describes.
+
+    Raises:
+        MtdnnError: the published numbers are not readable.
+    """
     reader = _Reader(experiment)
     for name in names:
         rows = read_rows(experiment, name)
         first = experiment.slice_of(name)
         slices = [first, *(other for other in experiment.slices if other != first)]
-        questions = [(each, "zero") for each in slices]
-        questions += [(each, "tuned") for each in slices if experiment.tuned_on(each)]
-        made, left_out = [], []
-        for slice_name, threshold in questions:
-            family, absent = _family(experiment, reader, rows, slice_name, threshold)
-            made += family
-            left_out += absent
+        families = [(each, "zero") for each in slices]
+        families += [(each, "tuned") for each in slices if experiment.tuned_on(each)]
+        comparisons, left_out = [], []
+        for slice_name, threshold in families:
+            compared, impossible = _family(experiment, reader, rows, slice_name, threshold)
+            comparisons += compared
+            left_out += impossible
         yield (
             name,
             {
                 "title": experiment.tables[name].title,
                 "slice": first,
-                "comparisons": made,
+                "comparisons": comparisons,
                 "left_out": left_out,
-                "cells": {row_path(row): _cells(experiment, row) for row in rows},
+                "cells": {row.path: _cells(experiment, row) for row in rows},
             },
         )
 
 
-def row_path(row: RowResult) -> str:
-    """A row's runs without their seeds, for instance `base/qa_sc/w0.8/default`."""
-    return row.results[0].run.path.rpartition("/")[0]
-
-
-def row_label(row: RowResult) -> str:
-    """How a row is named in a sentence."""
-    weight = "" if row.row.qa_weight == 1 else f" at w {row.row.qa_weight:g}"
-    variant = "" if row.row.variant == "default" or row.row.label else f", {row.variant_label}"
-    return f"{row.label}{weight}{variant}"
-
-
 def pairs(experiment: Experiment, rows: list[RowResult]) -> list[Pair]:
-    """What is compared in a table: every row with its baseline, and with the row above.
+    """Return the pairs of a table's rows to compare: each row with its baseline and the row above.
 
-    The baseline is question answering alone with the same encoder: of the same variant where the
-    table has it, else of none. Where the table lacks both it is the encoder's first row. Rows
-    one above the other are compared when they have the encoder in common, and either the variant
-    or mixture and weight: else more than one thing would differ.
+    The baseline is question answering alone with the same encoder: of the same variant if the
+    table has such a row, else of the default variant. If the table has neither, it is the
+    encoder's first row. Adjacent rows are compared if they share the encoder and differ either in
+    the variant or in mixture and weight, but not in both.
     """
-
-    def alone(row: RowResult) -> bool:
-        return len(experiment.mixtures[row.row.mixture].corpora) == 1
 
     def baseline(row: RowResult) -> RowResult:
         same = [each for each in rows if each.row.encoder == row.row.encoder]
         for variant in dict.fromkeys((row.row.variant, "default")):
             for each in same:
-                if alone(each) and each.row.variant == variant and each is not row:
+                alone = _is_alone(experiment, each)
+                if alone and each.row.variant == variant and each is not row:
                     return each
         return same[0]
 
-    found = [Pair("baseline", baseline(row), row) for row in rows if not _is_base(row, alone)]
+    found = [
+        Pair("baseline", baseline(row), row)
+        for row in rows
+        if not (_is_alone(experiment, row) and row.row.variant == "default")
+    ]
     found += [
         Pair("neighbour", above, row)
         for above, row in itertools.pairwise(rows)
         if above.row.encoder == row.row.encoder and _differ_in_one(above.row, row.row)
     ]
-    unique: dict[frozenset, Pair] = {}
+    unique: dict[frozenset[str], Pair] = {}
     for pair in found:
-        unique.setdefault(frozenset((row_path(pair.first), row_path(pair.second))), pair)
-    return [pair for rows_of, pair in unique.items() if len(rows_of) == 2]
+        unique.setdefault(frozenset((pair.first.path, pair.second.path)), pair)
+    return [pair for paths, pair in unique.items() if len(paths) == 2]
 
 
-def _is_base(row: RowResult, alone: Any) -> bool:
-    return alone(row) and row.row.variant == "default"
+def _is_alone(experiment: Experiment, row: RowResult) -> bool:
+    """Return whether a row's runs train on the question-answering corpus alone."""
+    return experiment.mixtures[row.row.mixture].is_qa_alone
 
 
 def _differ_in_one(above: Row, below: Row) -> bool:
@@ -132,7 +142,7 @@ def _differ_in_one(above: Row, below: Row) -> bool:
 
 
 class _Reader:
-    """Scores of runs, each read once."""
+    """Reads the scores of runs, each only once."""
 
     def __init__(self, experiment: Experiment):
         self._experiment = experiment
@@ -151,26 +161,35 @@ class _Reader:
         entry = self._experiment.slices[slice_name]
         return self.split(corpus, entry.split).members(entry)
 
-    def _answered(self, corpus: str, split: str, result_folder: Any) -> Any:
-        return self.split(corpus, split).answered(result_folder)
+    def _answered(self, corpus: str, split: str, run_dir: Path) -> Answered:
+        return self.split(corpus, split).answered(run_dir)
 
-    def _signs(self, paragraphs: int) -> np.ndarray:
+    def _signs(self, paragraphs: int) -> NDArray[np.float32]:
         return flips(paragraphs, RESAMPLES, np.random.default_rng(paragraphs))
 
-    def sums(self, corpus: str, slice_name: str, result: Result, threshold: str) -> np.ndarray:
-        """(2, paragraphs) sums of EM and F1 of a run, in percent of a question."""
+    def sums(
+        self, corpus: str, slice_name: str, result: Result, threshold: str
+    ) -> NDArray[np.float64]:
+        """Return (2, paragraphs) sums of a run's EM and F1, each question counting 0 to 100."""
         entry = self._experiment.slices[slice_name]
         scores, _ = result.values(slice_name, threshold == "tuned")
         answered = self.answered(corpus, entry.split, result.folder)
         split, members = self.split(corpus, entry.split), self.members(corpus, slice_name)
-        return 100 * split.sums(answered, members, scores["threshold"])
+        sums: NDArray[np.float64] = 100 * split.sums(answered, members, scores["threshold"])
+        return sums
 
 
 def _family(
     experiment: Experiment, reader: _Reader, rows: list[RowResult], slice_name: str, threshold: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The comparisons of a table on one slice at one threshold, and those that cannot be made."""
-    made, left_out, kept = [], [], []
+    """Compare the rows of a table on one slice at one threshold.
+
+    Returns:
+        The comparisons, and those that were not possible, with the reason.
+    """
+    comparisons: list[dict[str, Any]] = []
+    left_out: list[dict[str, Any]] = []
+    compared: list[Pair] = []
     for pair in pairs(experiment, rows):
         place = {"slice": slice_name, "slice_label": experiment.slices[slice_name].label}
         place["threshold"] = threshold
@@ -183,31 +202,34 @@ def _family(
         is_published = slice_name == pair.first.slice_name and threshold == "zero"
         published = _published(pair) if is_published else None
         permuted = _permuted(reader, arms, len(seeds))
-        entry = {**pair.names, **place, "seeds": seeds}
+        entry: dict[str, Any] = {**pair.names, **place, "seeds": seeds}
         entry |= {"questions": len(members.questions), "paragraphs": len(members.sizes)}
         for metric, estimate, p in zip(METRICS, estimates, permuted, strict=True):
-            entry[metric] = _numbers(estimate, p, published and published[metric])
+            entry[metric] = _numbers(estimate, p, published[metric] if published else None)
         entry["published"] = published
         entry["notes"] = list(_notes(experiment, pair, slice_name, threshold, seeds))
         if not estimates[0].error:
-            entry["notes"].append("Nothing varies here, so no uncertainty of EM can be measured.")
-        made.append(entry)
-        kept.append(pair)
-    _correct(made)
-    for entry in made:
+            entry["notes"].append("Nothing varies here, so the uncertainty of EM is unknown.")
+        comparisons.append(entry)
+        compared.append(pair)
+    _correct(comparisons)
+    for entry in comparisons:
         entry["verdict"], entry["conclusion"] = _verdict(entry), _conclusion(entry)
-    for entry, pair in zip(made, kept, strict=True):
-        entry["flips"] = _flips(entry, pair, made, kept)
-    return made, left_out
+    for entry, pair in zip(comparisons, compared, strict=True):
+        entry["flips"] = _flips(entry, pair, comparisons, compared)
+    return comparisons, left_out
 
 
 def _arms(
     reader: _Reader, pair: Pair, slice_name: str, threshold: str
 ) -> tuple[list[int], list[tuple[Arm, Arm]], Members]:
-    """Common seeds, and for EM and F1 the arms of a pair.
+    """Read the scores of a pair of rows.
+
+    Returns:
+        The seeds that both rows have, the arms for EM and for F1, and the slice's questions.
 
     Raises:
-        MtdnnError: why they cannot be compared.
+        MtdnnError: the rows cannot be compared; the message is the reason.
     """
     corpus = reader.primary(pair.first)
     if corpus != reader.primary(pair.second):
@@ -239,11 +261,11 @@ def _arms(
 
 
 def _reasons(pair: Pair, slice_name: str, tuned: bool) -> str:
-    """Why seeds of a pair are missing, by row."""
+    """Return why seeds of a pair are missing, by row."""
     parts = []
     for row in (pair.first, pair.second):
         reasons = row.score(slice_name, "exact", tuned).reasons
-        parts += [f"{row_label(row)}: {', '.join(reasons)}"] if reasons else []
+        parts += [f"{row.long_label}: {', '.join(reasons)}"] if reasons else []
     return "; ".join(parts)
 
 
@@ -269,11 +291,11 @@ def _numbers(estimate: Estimate, permuted: float, published: float | None) -> di
     }
 
 
-def _correct(made: list[dict[str, Any]]) -> None:
-    """Fill in Holm's correction inside a family."""
+def _correct(family: list[dict[str, Any]]) -> None:
+    """Fill in the p-values corrected by Holm over a family of comparisons."""
     for metric in METRICS:
         for key in ("p", "p_published"):
-            numbers = [each[metric] for each in made if each[metric][key] is not None]
+            numbers = [each[metric] for each in family if each[metric][key] is not None]
             if numbers:
                 corrected = multipletests([each[key] for each in numbers], method="holm")[1]
                 for each, p in zip(numbers, corrected, strict=True):
@@ -281,7 +303,7 @@ def _correct(made: list[dict[str, Any]]) -> None:
 
 
 def _published(pair: Pair) -> dict[str, float] | None:
-    """The published difference; rounded, as its terms have three decimals."""
+    """Return the published difference in points, rounded because its terms have three decimals."""
     before, after = pair.first.published, pair.second.published
     if not before or not after:
         return None
@@ -289,24 +311,27 @@ def _published(pair: Pair) -> dict[str, float] | None:
 
 
 def _verdict(entry: dict[str, Any]) -> dict[str, str | None]:
-    """A word for each score, and a sentence on EM."""
+    """Return a word for each score, and a sentence on EM."""
     words = {metric: _word(entry, metric) for metric in METRICS}
     to, origin = entry["to_label"], entry["from_label"]
     measured, word = _conclusion(entry), words["em"]
-    many = "with one seed" if len(entry["seeds"]) == 1 else "with this many seeds"
+    seeds = "with one seed" if len(entry["seeds"]) == 1 else "with this many seeds"
     if word == "supported":
         text = f"Supported: {to} has a {measured} EM than {origin}, as published."
     elif word == "contradicted" and measured != "open":
-        text = f"Contradicted: {to} has a {measured} EM than {origin}, unlike published."
+        text = (
+            f"Contradicted: {to} has a {measured} EM than {origin}, contrary to the published "
+            "scores."
+        )
     elif word == "contradicted":
         text = (
             f"Contradicted: between {origin} and {to} a difference as large as the published one "
             "is ruled out."
         )
     elif word:
-        text = f"Not decidable {many}: whether {to} differs from {origin} in EM as published."
+        text = f"Not decidable {seeds}: whether {to} differs from {origin} in EM as published."
     elif measured == "open":
-        text = f"Not decidable {many}: whether {to} differs from {origin} in EM."
+        text = f"Not decidable {seeds}: whether {to} differs from {origin} in EM."
     else:
         text = f"{to} has a {measured} EM than {origin}."
     return {**words, "text": text}
@@ -327,26 +352,26 @@ def _word(entry: dict[str, Any], metric: str) -> str | None:
 
 
 def _conclusion(entry: dict[str, Any]) -> str:
-    """What the measured EM says of the methods."""
+    """Return what the measured EM says about the methods."""
     if len(entry["seeds"]) == 1 or entry["em"]["p_holm"] > LEVEL:
         return "open"
     return "higher" if entry["em"]["difference"] > 0 else "lower"
 
 
 def _flips(
-    entry: dict[str, Any], pair: Pair, made: list[dict[str, Any]], others: list[Pair]
+    entry: dict[str, Any], pair: Pair, comparisons: list[dict[str, Any]], compared: list[Pair]
 ) -> bool | None:
-    """Is a variant's conclusion another than that of the same mixtures without it?"""
+    """Return whether a variant's conclusion differs from that of the same mixtures without it."""
     if pair.second.row.variant == "default":
         return None
 
-    def mixtures(each: Pair) -> list[tuple]:
+    def mixtures(each: Pair) -> list[tuple[str, str, float]]:
         return [(r.row.encoder, r.row.mixture, r.row.qa_weight) for r in (each.first, each.second)]
 
-    for other, reference in zip(others, made, strict=True):
-        plain = other.first.row.variant == other.second.row.variant == "default"
-        if plain and mixtures(other) == mixtures(pair):
-            return entry["conclusion"] != reference["conclusion"]
+    for other, reference in zip(compared, comparisons, strict=True):
+        is_default = other.first.row.variant == other.second.row.variant == "default"
+        if is_default and mixtures(other) == mixtures(pair):
+            return bool(entry["conclusion"] != reference["conclusion"])
     return None
 
 
@@ -355,21 +380,21 @@ def _notes(
 ) -> Iterator[str]:
     if len(seeds) == 1:
         yield (
-            "One seed: interval and p are about these two models and know nothing of how much "
-            "seeds differ."
+            "One seed: interval and p are about these two models and do not include the variance "
+            "between seeds."
         )
     elif 2 / math.comb(2 * len(seeds), len(seeds)) > LEVEL:
-        yield "So few seeds can hardly be permuted to a small p."
+        yield "With so few seeds, the permutation test can hardly reach a small p."
     missing = _reasons(pair, slice_name, threshold == "tuned")
     if missing:
         yield f"Seeds are missing: {missing}."
     split = experiment.published_split(slice_name)
     if split not in (None, "dev") and threshold == "zero":
-        yield f"Published scores are of the split {split}, for which these questions stand in."
+        yield f"The published scores are for the split {split}; these questions stand in for it."
 
 
 def _cells(experiment: Experiment, row: RowResult) -> dict[str, Any]:
-    """Means over seeds of every slice."""
+    """Return a row's means and deviations over seeds on every slice, in percent."""
     cells = {}
     for name in experiment.slices:
         scores = {metric: row.score(name, key) for metric, key in _KEYS.items()}

@@ -1,36 +1,36 @@
-"""Two training methods compared from few seeds each, on questions that come in paragraphs.
+"""Compare two training methods from a few seeds each, on questions clustered in paragraphs.
 
-The estimand is the difference of two *methods*: of their scores, expected over the seeds with
-which they might be trained and over the questions that might be asked. Two things vary, and
-they cross: each model answers every question. Write y[a,s,q] for the score of arm a (0 or 1)
+The estimand is the difference of two *methods*: of their expected scores over the seeds that they
+might be trained with and over the questions that might be asked. Seeds and questions vary, and
+they are crossed: each model answers every question. Write y[a,s,q] for the score of arm a (0 or 1)
 trained with seed s on question q, and
 
     y[a,s,q] = mean[a] + seed[a,s] + question[a,q] + rest[a,s,q]
 
-where questions of one paragraph depend on each other in any way. The difference of the arms'
-means over S seeds each has the variance
+where the questions of one paragraph may depend on each other in any way. The difference of the
+arms' means over S seeds each has the variance
 
     sum over arms of Var(seed)/S  +  Var(question[1] - question[0])  +  sum of Var(rest)/S
 
-(the last two taken of means over all questions). What can be computed:
+(the last two are variances of means over all questions). What can be computed:
 
     between:  Var of the seeds' mean scores / S, summed over arms: estimates terms 1 and 3;
-    clusters: the cluster-robust variance of the seed-averaged difference, paragraphs being
-              clusters: estimates terms 2 and 3;
-    rest:     the same of what is left of each seed: estimates term 3 alone.
+    clusters: the cluster-robust variance of the seed-averaged difference, where paragraphs are
+              the clusters: estimates terms 2 and 3;
+    rest:     the same variance for each seed's residuals: estimates term 3 alone.
 
-So the variance is between + (clusters - rest), the rest not counted twice, where clusters - rest,
-a variance that may be estimated below zero, is taken as at least zero. The interval is Student's t.
-`between` has few degrees of freedom, Welch's; the other parts have about as many as there are
-paragraphs. For their sum the degrees of freedom of `between` are divided by its share in the
+So the variance is between + (clusters - rest), which counts the rest once. The estimate of
+clusters - rest can be negative, and is then set to zero. The interval is Student's t.
+`between` has few degrees of freedom (Welch 1947); the other parts have about as many as there are
+paragraphs. For the sum, the degrees of freedom of `between` are divided by its share of the
 variance. (Satterthwaite (1946) divides by the squared share; then intervals from 3 seeds cover too
-seldom, since by chance the same seeds make the error small and the degrees of freedom many.
-`mtdnn.statistics.simulation` shows what this rule covers.) The arms' seed variances may differ.
-A seed of one arm is not paired with the same seed of the other: they share the order of batches
-and little else, and pairing would cost half of the few degrees of freedom.
+seldom, because the same seeds by chance make both the error small and the degrees of freedom
+many. `mtdnn.statistics.simulation` measures the coverage of this rule.) The arms' seed variances
+may differ. A seed of one arm is not paired with the same seed of the other: they share little
+more than the order of batches, and pairing would halve the few degrees of freedom.
 
-With one seed an arm nothing is known of seed variance. What is left is `clusters`, and the
-interval is about the two models.
+With one seed per arm, the seed variance is unknown. Only `clusters` remains, and the interval
+describes the two models, not the methods.
 """
 
 import itertools
@@ -38,6 +38,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 
@@ -45,31 +46,42 @@ from scipy import stats
 class Arm:
     """Scores of one method, summed within paragraphs.
 
-    Args:
-        sums: (seeds, paragraphs) sum of the questions' scores.
+    Attributes:
+        sums: (seeds, paragraphs) sum of the questions' scores, in any unit.
         sizes: (paragraphs,) number of questions.
     """
 
-    sums: np.ndarray
-    sizes: np.ndarray
+    sums: NDArray[np.float64]
+    sizes: NDArray[np.int64]
 
     @property
-    def means(self) -> np.ndarray:
-        """(seeds,) mean score of each seed."""
-        return self.sums.sum(axis=1) / self.sizes.sum()
+    def means(self) -> NDArray[np.float64]:
+        """(seeds,) mean score of each seed, in the unit of a question's score."""
+        means: NDArray[np.float64] = self.sums.sum(axis=1) / self.sizes.sum()
+        return means
 
     @property
-    def deviations(self) -> np.ndarray:
-        """(seeds, paragraphs) what paragraphs add to or take from their seed's mean."""
-        return (self.sums - np.outer(self.means, self.sizes)) / self.sizes.sum()
+    def deviations(self) -> NDArray[np.float64]:
+        """(seeds, paragraphs) what each paragraph adds to its seed's mean, relative to the mean."""
+        deviations: NDArray[np.float64] = (
+            self.sums - np.outer(self.means, self.sizes)
+        ) / self.sizes.sum()
+        return deviations
 
 
 @dataclass(frozen=True)
 class Components:
-    """Variance components of a difference of two arms, as in the module's explanation."""
+    """Variance components of the difference of two arms, as the module's docstring defines them.
+
+    Attributes:
+        between: one value per arm; (0, 0) with one seed.
+        clusters: cluster-robust variance of the seed-averaged difference.
+        rest: the same for each seed's residuals.
+        seeds: number of seeds of each arm.
+        paragraphs: number of paragraphs.
+    """
 
     between: tuple[float, float]
-    """Of each arm; (0, 0) with one seed."""
     clusters: float
     rest: float
     seeds: int
@@ -77,16 +89,17 @@ class Components:
 
     @property
     def questions(self) -> float:
-        """The part that more seeds would not reduce."""
+        """The part of the variance that more seeds would not reduce."""
         return max(0.0, self.clusters - self.rest)
 
     @property
     def variance(self) -> float:
+        """Variance of the difference, in the squared unit of the scores."""
         return sum(self.between) + self.questions
 
     @property
     def degrees(self) -> float:
-        """Degrees of freedom of the variance, as the module explains."""
+        """Degrees of freedom of the variance; the module's docstring gives the rule."""
         between = sum(self.between)
         if not between:
             return self.paragraphs - 1
@@ -96,47 +109,60 @@ class Components:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The difference `second - first`, in the scores' own unit."""
+    """The difference of two methods, second minus first, in the unit of the scores.
+
+    Attributes:
+        difference: the estimated difference.
+        error: its standard error.
+        degrees: degrees of freedom of the standard error.
+        confidence: confidence of the interval, 0 to 1.
+    """
 
     difference: float
     error: float
-    """Standard error."""
     degrees: float
     confidence: float
 
     @property
-    def _reach(self) -> float:
+    def _half_width(self) -> float:
         return float(stats.t.ppf((1 + self.confidence) / 2, self.degrees)) * self.error
 
     @property
     def low(self) -> float:
-        return self.difference - self._reach
+        """Lower end of the confidence interval."""
+        return self.difference - self._half_width
 
     @property
     def high(self) -> float:
-        return self.difference + self._reach
+        """Upper end of the confidence interval."""
+        return self.difference + self._half_width
 
     def p(self, truth: float = 0.0) -> float:
-        """Two-sided p-value of the hypothesis that the difference is `truth`."""
+        """Return the two-sided p-value of the hypothesis that the true difference is `truth`."""
         distance = abs(self.difference - truth)
         if not self.error:
             return float(distance == 0)
         return float(2 * stats.t.sf(distance / self.error, self.degrees))
 
     def detectable(self, power: float = 0.8) -> float:
-        """The smallest true difference that such a design finds with this probability.
+        """Return the smallest true difference that this design detects with probability `power`.
 
-        Two-sided at 1 - confidence, before any correction for several comparisons; by the usual
-        sum of two quantiles of t (Bloom 1995), with the error and degrees of freedom found here.
+        The test is two-sided at level 1 - confidence, without correction for multiple
+        comparisons. The value is the minimum detectable effect of Bloom (1995), the sum of two
+        quantiles of t, with the estimated error and degrees of freedom.
         """
-        return self._reach + float(stats.t.ppf(power, self.degrees)) * self.error
+        return self._half_width + float(stats.t.ppf(power, self.degrees)) * self.error
 
 
 def components(first: Arm, second: Arm) -> Components:
-    """Variance components of the difference of two arms with as many seeds each.
+    """Return the variance components of the difference of two arms.
+
+    Args:
+        first: an arm.
+        second: an arm on the same paragraphs, with the same number of seeds.
 
     Raises:
-        ValueError: fewer than two paragraphs, which give no variance.
+        ValueError: there are fewer than two paragraphs, so the variance is unknown.
     """
     arms = (first, second)
     seeds, paragraphs = first.sums.shape
@@ -155,7 +181,19 @@ def components(first: Arm, second: Arm) -> Components:
 
 
 def compare(first: Arm, second: Arm, confidence: float = 0.95) -> Estimate:
-    """The difference of two methods with its uncertainty over seeds and questions."""
+    """Estimate the difference of two methods and its uncertainty over seeds and questions.
+
+    Args:
+        first: an arm.
+        second: an arm on the same paragraphs, with the same number of seeds.
+        confidence: confidence of the interval, 0 to 1.
+
+    Returns:
+        Second minus first, in the unit of the arms' scores.
+
+    Raises:
+        ValueError: there are fewer than two paragraphs, so the variance is unknown.
+    """
     parts = components(first, second)
     return Estimate(
         difference=float(second.means.mean() - first.means.mean()),
@@ -165,10 +203,17 @@ def compare(first: Arm, second: Arm, confidence: float = 0.95) -> Estimate:
     )
 
 
-def labelings(seeds: int, resamples: int, random: np.random.Generator) -> np.ndarray:
-    """Ways to call half of 2 x `seeds` runs the second arm: up to `resamples` rows of +1 and -1.
+def labelings(seeds: int, resamples: int, random: np.random.Generator) -> NDArray[np.float32]:
+    """Return ways to label half of 2 x `seeds` runs as the second arm.
 
-    All ways equally often as long as there are fewer than `resamples`, else random ones.
+    Args:
+        seeds: number of seeds of each arm.
+        resamples: maximum number of labelings.
+        random: source of the random labelings.
+
+    Returns:
+        (labelings, 2 x seeds) +1 for a run of the second arm, -1 for one of the first. If there
+        are at most `resamples` ways, each occurs equally often; otherwise `resamples` random ones.
     """
     ways = math.comb(2 * seeds, seeds)
     if ways <= resamples:
@@ -182,39 +227,49 @@ def labelings(seeds: int, resamples: int, random: np.random.Generator) -> np.nda
     return signs
 
 
-def flips(paragraphs: int, resamples: int, random: np.random.Generator) -> np.ndarray:
-    """(resamples, paragraphs) random signs, +1 and -1."""
+def flips(paragraphs: int, resamples: int, random: np.random.Generator) -> NDArray[np.float32]:
+    """Return (resamples, paragraphs) random signs, +1 or -1."""
     signs = random.integers(0, 2, (resamples, paragraphs), np.int8)
     return signs.astype(np.float32) * 2 - 1
 
 
 def permutation_test(
-    pairs: list[tuple[Arm, Arm]], labels: np.ndarray | None, signs: np.ndarray
+    pairs: list[tuple[Arm, Arm]],
+    labels: NDArray[np.float32] | None,
+    signs: NDArray[np.float32],
 ) -> list[float]:
-    """p-values of a permutation test of the hypothesis that two methods do not differ.
+    """Test by permutation the hypothesis that two methods do not differ.
 
-    What is permuted is what would be exchangeable if they did not: whole runs. Each resample
-    deals the 2 S runs of a pair out to the two arms anew, so that seed variance is in the
-    reference distribution as it is in the data. Of the questions, runs carry along the part that
-    differs from run to run. The part that is common to all seeds of an arm (`Components.questions`)
-    is added by flipping the sign of each paragraph's seed-averaged difference, shrunk to that
-    part's variance. So two methods that answer different questions right, and equally many, are
-    not found to differ. If methods do not differ at all and that part is zero, the test
-    is exact.
+    Under that hypothesis whole runs are exchangeable, so runs are permuted. Each resample deals
+    the 2 S runs of a pair to the two arms at random, so the reference distribution contains the
+    seed variance that is in the data. The runs carry along the part of the questions' variance
+    that differs between runs. The part that all seeds of an arm share (`Components.questions`) is
+    added by flipping the sign of each paragraph's seed-averaged difference, shrunk to the variance
+    of that part. So two methods that answer different questions correctly, but equally many of
+    them, are not found to differ. If the methods do not differ at all and that part is zero, the
+    test is exact.
 
-    With S seeds there are (2 S)! / (S! S!) ways to deal: of the 20 at 3 seeds two are as extreme
-    as the observed one, so that p is seldom below 0.1; at 5 seeds it can fall below 0.01. With
-    one seed only signs are flipped: the test is then about the two models.
+    With S seeds there are (2 S)! / (S! S!) ways to deal. With 3 seeds there are 20, of which two
+    are as extreme as the observed one, so p is seldom below 0.1; with 5 seeds it can fall below
+    0.01. With one seed only signs are flipped, and the test is about the two models.
 
     Args:
         pairs: arms to compare, all on the same paragraphs and with the same number of seeds.
         labels: `labelings` of their runs; None with one seed.
         signs: `flips` of their paragraphs, at least as many as labels.
+
+    Returns:
+        A p-value for each pair.
+
+    Raises:
+        ValueError: there are fewer than two paragraphs.
     """
-    common, observed, dealt = [], [], 0.0
+    common: list[NDArray[np.float64]] = []
+    observed: list[float] = []
+    dealt: NDArray[np.float64] | float = 0.0
     for first, second in pairs:
         parts = components(first, second)
-        # With one seed there is no rest, and nothing is shrunk.
+        # With one seed there is no rest, so nothing is shrunk.
         shrinkage = math.sqrt(parts.questions / parts.clusters) if parts.clusters else 0.0
         total = (second.sums.mean(axis=0) - first.sums.mean(axis=0)) / first.sizes.sum()
         centred = second.deviations.mean(axis=0) - first.deviations.mean(axis=0)
@@ -226,6 +281,6 @@ def permutation_test(
         dealt = labels @ centred_means.T / (labels.shape[1] / 2)
         signs = signs[: len(labels)]
     resampled = np.abs(signs @ np.array(common, np.float32).T + dealt)
-    # Arrangements that equal the observed one must count, whatever was rounded.
+    # Arrangements that equal the observed one must count despite rounding.
     reached = resampled >= np.abs(observed) * (1 - 1e-5)
     return [float(p) for p in (reached.sum(axis=0) + 1) / (len(signs) + 1)]

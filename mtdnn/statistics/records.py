@@ -1,40 +1,42 @@
-"""Paired comparisons of training methods: what an experiment's runs allow to conclude.
+"""Write and read the statistics of an experiment's tables: paired comparisons of their rows.
 
-`mtdnn.statistics.inference` explains the intervals and tests, `comparisons` says what is compared
-and how verdicts are given, `simulation` checks both against known truth.
+`mtdnn.statistics.inference` explains the intervals and tests, `comparisons` says which rows are
+compared and how verdicts follow, `simulation` checks the intervals and tests against known truth.
 
-`results/{experiment}/statistics/{table}.json` holds the entry of one table, and
-`results/{experiment}/statistics.json` all of them:
+`results/{experiment}/statistics/{table}.json` is the entry of one table, and
+`results/{experiment}/statistics.json` collects all of them:
 
     experiment, notice
     confidence    0.95
-    resamples     number of permutations at most
+    resamples     maximum number of permutations
     seeds         the experiment's seeds
-    tables        for each table
+    tables        for each table:
         title, slice
-        comparisons   those of the table's slice at the zero threshold first; each has
-            kind          "baseline" (from QA alone of the same encoder and, where the table has
-                          it, variant) or "neighbour" (from the row above); a pair stands once
-            from, to      rows: a run's path without its seed; from_label, to_label
-            slice         name of the questions; slice_label
+        comparisons   those on the table's slice at the zero threshold come first; each has
+            kind          "baseline" (`from` is QA alone with the same encoder and, if the table has
+                          it, the same variant) or "neighbour" (`from` is the row above); each
+                          pair of rows occurs once
+            from, to      the rows: a run's path without its seed; from_label, to_label
+            slice         the slice's name; slice_label
             threshold     "zero" or "tuned"
-            seeds         those that both rows have
-            questions, paragraphs
+            seeds         the seeds that both rows have
+            questions, paragraphs   their numbers
             em, f1        in points, `to` minus `from`:
                 difference, low, high, error (standard error), degrees (of freedom)
-                p, p_holm                       of no difference
+                p, p_holm                       of the hypothesis of no difference
                 p_permutation                   of the permutation test
-                p_published, p_published_holm   of the published difference; null without one
-                detectable                      smallest difference found with 80 % probability
-            published     {em, f1}: the published difference, or null
-            verdict       {em, f1: "supported" | "contradicted" | "not decidable", or null without
-                          a published difference; text: one sentence on EM}
+                p_published, p_published_holm   of the published difference; null if there is none
+                detectable                      smallest difference detected with probability 0.8
+            published     {em, f1}: the published difference in points, or null
+            verdict       {em, f1: "supported" | "contradicted" | "not decidable", or null if no
+                          difference is published; text: one sentence on EM}
             conclusion    "higher" | "lower" | "open": what the measured EM says
-            flips         of a variant: is the conclusion another than without it? null elsewhere
+            flips         for a variant: whether its conclusion differs from that without the
+                          variant; otherwise null
             notes         sentences
-        left_out      comparisons that cannot be made: kind, from, to, slice, threshold, reason
-    cells         for each row and slice: {em, f1: {mean, deviation, seeds}}; deviation is null
-                  below two seeds
+        left_out      comparisons that were not possible: kind, from, to, slice, threshold, reason
+    cells         for each row and slice: {em, f1: {mean, deviation, seeds}}, in percent; deviation
+                  is null below two seeds
 """
 
 from collections.abc import Iterable
@@ -44,11 +46,21 @@ from mtdnn.config.experiment import Experiment
 from mtdnn.machine.files import read_json, write_json
 
 CONFIDENCE = 0.95
+"""Confidence of every interval; 1 - confidence is the level of every test."""
+
 RESAMPLES = 10_000
+"""Maximum number of resamples of a permutation test."""
 
 
 def write(experiment: Experiment, names: Iterable[str]) -> None:
-    """Write `statistics/{table}.json` of these tables, from the runs that exist."""
+    """Write `statistics/{table}.json` for the named tables, from the runs that exist.
+
+    Comparisons that are not possible are listed with the reason.
+
+    Raises:
+        MtdnnError: the published numbers are not readable.
+    """
+    # Not at the top: `comparisons` imports this module, and readers need no scipy.
     from mtdnn.statistics.comparisons import compare_tables
 
     for name, entry in compare_tables(experiment, list(names)):
@@ -56,13 +68,13 @@ def write(experiment: Experiment, names: Iterable[str]) -> None:
 
 
 def collect(experiment: Experiment) -> None:
-    """Write `statistics.json` from the entries of all tables.
+    """Collect the entries of all tables in `statistics.json`.
 
     Raises:
         MtdnnError: the entry of a table is missing.
     """
     entries = {name: read_json(experiment.layout.statistics(name)) for name in experiment.tables}
-    cells: dict[str, dict] = {}
+    cells: dict[str, Any] = {}
     for entry in entries.values():
         cells |= entry.pop("cells")
     write_json(
@@ -80,6 +92,13 @@ def collect(experiment: Experiment) -> None:
 
 
 def read_statistics(experiment: Experiment) -> dict[str, Any]:
-    """`statistics.json`; without tables and cells where there is none yet."""
+    """Read `statistics.json`; the result has empty `tables` and `cells` if it does not exist yet.
+
+    Raises:
+        MtdnnError: the file is not readable.
+    """
     path = experiment.layout.all_statistics
-    return read_json(path) if path.exists() else {"tables": {}, "cells": {}}
+    statistics: dict[str, Any] = {"tables": {}, "cells": {}}
+    if path.exists():
+        statistics = read_json(path)
+    return statistics

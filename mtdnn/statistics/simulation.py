@@ -1,14 +1,14 @@
-"""Do the intervals cover, and do the tests keep their level? Simulated runs with known truth.
+"""Check on simulated runs that intervals cover the truth and that tests keep their level.
 
-A model's score on a question is a function of z = ability - difficulty, where ability belongs
-to the run (its arm's level plus a seed effect) and difficulty is made of normal parts:
+A model's score on a question is a function of z = ability - difficulty. Ability belongs to the
+run: its arm's level plus a seed effect. Difficulty is a sum of normal parts:
 
 - common to all runs: of the paragraph and of the question;
 - of the arm: questions and paragraphs that suit one method better than the other;
-- of the run: what differs from seed to seed, by paragraph and by question.
+- of the run: what differs between seeds, by paragraph and by question.
 
-EM is 1 where z > 0. F1 rises linearly from 0 at z = -0.5 to 1 at z = 0. The parts' variances sum
-to 1, so the expected score of an arm is a one-dimensional integral: the truth is known.
+EM is 1 if z > 0. F1 rises linearly from 0 at z = -0.5 to 1 at z = 0. The variances of the parts
+sum to 1, so the expected score of an arm is a one-dimensional integral, and the truth is known.
 
     python -m mtdnn.statistics.simulation            # the long form: every scenario
 """
@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from mtdnn.statistics.inference import Arm, compare, flips, labelings, permutation_test
@@ -27,57 +28,75 @@ from mtdnn.statistics.inference import Arm, compare, flips, labelings, permutati
 
 @dataclass(frozen=True)
 class Scenario:
-    """Size and variances of a simulated comparison."""
+    """Size and variances of a simulated comparison; scores are 0 to 1.
+
+    Attributes:
+        name: how the scenario is shown; also seeds its random numbers.
+        seeds: number of seeds of each arm.
+        questions: minimum number of questions.
+        paragraph: minimum and maximum number of questions in a paragraph.
+        score: expected EM of the first arm.
+        difference: expected EM of the second arm minus that of the first.
+        deviations: standard deviation of each arm's EM over seeds, on the same questions.
+        of_paragraph: share of the variance of difficulty common to a paragraph, in each part.
+        of_arm: share of the variance of difficulty that belongs to the arm.
+        of_run: share that belongs to the run; at 0.05 the EM of two seeds correlates at about 0.8.
+        metric: `em` or `f1`.
+    """
 
     name: str
     seeds: int
     questions: int = 6078
     paragraph: tuple[int, int] = (5, 25)
-    """Fewest and most questions of a paragraph."""
     score: float = 0.74
-    """Expected EM of the first arm."""
     difference: float = 0.0
-    """Expected EM of the second arm minus that of the first, 0 to 1."""
     deviations: tuple[float, float] = (0.006, 0.006)
-    """Standard deviation of each arm's EM over seeds, on the very same questions."""
     of_paragraph: float = 0.15
-    """Share of the variance of difficulty that is common to a paragraph, in each part."""
     of_arm: float = 0.0
-    """Share of the variance of difficulty that belongs to the arm."""
     of_run: float = 0.05
-    """Share that belongs to the run; 0.05 makes EM correlate at about 0.8 between seeds."""
     metric: str = "em"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a scenario's simulations gave."""
+    """What the simulations of a scenario gave; scores are 0 to 1.
+
+    Attributes:
+        scenario: the scenario.
+        simulations: number of simulations.
+        coverage: share of intervals that contain the true difference.
+        rejected: share of simulations with p <= 0.05 by the t of the interval.
+        permuted: share of simulations with p <= 0.05 by the permutation test.
+        half_width: mean half-width of the intervals.
+        deviation: mean standard deviation of the first arm's score over seeds; NaN with one seed.
+        correlation: mean correlation of two seeds' scores over questions.
+    """
 
     scenario: Scenario
     simulations: int
     coverage: float
-    """Share of intervals that hold the true difference."""
     rejected: float
-    """Share of simulations with p <= 0.05 by the interval's t."""
     permuted: float
-    """Share with p <= 0.05 by the permutation test."""
     half_width: float
-    """Mean half-width of the intervals."""
     deviation: float
-    """Mean over simulations of the first arm's standard deviation over seeds."""
     correlation: float
-    """Mean correlation of two seeds' scores over questions."""
 
 
-def score(z: np.ndarray, metric: str) -> np.ndarray:
-    """Scores, 0 to 1, of ability minus difficulty."""
+def score(z: NDArray[np.float64], metric: str) -> NDArray[np.float64]:
+    """Return the scores, 0 to 1, of any shape, for z = ability - difficulty."""
     if metric == "em":
         return (z > 0).astype(np.float64)
     return np.clip(1 + 2 * z, 0, 1)
 
 
 def expected(level: float, seed_variance: float, metric: str) -> float:
-    """Expected score of an arm over seeds and questions."""
+    """Return the expected score of an arm over seeds and questions, 0 to 1.
+
+    Args:
+        level: the arm's ability.
+        seed_variance: variance of the seed effects on ability.
+        metric: `em` or `f1`.
+    """
     grid = np.linspace(-9, 9, 200_001)
     density = stats.norm.pdf(grid)
     z = level + math.sqrt(1 + seed_variance) * grid
@@ -85,30 +104,35 @@ def expected(level: float, seed_variance: float, metric: str) -> float:
 
 
 def truth(scenario: Scenario) -> tuple[tuple[float, float], tuple[float, float], float]:
-    """Levels of the two arms, their seed effects' deviations, and the true difference."""
+    """Derive what is true of a scenario.
+
+    Returns:
+        The level of each arm, the standard deviation of each arm's seed effects, and the true
+        difference of the expected scores, second minus first, in the range -1 to 1.
+    """
     density = stats.norm.pdf(stats.norm.ppf(scenario.score))
-    # What differs between seeds by chance of the questions is part of the wanted deviation.
+    # The wanted deviation includes what differs between seeds by chance on single questions.
     chance = scenario.score * (1 - scenario.score) * _flip_share(scenario) / scenario.questions
-    effects = tuple(
-        math.sqrt(max(0.0, wanted**2 - chance)) / density for wanted in scenario.deviations
-    )
+    effects = [
+        float(math.sqrt(max(0.0, wanted**2 - chance)) / density) for wanted in scenario.deviations
+    ]
     targets = (scenario.score, scenario.score + scenario.difference)
-    levels = tuple(
+    levels = [
         float(stats.norm.ppf(target)) * math.sqrt(1 + effect**2)
         for target, effect in zip(targets, effects, strict=True)
-    )
+    ]
     first, second = (
         expected(level, effect**2, scenario.metric)
         for level, effect in zip(levels, effects, strict=True)
     )
-    return levels, effects, second - first
+    return (levels[0], levels[1]), (effects[0], effects[1]), second - first
 
 
 def _flip_share(scenario: Scenario) -> float:
-    """1 - correlation of EM between two seeds, over questions."""
+    """Return 1 - the correlation of EM between two seeds, over questions."""
     shared, cut = 1 - scenario.of_run, stats.norm.ppf(scenario.score)
     both = stats.multivariate_normal.cdf([cut, cut], cov=[[1, shared], [shared, 1]])
-    return 1 - (both - scenario.score**2) / (scenario.score * (1 - scenario.score))
+    return float(1 - (both - scenario.score**2) / (scenario.score * (1 - scenario.score)))
 
 
 def draw(
@@ -117,19 +141,32 @@ def draw(
     effects: tuple[float, float],
     random: np.random.Generator,
 ) -> tuple[tuple[Arm, Arm], float]:
-    """Two arms' runs on newly drawn paragraphs, and the correlation of two seeds' scores."""
+    """Draw paragraphs and two arms' runs on them.
+
+    Args:
+        scenario: sizes and variances.
+        levels: ability of each arm.
+        effects: standard deviation of each arm's seed effects.
+        random: source of all random numbers.
+
+    Returns:
+        The two arms, and the correlation of the first arm's first and last seed over questions.
+    """
     low, high = scenario.paragraph
     sizes = random.integers(low, high + 1, 2 * scenario.questions // (low + high) + 50)
     sizes = sizes[: np.searchsorted(np.cumsum(sizes), scenario.questions)]
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
 
-    def part(share: float, *runs: int) -> np.ndarray:
-        """Normal difficulty with variance `share`, some of it common to a paragraph."""
+    def part(share: float, *runs: int) -> NDArray[np.float32]:
+        """Draw normal difficulty with variance `share`, some of it common to a paragraph."""
         paragraphs = random.standard_normal((*runs, len(sizes)), np.float32)
         questions = random.standard_normal((*runs, sizes.sum()), np.float32)
         common = math.sqrt(share * scenario.of_paragraph)
         own = math.sqrt(share * (1 - scenario.of_paragraph))
-        return common * np.repeat(paragraphs, sizes, axis=-1) + own * questions
+        difficulty: NDArray[np.float32] = (
+            common * np.repeat(paragraphs, sizes, axis=-1) + own * questions
+        )
+        return difficulty
 
     common = part(1 - scenario.of_arm - scenario.of_run)
     arms = []
@@ -145,27 +182,40 @@ def draw(
 def simulate(
     scenario: Scenario, simulations: int, *, resamples: int = 999, seed: int = 0
 ) -> Outcome:
-    """Draw and compare `simulations` times; scenarios of other names draw other numbers."""
+    """Draw and compare two arms `simulations` times.
+
+    Args:
+        scenario: sizes and variances; its name and number of seeds enter the random seed.
+        simulations: number of simulated comparisons.
+        resamples: maximum number of resamples of each permutation test.
+        seed: seed of all random numbers.
+    """
     random = np.random.default_rng([seed, scenario.seeds, *scenario.name.encode()])
     levels, effects, difference = truth(scenario)
-    counts, widths, deviations, correlations = np.zeros(3), [], [], []
+    counts = np.zeros(3)
+    widths: list[float] = []
+    deviations: list[float] = []
+    correlations: list[float] = []
     for _ in range(simulations):
         (first, second), correlation = draw(scenario, levels, effects, random)
         estimate = compare(first, second)
         labels = None
         if scenario.seeds > 1:
             labels = labelings(scenario.seeds, resamples, random)
-            deviations.append(first.means.std(ddof=1))
+            deviations.append(float(first.means.std(ddof=1)))
         signs = flips(len(first.sizes), resamples if labels is None else len(labels), random)
         (permuted,) = permutation_test([(first, second)], labels, signs)
         covered = estimate.low <= difference <= estimate.high
         counts += (covered, estimate.p() <= 0.05, permuted <= 0.05)
         widths.append(estimate.high - estimate.difference)
         correlations.append(correlation)
+    coverage, rejected, permuted_share = (float(count) / simulations for count in counts)
     return Outcome(
         scenario,
         simulations,
-        *(float(count) / simulations for count in counts),
+        coverage=coverage,
+        rejected=rejected,
+        permuted=permuted_share,
         half_width=float(np.mean(widths)),
         deviation=float(np.mean(deviations)) if deviations else math.nan,
         correlation=float(np.mean(correlations)),
@@ -173,7 +223,7 @@ def simulate(
 
 
 def scenarios() -> Iterable[Scenario]:
-    """Every scenario of the long form, at 3 and at 5 seeds."""
+    """Yield every scenario of the long form, with 3 and with 5 seeds."""
     small = Scenario(
         "small", 0, questions=201, paragraph=(3, 7), deviations=(0.03, 0.03), score=0.7
     )
@@ -196,8 +246,8 @@ def scenarios() -> Iterable[Scenario]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print one line a scenario; 1 if any interval or test is outside its bounds."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Print one line per scenario; return 1 if any interval or test is outside its bounds."""
+    parser = argparse.ArgumentParser(description="Check intervals and tests on simulated runs.")
     parser.add_argument("--simulations", type=int, default=2000, metavar="N")
     options = parser.parse_args(arguments)
     # Two standard errors of a simulated share.

@@ -1,6 +1,5 @@
-"""Does MLflow hold what the tables show? Every cell is computed once more from its scores."""
+"""Compares the tables with MLflow: recomputes every cell from MLflow's scores."""
 
-import copy
 import csv
 import io
 import os
@@ -24,17 +23,17 @@ def write(experiment: Experiment) -> None:
     """Compare tables and scores with MLflow, log the summary, and write `agreement.json`.
 
     Raises:
-        MtdnnError: a line for each difference, or MLflow does not answer.
+        MtdnnError: a line for each difference, or the store does not answer.
     """
     layout = experiment.layout
     runs = [run for run in experiment.runs() if RunFolder(layout.run(run)).metrics.exists()]
     differing = differences(experiment, [layout.run(run) for run in runs])
     cells = 0
     for name in experiment.tables:
-        found = _rows(layout.table(name, "csv").read_text(encoding="utf-8"))
-        cells += sum(len(row) for row in found)
+        shown = _parse(layout.table(name, "csv").read_text(encoding="utf-8"))
+        cells += sum(len(row) for row in shown)
         if not differing:
-            differing += _in_table(experiment, name, found)
+            differing += _differing_cells(experiment, name, shown)
     if differing:
         raise MtdnnError("\n".join(differing))
     run_id = log_summary(experiment)
@@ -44,50 +43,62 @@ def write(experiment: Experiment) -> None:
     )
 
 
-def _in_table(experiment: Experiment, name: str, found: list[dict[str, str]]) -> Iterator[str]:
-    """Where a table differs from the one that MLflow's scores give."""
-    with tempfile.TemporaryDirectory() as room:
-        other = experiment.model_copy(update={"results": room})
+def _differing_cells(
+    experiment: Experiment, name: str, shown: list[dict[str, str]]
+) -> Iterator[str]:
+    """Yield a line for each cell of a table that differs from the cell that MLflow's scores give.
+
+    Args:
+        experiment: the experiment.
+        name: the table.
+        shown: its rows as the table's CSV file has them.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        copy = experiment.model_copy(update={"results": folder})
         for row in experiment.tables[name].rows:
             for run in experiment.runs_of(row):
-                _as_in_mlflow(experiment, experiment.layout.run(run), other.layout.run(run))
-        text = frame(other, name, read_rows(other, name)).to_csv(index=False)
-    place = experiment.layout.table(name, "csv")
-    expected = _rows(text)
-    if len(found) != len(expected):
-        yield f"{place}: has {len(found)} rows, not {len(expected)}"
-    for number, (row, wanted) in enumerate(zip(found, expected, strict=False), start=2):
-        for key in {**row, **wanted}:
-            if row.get(key) != wanted.get(key):
+                _copy_as_logged(experiment, experiment.layout.run(run), copy.layout.run(run))
+        text = frame(copy, name, read_rows(copy, name)).to_csv(index=False)
+    path = experiment.layout.table(name, "csv")
+    expected = _parse(text)
+    if len(shown) != len(expected):
+        yield f"{path}: has {len(shown)} rows, not {len(expected)}"
+    for number, (cells, expected_cells) in enumerate(zip(shown, expected, strict=False), start=2):
+        for key in {**cells, **expected_cells}:
+            if cells.get(key) != expected_cells.get(key):
                 yield (
-                    f"{place}: line {number}: {key}: {row.get(key)!r} in the table, "
-                    f"{wanted.get(key)!r} from MLflow"
+                    f"{path}: line {number}: {key}: {cells.get(key)!r} in the table, "
+                    f"{expected_cells.get(key)!r} from MLflow"
                 )
 
 
-def _as_in_mlflow(experiment: Experiment, run: Path, target: Path) -> None:
-    """A run's folder whose scores are those that MLflow holds."""
+def _copy_as_logged(experiment: Experiment, run: Path, target: Path) -> None:
+    """Write a copy of a run's folder whose scores are those that MLflow holds."""
     if target.exists():
         return
-    if not RunFolder(run).metrics.exists():
+    files = RunFolder(run)
+    if not files.metrics.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         os.symlink(run.absolute(), target)
         return
-    metrics = copy.deepcopy(read_json(RunFolder(run).metrics))
+    metrics = read_json(files.metrics)
     logged = logged_scores(experiment, run)
+    names = content.scores(metrics).keys()
     for name, path in content.paths(metrics).items():
+        if name not in names:
+            continue
         *parents, last = path
-        place: Any = metrics
+        parent: Any = metrics
         for key in parents:
-            place = place.get(key) or {}
-        if name in content.scores(metrics):
-            whole = isinstance(place[last], int)
-            value = logged.get(name)
-            place[last] = int(value) if whole and value is not None else value
+            parent = parent[key]
+        is_whole = isinstance(parent[last], int)
+        value = logged.get(name)
+        parent[last] = int(value) if is_whole and value is not None else value
     write_json(RunFolder(target).metrics, metrics)
-    if RunFolder(run).failure.exists():
-        os.symlink(RunFolder(run).failure.absolute(), RunFolder(target).failure)
+    if files.failure.exists():
+        os.symlink(files.failure.absolute(), RunFolder(target).failure)
 
 
-def _rows(text: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(text)))
+def _parse(text: str) -> list[dict[str, str]]:
+    """Return the rows of a CSV file."""
+    return [dict(row) for row in csv.DictReader(io.StringIO(text))]

@@ -1,17 +1,17 @@
-"""The MLflow store and the experiment in it; the one module that imports mlflow."""
+"""The MLflow store and the experiment in it; the only module that imports mlflow."""
 
 import json
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-# Set before mlflow is imported: it reads some of them at import time. A server that is gone
-# would otherwise hold a step up for minutes. What the user has set stays.
+# Set before mlflow is imported, which reads some of them at once. With mlflow's own timeouts, a
+# server that is down would block a step for minutes. What the user has set stays.
 for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
@@ -22,12 +22,13 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 from filelock import FileLock
-from mlflow import MlflowClient
+from mlflow import MlflowClient as MlflowClient
 from mlflow.entities import Dataset as Dataset
 from mlflow.entities import DatasetInput as DatasetInput
 from mlflow.entities import InputTag as InputTag
 from mlflow.entities import Metric as Metric
 from mlflow.entities import Param as Param
+from mlflow.entities import Run as Run
 from mlflow.entities import RunTag as RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
@@ -38,23 +39,32 @@ from mtdnn.machine.files import write_json
 from mtdnn.machine.locking import Lease
 from mtdnn.tracking.content import PROMOTED
 
-_BATCH = {"metrics": 1000, "params": 100, "tags": 100}  # MLflow's limits for one log_batch
+# MLflow's limits for one call of log_batch.
+MAX_METRICS_PER_BATCH = 1000
+MAX_PARAMS_PER_BATCH = 100
+MAX_TAGS_PER_BATCH = 100
 _VIEW = "scores"
 
+T = TypeVar("T")
 
-class Away(MtdnnError):
-    """The store does not answer."""
+
+class StoreUnavailable(MtdnnError):
+    """The store does not answer, or refuses."""
 
 
 def create_store(experiment: Experiment) -> None:
     """Create the MLflow store and experiment unless they exist, and write `store.json`.
 
-    Any number of processes may call this at once on a fresh store: a lock lets one after
-    the other create the database, which MLflow itself does not. `page` in `store.json` is
+    Any number of processes may call this at once on a fresh store: a lock lets one process
+    at a time create the database, which MLflow itself does not. `page` in `store.json` is
     the part of the user interface's address that opens on the scores.
+
+    Raises:
+        StoreUnavailable: the store does not answer.
+        MtdnnError: the store beside the results was created in another folder.
     """
     with open_store(experiment) as client:
-        experiment_id = find_experiment(client, experiment)
+        experiment_id = ensure_experiment(client, experiment)
         for name, value in _experiment_tags(experiment).items():
             client.set_experiment_tag(experiment_id, name, value)
     page = f"#/experiments/{experiment_id}/runs"
@@ -70,48 +80,62 @@ def create_store(experiment: Experiment) -> None:
 
 @contextmanager
 def open_store(experiment: Experiment, writes: bool = True) -> Iterator[MlflowClient]:
-    """A client of the store for one process at a time; its failures become one line.
+    """Yield a client of the store; a failure of the store becomes one line.
 
-    A lock lies beside a SQLite store. Where a server answers, those who write the same
-    experiment's runs take turns: each first looks whether a run is there, then makes it.
+    Only one process at a time uses a SQLite store: a lock lies beside it. On a server, processes
+    that write runs of the same experiment take turns, because each first looks for a run and
+    creates it if it is missing.
+
+    Args:
+        experiment: the experiment.
+        writes: whether the client may write; on a server, readers need not take turns.
+
+    Raises:
+        StoreUnavailable: the store does not answer, or refuses.
     """
     uri = experiment.store_uri
     path = uri.removeprefix("sqlite:///")
+    turn: AbstractContextManager[object] = nullcontext()
     try:
         if path != uri:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            turns: Any = FileLock(f"{path}.lock")
+            turn = FileLock(f"{path}.lock")
         elif writes:
-            turns = Lease(experiment.layout.root / "delivery", "runs are being logged", wait=True)
-        else:
-            turns = nullcontext()
-        with turns:
+            turn = Lease(experiment.layout.root / "delivery", "runs are being logged", wait=True)
+        with turn:
             yield MlflowClient(uri)
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         reason = without_credentials(" ".join(str(error).split()))
         shown = f"{reason[:200]}…" if reason[200:] else reason
-        raise Away(
+        raise StoreUnavailable(
             f"{without_credentials(uri)}: MLflow failed: {shown}; "
             "the files of the runs are complete, so repeat this step when the store answers"
         ) from None
 
 
 def without_credentials(uri: str) -> str:
-    """A URI, or a text with one, without user and password."""
+    """Return a URI, or a text that contains one, without user and password."""
     return re.sub(r"//[^@/\s]+@", "//", uri)
 
 
-def find_experiment(client: MlflowClient, experiment: Experiment, writes: bool = True) -> str:
-    """The MLflow experiment's id, created or restored when needed.
+def ensure_experiment(
+    client: MlflowClient, experiment: Experiment, check_folder: bool = True
+) -> str:
+    """Return the MLflow experiment's id; create or restore the experiment if necessary.
+
+    Args:
+        client: a client of the store.
+        experiment: the experiment.
+        check_folder: whether to check where a store beside the results keeps artifacts.
 
     Raises:
-        MtdnnError: the store beside the results was made in another folder.
+        MtdnnError: the store beside the results was created in another folder.
     """
-    known = client.get_experiment_by_name(experiment.experiment)
+    found = client.get_experiment_by_name(experiment.experiment)
     folder = Path(experiment.results).absolute() / "mlartifacts" / experiment.experiment
-    if known and writes and not experiment.tracking_uri:
-        _check_place(experiment, known.artifact_location, folder)
-    if known is None:
+    if found and check_folder and not experiment.tracking_uri:
+        _check_folder(experiment, found.artifact_location, folder)
+    if found is None:
         artifacts = None  # a server has its own place for artifacts
         if not experiment.store_uri.startswith(("http:", "https:")):
             artifacts = folder.as_uri()
@@ -120,44 +144,47 @@ def find_experiment(client: MlflowClient, experiment: Experiment, writes: bool =
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        known = client.get_experiment_by_name(experiment.experiment)
-    if known.lifecycle_stage == "deleted":
-        client.restore_experiment(known.experiment_id)
-    return known.experiment_id
+            found = client.get_experiment_by_name(experiment.experiment)
+            if found is None:
+                raise
+    experiment_id: str = found.experiment_id
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment_id)
+    return experiment_id
 
 
-def _check_place(experiment: Experiment, artifacts: str, folder: Path) -> None:
-    """Raise when the artifacts of moved or copied results would go to where they once were."""
-    place = Path(url2pathname(urlparse(artifacts).path))
-    if place != folder and place.resolve() != folder.resolve():
+def _check_folder(experiment: Experiment, artifacts: str, folder: Path) -> None:
+    """Refuse a store that would write artifacts of moved or copied results to the old folder."""
+    found = Path(url2pathname(urlparse(artifacts).path))
+    if found != folder and found.resolve() != folder.resolve():
         raise MtdnnError(
-            f"{experiment.results}/mlflow.db: was made for {place.parents[1]}, where artifacts "
-            "would go; delete it, and `mtdnn sync EXPERIMENT.yaml` makes it anew from the runs"
+            f"{experiment.results}/mlflow.db: was created for {found.parents[1]}, so artifacts "
+            "would go there; delete it, and `mtdnn sync EXPERIMENT.yaml` rebuilds it from the runs"
         )
 
 
 def _experiment_tags(experiment: Experiment) -> dict[str, str]:
-    """The notice, and a view of the runs that shows scores and what runs differ in.
+    """Return the notice, and a view of the runs that shows scores and how the runs differ.
 
-    Left alone, MLflow's page shows neither a metric nor a tag.
+    By default MLflow's page shows neither a metric nor a tag.
     """
     columns = [f"metrics.`{name}`" for name in ("em", "f1", *PROMOTED)]
     columns += [f"tags.`{name}`" for name in ("mixture", "qa_weight", "encoder", "variant", "seed")]
     view = {"selectedColumns": columns, "orderByKey": "metrics.`em`", "orderByAsc": False}
     return {
-        "mlflow.note.content": note_of(experiment),
+        "mlflow.note.content": note(experiment),
         "mlflow.experimentKind": "custom_model_development",
         f"mlflow.sharedViewState.{_VIEW}": json.dumps(view),
     }
 
 
-def find_runs(client: MlflowClient, experiment_id: str, fingerprint: str) -> list:
-    """The runs in MLflow with this fingerprint, the newest first."""
+def find_runs(client: MlflowClient, experiment_id: str, fingerprint: str) -> list[Run]:
+    """Return the runs in MLflow with this fingerprint, the newest first."""
     return list(client.search_runs([experiment_id], f"tags.fingerprint = '{fingerprint}'"))
 
 
-def every_run(client: MlflowClient, experiment_id: str) -> Iterator[Any]:
-    """All runs of an experiment, which come page by page."""
+def all_runs(client: MlflowClient, experiment_id: str) -> Iterator[Run]:
+    """Yield all runs of an experiment, however many pages MLflow needs for them."""
     token = None
     while True:
         page = client.search_runs([experiment_id], page_token=token)
@@ -167,14 +194,33 @@ def every_run(client: MlflowClient, experiment_id: str) -> Iterator[Any]:
 
 
 def results_folder(experiment: Experiment) -> str:
-    """The experiment's folder, by which its runs are known on a server that others use too."""
+    """Return the experiment's folder, the tag that tells its runs from others on a server."""
     return str(experiment.layout.root.absolute())
 
 
-def send(client: MlflowClient, run_id: str, kind: str, entities: list) -> None:
-    for start in range(0, len(entities), _BATCH[kind]):
-        client.log_batch(run_id, **{kind: entities[start : start + _BATCH[kind]]})
+def log_metrics(client: MlflowClient, run_id: str, metrics: Sequence[Metric]) -> None:
+    """Log metrics in as few calls as MLflow allows."""
+    for batch in _batches(metrics, MAX_METRICS_PER_BATCH):
+        client.log_batch(run_id, metrics=batch)
 
 
-def note_of(experiment: Experiment) -> str:
+def log_params(client: MlflowClient, run_id: str, params: Sequence[Param]) -> None:
+    """Log params in as few calls as MLflow allows."""
+    for batch in _batches(params, MAX_PARAMS_PER_BATCH):
+        client.log_batch(run_id, params=batch)
+
+
+def log_tags(client: MlflowClient, run_id: str, tags: Sequence[RunTag]) -> None:
+    """Log tags in as few calls as MLflow allows."""
+    for batch in _batches(tags, MAX_TAGS_PER_BATCH):
+        client.log_batch(run_id, tags=batch)
+
+
+def _batches(entities: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(entities), size):
+        yield entities[start : start + size]
+
+
+def note(experiment: Experiment) -> str:
+    """Return the note that MLflow shows with the experiment and each of its runs."""
     return " ".join(filter(None, [f"{experiment.title}.", experiment.notice]))

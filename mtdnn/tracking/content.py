@@ -1,10 +1,11 @@
-"""What MLflow is to hold of a run: settings, points of curves, scores. Nothing here talks to it.
+"""What MLflow shall hold of a run: settings, points of curves, scores.
 
-The points follow from a run's files alone, values and times: those of a training that is still
-going on are the first of those that it will have when it is finished.
+Nothing here talks to MLflow. Values and times of the points follow from the run's files alone;
+the points of an unfinished training are the first points of the finished one.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mtdnn.config.layout import RunFolder
+from mtdnn.config.layout import Layout, RunFolder
 from mtdnn.config.loading import load_run
 from mtdnn.config.yaml_files import read_yaml
 from mtdnn.machine.files import digest, read_json
@@ -20,14 +21,23 @@ from mtdnn.training.journal import Record
 from mtdnn.training.log import read_training
 
 MAX_POINTS = 1000
-"""Points of a curve; longer ones are averaged in that many equal windows."""
+"""Points of a curve; a longer curve is averaged over this many windows of equal length."""
 
-PROMOTED = ("HasAns_f1", "NoAns_exact", "null_odds_auc")  # of the first slice, beside em and f1
-_LONGEST_PARAM = 6000
+PROMOTED = ("HasAns_f1", "NoAns_exact", "null_odds_auc")
+"""Scores of the first slice that have no prefix in MLflow; em and f1 have none either."""
+
+MAX_PARAM_CHARACTERS = 6000
 
 
 class Point(NamedTuple):
-    """A point of a curve, in MLflow's terms; `time` in milliseconds."""
+    """A point of a curve, in MLflow's terms.
+
+    Attributes:
+        key: the curve.
+        value: the value.
+        time: milliseconds since 1970.
+        step: the step.
+    """
 
     key: str
     value: float
@@ -36,13 +46,13 @@ class Point(NamedTuple):
 
 
 class Curves:
-    """Loss of each corpus, learning rate and gradient norm, point by point as steps come.
+    """Turns the steps of a journal into points: loss of each corpus, learning rate, gradient norm.
 
-    A point is the mean of a window, at the window's last step and at its real time.
+    A point is the mean over a window of steps, at the step and the time of the last of them.
 
     Args:
-        counts: steps of each corpus in the whole training.
-        start: when it was started, in milliseconds.
+        counts: number of steps of each corpus in the whole training.
+        start: start of the training, in milliseconds since 1970.
     """
 
     def __init__(self, counts: dict[str, int], start: int):
@@ -53,13 +63,13 @@ class Curves:
         self._open: dict[str, list[float]] = {}
 
     def add(self, lines: Iterable[dict[str, Any]]) -> Iterator[Point]:
-        """The points that these lines of a journal complete."""
+        """Yield the points that these lines of a journal complete."""
         for line in lines:
-            # The clock of a resumed training goes on from its checkpoint, before the last lines.
+            # A resumed training's clock continues from its checkpoint, before the last lines.
             self._seconds = max(self._seconds, line.get("seconds") or 0)
             time = self._start + round(1000 * self._seconds)
-            if "figures" in line:
-                for name, value in line["figures"].items():
+            if "readings" in line:
+                for name, value in line["readings"].items():
                     yield Point(f"system/{name}", float(value), time, line["step"])
                 continue
             names = ((f"loss/{line['corpus']}", "loss"), ("learning_rate", "lr"))
@@ -74,32 +84,38 @@ class Curves:
                     self._closed[key] = self._closed.get(key, 0) + 1
 
     def _width(self, key: str) -> int:
-        """Steps in the window that is open: equal ones, of which the first take the remainder."""
+        """Return the steps of the open window; the first windows hold one more than the others."""
         width, remainder = divmod(self._totals.get(key, 0), MAX_POINTS)
         return max(1, width + (self._closed.get(key, 0) < remainder)) if width else 1
 
 
 class Source:
-    """A run's files as MLflow is to mirror them; `read` again while the run goes on.
+    """A run's files as MLflow shall mirror them; call `read` repeatedly while the run is trained.
 
-    The curves come from the journal. A finished training without a whole one (it was imported,
-    or its disk was full) has them in `training.jsonl`.
+    The curves come from the journal, or from `training.jsonl` if a finished training has no
+    complete journal: it was imported, or its disk was full.
 
     Attributes:
         folder: the run's folder.
-        points: those that were found by the last call of `read`, in order.
+        record: its journal.
+        metrics: its scores; empty if it is not scored.
+        model: the description of its trained model; empty if it is not trained.
+        failure: the step that failed and the reason; empty if none did.
+        provenance: when, where and from what it was trained.
+        from_journal: whether the curves come from the journal.
     """
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
         self.record = Record(self.folder)
-        self._lines = self.record.read()
+        self._lines: list[dict[str, Any]] | None = self.record.read()
         if self._is_outdated():
             self.record, self._lines = Record(self.folder), []
-        self.metrics = _optional_json(RunFolder(self.folder).metrics)
-        self.model = _optional_json(RunFolder(self.folder).description)
-        self.failure = _optional_json(RunFolder(self.folder).failure)
-        self.provenance = {
+        files = RunFolder(self.folder)
+        self.metrics = read_optional_json(files.metrics)
+        self.model = read_optional_json(files.description)
+        self.failure = read_optional_json(files.failure)
+        self.provenance: dict[str, Any] = {
             key: self.record.about[key]
             for key in ("commit", "device", "started")
             if key in self.record.about
@@ -109,84 +125,85 @@ class Source:
         self.from_journal = bool(self.record.about) and (
             not trained or (ours and self.record.complete)
         )
-        for made in (self.model, self.metrics):
-            self.provenance |= made.get("provenance", {})
+        for product in (self.model, self.metrics):
+            self.provenance |= product.get("provenance", {})
         if self.from_journal:
             self.provenance["started"] = self.record.about["started"]
             counts = self.record.about["corpora"]
         else:
             self._lines = read_training(self.folder)
-            counts = _counts(self._lines)
+            counts = Counter(line["corpus"] for line in self._lines)
         self._curves = Curves(counts, self.start or 0)
 
     def _is_outdated(self) -> bool:
-        """Whether the run's settings were changed since its journal was written."""
+        """Whether the run's settings have changed since its journal was written."""
         written = self.record.about.get("config_digest")
         if not written:
             return False
-        return written != digest(load_run(RunFolder(self.folder).config).determining())
+        settings = load_run(RunFolder(self.folder).config)
+        return bool(written != digest(settings.determining()))
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing yet that could be mirrored."""
+        """Whether there is nothing to mirror yet."""
         return not (self.record.about or self.model or self.metrics or self.failure)
 
     @property
     def fingerprint(self) -> str | None:
-        """The run's fingerprint; None for one that failed before it had one."""
+        """The run's fingerprint; None if the run failed before it had one."""
         places = (self.metrics, self.model, self.record.about)
         return next((each["fingerprint"] for each in places if each.get("fingerprint")), None)
 
     @property
-    def is_going_on(self) -> bool:
-        """Whether it is being trained, or was until its process was killed."""
+    def is_running(self) -> bool:
+        """Whether the run is being trained, or was when its process was killed."""
         ended = self.record.status or self.model or self.metrics or self.failure
         return bool(self.record.about) and not ended
 
     @property
     def start(self) -> int | None:
-        """When the training was started, in milliseconds."""
+        """Start of the training, in milliseconds since 1970; None if unknown."""
         started = self.provenance.get("started")
         return round(1000 * datetime.fromisoformat(started).timestamp()) if started else None
 
     @property
     def end(self) -> int | None:
-        """When it ended, by the training's own clock, which stands still while it is stopped."""
+        """End of the training, in milliseconds since 1970; interruptions do not count."""
         seconds = self.provenance.get("seconds") or self.record.seconds
         return None if self.start is None else self.start + round(1000 * seconds)
 
     @property
     def status(self) -> str:
-        """What MLflow calls it."""
+        """MLflow's status: RUNNING, FINISHED, FAILED or KILLED."""
         if self.failure:
             killed = self.failure["step"] == "train" and self.record.status == "KILLED"
             return "KILLED" if killed else "FAILED"
-        if self.is_going_on:
+        if self.is_running:
             return "RUNNING"
         finished = self.model or self.metrics or not self.record.about
         return "FINISHED" if finished else str(self.record.status)
 
     @property
     def reason(self) -> str | None:
-        """Why it failed."""
+        """Why the run failed or was killed; None if it did not."""
         if self.failure:
             return f"{self.failure['step']}: {self.failure['reason']}"
         return self.record.reason if self.status in ("FAILED", "KILLED") else None
 
     @property
     def digests(self) -> dict[str, str]:
-        """Digests of the corpora."""
+        """Digest of each corpus."""
         return {**self.model.get("corpora", {}), **self.provenance.get("corpora", {})}
 
     def read(self) -> Iterator[Point]:
-        """The points that were not there at the last call."""
+        """Yield the points that are new since the last call."""
         lines, self._lines = self._lines, None
         if lines is None:
             lines = self.record.read() if self.from_journal else []
         yield from self._curves.add(lines)
 
     def scores(self) -> Iterator[Point]:
-        """What a finished run has once, at its end."""
+        """Yield what a finished run has once: scores, and totals of the training."""
         end = self.end or 0
         for name, value in scores(self.metrics).items():
             yield Point(name, value, end, 0)
@@ -195,15 +212,8 @@ class Source:
                 yield Point(f"training/{name}", float(self.provenance[name]), end, 0)
 
 
-def _counts(steps: list[dict[str, Any]]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for step in steps:
-        counts[step["corpus"]] = counts.get(step["corpus"], 0) + 1
-    return counts
-
-
 def scores(metrics: dict[str, Any]) -> dict[str, float]:
-    """All numbers of `metrics.json`: `em`, `f1`, `slices/{slice}/…`, `auxiliary/{corpus}/…`."""
+    """Return a run's numbers by name: `em`, `f1`, `slices/{slice}/…`, `auxiliary/{corpus}/…`."""
     return {
         name: float(value)
         for name, path in paths(metrics).items()
@@ -212,7 +222,7 @@ def scores(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def paths(metrics: dict[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Where in `metrics.json` each of MLflow's scores stands."""
+    """Return the keys that lead to each of MLflow's scores in `metrics.json`, by score."""
     found: dict[str, tuple[str, ...]] = {"em": ("em",), "f1": ("f1",)}
     slices = metrics.get("slices", {})
     first = next(iter(slices), "")
@@ -233,9 +243,9 @@ def _at(value: Any, path: tuple[str, ...]) -> Any:
 
 
 def parameters(config: Path) -> dict[str, str]:
-    """A run's resolved settings, flattened: `training.learning_rate`, `corpora.squad.label`, …
+    """Return a run's resolved settings by path, for instance `training.learning_rate`.
 
-    Settings that are absent, and texts that describe rather than determine, are left out.
+    Unset settings and the notice are left out.
     """
     flat: dict[str, str] = {}
 
@@ -245,7 +255,7 @@ def parameters(config: Path) -> dict[str, str]:
                 descend(f"{prefix}.{key}" if prefix else str(key), inner)
         elif value is not None and value != []:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            flat[prefix] = text[:_LONGEST_PARAM]
+            flat[prefix] = text[:MAX_PARAM_CHARACTERS]
 
     settings = read_yaml(config)
     descend("", {key: value for key, value in settings.items() if key != "notice"})
@@ -256,7 +266,7 @@ def parameters(config: Path) -> dict[str, str]:
 
 
 def summary_numbers(statistics: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """Means of the rows, and differences between them with their intervals, by name."""
+    """Yield means of rows, and differences between rows with their intervals, by name."""
     for row, slices in statistics["cells"].items():
         for slice_name, scored in slices.items():
             for metric, values in scored.items():
@@ -270,7 +280,7 @@ def summary_numbers(statistics: dict[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def summary_verdicts(statistics: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """What the comparisons say about the published differences, by name."""
+    """Yield what the comparisons say about the published differences, by name."""
     for name, metric, _, verdict in _compared(statistics):
         if verdict:
             yield f"verdict/{name}/{metric}", verdict
@@ -279,7 +289,7 @@ def summary_verdicts(statistics: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def _compared(
     statistics: dict[str, Any],
 ) -> Iterator[tuple[str, str, dict[str, Any], str | None]]:
-    """Name, metric, numbers and verdict of each comparison."""
+    """Yield name, metric, numbers and verdict of each comparison."""
     for table, entry in statistics["tables"].items():
         for each in entry["comparisons"]:
             pair = f"{each['to']} vs {each['from']}"
@@ -290,5 +300,12 @@ def _compared(
                 yield name, metric, each[metric], verdict
 
 
-def _optional_json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
+def run_folders(layout: Layout) -> list[Path]:
+    """Return the folders of all runs that exist, sorted."""
+    return sorted(path.parent for path in layout.root.glob(f"runs/*/*/*/*/*/{RunFolder.config}"))
+
+
+def read_optional_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; return an empty one if the file is missing."""
+    content: dict[str, Any] = read_json(path) if path.exists() else {}
+    return content

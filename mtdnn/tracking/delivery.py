@@ -1,4 +1,4 @@
-"""Delivery of runs to MLflow, once or while they are being trained."""
+"""Delivers runs to MLflow, once or repeatedly while they are being trained."""
 
 import os
 import sys
@@ -12,61 +12,71 @@ from mtdnn.config.layout import RunFolder
 from mtdnn.errors import Busy, MtdnnError
 from mtdnn.machine.locking import Lease
 from mtdnn.machine.progress import track
-from mtdnn.tracking.client import Away, every_run, find_experiment, open_store, results_folder
-from mtdnn.tracking.content import Source
-from mtdnn.tracking.runs import MirroredRun, fingerprint_of, note_id
+from mtdnn.tracking.client import (
+    StoreUnavailable,
+    all_runs,
+    ensure_experiment,
+    open_store,
+    results_folder,
+)
+from mtdnn.tracking.content import Source, run_folders
+from mtdnn.tracking.runs import MirroredRun, fingerprint_of, write_run_id
 from mtdnn.training.journal import mark_killed
 
-MOST_SECONDS_BETWEEN_TRIES = 120.0
+MAX_SECONDS_BETWEEN_TRIES = 120.0
 
 
 def sync(experiment: Experiment, folders: Iterable[Path] | None = None) -> int:
-    """Deliver what MLflow lacks of these runs, or of all of them.
+    """Bring MLflow up to date with these runs, or with all of the experiment.
 
     Returns:
-        How many runs there were.
+        The number of runs that have begun.
 
     Raises:
-        Away: the store does not answer; what was not delivered stays in the runs' journals.
-        MtdnnError: a line for each run that is damaged; all others are delivered.
+        StoreUnavailable: the store does not answer; what was not delivered stays in the runs'
+            journals.
+        MtdnnError: a line for each damaged run; all others are delivered.
     """
     delivery = _Delivery(experiment, folders)
-    found = delivery.once(shown=True)
+    count = delivery.once(show_progress=True)
     if delivery.damaged:
         raise MtdnnError("\n".join(delivery.damaged))
-    return found
+    return count
 
 
 def follow(
     experiment: Experiment, folders: Iterable[Path] | None, parent: int | None, every: float
 ) -> None:
-    """Deliver what comes until every run is scored, or process `parent` is gone.
+    """Deliver runs repeatedly, until every run is scored or a process ends.
 
     Args:
-        every: seconds between two looks; a store that does not answer is asked more rarely.
+        experiment: the experiment.
+        folders: folders of runs; all runs of the experiment when absent or empty.
+        parent: id of the process that ends this; None for none.
+        every: seconds between two deliveries; longer while the store does not answer.
     """
-    delivery, pause, away = _Delivery(experiment, folders), every, False
+    delivery, pause, is_unavailable = _Delivery(experiment, folders), every, False
     is_last = False
     while True:
         try:
             delivery.once()
             for line in delivery.damaged:
                 print(f"mtdnn: {line}", file=sys.stderr, flush=True)
-        except Away as error:
-            if not away:
+        except StoreUnavailable as error:
+            if not is_unavailable:
                 print(f"mtdnn: {error}", file=sys.stderr, flush=True)
-            away, pause = True, min(2 * pause, MOST_SECONDS_BETWEEN_TRIES)
+            is_unavailable, pause = True, min(2 * pause, MAX_SECONDS_BETWEEN_TRIES)
         else:
-            if away:
+            if is_unavailable:
                 print("mtdnn: the store answers again", file=sys.stderr, flush=True)
-            away, pause = False, every
-        if is_last or (delivery.is_done and not away):
+            is_unavailable, pause = False, every
+        if is_last or (delivery.is_done and not is_unavailable):
             return
-        is_last = _is_gone_within(pause, parent)
+        is_last = _ends_within(pause, parent)
 
 
-def _is_gone_within(seconds: float, process: int | None) -> bool:
-    """Wait; at once True when a process is gone."""
+def _ends_within(seconds: float, process: int | None) -> bool:
+    """Wait, and return whether a process ended meanwhile; return as soon as it has."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         if process is not None and not _is_alive(process):
@@ -82,122 +92,135 @@ def _is_alive(process: int) -> bool:
         return False
     except PermissionError:
         return True  # another user's
-    with suppress(OSError):  # a zombie has ended, though nobody has asked how
+    with suppress(OSError):  # a zombie has ended; its parent has not yet collected its status
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True
 
 
 class _Delivery:
-    """Runs that are delivered pass by pass, each when its files have changed."""
+    """Delivers runs in passes, each run when its files have changed.
+
+    Attributes:
+        damaged: a line for each run that the last pass found damaged.
+    """
 
     def __init__(self, experiment: Experiment, folders: Iterable[Path] | None):
         self._experiment = experiment
         runs = map(experiment.layout.run, experiment.runs())
         self._folders = list(map(Path, folders or runs))
-        self._going_on: dict[Path, MirroredRun] = {}
+        self._running: dict[Path, MirroredRun] = {}
         self._seen: dict[Path, _State] = {}
-        self.damaged: list[str] = []  # of the last pass
+        self.damaged: list[str] = []
 
     @property
     def is_done(self) -> bool:
-        """Whether every run is scored, and delivered as it is."""
+        """Whether every run is scored and delivered."""
         return all(RunFolder(folder).metrics.exists() for folder in self._folders) and all(
             self._seen.get(folder) == _state(folder) for folder in self._folders
         )
 
-    def once(self, shown: bool = False) -> int:
-        """One pass; returns how many runs there are. A run that is damaged stops no other.
+    def once(self, show_progress: bool = False) -> int:
+        """Do one pass and return the number of runs that have begun.
 
-        Args:
-            shown: whether its progress is shown.
+        A damaged run does not stop the others. When the store fails for a second run, the pass
+        ends.
+
+        Raises:
+            StoreUnavailable: the store failed.
         """
-        found, refused, self.damaged = 0, [], []
-        folders = self._folders
-        for folder in track(folders, "logging", len(folders), "runs") if shown else folders:
+        count = 0
+        failures: list[StoreUnavailable] = []
+        self.damaged = []
+        folders: Iterable[Path] = self._folders
+        if show_progress:
+            folders = track(folders, "logging", len(self._folders), "runs")
+        for folder in folders:
             state = _state(folder)
             if not any(state):
                 continue
-            found += 1
+            count += 1
             if self._seen.get(folder) == state:
                 continue
             try:
                 self._deliver(folder, state)
-            except Away as error:
-                refused.append(error)
-                if len(refused) > 1:
+            except StoreUnavailable as error:
+                failures.append(error)
+                if len(failures) > 1:
                     break
                 continue
             except MtdnnError as error:
                 self.damaged.append(str(error))
             self._seen[folder] = state
-        if refused:
-            raise refused[0]
-        return found
+        if failures:
+            raise failures[0]
+        return count
 
     def _deliver(self, folder: Path, state: "_State") -> None:
-        mirrored = self._going_on.pop(folder, None)
+        mirrored = self._running.pop(folder, None)
         others_changed = self._seen.get(folder, state)[1:] != state[1:]
-        if mirrored is None or others_changed or not mirrored.goes_on():
+        if mirrored is None or others_changed or not mirrored.read_on():
             mirrored = MirroredRun(self._experiment, folder)
         if mirrored.source.is_empty:
             return
         with open_store(self._experiment) as client:
-            run_id = mirrored.update(client, find_experiment(client, self._experiment))
-        if mirrored.source.is_going_on:
-            self._going_on[folder] = mirrored
+            run_id = mirrored.update(client, ensure_experiment(client, self._experiment))
+        if mirrored.source.is_running:
+            self._running[folder] = mirrored
         elif mirrored.source.metrics:
-            note_id(self._experiment, folder, run_id, mirrored.fingerprint)
+            write_run_id(self._experiment, folder, run_id, mirrored.fingerprint)
 
 
 _State = tuple[tuple[int, int] | None, ...]
 
 
 def _state(folder: Path) -> _State:
-    """What a run's files look like from outside, the journal first; all None before it begins."""
+    """Return date and size of a run's files, the journal first; all None before it has begun."""
 
-    def look(name: str) -> tuple[int, int] | None:
+    def date_and_size(name: str) -> tuple[int, int] | None:
         try:
-            found = os.stat(folder / name)
+            status = os.stat(folder / name)
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_size
+        return status.st_mtime_ns, status.st_size
 
     names = (RunFolder.journal, RunFolder.description, RunFolder.metrics, RunFolder.failure)
-    return tuple(look(name) for name in names)
+    return tuple(date_and_size(name) for name in names)
 
 
 def reap(experiment: Experiment) -> list[str]:
-    """Find runs that say they are going on and whose process is dead, or which are gone.
+    """End the runs that still count as running but no longer are.
 
-    The first get their end in the journal, which reaches MLflow with the next delivery; the
-    second exist only in MLflow, and are ended there.
+    If the process of a run was killed, the end is written to the run's journal and delivered. If
+    the folder of a run is missing, the run exists only in MLflow and is ended there.
 
     Returns:
         A line for each.
     """
-    layout, found, here = experiment.layout, [], set()
-    for path in sorted(layout.root.glob("runs/*/*/*/*/*/config.yaml")):
-        source = Source(path.parent)
-        here.add(fingerprint_of(source))
-        if not source.is_going_on:
+    layout = experiment.layout
+    found: list[str] = []
+    fingerprints = set()
+    for folder in run_folders(layout):
+        source = Source(folder)
+        fingerprints.add(fingerprint_of(source))
+        if not source.is_running:
             continue
         about = source.record.about
         try:
             with Lease(layout.state(about["fingerprint"]), "the run is being trained"):
                 reason = f"process {about.get('process')} on {about.get('host')} was killed"
-                mark_killed(path.parent, reason)
+                mark_killed(folder, reason)
         except Busy:
             continue
-        sync(experiment, [path.parent])
-        found.append(f"{path.parent}: {reason}")
+        sync(experiment, [folder])
+        found.append(f"{folder}: {reason}")
     with open_store(experiment) as client:
-        for run in every_run(client, find_experiment(client, experiment)):
+        for run in all_runs(client, ensure_experiment(client, experiment)):
             tags = run.data.tags
             if (
                 run.info.status == "RUNNING"
                 and tags.get("results") == results_folder(experiment)
-                and tags.get("fingerprint") not in here
+                and tags.get("fingerprint") not in fingerprints
             ):
                 client.set_terminated(run.info.run_id, "KILLED")
-                found.append(f"{run.info.run_name}: is no longer in {layout.root}")
+                found.append(f"{run.info.run_name}: its folder is no longer in {layout.root}")
     return found

@@ -1,9 +1,9 @@
 """MLflow as a mirror of the runs' files: one flat MLflow run for each run.
 
-The files are the truth. What MLflow holds can be deleted and made again from them, and
-logging a run twice changes nothing: a run there is continued when all that it holds follows
-from the files, and made anew when not. Nothing is remembered of what was sent; after any
-failure the server is asked what it has.
+The files are the truth. What MLflow holds can be deleted and rebuilt from them, and logging a
+run twice changes nothing: an MLflow run is continued if everything that it holds follows from
+the files, and replaced if not. What was sent is not recorded; after a failure the server is
+asked what it has.
 """
 
 import importlib.metadata
@@ -12,10 +12,9 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.config.layout import MANIFEST, RunFolder, RunId
+from mtdnn.config.layout import MANIFEST, RunFolder, weight_text
 from mtdnn.config.loading import load_run
 from mtdnn.config.settings import RunSettings
 from mtdnn.machine.files import digest, read_json, sha256, write_json
@@ -26,29 +25,32 @@ from mtdnn.tracking.client import (
     Metric,
     MlflowClient,
     Param,
+    Run,
     RunTag,
-    find_experiment,
+    ensure_experiment,
     find_runs,
-    note_of,
+    log_metrics,
+    log_params,
+    log_tags,
+    note,
     open_store,
     results_folder,
-    send,
     without_credentials,
 )
-from mtdnn.tracking.content import Point, Source, parameters, scores
+from mtdnn.tracking.content import Point, Source, parameters, read_optional_json, scores
 
-_LONGEST_TAG = 8000
-_ARTIFACTS = (
-    *(RunFolder.config, RunFolder.log, RunFolder.predictions, RunFolder.metrics),
-    *(RunFolder.schedule, RunFolder.auxiliary),
-)
-_FILES = (*_ARTIFACTS[:4], RunFolder.failure)
+MAX_TAG_CHARACTERS = 8000
+_VARYING = (RunFolder.config, RunFolder.log, RunFolder.predictions, RunFolder.metrics)
+_ARTIFACTS = (*_VARYING, RunFolder.schedule, RunFolder.auxiliary)
+# Their digests tell whether what was delivered is up to date.
+_FILES = (*_VARYING, RunFolder.failure)
 
 
 def log_run(experiment: Experiment, run_dir: Path) -> str:
-    """Bring MLflow up to date with the files of one run; its MLflow run's id is returned.
+    """Bring MLflow up to date with the files of one run, and write its `mlflow.json`.
 
-    The id stands in the run's `mlflow.json` as well.
+    Returns:
+        The id of its MLflow run.
 
     Raises:
         MtdnnError: the run has no settings, or the store does not answer.
@@ -56,18 +58,13 @@ def log_run(experiment: Experiment, run_dir: Path) -> str:
     run_dir = Path(run_dir)
     with open_store(experiment) as client:
         mirrored = MirroredRun(experiment, run_dir)
-        run_id = mirrored.update(client, find_experiment(client, experiment))
-    note_id(experiment, run_dir, run_id, mirrored.fingerprint)
+        run_id = mirrored.update(client, ensure_experiment(client, experiment))
+    write_run_id(experiment, run_dir, run_id, mirrored.fingerprint)
     return run_id
 
 
-def agrees(experiment: Experiment, run_dir: Path) -> list[str]:
-    """Where MLflow's scores of a run differ from its `metrics.json`; empty when they agree."""
-    return differences(experiment, [run_dir])
-
-
 def differences(experiment: Experiment, folders: Iterable[Path]) -> list[str]:
-    """Where MLflow's scores of these runs differ from their `metrics.json`."""
+    """Return a line for each score of these runs that differs between MLflow and `metrics.json`."""
     found = []
     for folder in map(Path, folders):
         try:
@@ -76,7 +73,7 @@ def differences(experiment: Experiment, folders: Iterable[Path]) -> list[str]:
             found.append(str(error))
             continue
         found += [
-            f"{folder}: {name}: {value} in metrics.json, {logged.get(name)} in MLflow"
+            f"{folder}: {name}: {value} in {RunFolder.metrics}, {logged.get(name)} in MLflow"
             for name, value in scores(read_json(RunFolder(folder).metrics)).items()
             if logged.get(name) != value
         ]
@@ -84,108 +81,131 @@ def differences(experiment: Experiment, folders: Iterable[Path]) -> list[str]:
 
 
 def logged_scores(experiment: Experiment, run_dir: Path) -> dict[str, float]:
-    """What MLflow holds of a run, by name.
+    """Return the scores that MLflow holds of a run, by name.
 
     Raises:
-        LookupError: there is not one run with its fingerprint.
+        LookupError: MLflow has no run with its fingerprint, or several.
+        MtdnnError: the store does not answer.
     """
     fingerprint = fingerprint_of(Source(run_dir))
     with open_store(experiment, writes=False) as client:
-        runs = find_runs(client, find_experiment(client, experiment, writes=False), fingerprint)
+        experiment_id = ensure_experiment(client, experiment, check_folder=False)
+        runs = find_runs(client, experiment_id, fingerprint)
     if len(runs) != 1:
         raise LookupError(f"{run_dir}: MLflow has {len(runs)} runs with its fingerprint, not 1")
-    return runs[0].data.metrics
+    logged: dict[str, float] = runs[0].data.metrics
+    return logged
 
 
 class MirroredRun:
-    """One run and its MLflow run, kept while the run goes on.
+    """A run and its MLflow run, kept while the run is trained.
 
-    Every failure of the store makes it useless; another one asks the server what it has.
+    After a failure of the store, create a new one: it asks the server what it has.
+
+    Attributes:
+        source: the run's files.
+        fingerprint: the run's fingerprint.
     """
 
     def __init__(self, experiment: Experiment, folder: Path):
         self._experiment = experiment
         self._settings = load_run(RunFolder(folder).config)
-        # Before they are read: what is written meanwhile is not taken for delivered.
+        # Digests come before reading: what is written in between does not count as delivered.
         self._digests = {name: _digest_of(folder / name) for name in _FILES}
         self.source = Source(folder)
         self.fingerprint = fingerprint_of(self.source)
         self._unsent: list[Point] = list(self.source.read())
         self._run_id: str | None = None
 
-    def goes_on(self) -> bool:
-        """Read on; whether the run still is what it was."""
+    def read_on(self) -> bool:
+        """Read what was added to the journal; return whether the same training is still running."""
         self._unsent += self.source.read()
-        return self.source.is_going_on and not self.source.record.replaced
+        return self.source.is_running and not self.source.record.replaced
 
     def update(self, client: MlflowClient, experiment_id: str) -> str:
-        """Send what MLflow lacks: curves, then scores and artifacts of an ended run, status."""
+        """Send what MLflow lacks, and return the id of the MLflow run.
+
+        Curves come first, then scores, artifacts and status of a run that has ended.
+        """
         if self._run_id is None:
-            known = find_runs(client, experiment_id, self.fingerprint)
-            if len(known) == 1 and self._is_finished(known[0]):
-                return known[0].info.run_id
-            if not self.source.is_going_on:
+            logged = find_runs(client, experiment_id, self.fingerprint)
+            if len(logged) == 1 and self._is_delivered(logged[0]):
+                return run_id_of(logged[0])
+            if not self.source.is_running:
                 self._unsent += self.source.scores()
-            self._run_id = self._join(client, experiment_id, known)
-        send(client, self._run_id, "metrics", [Metric(*point) for point in self._unsent])
+            self._run_id = self._join(client, experiment_id, logged)
+        log_metrics(client, self._run_id, [Metric(*point) for point in self._unsent])
         self._unsent.clear()
-        if not self.source.is_going_on:
+        if not self.source.is_running:
             self._finish(client, self._run_id)
         return self._run_id
 
-    def _is_finished(self, known: Any) -> bool:
-        """Whether nothing is to be done: of what is logged, tag `content` and status come last."""
-        if self.source.is_going_on or known.info.status != self.source.status:
+    def _is_delivered(self, logged: Run) -> bool:
+        """Whether an MLflow run is complete: its tag `content` and its status are set last."""
+        if self.source.is_running or logged.info.status != self.source.status:
             return False
-        return known.data.tags.get("content") == self._content()
+        return bool(logged.data.tags.get("content") == self._content())
 
     def _content(self) -> str:
+        """Return a digest of all that is delivered of a run that has ended."""
         return digest([self.source.record.steps, self._digests])
 
-    def _join(self, client: MlflowClient, experiment_id: str, runs: list) -> str:
-        """The MLflow run, continued or made; what it has already is not sent again."""
+    def _join(self, client: MlflowClient, experiment_id: str, logged: list[Run]) -> str:
+        """Continue one of the logged runs or create one, and return its id.
+
+        Points that the MLflow run already has are not sent again.
+        """
         params = parameters(RunFolder(self.source.folder).config)
         joined = None
-        for known in runs:
-            had = None if joined else self._points_of(client, known, params)
-            if had is None:
-                client.delete_run(known.info.run_id)
+        for run in logged:
+            points = None if joined else self._points_of(client, run, params)
+            if points is None:
+                client.delete_run(run.info.run_id)
             else:
-                joined = known
-                self._unsent = [point for point in self._unsent if point not in had]
+                joined = run
+                self._unsent = [point for point in self._unsent if point not in points]
         tags = self._tags()
         if joined is None:
-            start = self.source.start or round(1000 * time.time())
-            name = _run_name(self._settings)
-            joined = client.create_run(experiment_id, start, tags, run_name=name)
-            # Where an answer was lost, MLflow's client has asked a second time, and there are two.
-            for known in find_runs(client, experiment_id, self.fingerprint):
-                if known.info.run_id != joined.info.run_id:
-                    client.delete_run(known.info.run_id)
+            joined = self._create(client, experiment_id, tags)
         else:
-            send(client, joined.info.run_id, "tags", [RunTag(*each) for each in tags.items()])
+            log_tags(client, run_id_of(joined), [RunTag(*each) for each in tags.items()])
             if "failure" in joined.data.tags and "failure" not in tags:
                 client.delete_tag(joined.info.run_id, "failure")
-        run_id = joined.info.run_id
-        lacking = params.items() - joined.data.params.items()
-        send(client, run_id, "params", [Param(key, value) for key, value in sorted(lacking)])
-        if joined.info.status != "RUNNING" and self.source.is_going_on:
+        run_id = run_id_of(joined)
+        missing = params.items() - joined.data.params.items()
+        log_params(client, run_id, [Param(key, value) for key, value in sorted(missing)])
+        if joined.info.status != "RUNNING" and self.source.is_running:
             client.update_run(run_id, "RUNNING")
         return run_id
 
+    def _create(self, client: MlflowClient, experiment_id: str, tags: dict[str, str]) -> Run:
+        start = self.source.start or round(1000 * time.time())
+        created = client.create_run(experiment_id, start, tags, run_name=_run_name(self._settings))
+        # If the server's answer was lost, MLflow's client has asked twice and created two runs.
+        for run in find_runs(client, experiment_id, self.fingerprint):
+            if run.info.run_id != created.info.run_id:
+                client.delete_run(run.info.run_id)
+        return created
+
     def _points_of(
-        self, client: MlflowClient, known: Any, params: dict[str, str]
+        self, client: MlflowClient, run: Run, params: dict[str, str]
     ) -> set[Point] | None:
-        """The points that an MLflow run has; None when something does not follow from the files."""
+        """Return the points of an MLflow run; None if it holds what does not follow from the files.
+
+        Args:
+            client: a client of the store.
+            run: the MLflow run.
+            params: the params that it should have.
+        """
         start = self.source.start
-        if not known.data.params.items() <= params.items():
+        if not run.data.params.items() <= params.items():
             return None
-        if start is not None and known.info.start_time != start:
+        if start is not None and run.info.start_time != start:
             return None
         expected = {_comparable(point): point for point in self._unsent}
         found = set()
-        for key in known.data.metrics:
-            for metric in client.get_metric_history(known.info.run_id, key):
+        for key in run.data.metrics:
+            for metric in client.get_metric_history(run.info.run_id, key):
                 point = Point(metric.key, metric.value, metric.timestamp, metric.step)
                 if _comparable(point) not in expected:
                     return None
@@ -193,7 +213,7 @@ class MirroredRun:
         return found
 
     def _finish(self, client: MlflowClient, run_id: str) -> None:
-        """Corpora, artifacts and status of a run that has ended."""
+        """Log corpora, artifacts and status of a run that has ended."""
         source = self.source
         client.log_inputs(run_id, list(_inputs(self._experiment, self._settings, source.digests)))
         _log_artifacts(client, run_id, source)
@@ -201,9 +221,9 @@ class MirroredRun:
         client.set_terminated(run_id, source.status, source.end or round(1000 * time.time()))
 
     def _tags(self) -> dict[str, str]:
-        """What runs are grouped, filtered and found by; the values that are known."""
+        """Return the tags by which runs are grouped, filtered and found, without unknown values."""
         experiment, settings, source = self._experiment, self._settings, self.source
-        model = source.folder / "model"
+        model = RunFolder(source.folder).model
         tags = {
             "experiment": experiment.experiment,
             "encoder": settings.encoder_name,
@@ -221,19 +241,25 @@ class MirroredRun:
             "mlflow.source.name": "mtdnn",
             "mlflow.source.type": "LOCAL",
             "mlflow.source.git.commit": source.provenance.get("commit"),
-            "mlflow.note.content": note_of(experiment),
+            "mlflow.note.content": note(experiment),
         }
         tags |= {f"corpus.{corpus}": value for corpus, value in source.digests.items()}
-        return {name: str(value)[:_LONGEST_TAG] for name, value in tags.items() if value}
+        return {name: str(value)[:MAX_TAG_CHARACTERS] for name, value in tags.items() if value}
 
 
-def _comparable(point: Point) -> tuple:
-    """A point for comparison: a value that is not a number equals itself."""
-    value = "nan" if math.isnan(point.value) else point.value
+def _comparable(point: Point) -> tuple[str, float | str, int, int]:
+    """Return a point in a form in which NaN equals itself."""
+    value: float | str = "nan" if math.isnan(point.value) else point.value
     return point.key, value, point.time, point.step
 
 
-def note_id(experiment: Experiment, run_dir: Path, run_id: str, fingerprint: str) -> None:
+def run_id_of(run: Run) -> str:
+    """Return the id of an MLflow run."""
+    return str(run.info.run_id)
+
+
+def write_run_id(experiment: Experiment, run_dir: Path, run_id: str, fingerprint: str) -> None:
+    """Write `mlflow.json`, which says where MLflow has a run, unless it is up to date."""
     logged = {
         "run_id": run_id,
         "uri": without_credentials(experiment.store_uri),
@@ -245,9 +271,9 @@ def note_id(experiment: Experiment, run_dir: Path, run_id: str, fingerprint: str
 
 
 def _run_name(settings: RunSettings) -> str:
-    """For instance `QA+SC w0.8 base seed1`."""
-    weight = RunId("", "", settings.qa_weight, "", 0).path.split("/")[2]
-    parts = [settings.mixture_label, weight, settings.encoder_name]
+    """Return a run's name in MLflow, for instance `QA+SC w0.8 base seed1`."""
+    weight = weight_text(settings.qa_weight)
+    parts = [settings.mixture_label, f"w{weight}", settings.encoder_name]
     parts += [] if settings.variant == "default" else [settings.variant]
     return " ".join([*parts, f"seed{settings.seed}"])
 
@@ -255,15 +281,15 @@ def _run_name(settings: RunSettings) -> str:
 def _inputs(
     experiment: Experiment, settings: RunSettings, digests: dict[str, str]
 ) -> Iterator[DatasetInput]:
-    """The run's corpora by name and digest, with their numbers of rows; no row is read."""
+    """Yield the run's corpora with name, digest and numbers of rows; no row is read."""
     for name, corpus in settings.corpora.items():
-        manifest = _optional_json(experiment.layout.corpus(name) / MANIFEST)
+        manifest = read_optional_json(experiment.layout.corpus(name) / MANIFEST)
         rows = {split: each["rows"] for split, each in manifest.get("splits", {}).items()}
-        value = digests.get(name) or manifest.get("digest") or "unknown"
+        corpus_digest = digests.get(name) or manifest.get("digest") or "unknown"
         source = manifest.get("source") or corpus.source.model_dump(mode="json", exclude_none=True)
         dataset = Dataset(
             name=name,
-            digest=value[:12],  # MLflow shows it beside the name; the whole digest is a tag
+            digest=corpus_digest[:12],  # as shown beside the name; a tag has the whole digest
             source_type=corpus.source.kind,
             source=json.dumps(source),
             profile=json.dumps({"rows": rows, "family": corpus.family}),
@@ -272,13 +298,14 @@ def _inputs(
 
 
 def _log_artifacts(client: MlflowClient, run_id: str, source: Source) -> None:
-    """The run's files, its environment and its loss curves; weights stay where they are."""
+    """Log the run's files, its environment and its loss curves, but not its weights."""
     run_dir = source.folder
+    files = RunFolder(run_dir)
     for name in _ARTIFACTS:
         if (run_dir / name).exists():
             client.log_artifact(run_id, str(run_dir / name))
-    if RunFolder(run_dir).description.exists():
-        client.log_artifact(run_id, str(RunFolder(run_dir).description), "model")
+    if files.description.exists():
+        client.log_artifact(run_id, str(files.description), RunFolder.model)
     client.log_dict(run_id, source.provenance, "environment/training.json")
     packages = sorted(
         {f"{each.name}=={each.version}" for each in importlib.metadata.distributions()},
@@ -286,19 +313,16 @@ def _log_artifacts(client: MlflowClient, run_id: str, source: Source) -> None:
     )
     head = "# packages of the environment that logged this run"
     client.log_text(run_id, "\n".join([head, *packages, ""]), "environment/packages.txt")
-    if RunFolder(run_dir).log.exists():
+    if files.log.exists():
         from mtdnn.reporting.figures.training import run_loss
 
         client.log_figure(run_id, run_loss(run_dir), "loss.png")
 
 
 def fingerprint_of(source: Source) -> str:
-    """A run's fingerprint; one that failed before it had one is known by its settings."""
-    return source.fingerprint or f"config-{sha256(source.folder / 'config.yaml')[:16]}"
-
-
-def _optional_json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
+    """Return a run's fingerprint, or a digest of its settings if it failed before it had one."""
+    config = RunFolder(source.folder).config
+    return source.fingerprint or f"config-{sha256(config)[:16]}"
 
 
 def _digest_of(path: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""A run in MLflow for the whole experiment: means, verdicts, tables and figures."""
+"""One MLflow run for the whole experiment: means, verdicts, tables and figures."""
 
 import time
 from pathlib import Path
@@ -8,61 +8,69 @@ from mtdnn.machine.files import digest, read_json, sha256
 from mtdnn.reporting.products import FIGURES
 from mtdnn.tracking.client import (
     Metric,
+    MlflowClient,
     RunTag,
-    find_experiment,
-    note_of,
+    ensure_experiment,
+    log_metrics,
+    log_tags,
+    note,
     open_store,
     results_folder,
-    send,
 )
 from mtdnn.tracking.content import summary_numbers, summary_verdicts
 
 
 def log_summary(experiment: Experiment) -> str:
-    """A run in MLflow of the whole experiment, made anew when something of it has changed.
+    """Log the experiment as a whole as one MLflow run, and return that run's id.
 
-    It holds means, differences with intervals, and verdicts of `statistics.json`, and as
-    artifacts the tables, comparisons and figures. Its MLflow run's id is returned.
+    The run holds means, differences with intervals, and verdicts of `statistics.json`, and as
+    artifacts the tables, comparisons and figures. It is replaced when one of these has changed.
 
     Raises:
-        MtdnnError: there is no `statistics.json`, or the store does not answer.
+        MtdnnError: `statistics.json` is missing, or the store does not answer.
     """
     root = experiment.layout.root
     statistics = read_json(experiment.layout.all_statistics)
     files = _summary_files(experiment)
     content = digest({str(path.relative_to(root)): sha256(path) for path in files})
     with open_store(experiment) as client:
-        experiment_id = find_experiment(client, experiment)
-        logged = None
-        for known in list(client.search_runs([experiment_id], "tags.kind = 'summary'")):
-            if known.data.tags.get("results") != results_folder(experiment):
-                continue
-            if logged is None and known.data.tags.get("content") == content:
-                logged = known.info.run_id
-            else:
-                client.delete_run(known.info.run_id)
-        if logged:
+        experiment_id = ensure_experiment(client, experiment)
+        if logged := _up_to_date(client, experiment_id, experiment, content):
             return logged
         tags = {"kind": "summary", "results": results_folder(experiment), "experiment": root.name}
-        tags |= {"mlflow.note.content": note_of(experiment), "notice": experiment.notice or ""}
+        tags |= {"mlflow.note.content": note(experiment), "notice": experiment.notice or ""}
         tags |= {"mlflow.source.name": "mtdnn", "mlflow.source.type": "LOCAL"}
         name = f"summary of {experiment.experiment}"
-        run_id = client.create_run(experiment_id, tags=tags, run_name=name).info.run_id
+        run_id: str = client.create_run(experiment_id, tags=tags, run_name=name).info.run_id
         now = round(1000 * time.time())
         numbers = summary_numbers(statistics)
-        send(client, run_id, "metrics", [Metric(*each, now, 0) for each in numbers])
-        verdicts = summary_verdicts(statistics)
-        send(client, run_id, "tags", [RunTag(*each) for each in verdicts])
+        log_metrics(client, run_id, [Metric(*each, now, 0) for each in numbers])
+        log_tags(client, run_id, [RunTag(*each) for each in summary_verdicts(statistics)])
         for path in files:
             folder = str(path.parent.relative_to(root))
             client.log_artifact(run_id, str(path), None if folder == "." else folder)
-        client.set_tag(run_id, "content", content)
+        client.set_tag(run_id, "content", content)  # last: it says that the run is complete
         client.set_terminated(run_id)
     return run_id
 
 
+def _up_to_date(
+    client: MlflowClient, experiment_id: str, experiment: Experiment, content: str
+) -> str | None:
+    """Return the id of the summary with this content, if it exists; delete all others."""
+    kept: str | None = None
+    for run in list(client.search_runs([experiment_id], "tags.kind = 'summary'")):
+        if run.data.tags.get("results") != results_folder(experiment):
+            continue
+        if kept is None and run.data.tags.get("content") == content:
+            kept = run.info.run_id
+        else:
+            client.delete_run(run.info.run_id)
+    return kept
+
+
 def _summary_files(experiment: Experiment) -> list[Path]:
-    """Tables, comparisons and figures that exist, and the numbers behind them."""
+    """Return the tables, comparisons and figures that exist, and the numbers behind them."""
     layout = experiment.layout
     wanted = [layout.all_statistics]
     for end in ("md", "csv", "tex"):

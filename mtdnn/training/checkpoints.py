@@ -1,4 +1,4 @@
-"""Checkpoints of a training: an interrupted run goes on where it was, bit for bit.
+"""Checkpoints of a training: an interrupted run resumes to the same result, bit for bit.
 
 They lie in a folder named by the run's fingerprint, never among the workflow's outputs:
 Snakemake deletes a failed job's outputs before it tries again.
@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from mtdnn.config.layout import RunFolder
 from mtdnn.errors import printable
 from mtdnn.machine.files import (
     flush,
@@ -29,24 +30,24 @@ from mtdnn.machine.files import (
 )
 from mtdnn.machine.locking import Lease
 
-# Kept so that a damaged newest one costs some minutes instead of the run.
-KEPT = 2
-# Of the training time, by checkpoints.
-LARGEST_SHARE = 0.02
-VERSION = 2
+# More than one, so that a damaged newest one costs some minutes instead of the run.
+CHECKPOINTS_KEPT = 2
+# Share of the training time that checkpoints may take.
+MAX_TIME_SHARE = 0.02
+FORMAT_VERSION = 2
 
 
 class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-        folder: where they lie; named by the run's fingerprint.
+        folder: their folder, named by the run's fingerprint.
         seconds: time from one checkpoint to the next; more where the disk is so slow that
-            checkpoints would take more than `LARGEST_SHARE` of the time. 0: after each step.
-        origin: what this process runs on; results are the same to the bit on the same only.
+            checkpoints would take more than `MAX_TIME_SHARE` of the time. 0: after each step.
+        origin: what this process runs on; only the same origin gives results equal to the bit.
 
     Attributes:
-        parts: what the run was trained on so far: {"from_step", **origin} for each part.
+        parts: the origins of the run so far: {"from_step", **origin} for each part.
     """
 
     def __init__(self, folder: Path, seconds: float, origin: dict[str, Any] | None = None):
@@ -60,6 +61,9 @@ class Checkpoints:
     def sole_writer(self, wait: bool = False) -> Iterator[Lease]:
         """Hold the run for this process.
 
+        Args:
+            wait: wait for a process that is training the run.
+
         Raises:
             Busy: another process is training it, and `wait` is false.
         """
@@ -67,12 +71,21 @@ class Checkpoints:
             sweep(self._folder / "step*")
             yield self._lease
 
+    def check_holder(self) -> None:
+        """Check that this process still holds the run.
+
+        Raises:
+            MtdnnError: another process has taken it over.
+        """
+        if self._lease:
+            self._lease.check()
+
     @property
     def due(self) -> bool:
         """Whether it is time for the next one."""
         passed = time.monotonic() - self._last
         return passed >= self._seconds and (
-            not self._seconds or passed >= self._cost / LARGEST_SHARE
+            not self._seconds or passed >= self._cost / MAX_TIME_SHARE
         )
 
     def save(
@@ -82,14 +95,19 @@ class Checkpoints:
         optimizer: torch.optim.Optimizer,
         lines: list[dict[str, Any]],
     ) -> None:
-        """Keep the state before step number `step`, and the log up to it.
+        """Write the state before step number `step`, and the log up to it.
+
+        Args:
+            step: number of steps that are done.
+            model: the model after these steps.
+            optimizer: its optimizer.
+            lines: the log, one line for each step.
 
         Raises:
             MtdnnError: another process has taken the run over.
-            OSError: it cannot be written; the checkpoints before it are kept.
+            OSError: the checkpoint cannot be written; the earlier ones are kept.
         """
-        if self._lease:
-            self._lease.check()
+        self.check_holder()
         began = time.monotonic()
         tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
         numbers: dict[str, dict[str, float]] = {}
@@ -104,7 +122,7 @@ class Checkpoints:
             save_tensors(tensors, draft / _STATE)
             write_text(draft / _LINES, "".join(json.dumps(line) + "\n" for line in lines))
             description = {
-                "version": VERSION,
+                "version": FORMAT_VERSION,
                 "step": step,
                 "numbers": numbers,
                 "parts": self.parts,
@@ -112,7 +130,7 @@ class Checkpoints:
             }
             write_json(draft / _DESCRIPTION, description)
             flush(draft)
-        for old in self._all()[KEPT:]:
+        for old in self._all()[CHECKPOINTS_KEPT:]:
             shutil.rmtree(old)
         self._last = time.monotonic()
         self._cost = self._last - began
@@ -120,15 +138,15 @@ class Checkpoints:
     def restore(
         self, model: nn.Module, optimizer: torch.optim.Optimizer
     ) -> tuple[int, list[dict[str, Any]]]:
-        """Bring model and optimiser to the newest checkpoint that is whole.
+        """Set model and optimizer to the newest checkpoint that is not damaged.
 
         Returns:
-            The number of the next step and the log up to it; 0 and nothing without one.
+            The number of the next step and the log up to it; 0 and no lines without a checkpoint.
         """
         for folder in self._all():
             try:
                 description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
-                if description["version"] != VERSION:
+                if description["version"] != FORMAT_VERSION:
                     raise ValueError("another version of mtdnn wrote it")
                 for name, expected in description["sha256"].items():
                     if sha256(folder / name) != expected:
@@ -138,14 +156,14 @@ class Checkpoints:
                 _apply(load_file(folder / _STATE), description["numbers"], model, optimizer)
             except _UNUSABLE as error:
                 reason = printable(str(error), 200)
-                print(f"mtdnn: {folder}: is passed over: {reason}", flush=True)
+                print(f"mtdnn: {folder}: checkpoint skipped: {reason}", flush=True)
                 continue
-            print(f"mtdnn: goes on after {step} steps, from {folder}", flush=True)
+            print(f"mtdnn: resumes after {step} steps, from {folder}", flush=True)
             if parts[-1] != {**parts[-1], **self._origin}:
                 parts = [*parts, {"from_step": step, **self._origin}]
                 print(
-                    f"mtdnn: on {self._origin} from here on, so the result is as good as "
-                    "without an interruption, but not the same to the bit",
+                    f"mtdnn: resumes on another machine or version, {self._origin}: the result is "
+                    "as good as without an interruption, but not equal to the bit",
                     flush=True,
                 )
             self.parts = parts
@@ -153,17 +171,17 @@ class Checkpoints:
         return 0, []
 
     def drop(self) -> None:
-        """Remove every checkpoint: the run is finished."""
+        """Remove every checkpoint, since the run is finished."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _all(self) -> list[Path]:
-        """Folders of checkpoints, the newest first."""
+        """The folders of the checkpoints, the newest first."""
         return sorted(self._folder.glob("step*"), reverse=True)
 
 
-_STATE, _LINES, _DESCRIPTION = "state.safetensors", "training.jsonl", "checkpoint.json"
+_STATE, _LINES, _DESCRIPTION = "state.safetensors", RunFolder.log, "checkpoint.json"
 _CALLED = {_STATE: "the weights are", _LINES: "the log is"}
-# What a damaged file, or one that somebody else made, leads to.
+# What reading a damaged or foreign file may raise.
 _UNUSABLE = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError),
     *(RuntimeError, RecursionError, SafetensorError),
@@ -183,8 +201,8 @@ def _apply(
         kinds.setdefault(kind, {})[name] = value
     weights = kinds.pop("model")
     if _shapes(weights) != _shapes(model.state_dict()):
-        raise ValueError("is that of another model")
-    states: dict[nn.Parameter, dict[str, Any]] = {}
+        raise ValueError("the weights are those of another model")
+    states: dict[torch.Tensor, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         state: dict[str, Any] = {
             kind: values[name].to(parameter.device)
@@ -194,7 +212,7 @@ def _apply(
         state |= {kind: values[name] for kind, values in numbers.items() if name in values}
         if state:
             states[parameter] = state
-    # Only now: whoever is refused above leaves the model as it was.
+    # Only now: a checkpoint that is refused above leaves the model unchanged.
     model.load_state_dict(weights)
     optimizer.state.update(states)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from mtdnn.config.dependencies import code_of
 from mtdnn.config.layout import FEATURES, MANIFEST, Layout, RunFolder
-from mtdnn.config.settings import MOST_GPUS, RunSettings
+from mtdnn.config.settings import MAX_GPUS, RunSettings
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest, read_json
 from mtdnn.model.fast import plain
@@ -16,13 +16,13 @@ from mtdnn.model.fast import plain
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What determines a trained model, and one digest of it all.
+    """What determines a trained model, in parts and as one digest.
 
     Attributes:
         config_digest: digest of the settings that matter to the training.
         corpora: digest of the rows of each corpus.
         encoder: digest of the encoder's files.
-        code: digest of the code that trains, and the fast paths that were turned off.
+        code: digest of the code that trains, and the fast paths that are turned off.
     """
 
     config_digest: str
@@ -32,7 +32,7 @@ class Fingerprint:
 
     @classmethod
     def of(cls, layout: Layout, run: RunSettings) -> "Fingerprint":
-        """The fingerprint that a run has when it is trained now.
+        """Return the fingerprint that a run has if it is trained now.
 
         Raises:
             MtdnnError: its encoder or its features are missing.
@@ -53,8 +53,9 @@ class Fingerprint:
 
     @classmethod
     def recorded(cls, record: Mapping[str, Any]) -> "Fingerprint":
-        """The fingerprint whose parts stand in a `run.json`, whatever digest stands beside them."""
-        return cls(**{part: record.get(part) for part in cls.__dataclass_fields__})
+        """Return the fingerprint whose parts stand in a run's description, ignoring its digest."""
+        parts: dict[str, Any] = {part: record.get(part) for part in cls.__dataclass_fields__}
+        return cls(**parts)
 
     @cached_property
     def digest(self) -> str:
@@ -62,11 +63,11 @@ class Fingerprint:
         return digest(asdict(self))[:32]
 
     def record(self) -> dict[str, Any]:
-        """The parts and their digest, as they stand in `run.json`."""
+        """Return the parts and their digest, as they stand in a run's description."""
         return {"fingerprint": self.digest, **asdict(self)}
 
     def is_made_in(self, run_dir: Path) -> bool:
-        """Whether a run's folder holds a finished training with this fingerprint."""
+        """Return whether a run's folder holds a finished training with this fingerprint."""
         files = RunFolder(run_dir)
         if not files.description.exists() or not files.log.exists():
             return False
@@ -74,20 +75,21 @@ class Fingerprint:
 
 
 def trained_code() -> str:
-    """Digest of the code that trains a run, and the fast paths that are turned off.
+    """Return the digest of the code that trains a run, with the fast paths that are turned off.
 
-    Plain paths draw other dropout masks, so a training resumes only with those it began with.
+    Reference paths draw other dropout masks, so a training resumes only with the paths that it
+    started with.
     """
     return "-".join([code_of("train"), *plain()])
 
 
 def is_ours(code: str | None) -> bool:
-    """Whether a run was trained by this code, with whichever fast paths."""
+    """Return whether a run was trained by this code, with any choice of fast paths."""
     return (code or "").split("-")[0] == code_of("train")
 
 
 def is_finished(run_dir: Path, run: RunSettings) -> bool:
-    """Whether a run's folder holds what training it now would make.
+    """Return whether a run's folder holds what training the run now would make.
 
     Raises:
         MtdnnError: its encoder or its features are missing.
@@ -96,20 +98,20 @@ def is_finished(run_dir: Path, run: RunSettings) -> bool:
 
 
 def check_gpus(layout: Layout, run: RunSettings, fingerprint: Fingerprint) -> None:
-    """Refuse to start over a training that another number of GPUs has begun.
+    """Refuse to repeat a training that was started on another number of GPUs.
 
-    Sums in another order and other dropout masks would make it another training.
+    Another order of sums and other dropout masks would make it another training.
 
     Raises:
-        MtdnnError: there is a checkpoint of the same run on another number of GPUs.
+        MtdnnError: the same run has a checkpoint made on another number of GPUs.
     """
     gpus = run.training.gpus
-    for other in range(1, MOST_GPUS + 1):
+    for other in range(1, MAX_GPUS + 1):
         training = run.training.model_copy(update={"gpus": other})
         settings = digest(run.model_copy(update={"training": training}).determining())
         state = layout.state(replace(fingerprint, config_digest=settings).digest)
         if other != gpus and any(state.glob("step*")):
             raise MtdnnError(
-                f"{state}: the run was begun with training.gpus: {other}, and {gpus} would not "
+                f"{state}: the run was started with training.gpus: {other}, and {gpus} would not "
                 f"give the same result; resume with {other}, or delete this folder to start over"
             )

@@ -1,16 +1,16 @@
-"""What a training says while it goes on: lines beside the run, which others deliver to MLflow.
+"""The journal of a training: its progress, line by line, which other processes deliver to MLflow.
 
-Training never talks to a server. `journal.jsonl` is a few lines of JSON a second, written at the
-moments at which losses are read from the device anyway:
+Training never talks to a server. `journal.jsonl` gets a few lines of JSON a second, written when
+losses are read from the device anyway:
 
     {"part": 1, "fingerprint", "config_digest", "started", "device", "commit", "corpora",
      "host", "process"}
     {"step", "epoch", "corpus", "loss", "lr", "grad_norm", "tokens", "seconds"}    for each step
-    {"figures": {name: value}, "step", "seconds"}                                  now and then
+    {"readings": {name: MiB}, "step", "seconds"}                                   now and then
     {"end": "FINISHED" | "FAILED" | "KILLED", "reason", "seconds"}
 
-A resumed training appends a part. `corpora` has the number of steps of each corpus, so that it is
-known from the beginning which steps make up a point of a curve. A part without an end is being
+A resumed training appends a part. `corpora` holds the number of steps of each corpus, so readers
+know from the beginning which steps make up a point of a curve. A part without an end is being
 trained, or its process was killed.
 """
 
@@ -23,34 +23,34 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TextIO
 
 from mtdnn.config.layout import RunFolder
 
-MOST_FIGURES = 200
-"""How often, at most, memory and the like are noted in a run."""
+MAX_MEMORY_READINGS = 200
+"""Number of lines with memory readings in the journal of a run, at most."""
 
 Line = dict[str, Any]
 
 
 class Journal:
-    """The journal of a run that is being trained; entered by the one process that trains it.
+    """Writes the journal of a run, in the one process that leads its training.
 
-    Whatever happens to it never stops a training: where it cannot be written, one line on stderr
-    says so.
+    A journal that cannot be written never stops a training: one line on stderr says so.
 
     Args:
         folder: the run's folder.
         about: what the run is; `fingerprint`, `started` (ISO 8601) and `corpora` (steps of each).
-        figures: gives figures of this process and its device by name.
+        readings: returns the memory of this process and its device, by name, in MiB.
     """
 
-    def __init__(self, folder: Path, about: Line, figures: Callable[[], dict[str, float]]):
-        self._path, self._about, self._figures = RunFolder(folder).journal, about, figures
+    def __init__(self, folder: Path, about: Line, readings: Callable[[], dict[str, float]]):
+        self._path, self._about, self._readings = RunFolder(folder).journal, about, readings
         self._file: TextIO | None = None
-        self._due = max(1, sum(about["corpora"].values()) // MOST_FIGURES)
+        self._steps_between_readings = max(1, sum(about["corpora"].values()) // MAX_MEMORY_READINGS)
         self._seconds = 0.0
-        self._next = self._next_figures = 0
+        self._next = self._next_reading = 0
 
     def __enter__(self) -> "Journal":
         try:
@@ -59,7 +59,12 @@ class Journal:
             self._give_up(error)
         return self
 
-    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
+    def __exit__(
+        self,
+        _: type[BaseException] | None,
+        error: BaseException | None,
+        __: TracebackType | None,
+    ) -> None:
         status, reason = _status(error)
         end = {"end": status, "reason": reason, "seconds": self._seconds}
         self._write([end])
@@ -67,7 +72,7 @@ class Journal:
             self._file.close()
 
     def add(self, lines: list[Line]) -> None:
-        """Note steps that were done; those that stand there already are passed over.
+        """Write lines of finished steps, except those that the journal already has.
 
         A resumed training repeats the steps after its last checkpoint, with the same values.
         """
@@ -76,26 +81,26 @@ class Journal:
             return
         step, self._seconds = new[-1]["step"], new[-1]["seconds"]
         self._next = step + 1
-        if step >= self._next_figures:
-            self._next_figures = step + self._due
-            new.append({"figures": self._figures(), "step": step, "seconds": self._seconds})
+        if step >= self._next_reading:
+            self._next_reading = step + self._steps_between_readings
+            new.append({"readings": self._readings(), "step": step, "seconds": self._seconds})
         self._write(new)
 
     def _open(self) -> None:
         before = Record(self._path.parent)
         before.read()
-        # A training that had ended well is done again: that is another one, not its next part.
-        anew = before.about.get("fingerprint") != self._about["fingerprint"]
-        anew |= before.status == "FINISHED"
-        if anew:
+        # A finished training that is repeated is another training, not its next part.
+        is_new = before.about.get("fingerprint") != self._about["fingerprint"]
+        is_new |= before.status == "FINISHED"
+        if is_new:
             self._path.unlink(missing_ok=True)
         self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
-        if not anew and not before.whole:
-            self._file.write("\n")  # after a line that a killed process left half written
-        if not anew:
-            self._next = self._next_figures = before.following
+        if not is_new and not before.whole:
+            self._file.write("\n")  # after a line that a killed process left incomplete
+        if not is_new:
+            self._next = self._next_reading = before.following
             self._seconds = before.seconds
-        part = 1 if anew else before.parts + 1
+        part = 1 if is_new else before.parts + 1
         where = {"host": socket.gethostname(), "process": os.getpid()}
         self._write([{"part": part, **self._about, **where}])
 
@@ -112,12 +117,12 @@ class Journal:
         file, self._file = self._file, None
         reason = error.strerror or type(error).__name__
         print(
-            f"mtdnn: {self._path}: {reason}; the training goes on without a journal, its curves "
-            "reach MLflow when it is finished",
+            f"mtdnn: {self._path}: {reason}; training continues without a journal, and its curves "
+            "reach MLflow when it has finished",
             file=sys.stderr,
             flush=True,
         )
-        with suppress(OSError):  # what was left in its buffer has nowhere to go
+        with suppress(OSError):  # closing writes the rest of the buffer, which fails again
             if file:
                 file.close()
 
@@ -130,23 +135,25 @@ def _status(error: BaseException | None) -> tuple[str, str | None]:
     return "KILLED" if killed else "FAILED", reason
 
 
-def memory_mb() -> float:
-    """Largest resident memory of this process so far."""
+def memory_mib() -> float:
+    """Return the peak resident memory of this process, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 class Record:
-    """A journal as far as it was read; it may be growing meanwhile.
+    """Reads the journal of a run, which may be growing meanwhile.
 
     Attributes:
         about: its first line, with host and process of the last part; empty without a journal.
-        parts: how often the training was begun or taken up again.
-        steps: how many steps were read so far; `following` is the number of the next one.
+        parts: how often the training was started or resumed.
+        steps: number of steps read so far.
+        following: number of the next step.
         seconds: the training's clock at the last line.
-        status, reason: how the last part ended; None while it has not.
-        whole: whether the file ends with a whole line.
-        replaced: whether another training's journal has taken its place meanwhile.
+        status: how the last part ended; None while it has not.
+        reason: why it failed or was killed; else None.
+        whole: whether the file ends with a complete line.
+        replaced: whether the journal of another training has taken its place meanwhile.
     """
 
     def __init__(self, folder: Path):
@@ -158,12 +165,12 @@ class Record:
         self.status: str | None = None
         self.reason: str | None = None
         self.whole, self.replaced = True, False
-        self._next_figures = 0
+        self._next_reading = 0
 
     def read(self) -> list[Line]:
-        """The lines of steps and figures that were added since the last call, in order.
+        """Return the lines of steps and readings added since the last call, in order.
 
-        A half-written line at the end is left for later.
+        An incomplete line at the end is left for a later call.
         """
         try:
             with open(self._path, "rb") as file:
@@ -178,28 +185,28 @@ class Record:
         end = content.rfind(b"\n") + 1
         self._offset += end
         self.whole = end == len(content)
-        return [line for text in content[:end].splitlines() if (line := self._understood(text))]
+        return [line for text in content[:end].splitlines() if (line := self._parsed(text))]
 
-    def _understood(self, text: bytes) -> Line | None:
+    def _parsed(self, text: bytes) -> Line | None:
         try:
             line = json.loads(text)
             return self._counted(line)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return None  # torn by a killed process, a full disk, a power failure
+            return None  # torn by a killed process, a full disk or a power failure
 
     def _counted(self, line: Line) -> Line | None:
-        """The line, if it says something of a step that is new."""
+        """Update the attributes; return the line if it is a new step or reading."""
         if "part" in line:
             who = {key: line[key] for key in ("host", "process")}
             self.about = {**(self.about or _checked(line)), **who}
             self.parts, self.status, self.reason = line["part"], None, None
         elif "end" in line:
             self.status, self.reason = line["end"], line.get("reason")
-        elif "figures" in line:
-            if line["step"] >= self._next_figures:
-                self._next_figures = line["step"] + 1
+        elif "readings" in line:
+            if line["step"] >= self._next_reading:
+                self._next_reading = line["step"] + 1
                 return line
-        elif line["step"] >= self.following:
+        elif "loss" in line and line["step"] >= self.following:
             self.following, self.seconds = line["step"] + 1, line["seconds"]
             self.steps += 1
             return line
@@ -212,13 +219,13 @@ class Record:
 
 
 def _checked(about: Line) -> Line:
-    """The first line of a journal, for those who count with it."""
+    """The first line of a journal, with the types that its readers rely on."""
     datetime.fromisoformat(about["started"])
     return {**about, "corpora": {name: int(count) for name, count in about["corpora"].items()}}
 
 
 def mark_killed(folder: Path, reason: str) -> None:
-    """End the journal of a training whose process was killed and could not."""
+    """End the journal of a training whose process was killed before it could do so itself."""
     record = Record(folder)
     record.read()
     end = {"end": "KILLED", "reason": reason, "seconds": record.seconds}

@@ -1,9 +1,9 @@
-"""One training on several processes: each step's batch is cut between them.
+"""One training on several processes, which share the batch of each step.
 
-Each process has a GPU of its own or, where there is none, some cores; torchrun starts them
-(`launch`). All hold the same weights and make the same step of the optimiser from the same
-gradient, which DistributedDataParallel averages. The first one leads: it alone holds the run's
-folder and writes. What ends the training is said once, by the process that started the others.
+Each process has a GPU of its own or, on a machine without GPUs, some cores; torchrun starts them
+(`launch`). All hold the same weights and take the same step from the same gradient, which
+DistributedDataParallel averages. The first process leads: it alone holds the run's folder and
+writes. The process that started the others reports what ended the training, once.
 """
 
 import ctypes
@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,73 +26,73 @@ import torch.distributed as dist
 
 from mtdnn.errors import Busy, MtdnnError
 from mtdnn.machine.gpus import take
-from mtdnn.model.device import is_started
+from mtdnn.model.device import started_by_torchrun
 from mtdnn.training.stopping import Stopped, StopSignals
 
 POLL_SECONDS = 0.2
-# A process that lost another one leaves it the time to say why, and is then ended by torchrun.
+# A process that lost another one gives it time to report why, and is then ended by torchrun.
 LINGER_SECONDS = 20.0
-# After a failure no process has anything left to do.
+# Short, since no process has anything left to do after a failure.
 SHUTDOWN_SECONDS = 5
 
 
 def leads() -> bool:
-    """Whether this process is the only one, or the first of those that torchrun started."""
+    """Return whether this process is the only one, or the first that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def is_to_launch(gpus: int) -> bool:
-    """Whether this process is to start those that train a run with `gpus` GPUs.
+    """Return whether this process is to start those that train a run on `gpus` GPUs.
 
     Raises:
-        MtdnnError: torchrun started another number of them.
+        MtdnnError: torchrun started a different number of processes.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    if is_started() and size != gpus:
+    if started_by_torchrun() and size != gpus:
         raise MtdnnError(
             f"training.gpus: {gpus}, but torchrun started {size} processes; call `mtdnn train` by "
             f"itself, or torchrun with --nproc-per-node {gpus}"
         )
-    return gpus > 1 and not is_started()
+    return gpus > 1 and not started_by_torchrun()
 
 
 @contextmanager
 def reported(reason: Callable[[BaseException], str]) -> Iterator[None]:
-    """Tell an error to the process that started this one, instead of printing it.
+    """Report an error to the process that started this one, instead of printing it.
 
     Args:
-        reason: gives the line that tells an error.
+        reason: returns the line that describes an error.
     """
-    if not is_started() or "TORCHELASTIC_ERROR_FILE" not in os.environ:
+    if not started_by_torchrun() or "TORCHELASTIC_ERROR_FILE" not in os.environ:
         yield
         return
     _end_with_parent()
     if not leads():
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - to the very end
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
     try:
         yield
     except BaseException as error:
-        kind = "Lost" if _is_loss(error) else type(error).__name__
+        kind = "Lost" if _lost_another(error) else type(error).__name__
         if kind != "Lost" and not isinstance(error, (MtdnnError, OSError, KeyboardInterrupt)):
             traceback.print_exc()
         status = getattr(error, "status", 2)
         about = {"timestamp": str(int(time.time())), "kind": kind, "status": status}
-        told = {"message": {"message": reason(error), "extraInfo": about}}
-        Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(told), encoding="utf-8")
+        report = {"message": {"message": reason(error), "extraInfo": about}}
+        Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(report), encoding="utf-8")
         if kind == "Lost":
             time.sleep(LINGER_SECONDS)
         raise SystemExit(status) from None
 
 
-def _is_loss(error: BaseException) -> bool:
-    """Whether an error says no more than that another process is gone."""
+def _lost_another(error: BaseException) -> bool:
+    """Whether an error only says that another process is gone."""
     return isinstance(error, dist.DistError) or (
         type(error) is RuntimeError and any(word in str(error) for word in ("gloo", "Connection"))
     )
 
 
 def _end_with_parent() -> None:
-    """Have SIGTERM sent to this process when the one that started it is killed; on Linux."""
+    """Make Linux send SIGTERM to this process when the one that started it is killed."""
     set_death_signal = 1
     if prctl := getattr(ctypes.CDLL(None), "prctl", None):
         prctl(set_death_signal, signal.SIGTERM)
@@ -100,96 +101,136 @@ def _end_with_parent() -> None:
 def launch(
     run_dir: Path, gpus: int, threads: int | None, checkpoint_seconds: float, wait_for_it: bool
 ) -> None:
-    """Train a run on several processes, by torchrun; where there is no GPU, on CPU cores.
+    """Train a run on several processes by torchrun: on GPUs or, without any, on CPU cores.
 
     Args:
-        run_dir: the run's folder, with its `config.yaml`.
-        gpus: how many processes.
-        threads: CPU threads of all together; all cores when absent.
-        checkpoint_seconds, wait_for_it: as for `mtdnn.training.loop.train`.
+        run_dir: the run's folder, with its resolved settings.
+        gpus: number of processes.
+        threads: CPU threads of all processes together; all cores by default.
+        checkpoint_seconds: time between two checkpoints.
+        wait_for_it: wait for another process that is training the run.
 
     Raises:
-        MtdnnError: what the process raised that failed first.
+        MtdnnError: the error of the process that failed first.
     """
-    from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     take(count=gpus)
     each = max(1, (threads or os.cpu_count() or 1) // gpus)
     os.environ.setdefault("OMP_NUM_THREADS", str(each))
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(SHUTDOWN_SECONDS)
-    # DistributedDataParallel wonders that it finds no unused parameters.
+    # DistributedDataParallel warns that it finds no unused parameters.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    command = ["--standalone", "--nproc-per-node", str(gpus), "--max-restarts", "0"]
+    options = ["--standalone", "--nproc-per-node", str(gpus), "--max-restarts", "0"]
     train = ["-m", "mtdnn", "train", str(run_dir), "--threads", str(each)]
     train += ["--checkpoint-minutes", str(checkpoint_seconds / 60)]
     train += ["--wait"] if wait_for_it else []
+    error, signal_number = _run_torchrun(options, train)
+    if isinstance(error, ChildFailedError):
+        raise _reason(error.failures, gpus, signal_number)
+    if error:
+        raise error
+
+
+def _run_torchrun(
+    options: list[str], command: list[str]
+) -> tuple[BaseException | None, int | None]:
+    """Run a command by torchrun, and pass on a signal to its processes.
+
+    Returns:
+        The error that ended it and the signal that came, if any.
+    """
+    from torch.distributed import run as torchrun
+
     others = _children()
     with (
         TemporaryDirectory(prefix="mtdnn-train-") as notes,
         _silent_logging(),
         StopSignals() as stop,
-        # Not in the main thread: there torchrun would answer signals itself, by ending everything.
+        # Not in the main thread: there torchrun would handle signals itself and end everything.
         ThreadPoolExecutor(1, thread_name_prefix="torchrun") as thread,
     ):
-        started = thread.submit(torchrun.main, [*command, "--log-dir", notes, *train])
+        started = thread.submit(torchrun.main, [*options, "--log-dir", notes, *command])
         try:
-            told = False
+            sent = False
             while not started.done():
                 wait([started], POLL_SECONDS)
-                if stop.number is not None and not told:
-                    # Ctrl-C would be a traceback in a process that is only just starting.
-                    number = {signal.SIGINT: signal.SIGTERM}.get(stop.number, stop.number)
-                    told = _tell(_children() - others, number)
+                if stop.number is not None and not sent:
+                    # Ctrl-C would cause a traceback in a process that is only just starting.
+                    ctrl_c = stop.number == signal.SIGINT
+                    number = signal.SIGTERM if ctrl_c else stop.number
+                    sent = _send(_children() - others, number)
         except BaseException:
-            _tell(_children() - others, signal.SIGKILL)
+            _send(_children() - others, signal.SIGKILL)
             raise
-        error = started.exception()
-    if isinstance(error, ChildFailedError):
-        raise _reason(error.failures, gpus, stop.number)
-    if error:
-        raise error
+        return started.exception(), stop.number
 
 
 def _reason(failures: dict[int, Any], gpus: int, number: int | None) -> MtdnnError:
-    """What ended a training, from those of its processes that failed first."""
+    """The error that ended a training.
 
-    def told(rank: int) -> dict[str, Any]:
-        message = failures[rank].error_file_data["message"]
-        return message if isinstance(message, dict) else {"extraInfo": {}}
+    Args:
+        failures: what torchrun knows of each failed process, by rank.
+        gpus: number of processes.
+        number: the signal that this process got, if any.
+    """
+    reports = {rank: _Report.of(failure) for rank, failure in failures.items()}
+    rank = min(reports, key=lambda rank: reports[rank].precedence)
+    report, status = reports[rank], failures[rank].exitcode
+    if report.kind == "Stopped":
+        return Stopped(report.message, number or report.status - 128)
+    if report.kind == "Busy":
+        return Busy(report.message)
+    if report.kind != "Lost" and report.message:
+        return MtdnnError(report.message)
+    if number is not None and status == -signal.SIGTERM:
+        return Stopped(f"training: stopped by signal {number} before its first step", number)
+    if report.kind == "Lost":
+        what = f"another of {gpus} processes is gone ({' '.join(report.message.split())[:200]})"
+    elif status < 0:
+        what = f"process {rank} of {gpus} was killed by signal {-status}"
+    else:
+        what = f"process {rank} of {gpus} ended with status {status}"
+    return MtdnnError(f"training: {what}; repeat the command to resume from the last checkpoint")
 
-    def weight(rank: int) -> int:
-        kind = told(rank)["extraInfo"].get("kind")
-        return 2 if kind == "Lost" else 1 if kind is None else 0
 
-    rank = min(failures, key=weight)
-    message, about = told(rank).get("message"), told(rank)["extraInfo"]
-    status = failures[rank].exitcode
-    if about.get("kind") == "Stopped":
-        return Stopped(message, number or about["status"] - 128)
-    if about.get("kind") == "Busy":
-        return Busy(message)
-    if about.get("kind") == "Lost" or message is None:
-        if number is not None and status == -signal.SIGTERM:
-            return Stopped(f"training: stopped by signal {number} before its first step", number)
-        how = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        if about.get("kind") == "Lost":
-            rank, how = "another", f"gone ({' '.join(message.split())[:200]})"
-        return MtdnnError(
-            f"training: process {rank} of {gpus} was {how}"
-            "; the same command goes on from the last checkpoint"
-        )
-    return MtdnnError(message)
+@dataclass(frozen=True)
+class _Report:
+    """What a failed process reported, by `reported`.
+
+    Attributes:
+        kind: the class of its error, or "Lost" if it only lost another process; None if it was
+            killed before it could report.
+        message: the error's line.
+        status: its exit status.
+    """
+
+    kind: str | None = None
+    message: str = ""
+    status: int = 2
+
+    @classmethod
+    def of(cls, failure: Any) -> "_Report":
+        content = failure.error_file_data["message"]
+        if not isinstance(content, dict):
+            return cls()
+        about = content["extraInfo"]
+        return cls(about.get("kind"), content["message"], about.get("status", 2))
+
+    @property
+    def precedence(self) -> int:
+        """Which report explains the failure: an error, then a death, then the loss of another."""
+        return 2 if self.kind == "Lost" else 1 if self.kind is None else 0
 
 
 def _children() -> set[int]:
-    """Processes that this one started."""
+    """The processes that this one started."""
     lists = [path.read_text() for path in Path("/proc/self/task").glob("*/children")]
-    return {int(number) for some in lists for number in some.split()}
+    return {int(number) for numbers in lists for number in numbers.split()}
 
 
-def _tell(processes: set[int], number: int) -> bool:
-    """Send a signal; returns whether there was anyone to get it."""
+def _send(processes: set[int], number: int) -> bool:
+    """Send a signal; return whether there were processes to receive it."""
     for process in processes:
         try:
             os.kill(process, number)
@@ -200,7 +241,7 @@ def _tell(processes: set[int], number: int) -> bool:
 
 @contextmanager
 def _silent_logging() -> Iterator[None]:
-    """Without torchrun's own account of what went wrong; ours is one line."""
+    """Silence torchrun's own account of a failure; ours is one line."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -1,4 +1,4 @@
-"""`training.jsonl`: one line for each step, written and read here."""
+"""The training log, `training.jsonl`: one line for each step, written and read here."""
 
 from __future__ import annotations
 
@@ -23,27 +23,34 @@ if TYPE_CHECKING:  # tables and MLflow read the log, and do without torch
 
 
 def read_training(folder: Path) -> list[dict[str, Any]]:
-    """The lines of `training.jsonl`; empty when there is none, without a half-written last line."""
+    """Return the lines of a run's training log; none if it is missing.
+
+    A half-written last line is left out.
+
+    Raises:
+        MtdnnError: the log is damaged.
+    """
+    path = RunFolder(folder).log
     try:
-        lines = RunFolder(folder).log.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return []
     except ValueError:
-        raise MtdnnError(f"{RunFolder(folder).log}: not UTF-8; train the run again") from None
+        raise MtdnnError(f"{path}: not UTF-8; train the run again") from None
     steps = []
     for number, line in enumerate(lines, start=1):
         try:
             steps.append(json.loads(line))
         except (ValueError, RecursionError):
             if number < len(lines):
-                raise MtdnnError(
-                    f"{RunFolder(folder).log}: line {number}: not JSON; train the run again"
-                ) from None
+                raise MtdnnError(f"{path}: line {number}: not JSON; train the run again") from None
     return steps
 
 
 @dataclass
 class _Pending:
+    """A step whose loss and gradient norm are still on the device."""
+
     line: dict[str, Any]
     rows: np.ndarray
     loss: torch.Tensor
@@ -51,18 +58,22 @@ class _Pending:
 
 
 class TrainingLog:
-    """Lines of `training.jsonl`, read from the device a few steps at a time.
+    """Collects the lines of the training log, whose numbers it reads a few steps at a time.
 
     Args:
-        lines: those of the steps before a checkpoint.
-        journal: is told of every line at once, where this process writes one.
+        lines: the lines of the steps before the checkpoint.
+        journal: gets every line as soon as it is read; None in a process that does not lead.
         team: the processes that each know the loss of a part of the batch.
+
+    Attributes:
+        lines: the lines read so far.
+        pending: the steps that are not yet read.
     """
 
     def __init__(self, lines: list[dict[str, Any]], journal: Journal | None, team: Team):
         self._journal, self._team = journal, team
         self._tell(lines)
-        # The clock of a resumed training goes on from its last line.
+        # The clock of a resumed training continues from its last line.
         self._clock = time.monotonic() - (lines[-1]["seconds"] if lines else 0.0)
         self.lines = lines
         self.pending: list[_Pending] = []
@@ -70,13 +81,13 @@ class TrainingLog:
 
     @property
     def seconds(self) -> float:
-        """Time spent on training so far, earlier parts included."""
+        """Seconds spent on training so far, earlier parts included."""
         return round(time.monotonic() - self._clock, 3)
 
     def add(
         self, step: Step, loss: torch.Tensor, norm: torch.Tensor, rate: float, tokens: int
     ) -> None:
-        """Note a step whose loss and norm are still being computed."""
+        """Add a step whose loss and gradient norm, scalars, are still being computed."""
         line = {
             "step": step.step,
             "epoch": step.epoch,
@@ -90,7 +101,7 @@ class TrainingLog:
         self.pending.append(_Pending(line, step.rows, loss, norm))
 
     def read(self) -> None:
-        """Fetch what is pending.
+        """Read the pending numbers from the device.
 
         Raises:
             MtdnnError: a loss or gradient is not finite.
@@ -113,12 +124,12 @@ class TrainingLog:
         values = torch.stack([losses, norms], dim=1).tolist()
         for pending, (loss, norm) in zip(self.pending, values, strict=True):
             line = {**pending.line, "loss": loss, "grad_norm": norm}
-            # Of several processes, which all see it, one says it.
+            # All processes see it, but only one of them says so.
             if self._team.leads and not (math.isfinite(loss) and math.isfinite(norm)):
                 raise MtdnnError(
                     f"training: step {line['step']} ({line['corpus']}): loss {loss}, gradient norm "
-                    f"{norm} in the batch of its training items {_some(pending.rows)}; what was "
-                    "kept before is left; lower training.learning_rate, or use precision fp32"
+                    f"{norm} in the batch of its training items {_listed(pending.rows)}; the last "
+                    "checkpoint is kept; lower training.learning_rate, or use precision fp32"
                 )
             self.lines.append(line)
             self._recent.setdefault(line["corpus"], deque(maxlen=20)).append(loss)
@@ -126,11 +137,11 @@ class TrainingLog:
 
     @property
     def note(self) -> str:
-        """Mean of the latest losses of each corpus."""
+        """The mean of the latest losses of each corpus, for the progress bar."""
         means = (f"{name} {sum(v) / len(v):.3f}" for name, v in self._recent.items())
         return "loss " + ", ".join(means) if self._recent else ""
 
 
-def _some(rows: np.ndarray, most: int = 16) -> str:
-    """The first of some numbers."""
+def _listed(rows: np.ndarray, most: int = 16) -> str:
+    """The first numbers, separated by commas."""
     return ", ".join(map(str, rows[:most].tolist())) + (", …" if len(rows) > most else "")

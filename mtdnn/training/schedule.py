@@ -1,7 +1,7 @@
 """Weighted stochastic batch selection (the paper's algorithm 1), drawn before training.
 
 The schedule says for every step which corpus gives the batch and which items are in it.
-It depends on the run's settings, its seed and the sizes of its corpora alone.
+It depends only on the run's settings, its seed and the sizes of its corpora.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mtdnn.config.layout import Layout, RunFolder
-from mtdnn.config.settings import CorpusSettings, Family, RunSettings, ScheduleSettings
+from mtdnn.config.settings import (
+    CorpusSettings,
+    Family,
+    RunSettings,
+    ScheduleSettings,
+    TrainingSettings,
+)
 from mtdnn.data.features import training_features
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import replacing
@@ -33,7 +39,14 @@ _SECOND_DECK = ""
 
 @dataclass(frozen=True)
 class Step:
-    """One optimiser step: items `rows` of the training features of `corpus`."""
+    """One step of a training.
+
+    Attributes:
+        step: its number, from 0.
+        epoch: the epoch to which it belongs, from 0.
+        corpus: the corpus that gives the batch.
+        rows: (N,) int32, the items of the corpus's training features in the batch.
+    """
 
     step: int
     epoch: int
@@ -42,7 +55,13 @@ class Step:
 
 
 def shares(corpora: dict[str, CorpusSettings], qa_weight: float, spread: str) -> dict[str, float]:
-    """Probability of each corpus at a step; the question-answering corpus has `qa_weight`."""
+    """Return the probability of each corpus at a step, in the order of `corpora`.
+
+    Args:
+        corpora: the mixture.
+        qa_weight: the probability of the question-answering corpus.
+        spread: `datasets` or `families`, over which the rest is spread evenly.
+    """
     families: dict[Family, list[str]] = {}
     for name, corpus in corpora.items():
         families.setdefault(corpus.family, []).append(name)
@@ -59,7 +78,7 @@ def shares(corpora: dict[str, CorpusSettings], qa_weight: float, spread: str) ->
 
 
 class _Deck:
-    """The batches of one corpus: popped one by one, cut from shuffled rows."""
+    """The batches of one corpus, cut from shuffled rows and popped one by one."""
 
     def __init__(self, size: int, batch_size: int, recut: bool, random: np.random.Generator):
         self._size, self._batch_size, self._random = size, batch_size, random
@@ -71,7 +90,7 @@ class _Deck:
         return np.split(order, range(self._batch_size, self._size, self._batch_size))
 
     def refill(self) -> None:
-        """A full deck again: cut anew, or the batches of the first cut in a new order."""
+        """Fill the deck: cut it again, or bring the batches of the first cut into a new order."""
         if self._fixed is None:
             self._left = self._cut()[::-1]  # popped from the end: the smaller batch comes last
         else:
@@ -89,51 +108,41 @@ def draw(
     primary: str,
     sizes: dict[str, int],
     *,
-    batch_size: int,
-    epochs: int,
     settings: ScheduleSettings,
+    training: TrainingSettings,
     seed: int,
 ) -> Iterator[Step]:
-    """Draw the steps of a whole training.
+    """Draw the steps of a whole training (the paper's algorithm 1).
 
-    With `steps_of_weight` the primary corpus has a second deck, of its own order, which takes the
-    place of a mixture's other corpora: the same seed gives as many steps as a mixture which names
-    the primary corpus first.
+    With `steps_of_weight` the primary corpus has a second deck, in an order of its own, which
+    takes the place of a mixture's other corpora: with the same seed there are as many steps as in
+    a mixture whose first corpus is the primary one.
 
     Args:
         probabilities: share of each corpus, summing to 1.
         primary: the question-answering corpus; an epoch ends with its last batch.
         sizes: number of training items of each corpus.
-        batch_size: items in a batch; the last batch of a pass may be smaller.
-        epochs: passes over the primary corpus.
         settings: what happens when an auxiliary corpus runs dry, and at each new epoch.
+        training: the batch size (the last batch of a pass may be smaller) and the epochs, which
+            are passes over the primary corpus.
         seed: the run's seed.
     """
-    names = list(probabilities)
     # A stream for each corpus and one for the draws: adding a corpus moves no other's batches.
     random = np.random.default_rng([seed, 0])
-    decks = {
-        name: _Deck(
-            sizes[name],
-            batch_size,
-            settings.recut == "each_epoch",
-            np.random.default_rng([seed, 1, *name.encode()]),
-        )
-        for name in names
-    }
+
+    def deck(corpus: str, stream: int) -> _Deck:
+        own = np.random.default_rng([seed, stream, *corpus.encode()])
+        return _Deck(sizes[corpus], training.batch_size, settings.recut == "each_epoch", own)
+
+    decks = {name: deck(name, 1) for name in probabilities}
     if settings.steps_of_weight:
         weight = settings.steps_of_weight
         probabilities = {primary: weight, _SECOND_DECK: 1 - weight}
-        decks[_SECOND_DECK] = _Deck(
-            sizes[primary],
-            batch_size,
-            settings.recut == "each_epoch",
-            np.random.default_rng([seed, 2, *primary.encode()]),
-        )
+        decks[_SECOND_DECK] = deck(primary, 2)
     number = 0
-    for epoch in range(epochs):
-        for deck in decks.values():
-            deck.refill()
+    for epoch in range(training.epochs):
+        for each in decks.values():
+            each.refill()
         while decks[primary]:
             name = _pick(random.random(), _current(probabilities, primary, decks, settings))
             if not decks[name]:
@@ -150,9 +159,9 @@ def _current(
     decks: dict[str, _Deck],
     settings: ScheduleSettings,
 ) -> dict[str, float]:
-    """Shares at this moment: `renormalise` gives a dry corpus's share to the other auxiliaries.
+    """The shares at this step: `renormalise` gives a dry corpus's share to the other auxiliaries.
 
-    The share of question answering stays as it is until no auxiliary batch is left.
+    The share of question answering is constant until no auxiliary batch is left.
     """
     if settings.dry != "renormalise":
         return probabilities
@@ -164,27 +173,26 @@ def _current(
 
 
 def _pick(uniform: float, probabilities: dict[str, float]) -> str:
-    """The corpus whose interval of the cumulated shares holds `uniform`."""
+    """The corpus whose interval of the cumulative shares contains `uniform`."""
     names = list(probabilities)
     place = np.searchsorted(np.cumsum(list(probabilities.values())), uniform, side="right")
     return names[min(int(place), len(names) - 1)]  # the shares may sum to a hair below 1
 
 
 def of_run(run: RunSettings, sizes: dict[str, int]) -> Iterator[Step]:
-    """The steps of a run whose corpora have `sizes` training items."""
+    """Draw the steps of a run whose corpora have `sizes` training items."""
     return draw(
         shares(run.corpora, run.qa_weight, run.schedule.spread),
         run.primary,
         sizes,
-        batch_size=run.training.batch_size,
-        epochs=run.training.epochs,
         settings=run.schedule,
+        training=run.training,
         seed=run.seed,
     )
 
 
 def write(run_dir: Path, run: RunSettings) -> None:
-    """Draw a run's schedule from the sizes of its features and keep it in its folder."""
+    """Draw a run's schedule from the sizes of its features and write it to its folder."""
     sizes = {name: len(f) for name, f in training_features(Layout.of_run(run_dir), run).items()}
     steps = list(of_run(run, sizes))
     columns = {
@@ -198,10 +206,10 @@ def write(run_dir: Path, run: RunSettings) -> None:
 
 
 def read(run_dir: Path, sizes: dict[str, int]) -> list[Step]:
-    """The schedule of a run whose corpora have `sizes` training items.
+    """Read the schedule of a run whose corpora have `sizes` training items.
 
     Raises:
-        MtdnnError: it is not readable, or was drawn for other features.
+        MtdnnError: the schedule is not readable, or was drawn for other features.
     """
     path = RunFolder(run_dir).schedule
     try:
@@ -218,7 +226,7 @@ def read(run_dir: Path, sizes: dict[str, int]) -> list[Step]:
     for step in steps:
         if step.rows.max() >= sizes.get(step.corpus, 0):
             raise MtdnnError(
-                f"{path}: step {step.step} wants item {step.rows.max()} of {step.corpus}, which "
+                f"{path}: step {step.step} needs item {step.rows.max()} of {step.corpus}, which "
                 f"has {sizes.get(step.corpus, 0)}; its features have changed: draw it again"
             )
     return steps

@@ -1,10 +1,10 @@
 """One step of a training: computed as it comes, or recorded once and replayed (CUDA graphs).
 
 A step of a small batch is a thousand kernels of a few microseconds; launching each from Python
-takes longer than computing it. A recorded step is launched as one. What it reads must lie where
-it lay when it was recorded: the batch and the numbers of the optimiser are copied there. What
-the host decides from a batch would be recorded as it was then; all of that is in the batch's
-`shape`, and each shape has a recording of its own. A tail keeps them few.
+takes longer than computing it. A recorded step is launched as one. It reads the memory that it
+read when it was recorded, so the batch and the numbers of the optimizer are copied there. What
+the host decides from a batch is fixed in the recording; all of that is in the batch's `shape`, and
+each shape has a recording of its own. Tails keep the shapes few.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from mtdnn.model.multitask import MultiTaskModel
 from mtdnn.model.optimizer import DecoupledAdamax, clip_scale, gradient_norm
 from mtdnn.training.team import Team
 
-# Takes a function without arguments, and returns one that does on the device again what it did.
+# Takes a function without arguments and returns one that repeats its work on the device.
 Recorder = Callable[[Callable[[], None]], Callable[[], None]]
 
 
@@ -33,12 +33,20 @@ def stepper_for(
     device: torch.device,
     team: Team | None = None,
 ) -> "Stepper":
-    """How steps are taken here: recorded where that is possible, else each as it comes."""
+    """Return the stepper for a device: with recordings where possible, else without.
+
+    Args:
+        model: the model; changed in place by each step.
+        optimizer: its optimizer.
+        settings: accumulation, clipping and precision.
+        device: the device of the model.
+        team: the processes that take each step together; by default this one alone.
+    """
     recordable = (
         device.type == "cuda"
         and model.packed
         and (team is None or team.size == 1)
-        # Both look at the device's random state in the middle of a step, or cut batches anew.
+        # Both read the device's random state in the middle of a step, or cut batches on the host.
         and settings.accumulation == 1
         and not settings.activation_checkpointing
     )
@@ -48,11 +56,14 @@ def stepper_for(
 
 
 class Stepper:
-    """Takes the steps of one training, each as it comes.
+    """Takes the steps of one training, launching every kernel from Python.
 
     Args:
         model, optimizer: what is trained; changed in place.
-        team: who takes each step together, each with a batch of its own; nobody else when absent.
+        settings: accumulation, clipping and precision.
+        device: the device of the model.
+        team: the processes that take each step together, each with a batch of its own; by default
+            this one alone.
     """
 
     def __init__(
@@ -67,21 +78,23 @@ class Stepper:
         self.device, self.team = device, team or Team(device)
 
     def prepare(self, batch: PackedBatch) -> PackedBatch:
-        """A batch as `take` wants it; on another thread, while steps are taken."""
+        """Return a batch as `take` needs it; safe on another thread, while steps are taken."""
         return batch.pinned() if self.device.type == "cuda" else batch
 
     def take(
         self, corpus: str, batch: PackedBatch, rate: float, weight: float = 1.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """One optimiser step.
+        """Take one step.
 
         Args:
+            corpus: the corpus of the batch.
+            batch: the batch, or this process's part of it, as `prepare` returned it.
             rate: the learning rate.
-            weight: of this process's batch among the team's.
+            weight: the weight of this process's batch in the team's mean loss.
 
         Returns:
-            The batch's mean loss, so weighted, and the global gradient norm before clipping, both
-            scalars on the device.
+            The weighted mean loss of the batch, and the global gradient norm before clipping, both
+            fp32 scalars on the device.
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._backward(corpus, batch, weight)
@@ -95,7 +108,7 @@ class Stepper:
             group["lr"] = rate
 
     def _backward(self, corpus: str, batch: PackedBatch, weight: float) -> torch.Tensor:
-        """The gradients of a batch; returns its loss."""
+        """Compute the gradients of a batch, part by part; return its loss."""
         total = torch.zeros((), device=self.device)
         parts = parts_of(batch, self.settings.accumulation)
         for number, (part, share) in enumerate(parts, 1):
@@ -103,28 +116,28 @@ class Stepper:
                 with precision(self.settings, self.device):
                     part = part.to(self.device)
                     loss = self.team.loss(self.model, corpus, part) * (share * weight)
-                loss.backward()
+                torch.autograd.backward(loss)
             total += loss.detach()
         return total
 
 
 @dataclass
 class _Recording:
-    """A step that can be done again: with what is in the batch by then."""
+    """A step that can be repeated, with the contents that `batch` has by then."""
 
     batch: PackedBatch
     replay: Callable[[], None]
 
 
 class RecordedSteps(Stepper):
-    """Takes the steps of one training, those of a known shape from recordings.
+    """Takes the steps of one training, replaying recordings of shapes that it has met before.
 
-    A shape is recorded when it comes for the second time: at the first time compilers and
-    libraries get ready, and rare shapes cost no more than without. A step is the same kernels in
-    the same order either way, so that a resumed training, which records anew, ends the same.
+    A shape is recorded when it occurs for the second time: the first time lets compilers and
+    libraries initialise, and rare shapes cost no recording. Both ways run the same kernels in the
+    same order, so a resumed training, which records again, has the same result.
 
     Args:
-        recorder: how to record; tests have one that needs no GPU.
+        recorder: makes the recordings; tests have one that needs no GPU.
     """
 
     def __init__(
@@ -138,8 +151,8 @@ class RecordedSteps(Stepper):
         super().__init__(model, optimizer, settings, device)
         optimizer.keep_factors_on(device)
         self._recorder: Recorder | None = recorder
-        self._recordings: dict[tuple, _Recording | None] = {}
-        # Outside of the memory of recordings, which all of them use.
+        self._recordings: dict[tuple[str | int, ...], _Recording | None] = {}
+        # Outside the memory of the recordings, which they share.
         self._results = torch.zeros(2, device=device)
 
     def prepare(self, batch: PackedBatch) -> PackedBatch:
@@ -150,9 +163,9 @@ class RecordedSteps(Stepper):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         self._set_rate(rate)
         self.optimizer.advance(self.model.trained_by(corpus))
-        shape = (corpus, *batch.shape, *self.optimizer.structure)
+        shape: tuple[str | int, ...] = (corpus, *batch.shape, *self.optimizer.structure)
         if self._recorder and shape in self._recordings and not self._recordings[shape]:
-            self._recordings[shape] = self._record(corpus, batch)
+            self._recordings[shape] = self._record(corpus, batch, self._recorder)
         if recording := self._recordings.setdefault(shape, None):
             recording.batch.fill(batch)
             recording.replay()
@@ -162,29 +175,29 @@ class RecordedSteps(Stepper):
         return loss, norm
 
     def _compute(self, corpus: str, batch: PackedBatch) -> None:
-        """All of a step that the device does."""
+        """Do the device's part of a step."""
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._backward(corpus, batch, 1.0)
         norm = gradient_norm(self.model.parameters())
         self.optimizer.apply(clip_scale(norm, self.settings.clip_norm))
         self._results.copy_(torch.stack([loss, norm]))
-        # They lie in the memory of recordings, which is used again.
+        # The gradients lie in the memory of the recordings, which is used again.
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _record(self, corpus: str, batch: PackedBatch) -> _Recording | None:
-        """A recording of a step, which is not done by that; none where it cannot be made."""
+    def _record(self, corpus: str, batch: PackedBatch, recorder: Recorder) -> _Recording | None:
+        """Record a step without taking it; None if that fails, and no more are recorded then."""
         place = batch.to(self.device).copied()
         try:
-            return _Recording(place, self._recorder(lambda: self._compute(corpus, place)))
+            return _Recording(place, recorder(lambda: self._compute(corpus, place)))
         except RuntimeError as error:  # the memory is too small, or the driver too old
             self._recorder = None
             reason = printable(str(error), 200)
-            print(f"mtdnn: goes on without further CUDA graphs: {reason}", flush=True)
+            print(f"mtdnn: continuing without further CUDA graphs: {reason}", flush=True)
             return None
 
 
 def cuda_recorder() -> Recorder:
-    """Records CUDA graphs in memory that they share: only one is replayed at a time."""
+    """Return a recorder of CUDA graphs that share memory, since one is replayed at a time."""
     pool = torch.cuda.graph_pool_handle()
 
     def record(work: Callable[[], None]) -> Callable[[], None]:
@@ -194,14 +207,14 @@ def cuda_recorder() -> Recorder:
             with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 work()
         finally:
-            torch.cuda.set_stream(stream)  # a recording that failed would leave its own
+            torch.cuda.set_stream(stream)  # a failed recording would leave its own selected
         return graph.replay
 
     return record
 
 
 def parts_of(batch: PackedBatch, count: int) -> list[tuple[PackedBatch, float]]:
-    """The batch cut into at most `count` parts of whole items, each with its share of them."""
+    """Cut a batch into at most `count` parts of whole items, each with its share of the items."""
     if count == 1:
         return [(batch, 1.0)]
     items = len(batch.items) - 1
@@ -213,6 +226,6 @@ def parts_of(batch: PackedBatch, count: int) -> list[tuple[PackedBatch, float]]:
 
 
 def precision(settings: TrainingSettings, device: torch.device) -> torch.autocast:
-    """The arithmetic of the forward pass; weights and losses stay fp32."""
+    """Return the autocast context of the forward pass; weights and losses stay fp32."""
     bf16 = settings.precision == "bf16"
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)

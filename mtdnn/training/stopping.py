@@ -8,7 +8,7 @@ from mtdnn.errors import MtdnnError
 
 
 class Stopped(MtdnnError):
-    """A signal ended the training; everything up to now is kept.
+    """A signal ended the training, whose state is kept.
 
     Attributes:
         status: exit status by the convention of shells, 128 + signal.
@@ -20,10 +20,13 @@ class Stopped(MtdnnError):
 
 
 class StopSignals:
-    """Notes SIGTERM, SIGUSR1 and SIGINT, so that the training ends between two steps.
+    """Notes SIGTERM, SIGUSR1 and SIGINT, so that the training can end between two steps.
 
-    Ctrl-C a second time acts at once. Batch systems send SIGTERM several times within a second
-    when a job's time is over: the checkpoint is written nevertheless.
+    A second Ctrl-C acts at once. A second SIGTERM does not: batch systems send several within a
+    second when a job's time is over, and the checkpoint is written nevertheless.
+
+    Attributes:
+        number: the last signal; None before the first.
     """
 
     _WATCHED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)

@@ -15,16 +15,17 @@ from mtdnn.data.features import Features
 from mtdnn.model.batches import PackedBatch
 from mtdnn.model.multitask import MultiTaskModel
 
-# Processes wait for each other as long as the slowest disk or the holder of the run takes: one
-# that ends is noticed by torchrun, not by a clock.
-PATIENCE = timedelta(days=7)
+# Processes wait for each other as long as the slowest disk or the holder of the run takes;
+# torchrun, not a timeout, notices one that has ended.
+TIMEOUT = timedelta(days=7)
 
 
 class Team:
     """The processes that train one run together; by default a single one.
 
     Attributes:
-        rank, size: number of this process, from 0, and of all.
+        rank: number of this process, from 0.
+        size: number of processes.
     """
 
     def __init__(self, device: torch.device, rank: int = 0, size: int = 1):
@@ -38,10 +39,14 @@ class Team:
         return self.rank == 0
 
     def part(self, features: Features, rows: np.ndarray) -> tuple[np.ndarray, float]:
-        """The items of a batch that are this process's, and the weight of their mean loss.
+        """Return this process's items of a batch, and the weight of their mean loss.
 
-        The mean over the processes of what is so weighted is the batch's own mean loss. Where
-        there are fewer items than processes, some learn one with weight 0, to keep in step.
+        The mean of the weighted losses over the processes is the mean loss of the batch. Where
+        there are fewer items than processes, some learn one item with weight 0, to keep in step.
+
+        Args:
+            features: the corpus's training features.
+            rows: (N,) the items of the batch.
         """
         if self.size == 1:
             return rows, 1.0
@@ -49,14 +54,14 @@ class Team:
         return rows[mine or [0]], self.size * len(mine) / len(rows)
 
     def share(self, model: MultiTaskModel) -> None:
-        """Let `loss` and `backward` work on a model, the same in every process."""
+        """Make `loss` and `backward` work on a model that is the same in every process."""
         if self.size > 1:
             with warnings.catch_warnings():
                 # torch has begun to rename `broadcast_buffers`.
                 warnings.simplefilter("ignore", FutureWarning)
-                # With `find_unused_parameters` the gradients are summed up in the same order from
-                # the first step on; else torch finds a better one meanwhile, and a resumed
-                # training would differ by rounding.
+                # With `find_unused_parameters` the order in which gradients are summed is the
+                # same from the first step on; without it torch changes the order after a few
+                # steps, and a resumed training would differ by rounding.
                 self._replica = DistributedDataParallel(
                     _Loss(model),
                     find_unused_parameters=True,
@@ -65,14 +70,19 @@ class Team:
                 )
 
     def loss(self, model: MultiTaskModel, corpus: str, batch: PackedBatch) -> torch.Tensor:
-        """`model.loss`, of the model that is shared."""
-        return (self._replica or model.loss)(corpus, batch)
+        """Return `model.loss`, a scalar, by way of the shared model."""
+        loss: torch.Tensor = (self._replica or model.loss)(corpus, batch)
+        return loss
 
     @contextmanager
     def backward(self, model: MultiTaskModel, corpus: str, last: bool) -> Iterator[None]:
-        """Around forward and backward pass of a part of a batch; the last one averages gradients.
+        """Surround the forward and backward pass of a part of a batch.
 
-        Weights that the corpus does not use have none then, as with a single process.
+        Args:
+            model: the model.
+            corpus: the corpus of the batch.
+            last: whether it is the last part, which averages the gradients over the processes.
+                Weights that the corpus does not use then have no gradient, as in one process.
         """
         if not self._replica:
             yield
@@ -84,50 +94,58 @@ class Team:
             with self._replica.no_sync():
                 yield
 
-    def agreed(self, *numbers: int) -> list[int]:
-        """The largest of each of some numbers among the processes."""
+    def largest(self, *numbers: int) -> list[int]:
+        """Return the maximum of each of the numbers over the processes."""
         if self.size == 1:
             return list(numbers)
-        largest = torch.tensor(numbers, device=self._device)
-        dist.all_reduce(largest, dist.ReduceOp.MAX)
-        return largest.tolist()
+        maxima = torch.tensor(numbers, device=self._device)
+        dist.all_reduce(maxima, dist.ReduceOp.MAX)
+        return [int(number) for number in maxima.tolist()]
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """Values averaged over the processes."""
+        """Return values averaged over the processes, in the same tensor."""
         if self.size > 1:
             dist.all_reduce(values)
             values /= self.size
         return values
 
     def leave(self) -> None:
-        """The processes need each other no more."""
+        """End the communication between the processes."""
         if self.size > 1:
             self._replica = None
             dist.destroy_process_group()
 
 
 class _Loss(nn.Module):
-    """A model as DistributedDataParallel wants it: its output is what is differentiated."""
+    """A model as DistributedDataParallel needs it: its output is what is differentiated."""
 
     def __init__(self, model: MultiTaskModel):
         super().__init__()
         self.model = model
 
     def forward(self, corpus: str, batch: PackedBatch) -> torch.Tensor:
-        # Other corpora's heads get gradients of zero. It is known here that no process uses them;
-        # finding it out at each step would let a GPU wait.
+        # Other corpora's heads get gradients of zero. Here it is known that no process uses them;
+        # detecting it at each step would make the host wait for the GPU.
         untouched = sum(parameter.sum() for parameter in self.model.idle(corpus))
         return self.model.loss(corpus, batch) + 0.0 * untouched
 
 
 def tokens_of(features: Features, rows: np.ndarray) -> np.ndarray:
-    """Tokens of each of some items."""
+    """Return the number of tokens of each of the items `rows`, (N,)."""
     starts, lengths = features.item_starts, features.lengths
     return np.array([lengths[starts[row] : starts[row + 1]].sum() for row in rows])
 
 
 def cut(tokens: np.ndarray, count: int) -> list[list[int]]:
-    """Places of items with so many tokens, dealt into `count` parts of about as many tokens."""
+    """Deal items into `count` parts of about equally many tokens.
+
+    Args:
+        tokens: (N,) tokens of each item.
+        count: number of parts.
+
+    Returns:
+        The indices of the items of each part, ascending.
+    """
     parts: list[list[int]] = [[] for _ in range(count)]
     totals = [0] * count
     for place in np.argsort(-tokens, kind="stable").tolist():
@@ -138,8 +156,8 @@ def cut(tokens: np.ndarray, count: int) -> list[list[int]]:
 
 
 def join(gpus: int, device: torch.device) -> Team:
-    """Meet the other processes, if there are any; waits for all of them."""
+    """Return the team of this process, once all of its `gpus` processes have joined."""
     if gpus == 1:
         return Team(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     return Team(device, dist.get_rank(), dist.get_world_size())

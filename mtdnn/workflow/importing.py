@@ -1,4 +1,4 @@
-"""Take in a run that was trained elsewhere, on a machine without Snakemake or MLflow."""
+"""Imports a run that was trained elsewhere, on a machine without Snakemake or MLflow."""
 
 import json
 import os
@@ -6,7 +6,6 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from mtdnn.config.dependencies import RunSteps
 from mtdnn.config.experiment import Experiment
@@ -17,57 +16,51 @@ from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest, read_json, replacing, write_json, write_text
 from mtdnn.training.fingerprint import Fingerprint, is_ours
+from mtdnn.workflow.differing import differences
 
-TRAINED = (
+TRAINED_FILES = (
     *STEPS["schedule"],
     *STEPS["train"],
     *(f"{RunFolder.model}/{name}" for name in ("config.json", *WEIGHTS, "tokenizer.json")),
 )
 MODEL_SUFFIXES = (".json", ".safetensors", ".txt")
-EVALUATED = STEPS["evaluate"]
+EVALUATED_FILES = STEPS["evaluate"]
 
 
 def import_run(experiment: Experiment, folder: Path) -> Path:
-    """Verify the finished run in `folder`, put it in its place and log it to MLflow.
+    """Verify a finished run, copy it to its place below `results/` and log it to MLflow.
 
-    The workflow then neither trains nor (if its predictions came along) evaluates it again,
-    but always scores it here. Only a run with scores of its own is logged at once.
+    The workflow then does not train the run again, nor evaluate it if it has predictions, but
+    always scores it again. A run without scores is not logged now, but when it is scored.
+
+    Args:
+        experiment: the experiment that needs the run.
+        folder: the run's folder; any local folder.
 
     Returns:
         The run's folder below `results/`.
 
     Raises:
-        MtdnnError: one line for each thing that is missing or differs.
+        MtdnnError: a line for each file that is missing, each value that differs, and so on;
+            nothing was copied.
     """
     folder = Path(folder)
-    settings = load_run(RunFolder(folder).config)
-    run = _which(experiment, settings, folder)
-    evaluated = any((folder / name).exists() for name in EVALUATED)
-    wanted = TRAINED + EVALUATED if evaluated else TRAINED
-    missing = [f"{folder / name}: no such file" for name in wanted if not (folder / name).is_file()]
-    mistakes = [*_foreign_files(folder), *missing] or [
-        *_other_settings(experiment.resolve(run), settings, RunFolder(folder).config, evaluated),
-        *_broken_files(folder),
-        *_other_origins(experiment, settings, RunFolder(folder).description),
+    files = RunFolder(folder)
+    settings = load_run(files.config)
+    run = _run_of(experiment, settings, files.config)
+    is_evaluated = any((folder / name).exists() for name in EVALUATED_FILES)
+    required = TRAINED_FILES + EVALUATED_FILES if is_evaluated else TRAINED_FILES
+    problems = [*_foreign_files(folder), *_missing_files(folder, required)] or [
+        *_other_settings(experiment.resolve(run), settings, files.config, is_evaluated),
+        *_broken_files(files),
+        *_other_origins(experiment, settings, files.description),
     ]
     target = experiment.layout.run(run)
     if RunFolder(target).description.exists() and not target.samefile(folder):
-        mistakes.append(f"{target}: holds a trained run already; delete it to import another")
-    if mistakes:
-        raise MtdnnError("\n".join(mistakes))
-
-    with replacing(target) as draft:
-        # The tokenizer's files differ from encoder to encoder, so the model comes whole.
-        shutil.copytree(folder / "model", draft / "model")
-        for name in (RunFolder.metrics, RunFolder.journal, *wanted):
-            if (folder / name).exists():
-                shutil.copyfile(folder / name, draft / name)
-        write_text(RunFolder(draft).config, dump_yaml(experiment.resolve(run)))
-        steps = ["train", "evaluate"] if evaluated else ["train"]
-        digests = RunSteps(experiment)
-        marks = {step: digests.settings(run, step) for step in steps}
-        write_json(RunFolder(draft).imported, marks)
-        _date(draft)
+        problems.append(f"{target}: already holds a trained run; delete it to import another")
+    if problems:
+        raise MtdnnError("\n".join(problems))
+    _copy(experiment, run, folder, required)
     if RunFolder(target).metrics.exists():
         from mtdnn.tracking import client, runs
 
@@ -76,8 +69,23 @@ def import_run(experiment: Experiment, folder: Path) -> Path:
     return target
 
 
-def _which(experiment: Experiment, settings: RunSettings, folder: Path) -> RunId:
-    """The experiment's run that `settings` describe."""
+def _copy(experiment: Experiment, run: RunId, folder: Path, required: tuple[str, ...]) -> None:
+    """Copy a verified run to its place, all of it or nothing."""
+    with replacing(experiment.layout.run(run)) as draft:
+        # The whole folder, because the tokenizer's files differ from encoder to encoder.
+        shutil.copytree(folder / RunFolder.model, draft / RunFolder.model)
+        for name in (RunFolder.metrics, RunFolder.journal, *required):
+            if (folder / name).exists():
+                shutil.copyfile(folder / name, draft / name)
+        files, run_steps = RunFolder(draft), RunSteps(experiment)
+        write_text(files.config, dump_yaml(experiment.resolve(run)))
+        steps = ["train", "evaluate"] if files.predictions.exists() else ["train"]
+        write_json(files.imported, {step: run_steps.settings(run, step) for step in steps})
+        _set_dates(draft)
+
+
+def _run_of(experiment: Experiment, settings: RunSettings, place: Path) -> RunId:
+    """Return the experiment's run with these settings, which were read from `place`."""
     run = RunId(
         settings.encoder_name,
         settings.mixture,
@@ -87,72 +95,82 @@ def _which(experiment: Experiment, settings: RunSettings, folder: Path) -> RunId
     )
     if run not in experiment.runs():
         raise MtdnnError(
-            f"{RunFolder(folder).config}: is {run.path}, which no table of experiment "
-            f"{experiment.experiment} needs; `mtdnn plan` lists its runs"
+            f"{place}: is {run.path}, which no table of experiment "
+            f"{experiment.experiment} needs; `mtdnn plan` lists the runs that it needs"
         )
     return run
 
 
 def _foreign_files(folder: Path) -> Iterator[str]:
-    """What no training of ours writes: links out of the folder, pickles, code."""
-    for path in [folder / "model", *sorted(folder.glob("*")), *sorted(folder.glob("model/**/*"))]:
+    """Yield a line for each file that no training writes: symbolic links, pickles, code."""
+    model = folder / RunFolder.model
+    for path in [model, *sorted(folder.glob("*")), *sorted(model.glob("**/*"))]:
         if path.is_symlink():
             yield f"{path}: is a symbolic link; copy the run's own files"
-        elif path.parent.name == "model" and path.suffix not in MODEL_SUFFIXES:
-            yield f"{path}: is no file of a model ({', '.join(MODEL_SUFFIXES)}); remove it"
+        elif model in path.parents and path.suffix not in MODEL_SUFFIXES:
+            yield f"{path}: is not a file of a model ({', '.join(MODEL_SUFFIXES)}); remove it"
+
+
+def _missing_files(folder: Path, required: tuple[str, ...]) -> Iterator[str]:
+    for name in required:
+        if not (folder / name).is_file():
+            yield f"{folder / name}: no such file"
 
 
 def _other_settings(
-    ours: RunSettings, theirs: RunSettings, place: Path, evaluated: bool
+    ours: RunSettings, theirs: RunSettings, place: Path, is_evaluated: bool
 ) -> Iterator[str]:
-    yield from _differences(ours.determining(), theirs.determining(), str(place), "")
-    if evaluated:
-        ours_decoding, theirs_decoding = ours.decoding.model_dump(), theirs.decoding.model_dump()
-        yield from _differences(ours_decoding, theirs_decoding, str(place), "decoding.")
+    """Yield a line for each setting that matters to the run's files and differs.
+
+    Args:
+        ours: the settings in the experiment.
+        theirs: the settings in the run's folder.
+        place: the file that holds the latter.
+        is_evaluated: whether the run has predictions, to which decoding matters as well.
+    """
+    expected_settings, found = ours.determining(), theirs.determining()
+    if is_evaluated:
+        expected_settings["decoding"] = ours.decoding.model_dump()
+        found["decoding"] = theirs.decoding.model_dump()
+    for key, value, expected in differences(found, expected_settings):
+        yield f"{place}: {key}: is {value!r}, but {expected!r} in the experiment"
 
 
-def _differences(ours: Any, theirs: Any, place: str, key: str) -> Iterator[str]:
-    """One line for each value that differs."""
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        for name in {**ours, **theirs}:
-            yield from _differences(ours.get(name), theirs.get(name), place, f"{key}{name}.")
-    elif ours != theirs:
-        yield f"{place}: {key.rstrip('.')}: is {theirs!r}, but {ours!r} in the experiment"
-
-
-def _broken_files(folder: Path) -> Iterator[str]:
-    """What is truncated, or does not fit together."""
+def _broken_files(files: RunFolder) -> Iterator[str]:
+    """Yield a line for each file that is truncated or does not fit the others."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     from safetensors import SafetensorError, safe_open
 
-    for name in WEIGHTS:
+    for path in files.weights():
         try:
-            with safe_open(folder / "model" / name, framework="np"):
+            with safe_open(path, framework="np"):
                 pass
         except (SafetensorError, OSError) as error:
-            yield f"{folder / 'model' / name}: not readable: {error}"
-    lines = RunFolder(folder).log
+            yield f"{path}: not readable: {error}"
     try:
-        steps = pq.read_metadata(RunFolder(folder).schedule).num_rows
-        logged = [json.loads(line)["step"] for line in lines.read_text("utf-8").splitlines()]
+        steps = pq.read_metadata(files.schedule).num_rows
+        logged = [json.loads(line)["step"] for line in files.log.read_text("utf-8").splitlines()]
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        yield f"{folder}: schedule.parquet or training.jsonl: not readable: {error}"
+        yield f"{files.path}: {RunFolder.schedule} or {RunFolder.log}: not readable: {error}"
     else:
         if logged != list(range(steps)):
-            yield f"{lines}: has {len(logged)} steps, but the schedule has {steps}"
+            yield f"{files.log}: has {len(logged)} steps, but the schedule has {steps}"
 
 
 def _other_origins(experiment: Experiment, settings: RunSettings, path: Path) -> Iterator[str]:
-    """Where the fingerprint differs from what the run would have here."""
+    """Yield a line for each part of a run's fingerprint that differs from what it would be here.
+
+    Fast paths that were turned off (MTDNN_PLAIN) make no difference.
+    """
     record = read_json(path)
     theirs = Fingerprint.recorded(record)
     if record.get("fingerprint") != theirs.digest:
-        yield f"{path}: fingerprint: is not that of its parts; the file was changed"
+        yield f"{path}: fingerprint: does not match its parts; the file was changed after training"
     if theirs.config_digest != digest(settings.determining()):
-        yield f"{path}: config_digest: is not that of its config.yaml"
+        yield f"{path}: config_digest: does not match its {RunFolder.config}"
     if not is_ours(theirs.code):
-        yield f"{path}: code: was trained with other code than this; use the same commit"
+        yield f"{path}: code: the run was trained by other code; use the same commit"
     layout, digests = experiment.layout, theirs.corpora or {}
     places = [
         (f"corpora.{name}", layout.corpus(name), digests.get(name)) for name in settings.corpora
@@ -161,13 +179,13 @@ def _other_origins(experiment: Experiment, settings: RunSettings, path: Path) ->
     for key, place, expected in places:
         manifest = place / MANIFEST
         if manifest.exists() and read_json(manifest)["digest"] != expected:
-            yield f"{path}: {key}: differs from {manifest}; it was trained on something else"
+            yield f"{path}: {key}: does not match {manifest}; the run was trained on something else"
 
 
-def _date(folder: Path) -> None:
-    """Give all files one date, so that none is newer than what was made from it.
+def _set_dates(folder: Path) -> None:
+    """Give all files the same date, so that none is newer than what follows from it.
 
-    Scores are dated back: Snakemake has no record of them, so they are made anew here.
+    Scores get an old date, because Snakemake has no record of them and shall redo them.
     """
     now = time.time()
     for path in folder.rglob("*"):

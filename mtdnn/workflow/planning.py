@@ -1,28 +1,30 @@
 """What an experiment will cost, before it is started: runs, steps, hours, memory.
 
-Steps are counted from the sizes of the corpora, times come from rates that were measured on this
-machine (`mtdnn.workflow.rates`), kept beside the results. Nothing heavy is imported unless one is
-missing.
+Steps are counted from the sizes of the corpora. Times come from rates that were measured on this
+machine (`mtdnn.workflow.rates`) and are kept beside the results. Nothing heavy is imported unless
+a rate is missing.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from mtdnn.config.dependencies import RunSteps, code_of
+from mtdnn.config.dependencies import RunSteps
 from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import FEATURES, MANIFEST, RunFolder, RunId
 from mtdnn.config.settings import CorpusSettings, RunSettings, SyntheticCorpus
 from mtdnn.machine.files import digest, read_json, write_json
 from mtdnn.machine.gpus import count_gpus
+from mtdnn.machine.provenance import code_digest
 from mtdnn.training.schedule import shares
 
-LINES = 40
+MAX_TABLE_ROWS = 40
 """Rows of the printed table; a larger grid is folded to encoders and mixtures."""
 
 
@@ -32,11 +34,14 @@ class Group:
 
     Attributes:
         row: the runs' path without the seed.
-        runs: how many there are, and how many of them are `done` (trained and predicted).
-        steps: expected optimiser steps of one run; None when a corpus's size is not known.
-        hours: of one run, training and prediction; None when a rate is not known.
-        memory_mb: largest memory of one run (of the GPU where there is one).
-        missing: why something is None; empty otherwise.
+        encoder: the runs' encoder.
+        mixture: the runs' mixture.
+        runs: number of runs.
+        done: number of runs that are trained and predicted.
+        steps: expected optimizer steps of one run; None if the size of a corpus is unknown.
+        hours: of one run, training and prediction; None if a rate is unknown.
+        memory_mib: peak memory of one run, on the GPU if there is one; None if a rate is unknown.
+        missing: why a value is None; empty if none is.
     """
 
     row: str
@@ -46,111 +51,131 @@ class Group:
     done: int
     steps: float | None
     hours: float | None = None
-    memory_mb: float | None = None
+    memory_mib: float | None = None
     missing: str = ""
 
 
 def plan(experiment: Experiment, threads: int | None, measure: bool = True) -> dict[str, Any]:
-    """The groups of an experiment's runs, and their totals.
+    """Return the groups of an experiment's runs, and their totals.
 
     Args:
-        threads: CPU threads of a run; by default what the workflow gives it.
-        measure: measure rates that are not known yet, where encoder and features are there.
+        experiment: the experiment.
+        threads: CPU threads of a run; as in the workflow when None.
+        measure: whether to measure rates that are unknown, if encoder and features exist.
     """
     gpus = count_gpus()
     threads = threads or (4 if gpus else 1)
     at_once = gpus or max(1, (os.cpu_count() or 1) // threads)
-    runs = experiment.runs()
-    alike: dict[RunId, list[RunId]] = {}
-    for run in runs:
-        alike.setdefault(replace(run, seed=0), []).append(run)
-    sizes: dict[Any, tuple[float | None, float]] = {}
-    rates = _Rates(experiment, threads, measure)
-    asked = RunSteps(experiment)
-    groups = [_group(experiment, members, sizes, rates, asked) for members in alike.values()]
-    left = [group.runs - group.done for group in groups]
-    due = [(group.hours, n) for group, n in zip(groups, left, strict=True) if n]
-    known = all(hours is not None for hours, _ in due)
-    work = sum(hours * n for hours, n in due) if known else None
-    longest = max((hours for hours, _ in due), default=0.0) if known else None
-    counted = all(g.steps is not None for g in groups)
+    seeds: dict[RunId, list[RunId]] = {}
+    for run in experiment.runs():
+        seeds.setdefault(replace(run, seed=0), []).append(run)
+    planner = _Planner(experiment, _Rates(experiment, threads, measure))
+    groups = [planner.group(runs) for runs in seeds.values()]
     return {
         "experiment": experiment.experiment,
         "threads": threads,
         "runs_at_once": at_once,
         "device": "GPU" if gpus else "CPU",
         "groups": [asdict(group) for group in groups],
-        "total": {
-            "runs": len(runs),
-            "done": sum(group.done for group in groups),
-            "steps": sum(g.steps * g.runs for g in groups) if counted else None,
-            "hours": work / at_once if known else None,
-            # Of one GPU, or of so many CPU threads.
-            "device_hours": work,
-            # With so many at once all end within twice the longest run (Graham 1969).
-            "jobs_at_once": ceil(work / longest) if longest else None,
-            "longest_hours": longest,
-            "memory_mb": max((g.memory_mb or 0 for g in groups), default=0) * at_once
-            if known
-            else None,
-        },
+        "total": _total(groups, at_once),
     }
 
 
-def _group(
-    experiment: Experiment,
-    members: list[RunId],
-    sizes: dict,
-    rates: "_Rates",
-    asked: RunSteps,
-) -> Group:
-    run, settings = members[0], experiment.resolve(members[0])
-    folder = experiment.layout.run
-    group = Group(
-        row=run.path.rpartition("/")[0],
-        encoder=run.encoder,
-        mixture=run.mixture,
-        runs=len(members),
-        done=sum(_is_done(folder(member), asked.settings(member, "train")) for member in members),
-        steps=None,
-    )
-    items, tokens = {}, {}
-    for name in settings.corpora:
-        place = (run.encoder, settings.features_variant, name)
-        if place not in sizes:
-            sizes[place] = size(experiment, *place)
-        items[name], tokens[name] = sizes[place]
-        if items[name] is None:
-            return replace(group, missing=f"the size of {name} is not known; fetch it")
-    steps = expected_steps(settings, items)
-    group = replace(group, steps=sum(steps.values()))
-    if group.done == group.runs:
-        return group
-    known = rates.of(run, settings)
-    if isinstance(known, str):
-        return replace(group, missing=known)
-    seconds = sum(steps[name] * known[name]["step_s"] for name in steps)
-    seconds += sum(tokens[name] * known[name]["token_s"] for name in steps)
-    memory = max(known[name]["memory_mb"] for name in steps)
-    return replace(group, hours=seconds / 3600, memory_mb=memory)
+def _total(groups: list[Group], at_once: int) -> dict[str, float | None]:
+    """Return runs and steps of all groups, and the time and memory of what is left to do.
+
+    Args:
+        groups: all groups.
+        at_once: number of runs that share the machine.
+    """
+    left = [(group, group.runs - group.done) for group in groups if group.done < group.runs]
+    work = _sum((group.hours, count) for group, count in left)
+    longest = max((group.hours or 0.0 for group, _ in left), default=0.0)
+    memory = max((group.memory_mib or 0.0 for group in groups), default=0.0)
+    known = work is not None
+    return {
+        "runs": sum(group.runs for group in groups),
+        "done": sum(group.done for group in groups),
+        "steps": _sum((group.steps, group.runs) for group in groups),
+        "hours": None if work is None else work / at_once,
+        # Hours of one device: a GPU, or the CPU threads of one run.
+        "device_hours": work,
+        # With this many jobs at once, all end within twice the longest run (Graham 1969).
+        "jobs_at_once": ceil(work / longest) if work is not None and longest else None,
+        "longest_hours": longest if known else None,
+        "memory_mib": memory * at_once if known else None,
+    }
 
 
-def _is_done(folder: Path, settings: str) -> bool:
-    """Whether a run was trained under these settings (their digest), and evaluated."""
-    description = RunFolder(folder).description
-    if not description.exists() or not RunFolder(folder).predictions.exists():
-        return False
-    return read_json(description).get("config_digest") == settings
+def _sum(parts: Iterable[tuple[float | None, int]]) -> float | None:
+    """Return the sum of value × count; None if a value is unknown."""
+    total = 0.0
+    for value, count in parts:
+        if value is None:
+            return None
+        total += value * count
+    return total
+
+
+class _Planner:
+    """Works out groups of runs; what several groups share is looked up once."""
+
+    def __init__(self, experiment: Experiment, rates: "_Rates"):
+        self._experiment, self._rates = experiment, rates
+        self._run_steps = RunSteps(experiment)
+        self._size = cache(lambda *place: size(experiment, *place))
+
+    def group(self, runs: list[RunId]) -> Group:
+        """Return the group of runs that differ in their seed only."""
+        run, settings = runs[0], self._experiment.resolve(runs[0])
+        group = Group(
+            row=run.row_path,
+            encoder=run.encoder,
+            mixture=run.mixture,
+            runs=len(runs),
+            done=sum(map(self._is_done, runs)),
+            steps=None,
+        )
+        items: dict[str, float] = {}
+        tokens: dict[str, float] = {}
+        for name in settings.corpora:
+            count, tokens[name] = self._size(run.encoder, settings.features_variant, name)
+            if count is None:
+                return replace(group, missing=f"the size of {name} is unknown; fetch it")
+            items[name] = count
+        steps = expected_steps(settings, items)
+        group = replace(group, steps=sum(steps.values()))
+        if group.done == group.runs:
+            return group
+        rates = self._rates.of(run, settings)
+        if isinstance(rates, str):
+            return replace(group, missing=rates)
+        seconds = sum(steps[name] * rates[name]["step_s"] for name in steps)
+        seconds += sum(tokens[name] * rates[name]["token_s"] for name in steps)
+        memory = max(rates[name]["memory_mib"] for name in steps)
+        return replace(group, hours=seconds / 3600, memory_mib=memory)
+
+    def _is_done(self, run: RunId) -> bool:
+        """Whether a run was trained under the experiment's settings, and predicted."""
+        files = RunFolder(self._experiment.layout.run(run))
+        if not files.description.exists() or not files.predictions.exists():
+            return False
+        trained = read_json(files.description).get("config_digest")
+        return bool(trained == self._run_steps.settings(run, "train"))
 
 
 # --- steps -----------------------------------------------------------------------------------
 
 
 def expected_steps(run: RunSettings, items: dict[str, float]) -> dict[str, float]:
-    """Expected optimiser steps on each corpus, by the definition of the schedule.
+    """Return the expected optimizer steps on each corpus, as the schedule draws them.
 
-    Question answering takes all its batches; on average the others are drawn in the proportion
-    of their shares, as often as their batches last where they are not refilled.
+    Question answering takes all its batches. The other corpora are drawn in proportion to their
+    shares, and without refilling only as long as their batches last.
+
+    Args:
+        run: settings of the run.
+        items: number of training items of each corpus (windows, rows).
     """
     share = shares(run.corpora, run.qa_weight, run.schedule.spread)
     batches = {name: ceil(count / run.training.batch_size) for name, count in items.items()}
@@ -175,11 +200,11 @@ def expected_steps(run: RunSettings, items: dict[str, float]) -> dict[str, float
 def size(
     experiment: Experiment, encoder: str, variant: str, corpus: str
 ) -> tuple[float | None, float]:
-    """Training items of a corpus (None if unknown) and tokens of its other splits.
+    """Return the training items of a corpus (None if unknown) and the tokens of its other splits.
 
-    From its features when they are there, else from its rows, else from the numbers of rows
-    that the experiment expects. Long contexts have several windows: without features, a question
-    counts as one.
+    The numbers come from its features if they exist, or else from its rows, or else from the
+    numbers of rows that the experiment expects. A long context has several windows, but without
+    features a question counts as one item.
     """
     layout, settings = experiment.layout, experiment.corpora[corpus]
     table = layout.corpus(corpus) / "train.parquet"
@@ -203,15 +228,21 @@ def _expected_rows(corpus: CorpusSettings) -> int | None:
 
 
 class _Rates:
-    """Measured rates, kept below the experiment's results."""
+    """Measured rates, kept below the experiment's results.
+
+    Args:
+        experiment: the experiment.
+        threads: CPU threads of a run.
+        measure: whether to measure rates that are unknown.
+    """
 
     def __init__(self, experiment: Experiment, threads: int, measure: bool):
         self._experiment, self._threads, self._measure = experiment, threads, measure
         self._folder = experiment.layout.root / "rates"
-        self._code = code_of("evaluate")
+        self._code = code_digest("workflow.rates")
 
     def of(self, run: RunId, settings: RunSettings) -> dict[str, dict[str, float]] | str:
-        """The rates of each corpus of a run, or why they are not known."""
+        """Return the rates of each corpus of a run, or the reason why they are unknown."""
         layout = self._experiment.layout
         encoder = layout.encoder(run.encoder)
         folders = {
@@ -219,26 +250,26 @@ class _Rates:
             for name in settings.corpora
         }
         if not (encoder / MANIFEST).exists():
-            return f"the encoder {run.encoder} is not there; `mtdnn encoder` fetches it"
+            return f"the encoder {run.encoder} is missing; `mtdnn encoder` fetches it"
         for name, folder in folders.items():
             if not (folder / FEATURES).exists():
-                return f"the features of {name} are not there; `mtdnn features` makes them"
+                return f"the features of {name} are missing; `mtdnn features` makes them"
         files = {
             name: self._folder / f"{self._key(settings, encoder, folder)}.json"
             for name, folder in folders.items()
         }
-        absent = [name for name, file in files.items() if not file.exists()]
-        if absent and not self._measure:
+        missing = [name for name, file in files.items() if not file.exists()]
+        if missing and not self._measure:
             return "no rate was measured yet; leave out --no-measuring"
-        if absent:
+        if missing:
             from mtdnn.workflow import rates
 
-            for name, rate in rates.measure(settings, encoder, folders, absent, self._threads):
+            for name, rate in rates.measure(settings, encoder, folders, missing, self._threads):
                 write_json(files[name], rate)
         return {name: read_json(file) for name, file in files.items()}
 
     def _key(self, settings: RunSettings, encoder: Path, features: Path) -> str:
-        """What a rate depends on."""
+        """Return a digest of what a rate depends on."""
         training = settings.training
         return digest(
             [
@@ -255,66 +286,71 @@ class _Rates:
         )[:32]
 
 
-# --- in words --------------------------------------------------------------------------------
+# --- the printed table -----------------------------------------------------------------------
 
 
-def described(planned: dict[str, Any]) -> Iterator[str]:
-    """Lines of a table that a person can read, totals last."""
+def lines(planned: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines that `mtdnn plan` prints: a table, totals last, and notes on it.
+
+    Args:
+        planned: what `plan` returned.
+    """
     groups, total = planned["groups"], planned["total"]
-    if len(groups) > LINES:
+    if len(groups) > MAX_TABLE_ROWS:
         groups = _folded(groups)
     width = max(len(group["row"]) for group in groups)
     yield f"{'':{width}}  {'runs':>6}  {'done':>6}  {'steps':>15}  {'time':>13}  {'memory':>8}"
-    for group in groups:
+    for row in (*groups, {**total, "row": "all"}):
         yield (
-            f"{group['row']:{width}}  {group['runs']:>6,}  {group['done']:>6,}  "
-            f"{_range(group['steps'], _count):>15}  {_range(group['hours'], _time):>13}  "
-            f"{_range(group['memory_mb'], _memory):>8}"
+            f"{row['row']:{width}}  {row['runs']:>6,}  {row['done']:>6,}  "
+            f"{_range(row['steps'], _count):>15}  {_range(row['hours'], _time):>13}  "
+            f"{_range(row['memory_mib'], _memory):>8}"
         )
+    threads = planned["threads"]
     yield (
-        f"{'all':{width}}  {total['runs']:>6,}  {total['done']:>6,}  "
-        f"{_range(total['steps'], _count):>15}  {_range(total['hours'], _time):>13}  "
-        f"{_range(total['memory_mb'], _memory):>8}"
+        "A row shows the steps, time and memory of one run with "
+        f"{threads} CPU thread{'s' if threads > 1 else ''}."
     )
     yield (
-        f"steps, time and memory of one run, with {planned['threads']} CPU threads; the last line "
-        f"is what is left of all, {planned['runs_at_once']} at once"
+        "The last row shows the steps of all runs, and the time and memory of the remaining runs, "
+        f"{planned['runs_at_once']} at a time."
     )
     if total["jobs_at_once"]:
-        jobs, longest = total["jobs_at_once"], total["longest_hours"]
+        longest = total["longest_hours"]
         yield (
-            f"{planned['device']} time left in all: {_time(total['device_hours'])}; on a cluster "
-            f"{jobs:,} jobs at once end within {_time(2 * longest)}, the longest takes "
-            f"{_time(longest)}"
+            f"Remaining {planned['device']} time: {_time(total['device_hours'])}. On a cluster, "
+            f"{total['jobs_at_once']:,} parallel jobs finish within {_time(2 * longest)}; the "
+            f"longest one takes {_time(longest)}."
         )
     yield from sorted({f"–: {group['missing']}" for group in groups if group["missing"]})
 
 
 def _folded(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Groups of the same encoder and mixture together, with ranges of what differs."""
-    together: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    """Join groups of the same encoder and mixture; values that differ become lists."""
+    alike: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for group in groups:
-        together.setdefault((group["encoder"], group["mixture"]), []).append(group)
+        alike.setdefault((group["encoder"], group["mixture"]), []).append(group)
     return [
         {
             "row": f"{encoder}/{mixture}/…",
-            "runs": sum(g["runs"] for g in some),
-            "done": sum(g["done"] for g in some),
-            "missing": next((g["missing"] for g in some if g["missing"]), ""),
+            "runs": sum(group["runs"] for group in members),
+            "done": sum(group["done"] for group in members),
+            "missing": next((group["missing"] for group in members if group["missing"]), ""),
             **{
-                key: [g[key] for g in some if g[key] is not None]
-                for key in ("steps", "hours", "memory_mb")
+                key: [group[key] for group in members if group[key] is not None]
+                for key in ("steps", "hours", "memory_mib")
             },
         }
-        for (encoder, mixture), some in together.items()
+        for (encoder, mixture), members in alike.items()
     ]
 
 
-def _range(value: Any, words: Any) -> str:
-    values = value if isinstance(value, list) else [value]
-    if not values or values[0] is None:
+def _range(value: float | list[float] | None, shown: Callable[[float], str]) -> str:
+    """Return a value, or the smallest and the largest of several, as a person reads them."""
+    if value is None or value == []:
         return "–"
-    low, high = words(min(values)), words(max(values))
+    values = value if isinstance(value, list) else [value]
+    low, high = shown(min(values)), shown(max(values))
     return low if low == high else f"{low}–{high}"
 
 
@@ -328,5 +364,5 @@ def _time(hours: float) -> str:
     return f"{60 * hours:.0f} min" if hours < 2 else f"{hours:,.1f} h"
 
 
-def _memory(megabytes: float) -> str:
-    return f"{megabytes / 1000:.1f} GB"
+def _memory(mib: float) -> str:
+    return f"{mib:,.0f} MiB"

@@ -1,4 +1,4 @@
-"""How long a step takes and a prediction, and how much memory: measured here, on real features."""
+"""Measures time and memory of training steps and predictions, on real features."""
 
 import resource
 import time
@@ -21,24 +21,28 @@ from mtdnn.model.optimizer import learning_rate, optimizer_for
 from mtdnn.training.loop import random_state
 from mtdnn.training.stepper import stepper_for
 
-WARM_UP = 2
-STEPS = 6
-SECONDS = 10.0
-"""No more steps, nor batches predicted, are begun after so long."""
-BATCHES = 4
+WARM_UP_STEPS = 2
+MEASURED_STEPS = 6
+MAX_SECONDS = 10.0
+"""After this time no further training step is begun."""
+PREDICTED_BATCHES = 4
 
 
 def measure(
     run: RunSettings, encoder: Path, features: dict[str, Path], corpora: list[str], threads: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rates of the `corpora` of a run, each in a process of its own so that its memory is known.
+    """Measure rates, for each corpus in a process of its own, so that its memory is known.
 
     Args:
-        run: settings of a run; its encoder's folder, and that of each of its corpora's features.
+        run: settings of a run.
+        encoder: the folder of its encoder.
+        features: the folder of each corpus's features.
+        corpora: the corpora to measure.
+        threads: CPU threads.
 
     Yields:
         A corpus and its `step_s` (seconds of a training step), `token_s` (seconds of a predicted
-        token), `memory_mb` (peak of the GPU where there is one, else of the process), `device`.
+        token), `memory_mib` (peak memory of the GPU, or without one of the process), `device`.
     """
     with ProcessPoolExecutor(
         1, mp_context=get_context("spawn"), max_tasks_per_child=1
@@ -56,16 +60,16 @@ def _measure(
     family = run.corpora[corpus].family
     step = step_seconds(model, run, corpus, Features(features / "train.arrow", family), device)
     token = _token_seconds(model, run, corpus, Features(features / "dev.arrow", family), device)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # KiB on Linux
     if device.type == "cuda":
-        memory = torch.cuda.max_memory_allocated(device)
+        memory_mib = torch.cuda.max_memory_allocated(device) / 2**20
     return {
         "corpus": corpus,
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "step_s": step,
         "token_s": token,
-        "memory_mb": memory / 1e6,
+        "memory_mib": memory_mib,
     }
 
 
@@ -76,25 +80,29 @@ def step_seconds(
     features: Features,
     device: torch.device,
 ) -> float:
-    """Mean seconds of a training step over batches drawn at random, once all is warmed up."""
+    """Return the mean seconds of a training step, over random batches and after a warm-up."""
     optimizer = optimizer_for(model.train(), run.training)
     stepper = stepper_for(model, optimizer, run.training, device)
     draw = np.random.default_rng(1)
-    batches = [draw.permutation(len(features))[: run.training.batch_size] for _ in range(STEPS)]
+    batches = [
+        draw.permutation(len(features))[: run.training.batch_size] for _ in range(MEASURED_STEPS)
+    ]
 
     def step(number: int, rows: np.ndarray) -> None:
         random_state(run.seed, number)
         rate = learning_rate(number, 1000, run.training)
         stepper.take(corpus, stepper.prepare(batch_of(features, rows)), rate)
 
-    # A GPU meets each shape twice before its steps are recorded ones.
-    for number, rows in enumerate(2 * batches if device.type == "cuda" else batches[:WARM_UP]):
+    # On a GPU, a step is recorded when its shape occurs for the second time, then replayed.
+    for number, rows in enumerate(
+        2 * batches if device.type == "cuda" else batches[:WARM_UP_STEPS]
+    ):
         step(number, rows)
     _wait(device)
     started = time.perf_counter()
     for taken, rows in enumerate(batches, 1):
-        step(STEPS + taken, rows)
-        if time.perf_counter() - started > SECONDS:
+        step(MEASURED_STEPS + taken, rows)
+        if time.perf_counter() - started > MAX_SECONDS:
             break
     _wait(device)
     return (time.perf_counter() - started) / taken
@@ -107,9 +115,9 @@ def _token_seconds(
     features: Features,
     device: torch.device,
 ) -> float:
-    """Mean seconds of a predicted token, over batches of short and of long sequences."""
+    """Return the mean seconds of a predicted token, over batches of short and long sequences."""
     batches = list(batches_by_length(features, TOKENS_PER_BATCH[device.type]))
-    chosen = batches[:: max(1, len(batches) // BATCHES)][:BATCHES]
+    chosen = batches[:: max(1, len(batches) // PREDICTED_BATCHES)][:PREDICTED_BATCHES]
     tokens = sum(int(features.pick(items, ["input_ids"]).lengths.sum()) for items in chosen)
     model.eval()
     started = time.perf_counter()
@@ -120,5 +128,6 @@ def _token_seconds(
 
 
 def _wait(device: torch.device) -> None:
+    """Wait until the GPU has done all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

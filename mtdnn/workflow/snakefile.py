@@ -1,4 +1,4 @@
-"""What the Snakefile calls: the checked experiment, the report's command, live delivery."""
+"""What the Snakefile calls: loads and checks the experiment, builds the report, starts delivery."""
 
 import os
 import shlex
@@ -10,6 +10,7 @@ from typing import Any
 
 from mtdnn.config.dependencies import is_local, source_files
 from mtdnn.config.experiment import Experiment
+from mtdnn.config.layout import Layout
 from mtdnn.config.loading import parse, with_lock
 from mtdnn.config.settings import FilesEncoder
 from mtdnn.config.yaml_files import read_yaml
@@ -17,14 +18,18 @@ from mtdnn.errors import MtdnnError
 
 
 def load_experiment(mapping: Any, files: Iterable[Path]) -> Experiment:
-    """The experiment that Snakemake merged from `files` and its command line, checked.
+    """Check the experiment that Snakemake merged from files and its command line.
+
+    Args:
+        mapping: the merged keys and values.
+        files: the YAML files.
 
     Raises:
-        MtdnnError: one line for each mistake, and for each input that is not there.
+        MtdnnError: a line for each mistake and each missing input.
     """
     names = [os.path.relpath(file) for file in files]
     for name in names:
-        read_yaml(name)  # repeated keys, which Snakemake's own reader lets pass
+        read_yaml(name)  # refuses repeated keys, which Snakemake's own reader accepts
     experiment = with_lock(parse(mapping, where=" + ".join(names)), names[0])
     missing = sorted(missing_files(experiment))
     if missing:
@@ -33,7 +38,7 @@ def load_experiment(mapping: Any, files: Iterable[Path]) -> Experiment:
 
 
 def missing_files(experiment: Experiment) -> Iterator[str]:
-    """A line for each local folder or file that an encoder or a corpus needs and lacks."""
+    """Yield a line for each local folder or file that an encoder or a corpus needs but lacks."""
     used = {name for run in experiment.runs() for name in experiment.mixtures[run.mixture].corpora}
     local = [name for name in used if is_local(experiment.corpora[name].source)]
     if local and not os.path.isdir(experiment.data_path(None)):
@@ -51,27 +56,39 @@ def missing_files(experiment: Experiment) -> Iterator[str]:
 
 
 def report_command(experiment: Path, snakefile: str, reported: Iterable[Path], root: Path) -> str:
-    """Shell command that lets Snakemake put `reported` files into `{root}/report.html`.
+    """Return the shell command with which Snakemake writes the report.
 
-    It is written beside its place and moved there, so that it is never half written.
+    The report is written beside its place and then moved there, so it is never half written.
+
+    Args:
+        experiment: the experiment's YAML file.
+        snakefile: the Snakefile.
+        reported: the files that the report shall hold.
+        root: the experiment's folder.
     """
-    draft = root / ".report.html"
+    report = Layout(root).report
+    draft = report.with_name(f".{report.name}")
     files = " ".join(shlex.quote(str(file)) for file in reported)
     return (
         f"python -m snakemake {files} --snakefile {shlex.quote(str(snakefile))} "
         f"--configfile {shlex.quote(str(experiment))} --report {shlex.quote(str(draft))} "
         f"--nolock --cores 1 --workflow-profile none "
-        f"&& mv {shlex.quote(str(draft))} {shlex.quote(str(root / 'report.html'))}"
+        f"&& mv {shlex.quote(str(draft))} {shlex.quote(str(report))}"
     )
 
 
 def start_delivery(experiment: Path, log: Path) -> None:
-    """Have a process of its own bring MLflow up to date until this one ends, however it ends."""
+    """Start a process that keeps MLflow up to date until this process ends.
+
+    Args:
+        experiment: the experiment's YAML file.
+        log: the file for the messages of the new process.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "mtdnn", "sync", str(experiment)]
     command += ["--follow", "--parent", str(os.getpid())]
     with open(log, "a", encoding="utf-8") as file:
-        # In a session of its own, Ctrl-C does not end it before the runs have said how they ended.
+        # In a new session, Ctrl-C does not end it before it has delivered how the runs ended.
         subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -82,6 +99,7 @@ def start_delivery(experiment: Path, log: Path) -> None:
 
 
 def _missing(place: str, files: list[Path]) -> Iterator[str]:
+    """Yield a line for each missing folder, and for each missing file in the other folders."""
     folders = {file.parent for file in files if not os.path.isdir(file.parent)}
     for folder in folders:
         yield f"{place}.root: no such folder: {folder}"

@@ -1,8 +1,8 @@
-"""Does what lies in an experiment's folder follow from what it says it follows from?
+"""Checks that the files of an experiment follow from each other.
 
-Digests of encoders, corpora, features and models are computed again; scores are computed
-again from predictions, and tables from scores; MLflow is asked whether it agrees; on demand,
-predictions are made again from the models. Nothing in the folder is written.
+Digests of encoders, corpora, features and models are computed again, scores from predictions, and
+tables from scores; MLflow is asked whether it agrees; on demand, predictions are computed again
+from the models. The experiment's folder is not changed.
 """
 
 import json
@@ -18,69 +18,85 @@ import pyarrow.parquet as pq
 from mtdnn.config.dependencies import RunSteps
 from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import FEATURES, MANIFEST, STEPS, Layout, RunFolder
-from mtdnn.config.loading import load_run
+from mtdnn.config.loading import load, load_run
 from mtdnn.data.corpora import fetching
 from mtdnn.data.features import SPLITS
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest, read_json, sha256
+from mtdnn.tracking.content import run_folders
 from mtdnn.training.fingerprint import Fingerprint
+from mtdnn.workflow.differing import differences
 
 # Null odds differ in their last digits from machine to machine.
 ODDS_TOLERANCE = 1e-3
-MOST_SHOWN = 5
+MAX_SHOWN_DIFFERENCES = 5
 
 Check = Callable[[Path], Iterator[str]]
 
 
+def experiment_in(folder: Path) -> Experiment:
+    """Return the experiment whose results a folder holds, wherever that folder is now.
+
+    Raises:
+        MtdnnError: `experiment.yaml` is missing or mistaken, or the folder has another name than
+            the experiment.
+    """
+    experiment = load(Layout(folder).experiment)
+    if folder.absolute().name != experiment.experiment:
+        raise MtdnnError(f"{folder}: holds the experiment {experiment.experiment!r}; rename it")
+    return experiment.model_copy(update={"results": str(folder.absolute().parent)})
+
+
 def verify(experiment: Experiment, predictions: bool = False, threads: int | None = None) -> None:
-    """Check an experiment's folder and print a line for each kind of thing in it.
+    """Check an experiment's folder, and print a line for each kind of file in it.
 
     Args:
-        experiment: as `results/{experiment}/experiment.yaml` has it.
-        predictions: also evaluate every model again; takes as long as evaluation did.
+        experiment: the experiment, as `experiment.yaml` in its folder describes it.
+        predictions: whether to evaluate every model again, which takes as long as the first time.
         threads: CPU threads for that; all cores when absent.
 
     Raises:
-        MtdnnError: a line for each thing that does not follow.
+        MtdnnError: a line for each file that does not follow from the others.
     """
     layout = experiment.layout
-    runs = sorted(path.parent for path in layout.root.glob("runs/*/*/*/*/*/config.yaml"))
-    trained = [run for run in runs if RunFolder(run).description.exists()]
-    scored = [run for run in trained if RunFolder(run).metrics.exists()]
-    with tempfile.TemporaryDirectory() as room:
-        again = Again(experiment, Path(room))
-        parts: dict[str, tuple[list[Path], Check]] = {
-            "encoders": (_folders(layout.encoder("*")), _encoder),
-            "corpora": (_folders(layout.corpus("*")), _corpus),
-            "features": (_folders(layout.features("*", "*", "*")), lambda f: _features(layout, f)),
-            "models": (trained, Models(experiment)),
-            "scores": (scored, again.scores),
-            "tables": (_folders(layout.table("*", "md")), again.table),
-            "runs in MLflow": (
-                [run for run in scored if RunFolder(run).logged.exists()],
-                lambda run: _in_mlflow(experiment, run),
+    runs = list(map(RunFolder, run_folders(layout)))
+    trained = [run.path for run in runs if run.description.exists()]
+    scored = [run.path for run in runs if run.description.exists() and run.metrics.exists()]
+    logged = [folder for folder in scored if RunFolder(folder).logged.exists()]
+    with tempfile.TemporaryDirectory() as folder:
+        recomputed = Recomputed(experiment, Path(folder))
+        checks: dict[str, tuple[list[Path], Check]] = {
+            "encoders": (_matching(layout.encoder("*")), _encoder),
+            "corpora": (_matching(layout.corpus("*")), _corpus),
+            "features": (
+                _matching(layout.features("*", "*", "*")),
+                lambda features: _features(layout, features),
             ),
+            "models": (trained, Models(experiment)),
+            "scores": (scored, recomputed.scores),
+            "tables": (_matching(layout.table("*", "md")), recomputed.table),
+            "runs in MLflow": (logged, lambda run: _in_mlflow(experiment, run)),
         }
         if predictions:
-            parts["predictions"] = (scored, lambda run: again.predictions(run, threads))
-        wrong = []
-        for kind, (places, check) in parts.items():
+            checks["predictions"] = (scored, lambda run: recomputed.predictions(run, threads))
+        problems = []
+        for kind, (places, check) in checks.items():
             found = [list(_guarded(check, place)) for place in places]
-            print(f"{kind}: {found.count([])} of {len(places)} as they should be", flush=True)
-            wrong += [line for lines in found for line in lines]
-    if wrong:
-        raise MtdnnError("\n".join(wrong))
+            print(f"{kind}: {found.count([])} of {len(places)} correct", flush=True)
+            problems += [line for lines in found for line in lines]
+    if problems:
+        raise MtdnnError("\n".join(problems))
 
 
-def _folders(pattern: Path) -> list[Path]:
-    """What matches a path with `*` in it."""
+def _matching(pattern: Path) -> list[Path]:
+    """Return the paths that match a path with `*` in it, sorted."""
     parts = pattern.parts
     first = next(index for index, part in enumerate(parts) if "*" in part)
     return sorted(Path(*parts[:first]).glob("/".join(parts[first:])))
 
 
 def _guarded(check: Check, place: Path) -> Iterator[str]:
-    """What a check finds; a file that is missing or damaged is a finding as well."""
+    """Yield what a check finds; a missing or damaged file is a finding as well."""
     try:
         yield from check(place)
     except MtdnnError as error:
@@ -96,7 +112,7 @@ def _encoder(folder: Path) -> Iterator[str]:
     manifest = read_json(folder / MANIFEST)
     yield from _files(folder, manifest["files"])
     if digest(manifest["files"]) != manifest["digest"]:
-        yield f"{folder / MANIFEST}: digest: is not that of its files"
+        yield f"{folder / MANIFEST}: digest: does not match its files"
 
 
 def _corpus(folder: Path) -> Iterator[str]:
@@ -108,7 +124,7 @@ def _corpus(folder: Path) -> Iterator[str]:
     if not damaged:
         rows = {split: pq.read_table(folder / f"{split}.parquet").to_pylist() for split in splits}
         if fetching.rows_digest(rows) != manifest["digest"]:
-            yield f"{folder / MANIFEST}: digest: is not that of its rows"
+            yield f"{folder / MANIFEST}: digest: does not match its rows"
 
 
 def _features(layout: Layout, folder: Path) -> Iterator[str]:
@@ -124,42 +140,44 @@ def _features(layout: Layout, folder: Path) -> Iterator[str]:
         ("encoder_digest", layout.encoder(encoder)),
     ):
         if described[key] != read_json(origin / MANIFEST)["digest"]:
-            yield f"{folder / FEATURES}: {key}: is not that of {origin}"
+            yield f"{folder / FEATURES}: {key}: does not match {origin}"
 
 
 class Models:
-    """Finds where a run's model is not what its record and the experiment's settings say."""
+    """Finds where a run's model is not what its description and the experiment's settings say."""
 
     def __init__(self, experiment: Experiment):
-        self._layout, self._asked = experiment.layout, RunSteps(experiment)
+        self._layout, self._run_steps = experiment.layout, RunSteps(experiment)
         self._runs = {self._layout.run(run): run for run in experiment.runs()}
 
     def __call__(self, run: Path) -> Iterator[str]:
+        """Yield a line for each thing that is wrong with a run's model."""
         yield from _model(self._layout, run)
         place = RunFolder(run).description
         trained = read_json(place).get("config_digest")
-        if run in self._runs and trained != self._asked.settings(self._runs[run], "train"):
-            yield f"{place}: was trained under other settings than the experiment's; train it again"
+        if run in self._runs and trained != self._run_steps.settings(self._runs[run], "train"):
+            yield f"{place}: was trained under other settings than the experiment's; retrain it"
 
 
 def _model(layout: Layout, run: Path) -> Iterator[str]:
-    place = RunFolder(run).description
-    record, settings = read_json(place), load_run(RunFolder(run).config)
-    yield from _files(run / "model", record.get("files") or {})
+    files = RunFolder(run)
+    place = files.description
+    record, settings = read_json(place), load_run(files.config)
+    yield from _files(files.model, record.get("files") or {})
     if not record.get("files"):
-        yield f"{place}: files: has no digests of the model's files; train the run again"
+        yield f"{place}: files: has no digests of the model's files; retrain the run"
     if record.get("fingerprint") != Fingerprint.recorded(record).digest:
-        yield f"{place}: fingerprint: is not that of its parts"
+        yield f"{place}: fingerprint: does not match its parts"
     if record.get("config_digest") != digest(settings.determining()):
-        yield f"{place}: config_digest: is not that of {RunFolder(run).config}"
+        yield f"{place}: config_digest: does not match {files.config}"
     origins = {name: layout.corpus(name) for name in settings.corpora}
     found = {name: record["corpora"].get(name) for name in origins}
     origins["encoder"], found["encoder"] = layout.encoder(settings.encoder_name), record["encoder"]
     for name, origin in origins.items():
         manifest = origin / MANIFEST
-        # A run that was trained elsewhere may have come without them.
+        # An imported run may have come without them.
         if manifest.exists() and read_json(manifest)["digest"] != found[name]:
-            yield f"{place}: {name}: was another one than {origin} holds"
+            yield f"{place}: {name}: does not match {manifest}; retrain the run"
 
 
 def _files(folder: Path, digests: dict[str, str | None]) -> Iterator[str]:
@@ -168,111 +186,113 @@ def _files(folder: Path, digests: dict[str, str | None]) -> Iterator[str]:
         if not path.is_file():
             yield f"{path}: no such file"
         elif sha256(path) != expected:
-            yield f"{path}: is not the file that was written: its sha256 differs"
+            yield f"{path}: was changed after it was written: its sha256 differs"
 
 
-# --- what was computed -----------------------------------------------------------------------
+# --- recomputed files ------------------------------------------------------------------------
 
 
-class Again:
-    """The same computations once more, beside the experiment: results in a room of their own.
+class Recomputed:
+    """Repeats computations in a folder beside the experiment, and compares the files.
 
     Args:
         experiment: the experiment.
-        room: an empty folder.
+        folder: an empty folder.
     """
 
-    def __init__(self, experiment: Experiment, room: Path):
+    def __init__(self, experiment: Experiment, folder: Path):
         self._experiment = experiment
-        self._copy = experiment.model_copy(update={"results": str(room)})
-        self._root, self._here = experiment.layout.root, self._copy.layout.root
+        self._copy = experiment.model_copy(update={"results": str(folder)})
+        self._root, self._copy_root = experiment.layout.root, self._copy.layout.root
 
     def _link(self, *names: str) -> None:
-        """Have folders of the experiment here as well."""
-        self._here.mkdir(parents=True, exist_ok=True)
+        """Link files or folders of the experiment into the copy."""
+        self._copy_root.mkdir(parents=True, exist_ok=True)
         for name in names:
-            if not (self._here / name).exists() and (self._root / name).exists():
-                os.symlink((self._root / name).absolute(), self._here / name)
+            if not (self._copy_root / name).exists() and (self._root / name).exists():
+                os.symlink((self._root / name).absolute(), self._copy_root / name)
 
-    def _run(self, run: Path, *products: str) -> Path:
-        """A folder for a run here, with some of its files."""
+    def _run(self, run: Path, *names: str) -> Path:
+        """Return a folder for a run in the copy, with links to some of the run's files.
+
+        It is not below `runs/`, which may be a link to the experiment's own runs.
+        """
         self._link("corpora", "features", "encoders")
-        here = self._here / "again" / run.relative_to(self._root / "runs")
-        here.mkdir(parents=True, exist_ok=True)
-        for name in products:
-            if not (here / name).exists():
-                os.symlink((run / name).absolute(), here / name)
-        return here
+        folder = self._copy_root / "recomputed" / run.relative_to(self._root / "runs")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            if not (folder / name).exists():
+                os.symlink((run / name).absolute(), folder / name)
+        return folder
 
     def scores(self, run: Path) -> Iterator[str]:
-        """Where `metrics.json` differs from the scores of the run's predictions."""
+        """Yield where `metrics.json` differs from the scores of the run's predictions."""
         from mtdnn.evaluation import metrics
 
-        made = (RunFolder.config, RunFolder.model, *STEPS["evaluate"])
-        here = self._run(run, *made)
-        metrics.write(here, self._copy)
-        found, expected = read_json(RunFolder(run).metrics), read_json(RunFolder(here).metrics)
-        for each in (found, expected):
-            each.get("provenance", {}).pop("scored", None)  # when and by which commit
-        yield from _differences(found, expected, str(RunFolder(run).metrics), "")
+        folder = self._run(run, RunFolder.config, RunFolder.model, *STEPS["evaluate"])
+        metrics.write(folder, self._copy)
+        place = RunFolder(run).metrics
+        found, expected = read_json(place), read_json(RunFolder(folder).metrics)
+        for scores in (found, expected):
+            scores.get("provenance", {}).pop("scored", None)  # when and by which commit
+        for key, *values in differences(found, expected):
+            shown = [json.dumps(value, ensure_ascii=False)[:60] for value in values]
+            yield f"{place}: {key}: is {shown[0]}, but the predictions give {shown[1]}"
 
     def predictions(self, run: Path, threads: int | None) -> Iterator[str]:
-        """Where predictions differ from those that the model makes now."""
+        """Yield where predictions differ from those that the model makes now."""
         from mtdnn.evaluation.predictions import evaluate
 
-        here = self._run(run, RunFolder.config, RunFolder.model)
-        for name in _PREDICTED:
-            (here / name).unlink(missing_ok=True)
-        evaluate(here, load_run(RunFolder(run).config), threads)
-        for name, key in _PREDICTED.items():
-            rows = [_by_key(folder / name, key) for folder in (run, here)]
-            if rows[0].keys() != rows[1].keys():
-                yield f"{run / name}: holds {len(rows[0])} rows, its model gives {len(rows[1])}"
+        folder = self._run(run, RunFolder.config, RunFolder.model)
+        for name in _KEYS:
+            (folder / name).unlink(missing_ok=True)
+        evaluate(folder, load_run(RunFolder(run).config), threads)
+        for name, key in _KEYS.items():
+            found, expected = _by_key(run / name, key), _by_key(folder / name, key)
+            if found.keys() != expected.keys():
+                yield f"{run / name}: has {len(found)} rows, but its model predicts {len(expected)}"
                 continue
-            differ = [key for key, row in rows[0].items() if not _alike(row, rows[1][key])]
+            differ = [key for key, row in found.items() if not _is_close(row, expected[key])]
             if differ:
-                where = ", ".join(map(str, differ[:MOST_SHOWN]))
-                count = f"{len(differ)} of {len(rows[0])}"
-                yield f"{run / name}: {count} differ from its model: {where}"
+                where = ", ".join(map(str, differ[:MAX_SHOWN_DIFFERENCES]))
+                count = f"{len(differ)} of {len(found)}"
+                yield f"{run / name}: {count} rows differ from what its model predicts: {where}"
 
     def table(self, table: Path) -> Iterator[str]:
-        """Where a table's files differ from what the runs' scores give."""
+        """Yield where a table's files differ from what the runs' scores give."""
         from mtdnn.reporting.products import write_interference, write_table
 
-        # Whatever else a table may show; the tables themselves are made here.
+        # A table may read anything but the tables, which are written here.
         self._link(*(path.name for path in self._root.iterdir() if path.name != "tables"))
         if table.stem in self._copy.tables:
             write_table(self._copy, table.stem)
         elif table.stem == "interference":
             write_interference(self._copy)
         else:
-            yield f"{table}: is no table of the experiment any more; delete it"
+            yield f"{table}: is no longer a table of the experiment; delete it"
             return
         for suffix in ("md", "csv", "tex"):
-            found = self._experiment.layout.table(table.stem, suffix)
-            expected = self._copy.layout.table(table.stem, suffix).read_text(encoding="utf-8")
-            lines = found.read_text(encoding="utf-8").splitlines(), expected.splitlines()
-            if lines[0] != lines[1]:
-                number = next(
-                    (
-                        n
-                        for n, pair in enumerate(zip(*lines, strict=False), 1)
-                        if pair[0] != pair[1]
-                    ),
-                    min(map(len, lines)) + 1,
-                )
-                yield f"{found}: line {number}: is not what metrics.json gives; make it again"
+            place = self._experiment.layout.table(table.stem, suffix)
+            found = place.read_text(encoding="utf-8").splitlines()
+            copy = self._copy.layout.table(table.stem, suffix)
+            expected = copy.read_text(encoding="utf-8").splitlines()
+            if found != expected:
+                pairs = enumerate(zip(found, expected, strict=False), 1)
+                end = min(len(found), len(expected)) + 1
+                number = next((number for number, pair in pairs if pair[0] != pair[1]), end)
+                yield f"{place}: line {number}: does not match {RunFolder.metrics}; rebuild it"
 
 
-_PREDICTED = {RunFolder.predictions: ("split", "id"), RunFolder.auxiliary: ("corpus", "row")}
+_KEYS = {RunFolder.predictions: ("split", "id"), RunFolder.auxiliary: ("corpus", "row")}
+"""The columns by which rows of predictions are told apart."""
 
 
-def _by_key(path: Path, key: tuple[str, ...]) -> dict[tuple, dict[str, Any]]:
+def _by_key(path: Path, key: tuple[str, ...]) -> dict[tuple[Any, ...], dict[str, Any]]:
     rows = pq.read_table(path).to_pylist()
     return {tuple(row[name] for name in key): row for row in rows}
 
 
-def _alike(row: dict[str, Any], other: dict[str, Any]) -> bool:
+def _is_close(row: dict[str, Any], other: dict[str, Any]) -> bool:
     return all(
         math.isclose(value, other[name], rel_tol=ODDS_TOLERANCE, abs_tol=ODDS_TOLERANCE)
         if isinstance(value, float)
@@ -281,23 +301,12 @@ def _alike(row: dict[str, Any], other: dict[str, Any]) -> bool:
     )
 
 
-def _differences(found: Any, expected: Any, place: str, key: str) -> Iterator[str]:
-    """One line for each value that differs."""
-    if isinstance(found, dict) and isinstance(expected, dict):
-        for name in {**found, **expected}:
-            yield from _differences(
-                found.get(name), expected.get(name), place, f"{key}.{name}".lstrip(".")
-            )
-    elif found != expected:
-        values = [json.dumps(value, ensure_ascii=False)[:60] for value in (found, expected)]
-        yield f"{place}: {key}: is {values[0]}, but the predictions give {values[1]}"
-
-
 def _in_mlflow(experiment: Experiment, run: Path) -> Iterator[str]:
-    from mtdnn.tracking.runs import agrees
+    """Yield where MLflow disagrees with a run's scores."""
+    from mtdnn.tracking import runs
 
     store = experiment.store_uri.removeprefix("sqlite:///")
     if store != experiment.store_uri and not os.path.exists(store):
         yield f"{store}: no such file, though {RunFolder(run).logged} says that it was logged"
         return
-    yield from agrees(experiment, run)
+    yield from runs.differences(experiment, [run])

@@ -24,7 +24,8 @@ bench() { # NAME BENCHMARK OPTIONS …
 }
 
 # First that recorded steps are equal: else their speed would not matter.
-"$python" -m pytest -q tests/training/test_stepper.py -k "cuda or compiled" || echo "parity failed"
+"$python" -m pytest -q tests/training/test_stepper.py tests/model/test_optimizer.py \
+  -k "cuda or compiled" || echo "parity failed"
 bench train-base train --encoder base
 bench train-large train --encoder large --only qa
 bench paper paper

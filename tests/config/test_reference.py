@@ -1,4 +1,4 @@
-"""The ledger of settings: complete, and the same in the documentation."""
+"""The reference of settings: complete, and equal to that in the documentation."""
 
 from pathlib import Path
 
@@ -8,14 +8,14 @@ from mtdnn.config.reference import DESCRIBED, ledger, reference
 README = Path(__file__).parents[2] / "config" / "README.md"
 
 
-def test_readme_holds_what_the_command_prints():
+def test_the_readme_contains_what_the_command_prints():
     text = README.read_text(encoding="utf-8").split("<!-- mtdnn settings -->\n")[1]
     assert text == f"{ledger()}\n{reference()}", (
-        "config/README.md is out of date: replace what follows its marker by `mtdnn settings`"
+        "config/README.md is outdated: replace all after its marker with `mtdnn settings`"
     )
 
 
-def test_every_part_of_an_experiment_that_acts_on_results_is_described():
+def test_every_part_of_an_experiment_that_affects_results_is_described():
     models = {
         f.annotation
         for f in Experiment.model_fields.values()
@@ -31,7 +31,7 @@ def test_every_setting_has_a_meaning_and_an_origin():
             assert field.json_schema_extra["origin"] in {"paper", "code", "reading", "ours"}, name
 
 
-def test_defaults_are_the_paper_s():
+def test_defaults_are_those_of_the_paper():
     table = ledger()
     for row in (
         "| `batch_size` | `16` | paper |",

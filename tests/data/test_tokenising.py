@@ -1,4 +1,4 @@
-"""Windows, pairs and files of features equal the tokenizer's own encodings and definitions."""
+"""Windows, pairs and choices equal the tokenizer's own encodings and BERT's definitions."""
 
 import itertools
 import json
@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModel, PreTrainedTokenizerFast
 
 from mtdnn.config.settings import FeatureSettings
 from mtdnn.data.corpora.publishers import squad
 from mtdnn.data.features import Features
-from mtdnn.data.tokenising import Tokenizer, prepare, tokenise, window_starts
+from mtdnn.data.tokenising import Tokenizer, positions_of, prepare, tokenise, window_starts
 from mtdnn.errors import MtdnnError
+from mtdnn.machine.files import sha256
 from tests.support.tiny import (
     SPECIAL,
     make_encoder,
@@ -28,7 +30,7 @@ from tests.support.tiny import (
     write_corpus,
 )
 
-MIRROR = Path(__file__).parents[3] / "shared" / "data"
+PUBLISHED = Path(__file__).parents[3] / "shared" / "data"
 
 
 def byte_level() -> tokenizers.Tokenizer:
@@ -44,28 +46,28 @@ def byte_level() -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def keep(backend, folder, **options):
+def save_and_load(backend, folder, **options):
     PreTrainedTokenizerFast(tokenizer_object=backend, **options).save_pretrained(folder)
     return Tokenizer(folder)
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory):
+def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("features")
 
 
 @pytest.fixture(scope="module")
-def kinds(room):
+def kinds(folder):
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), SPECIAL, strict=False))
     return {
-        "uncased": keep(word_pieces(), room / "uncased", **names),
-        "cased": keep(word_pieces(lowercase=False), room / "cased", **names),
-        "bytes": keep(byte_level(), room / "bytes", cls_token="<s>", sep_token="</s>"),
+        "uncased": save_and_load(word_pieces(), folder / "uncased", **names),
+        "cased": save_and_load(word_pieces(lowercase=False), folder / "cased", **names),
+        "bytes": save_and_load(byte_level(), folder / "bytes", cls_token="<s>", sep_token="</s>"),
     }
 
 
 def windows_of(tokenizer, settings, target, *rows):
-    """The windows of (context, question, answer text or None, its start), one dict each."""
+    """Return the windows of (context, question, answer text or None, its start) as dicts."""
     contexts, questions, answers, starts = zip(*rows, strict=True)
     columns = {
         "row": list(range(len(rows))),
@@ -77,14 +79,14 @@ def windows_of(tokenizer, settings, target, *rows):
     tokenise("question_answering", settings, tokenizer, [columns], target / "windows.arrow")
     table = Features(target / "windows.arrow", "question_answering")
     assert len(table) == table.sequences
-    return table._table.to_pylist()
+    return table.table.to_pylist()
 
 
 # --- windows ---------------------------------------------------------------------------------
 
 
-def as_bert_has_it(tokens, capacity, stride):
-    """First tokens of windows, written after the definition in BERT's own code."""
+def starts_in_bert(tokens, capacity, stride):
+    """Return the first token of every window as BERT's own code defines it."""
     starts, start = [], 0
     while start < tokens:
         length = min(tokens - start, capacity)
@@ -99,11 +101,11 @@ def as_bert_has_it(tokens, capacity, stride):
 @settings(max_examples=500)
 def test_windows_advance_as_in_bert(tokens, capacity, stride):
     rule = FeatureSettings(stride_tokens=stride)
-    assert window_starts(tokens, capacity, rule) == as_bert_has_it(tokens, capacity, stride)
+    assert window_starts(tokens, capacity, rule) == starts_in_bert(tokens, capacity, stride)
 
 
 @given(st.integers(0, 300), st.integers(2, 60), st.data())
-def test_overlapping_windows_share_what_they_should(tokens, capacity, data):
+def test_overlapping_windows_share_the_overlap(tokens, capacity, data):
     overlap = data.draw(st.integers(1, capacity - 1))
     rule = FeatureSettings(stride_rule="overlap", stride_tokens=overlap)
     starts = window_starts(tokens, capacity, rule)
@@ -120,8 +122,8 @@ def test_windows_that_cannot_advance_are_refused(overlap, capacity):
     assert "\n" not in str(error.value)
 
 
-# Whitespace of several kinds, accents precomposed and combining, letters that change their
-# length in lower case, scripts without spaces, control and zero-width characters.
+# Several kinds of whitespace, accents precomposed and combining, letters whose lower case has
+# another length, scripts without spaces, control and zero-width characters.
 ALPHABET = "abcz  \t\n\u00a0\u2003éÉe\u0301ßİǅﬁ日本語😀👩\u200d🚀नि.,-'\"()[]\x00\u00ad\ufeff"
 TEXT = st.text(st.sampled_from(ALPHABET) | st.characters(exclude_categories=["Cs"]), max_size=60)
 
@@ -144,14 +146,16 @@ def questions(draw):
 )
 @settings(max_examples=80)
 @example(rows=[("a" * 90, "which?", "a" * 90, 0)], max_length=16, longest_question=3, stride=5).via(
-    "one word that no window holds"
+    "one word, longer than any window"
 )
-def test_every_window(kinds, room, kind, rows, max_length, longest_question, stride):
+def test_windows_have_the_tokens_offsets_and_labels_of_their_part(
+    kinds, folder, kind, rows, max_length, longest_question, stride
+):
     tokenizer = kinds[kind]
     rule = FeatureSettings(
         max_length=max_length, max_question_length=longest_question, stride_tokens=stride
     )
-    windows = windows_of(tokenizer, rule, room, *rows)
+    windows = windows_of(tokenizer, rule, folder, *rows)
     assert [w["example"] for w in windows] == sorted(w["example"] for w in windows)
     for number, (context, question, answer, start) in enumerate(rows):
         here = [w for w in windows if w["example"] == number]
@@ -160,7 +164,7 @@ def test_every_window(kinds, room, kind, rows, max_length, longest_question, str
         offsets = whole.offsets
         before = [*tokenizer.frame.before, *asked_ids, *tokenizer.frame.between]
         capacity = max_length - len(before) - len(tokenizer.frame.after)
-        starts = as_bert_has_it(len(offsets), capacity, stride)
+        starts = starts_in_bert(len(offsets), capacity, stride)
         assert len(here) == len(starts)
         gold = None
         if answer is not None:
@@ -201,7 +205,7 @@ def test_every_window(kinds, room, kind, rows, max_length, longest_question, str
 )
 @settings(max_examples=80)
 def test_overlapping_windows_are_the_tokenizers_own(
-    kinds, room, kind, context, question, capacity, stride
+    kinds, folder, kind, context, question, capacity, stride
 ):
     tokenizer = kinds[kind]
     question = question.lstrip()
@@ -210,7 +214,7 @@ def test_overlapping_windows_are_the_tokenizers_own(
     rule = FeatureSettings(
         max_length=size, max_question_length=1000, stride_rule="overlap", stride_tokens=stride
     )
-    windows = windows_of(tokenizer, rule, room, (context, question, None, None))
+    windows = windows_of(tokenizer, rule, folder, (context, question, None, None))
     own = tokenizer.call(
         question,
         context,
@@ -232,13 +236,13 @@ def test_overlapping_windows_are_the_tokenizers_own(
         assert list(zip(window["char_start"], window["char_end"], strict=True)) == offsets
 
 
-def test_token_aligned_answers_map_back_to_their_text(kinds, room):
+def test_token_aligned_answers_map_back_to_their_text(kinds, folder):
     context = "Near the old River, 15 trees grow (blue, naïve); there stands a house." * 3
     rule = FeatureSettings(max_length=30, max_question_length=4, stride_tokens=7)
     words = re.finditer(r"\w+", context)
     rows = [(context, "which?", word.group(), word.start()) for word in words]
     found = set()
-    for window in windows_of(kinds["uncased"], rule, room, *rows):
+    for window in windows_of(kinds["uncased"], rule, folder, *rows):
         if window["start"]:
             a, b = window["char_start"][window["start"]], window["char_end"][window["end"]]
             assert (context[a:b], a) == rows[window["example"]][2:]
@@ -247,19 +251,19 @@ def test_token_aligned_answers_map_back_to_their_text(kinds, room):
 
 
 @pytest.mark.parametrize("asks", ["padding", "truncation"])
-def test_what_a_tokenizer_file_asks_for_does_not_reach_the_windows(kinds, room, tmp_path, asks):
+def test_padding_and_truncation_of_the_tokenizer_file_have_no_effect(kinds, folder, tmp_path, asks):
     backend = word_pieces()
     if asks == "padding":
         backend.enable_padding(length=64)
     else:
         backend.enable_truncation(max_length=5)
-    other = keep(backend, tmp_path)
+    other = save_and_load(backend, tmp_path)
     row = ("the house stands near a river and old trees", "which house ?", "river", 24)
     rule = FeatureSettings(max_length=16, stride_tokens=4)
-    assert windows_of(other, rule, room, row) == windows_of(kinds["uncased"], rule, room, row)
+    assert windows_of(other, rule, folder, row) == windows_of(kinds["uncased"], rule, folder, row)
 
 
-def test_a_tokenizer_without_offsets_or_files_is_refused(tmp_path):
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
     with pytest.raises(MtdnnError, match="no usable tokenizer") as error:
         Tokenizer(tmp_path)
     assert "\n" not in str(error.value)
@@ -273,7 +277,7 @@ LINE = st.text(st.sampled_from("abc  é日😀.,'"), min_size=1, max_size=25)
 @pytest.mark.parametrize("kind", ["uncased", "bytes"])
 @given(rows=st.lists(st.tuples(LINE, LINE), min_size=1, max_size=4), single=st.booleans())
 @settings(max_examples=40)
-def test_sentences_are_the_tokenizers_own(kinds, room, kind, rows, single):
+def test_sentences_are_the_tokenizers_own(kinds, folder, kind, rows, single):
     first, second = (list(side) for side in zip(*rows, strict=True))
     columns = {
         "row": list(range(len(rows))),
@@ -281,9 +285,9 @@ def test_sentences_are_the_tokenizers_own(kinds, room, kind, rows, single):
         "sentence2": [None] * len(rows) if single else second,
         "label": [number % 2 for number in range(len(rows))],
     }
-    rule, target = FeatureSettings(max_length=16), room / "sentences.arrow"
+    rule, target = FeatureSettings(max_length=16), folder / "sentences.arrow"
     tokenise("sequence_classification", rule, kinds[kind], [columns], target)
-    table = Features(target, "sequence_classification")._table.to_pylist()
+    table = Features(target, "sequence_classification").table.to_pylist()
     for number, row in enumerate(table):
         pair = (first[number],) if single else (first[number], second[number])
         own = kinds[kind].call(*pair, truncation=True, max_length=16, return_token_type_ids=True)
@@ -300,7 +304,7 @@ def test_sentences_are_the_tokenizers_own(kinds, room, kind, rows, single):
     )
 )
 @settings(max_examples=40)
-def test_choices_are_the_tokenizers_own(kinds, room, rows):
+def test_choices_are_the_tokenizers_own(kinds, folder, rows):
     sentences, choices, labels = (list(side) for side in zip(*rows, strict=True))
     columns = {
         "row": list(range(7, 7 + len(rows))),
@@ -308,18 +312,18 @@ def test_choices_are_the_tokenizers_own(kinds, room, rows):
         "choices": choices,
         "label": labels,
     }
-    target = room / "choices.arrow"
+    target = folder / "choices.arrow"
     tokenise("multiple_choice", FeatureSettings(max_length=24), kinds["uncased"], [columns], target)
     table = Features(target, "multiple_choice")
     assert len(table) == len(rows) and table.sequences == sum(map(len, choices))
     assert table.item_starts.tolist() == [0, *np.cumsum(list(map(len, choices)))]
-    every = iter(table._table.to_pylist())
-    for number, (sentence, some, label) in enumerate(rows):
-        for choice in some:
+    sequences = iter(table.table.to_pylist())
+    for number, (sentence, endings, label) in enumerate(rows):
+        for choice in endings:
             own = kinds["uncased"].call(
                 sentence, choice, truncation=True, max_length=24, return_token_type_ids=True
             )
-            row = next(every)
+            row = next(sequences)
             assert row["input_ids"] == own["input_ids"]
             assert row["token_type_ids"] == own["token_type_ids"]
             assert (row["example"], row["label"]) == (number + 7, label)
@@ -329,81 +333,75 @@ def test_choices_are_the_tokenizers_own(kinds, room, rows):
 
 
 @pytest.fixture(scope="module")
-def encoder(room):
-    return make_encoder(room / "encoder")
+def encoder(folder):
+    return make_encoder(folder / "encoder")
 
 
 RULE = FeatureSettings(max_length=24, max_question_length=8, stride_tokens=6)
 
 
 @pytest.mark.parametrize("family", ["question_answering", "multiple_choice"])
-def test_files_in_portions_are_the_same_file(encoder, tmp_path, monkeypatch, family):
+def test_portions_give_the_same_features(encoder, tmp_path, monkeypatch, family):
     make = {"question_answering": squad_rows, "multiple_choice": swag_rows}[family]
     rows = make(23, random.Random(3))
     corpus = write_corpus(tmp_path / "corpus", family, train=rows, dev=rows[:5])
-    tables = []
-    for portion in (1000, 4):
-        monkeypatch.setattr("mtdnn.data.tokenising.ROWS_AT_A_TIME", portion)
-        output = tmp_path / f"features{portion}"
+    files = []
+    for size in (1000, 4):
+        monkeypatch.setattr("mtdnn.data.tokenising.ROWS_AT_A_TIME", size)
+        output = tmp_path / f"features{size}"
         prepare(family, RULE, encoder, corpus, output)
-        tables.append(Features(output / "train.arrow", family))
-    whole, parts = tables
-    assert whole._table.column("example").num_chunks == 1
-    assert parts._table.column("example").num_chunks == 6
-    assert whole._table.to_pylist() == parts._table.to_pylist()
-    assert whole.lengths.tolist() == parts.lengths.tolist()
-    assert len(whole) == len(parts)
-
-    # Items across the edges of chunks, in any order, one of them twice.
-    items = [22, 0, 3, 4, 5, 3, *range(len(whole) - 1, 6, -1)]
-    expected = whole._table.to_pylist()
-    for table in tables:
-        picked = table.pick(items)
-        numbers = [
-            sequence
-            for item in items
-            for sequence in range(table.item_starts[item], table.item_starts[item + 1])
-        ]
-        assert len(picked.items) == len(items) + 1 and picked.items[-1] == len(numbers)
-        assert picked.lengths.tolist() == [len(expected[n]["input_ids"]) for n in numbers]
-        for name, values in picked.columns.items():
-            one_by_one = [expected[n][name] for n in numbers]
-            if isinstance(one_by_one[0], list):
-                one_by_one = list(itertools.chain(*one_by_one))
-            assert values.tolist() == one_by_one, name
-    assert set(whole.pick([0], ("label",) if "label" in expected[0] else ("end",)).columns) == (
-        {"label"} if "label" in expected[0] else {"end"}
-    )
-
-    about = json.loads((tmp_path / "features4" / "features.json").read_text())
-    assert about["splits"]["train"]["sequences"] == whole.sequences
-    assert about["splits"]["train"]["tokens"] == whole.lengths.sum()
-    assert set(about["splits"]) == {"train", "dev"}
-    assert about["family"] == family and about["settings"] == RULE.model_dump()
-    manifest = json.loads((corpus / "manifest.json").read_text())
-    assert about["corpus_digest"] == manifest["digest"]
+        files.append(Features(output / "train.arrow", family))
+    whole, portions = files
+    assert whole.table.column("example").num_chunks == 1
+    assert portions.table.column("example").num_chunks == 6
+    assert whole.table.to_pylist() == portions.table.to_pylist()
 
 
-def test_a_broken_feature_file_is_refused_in_one_line(encoder, tmp_path):
-    corpus = write_corpus(
-        tmp_path / "corpus", "question_answering", train=squad_rows(3, random.Random(1))
-    )
+def test_features_are_described(encoder, tmp_path):
+    rows = squad_rows(23, random.Random(3))
+    corpus = write_corpus(tmp_path / "corpus", "question_answering", train=rows, dev=rows[:5])
     prepare("question_answering", RULE, encoder, corpus, tmp_path / "out")
-    path = tmp_path / "out" / "train.arrow"
-    content = path.read_bytes()
-    for broken in (content[: len(content) // 2], b"", b"something else"):
-        path.unlink()  # not overwritten in place: the file may still be mapped
-        path.write_bytes(broken)
-        with pytest.raises(MtdnnError, match=r"train\.arrow: not a readable feature") as error:
-            Features(path, "question_answering")
-        assert "\n" not in str(error.value)
+    description = json.loads((tmp_path / "out" / "features.json").read_text())
+    features = Features(tmp_path / "out" / "train.arrow", "question_answering")
+    assert description["splits"]["train"] == {
+        "sequences": features.sequences,
+        "tokens": features.lengths.sum(),
+        "sha256": sha256(tmp_path / "out" / "train.arrow"),
+    }
+    assert set(description["splits"]) == {"train", "dev"}
+    assert description["family"] == "question_answering"
+    assert description["settings"] == RULE.model_dump()
+    for key, folder in (("corpus_digest", corpus), ("encoder_digest", encoder)):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert description[key] == manifest["digest"]
 
 
-@pytest.mark.skipif(not MIRROR.exists(), reason="the mirror ../shared/data is not here")
-def test_answers_of_real_questions_are_in_their_windows(tmp_path):
-    """Real text: an answer differs from its window's only where it begins or ends in a word."""
+def test_more_tokens_than_the_encoder_has_positions_are_refused(encoder, tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", "multiple_choice")
+    longer = FeatureSettings(max_length=97)
+    with pytest.raises(MtdnnError, match=r"features\.max_length: 97 is more than the 96 positions"):
+        prepare("multiple_choice", longer, encoder, corpus, tmp_path / "out")
+
+
+# MPNet's code supports only 1 as the padding token's id.
+@pytest.mark.parametrize(
+    ("kind", "padding"),
+    [("bert", 0), ("distilbert", 0), ("roberta", 0), ("roberta", 1), ("mpnet", 1)],
+)
+def test_the_longest_sequence_is_what_the_encoder_accepts(kind, padding, tmp_path):
+    folder = make_encoder(tmp_path, kind=kind, max_position_embeddings=24, pad_token_id=padding)
+    longest = positions_of(json.loads((folder / "config.json").read_text()))
+    encoder = AutoModel.from_pretrained(folder).eval()
+    encoder(torch.full((1, longest), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        encoder(torch.full((1, longest + 1), 5))
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason=f"no data in {PUBLISHED}")
+def test_windows_contain_the_answers_of_published_questions(tmp_path):
+    """Real text: tokens and answer differ only where the annotator cut a word."""
     rows = []
-    for _, record in itertools.islice(squad(MIRROR / "squad_v2" / "dev-v2.0.json"), 0, 4000, 4):
+    for _, record in itertools.islice(squad(PUBLISHED / "squad_v2" / "dev-v2.0.json"), 0, 4000, 4):
         answers = record.pop("answers")
         rows.append(
             {
@@ -418,7 +416,7 @@ def test_answers_of_real_questions_are_in_their_windows(tmp_path):
     prepare("question_answering", FeatureSettings(), tmp_path / "encoder", corpus, tmp_path / "out")
     found = set()
     windows = Features(tmp_path / "out" / "train.arrow", "question_answering")
-    for window in windows._table.to_pylist():
+    for window in windows.table.to_pylist():
         if not window["start"]:
             continue
         row = rows[window["example"]]
@@ -427,9 +425,9 @@ def test_answers_of_real_questions_are_in_their_windows(tmp_path):
         a, b = window["char_start"][window["start"]], window["char_end"][window["end"]]
         assert a <= begin and b >= end, row["id"]
         for edge, outer in ((begin, a), (end, b)):
-            if edge != outer:  # the annotator cut a word
+            if edge != outer:
                 assert not re.search(r"[\s!-/:-@\[-`{-~]", context[edge - 1 : edge + 1]), row["id"]
         found.add(window["example"])
     answerable = {number for number, row in enumerate(rows) if row["answer_texts"]}
-    # Pieces of single letters make long windows: some answers are longer than any of them.
+    # With single letters as tokens, some answers are longer than any window.
     assert found <= answerable and len(found) > 0.99 * len(answerable)

@@ -1,4 +1,4 @@
-"""`mtdnn predict` and `mtdnn run`: the same answers by every way."""
+"""`mtdnn predict` gives the answers that `mtdnn evaluate` gives."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def trained(tmp_path_factory):
 
 
 def squad_file(target: Path, rows: list[dict], answers: bool) -> Path:
-    """Rows as a file in SQuAD's format, with or without the answers."""
+    """Write rows in SQuAD's format, with or without gold answers."""
     paragraphs = []
     for row in rows:
         question = {"id": row["id"], "question": row["question"]}
@@ -54,7 +54,7 @@ def test_predict_answers_a_file_as_evaluate_answered_the_dev_set(trained, tmp_pa
         assert given[name] == ("" if value > 0.25 else known[name]["answer"])
 
 
-def test_predict_without_questions_or_model_says_so_in_one_line(trained, tmp_path, capsys):
+def test_predict_without_questions_or_model_is_an_error_in_one_line(trained, tmp_path, capsys):
     data = tmp_path / "empty.json"
     data.write_text('{"data": []}', encoding="utf-8")
     output = tmp_path / "answers.json"

@@ -22,13 +22,13 @@ from mtdnn.evaluation.decoding import (
     predictions_table,
 )
 
-# Few different values, so that ties are the rule.
+# Few distinct values, so that ties are frequent.
 LOGIT = st.integers(-2, 2).map(float) | st.floats(-8, 8, width=32)
 
 
 @st.composite
 def windows(draw, example):
-    """One window as a plain dict: [CLS], question, [SEP], a piece of context, [SEP]."""
+    """One window as a dict: [CLS], question, [SEP], a piece of context, [SEP]."""
     before, inside = draw(st.integers(1, 3)), draw(st.integers(0, 7))
     first_word = draw(st.integers(0, 4))
     outside = [-1] * before
@@ -44,7 +44,7 @@ def windows(draw, example):
 
 @st.composite
 def questions(draw):
-    """Windows of 1 to 4 questions in any order; every question has at least one."""
+    """Windows of 1 to 4 questions in any order, at least one of each."""
     n = draw(st.integers(1, 4))
     extra = draw(st.lists(st.integers(0, n - 1), max_size=5))
     order = draw(st.permutations([*range(n), *extra]))
@@ -56,26 +56,26 @@ SETTINGS = st.builds(
 )
 
 
-def as_logits(some):
+def as_logits(batch):
     def flat(key, kind):
-        return np.array([value for window in some for value in window[key]], kind)
+        return np.array([value for window in batch for value in window[key]], kind)
 
     return SpanLogits(
         start=flat("start", np.float32),
         end=flat("end", np.float32),
-        offsets=np.cumsum([0] + [len(window["start"]) for window in some]),
+        offsets=np.cumsum([0] + [len(window["start"]) for window in batch]),
         char_start=flat("char_start", np.int32),
         char_end=flat("char_end", np.int32),
-        example=np.array([window["example"] for window in some], np.int32),
+        example=np.array([window["example"] for window in batch], np.int32),
     )
 
 
-def brute_force(n, some, settings):
+def brute_force(n, batch, settings):
     """(char_start, char_end, score, null_score) of each question, from the definition."""
     results = []
     for question in range(n):
         best, null_score = (-1, -1, NO_SCORE), math.inf
-        for window in (each for each in some if each["example"] == question):
+        for window in (each for each in batch if each["example"] == question):
             null_score = min(null_score, window["start"][0] + window["end"][0])
             pairs = []
             for start in top(window["start"], settings.n_best):
@@ -102,20 +102,20 @@ def rows(answers: Answers):
 
 @given(questions(), SETTINGS)
 def test_equals_brute_force(case, settings):
-    n, some = case
-    assert rows(decode(as_logits(some), n, settings)) == brute_force(n, some, settings)
+    n, batch = case
+    assert rows(decode(as_logits(batch), n, settings)) == brute_force(n, batch, settings)
 
 
 @given(questions(), SETTINGS, st.data())
 def test_batches_their_order_and_chunks_do_not_matter(case, settings, data):
-    n, some = case
-    expected = rows(decode(as_logits(some), n, settings))
-    shuffled = data.draw(st.permutations(some))
-    cuts = data.draw(st.lists(st.integers(0, len(some)), max_size=4).map(sorted))
+    n, batch = case
+    expected = rows(decode(as_logits(batch), n, settings))
+    shuffled = data.draw(st.permutations(batch))
+    cuts = data.draw(st.lists(st.integers(0, len(batch)), max_size=4).map(sorted))
     decoder = Decoder(n, settings)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoding, "_CELLS", data.draw(st.sampled_from([1, 20, 200])))
-        for begin, end in itertools.pairwise([0, *cuts, len(some)]):
+        patch.setattr(decoding, "_MAX_CHUNK_VALUES", data.draw(st.sampled_from([1, 20, 200])))
+        for begin, end in itertools.pairwise([0, *cuts, len(batch)]):
             decoder.add(as_logits(shuffled[begin:end]))
     assert rows(decoder.answers()) == expected
 
@@ -130,39 +130,39 @@ def window(start, end, char_start=(-1, 0, 3, 6), char_end=(-1, 2, 5, 8), example
     }
 
 
-def test_positions_outside_the_context_take_places_among_the_n_best():
-    some = [window([9.0, 1, 2, 3], [9.0, 1, 2, 3])]
-    assert rows(decode(as_logits(some), 1, DecodingSettings(n_best=2))) == [(6, 8, 6.0, 18.0)]
-    assert rows(decode(as_logits(some), 1, DecodingSettings(n_best=1))) == [(-1, -1, -1e30, 18.0)]
+def test_positions_outside_the_context_count_among_the_n_best():
+    batch = [window([9.0, 1, 2, 3], [9.0, 1, 2, 3])]
+    assert rows(decode(as_logits(batch), 1, DecodingSettings(n_best=2))) == [(6, 8, 6.0, 18.0)]
+    assert rows(decode(as_logits(batch), 1, DecodingSettings(n_best=1))) == [(-1, -1, -1e30, 18.0)]
 
 
 def test_null_score_is_the_lowest_of_all_windows():
-    some = [window([float(n), 0, 0, 0], [0.0, 0, 0, 0]) for n in (2, -3, 1)]
-    answers = decode(as_logits(some), 1, DecodingSettings())
+    batch = [window([float(n), 0, 0, 0], [0.0, 0, 0, 0]) for n in (2, -3, 1)]
+    answers = decode(as_logits(batch), 1, DecodingSettings())
     assert answers.null_score.tolist() == [-3.0]
     assert answers.null_odds.tolist() == [-3.0]
 
 
 def test_answers_are_no_longer_than_allowed_and_never_backwards():
-    some = [window([0.0, 5, 0, 4], [0.0, 6, 0, 8])]
-    assert rows(decode(as_logits(some), 1, DecodingSettings()))[0][:3] == (0, 8, 13.0)
+    batch = [window([0.0, 5, 0, 4], [0.0, 6, 0, 8])]
+    assert rows(decode(as_logits(batch), 1, DecodingSettings()))[0][:3] == (0, 8, 13.0)
     short = DecodingSettings(max_answer_tokens=2)
-    assert rows(decode(as_logits(some), 1, short))[0][:3] == (6, 8, 12.0)
+    assert rows(decode(as_logits(batch), 1, short))[0][:3] == (6, 8, 12.0)
 
 
 def test_scores_are_added_in_double_precision():
     start, end = np.float32(16777216), np.float32(1)
-    some = [window([0.0, start, 0, 0], [0.0, end, 0, 0])]
-    assert rows(decode(as_logits(some), 1, DecodingSettings()))[0][2] == 16777217.0
+    batch = [window([0.0, start, 0, 0], [0.0, end, 0, 0])]
+    assert rows(decode(as_logits(batch), 1, DecodingSettings()))[0][2] == 16777217.0
 
 
-def test_broken_logits_and_questions_without_windows_are_refused():
-    some = [window([0.0, math.nan, 0, 0], [0.0] * 4)]
+def test_logits_that_are_not_finite_and_questions_without_windows_are_refused():
+    batch = [window([0.0, math.nan, 0, 0], [0.0] * 4)]
     with pytest.raises(MtdnnError, match="not finite"):
-        decode(as_logits(some), 1, DecodingSettings())
-    some = [window([0.0] * 4, [0.0] * 4, example=1)]
+        decode(as_logits(batch), 1, DecodingSettings())
+    batch = [window([0.0] * 4, [0.0] * 4, example=1)]
     with pytest.raises(MtdnnError, match="2 of 3 questions have no window, the first is number 0"):
-        decode(as_logits(some), 3, DecodingSettings())
+        decode(as_logits(batch), 3, DecodingSettings())
 
 
 def test_predictions_table_holds_the_answers_text():
@@ -204,7 +204,7 @@ def test_predictions_table_holds_the_answers_text():
         ("mtdnn.evaluation.scoring", ["torch", "sklearn", "mtdnn.evaluation.decoding"]),
     ],
 )
-def test_imports_stay_light_and_decoding_knows_nothing_of_scoring(module, foreign):
+def test_decoding_and_scoring_import_neither_each_other_nor_heavy_libraries(module, foreign):
     code = f"import sys, {module}; print([m for m in {foreign} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"

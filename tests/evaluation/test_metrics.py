@@ -11,7 +11,6 @@ from mtdnn.config.loading import parse
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError
 from mtdnn.evaluation import metrics
-from mtdnn.evaluation.slices import question_type
 from mtdnn.machine.files import read_json, write_json, write_text
 
 SYNTHETIC = {"kind": "synthetic", "train": 10, "dev": 10}
@@ -80,7 +79,7 @@ CORPORA = ("squad", "cola", "swag")
 
 @pytest.fixture
 def tiny(tmp_path):
-    """Writes a made-up run; call it with changes to get (experiment, run's folder)."""
+    """A function that writes a made-up run, with changes, and returns experiment and run folder."""
 
     def build(dev=DEV, held_out=HELD_OUT, train=TRAIN, auxiliary=AUXILIARY, **changes):
         mapping = {**EXPERIMENT, "results": str(tmp_path / "results"), **changes}
@@ -187,7 +186,7 @@ def test_scores_of_a_slice_by_hand(tiny):
     assert not any(key.startswith("best_") for key in tuned)
 
 
-def test_slices_choose_by_title_and_split(tiny):
+def test_slices_select_by_title_and_split(tiny):
     slices = measured(tiny)["slices"]
     assert {name: scores["questions"] for name, scores in slices.items()} == {
         "tea": 3,
@@ -216,7 +215,7 @@ def test_without_tuning_there_is_no_tuned_score(tiny):
 @pytest.mark.parametrize(
     "train", [("t2", "Other", "Rice is dry.", ["dry"]), ("d4", "Other", "Something else.", [])]
 )
-def test_what_training_has_seen_is_not_measurable(tiny, train):
+def test_a_slice_that_shares_questions_with_training_is_not_measurable(tiny, train):
     slices = measured(tiny, train=[*TRAIN, train])["slices"]
     for name, total in (("rest", 1), ("every", 4)):
         assert slices[name] == {
@@ -233,7 +232,7 @@ def test_top_scores_are_null_when_the_first_slice_is_not_measurable(tiny):
     assert result["slices"]["rest"]["exact"] == 0.0
 
 
-def test_thresholds_are_not_tuned_on_what_training_has_seen(tiny):
+def test_thresholds_are_not_tuned_on_contexts_of_the_training_split(tiny):
     seen = [("h0", "Cocoa", "Milk is white.", [], "Milk", 0.1), *HELD_OUT]
     slices = measured(tiny, held_out=seen)["slices"]
     assert slices["tea"]["tuned"]["threshold"] == pytest.approx(1.5)
@@ -290,11 +289,11 @@ def changed_slices(**changes):
         ),
         (
             {"auxiliary": {**AUXILIARY, "swag": [(0, 0), (1, 1)]}},
-            "swag: must hold each of the 3 dev rows once, has 2 of them in 2 rows",
+            "swag: must have each of the 3 dev rows once, has 2 of them in 2 rows",
         ),
     ],
 )
-def test_what_does_not_fit_is_refused(tiny, changes, message):
+def test_unexpected_counts_titles_and_rows_are_refused(tiny, changes, message):
     experiment, folder = tiny(**changes)
     with pytest.raises(MtdnnError, match=message):
         metrics.write(folder, experiment)
@@ -316,7 +315,7 @@ def test_missing_predictions_are_refused(tiny):
         metrics.write(folder, experiment)
 
 
-def test_other_rows_than_those_of_training_are_refused(tiny):
+def test_a_corpus_that_changed_since_training_is_refused(tiny):
     experiment, folder = tiny()
     manifest = experiment.layout.corpus("cola") / "manifest.json"
     write_json(manifest, {**json.loads(manifest.read_text()), "digest": "other"})
@@ -352,7 +351,7 @@ def test_slices_by_question_answer_and_length(tiny, entry, members):
     assert scores["questions"] == len(members)
 
 
-def test_two_slices_tune_each_other_and_none_tunes_itself(tiny):
+def test_slices_are_tuned_on_each_other_and_never_on_themselves(tiny):
     cross = {
         "tea": {"label": "Tea", "titles": ["Tea"], "tune_threshold_on": "rest"},
         "rest": {"label": "Rest", "exclude_titles": ["Tea"], "tune_threshold_on": "tea"},
@@ -370,18 +369,3 @@ def test_two_slices_tune_each_other_and_none_tunes_itself(tiny):
     trained = measured(tiny, slices=cross, tune_threshold_on=None, train=known)["slices"]
     assert trained["rest"]["measurable"] is False
     assert trained["tea"]["tuned"] is None
-
-
-@pytest.mark.parametrize(
-    ("question", "kind"),
-    [
-        ("How many people live there?", "how many"),
-        ("In how  much time?", "how many"),
-        ("Whose idea was it, and when?", "who"),
-        ("Then what did he do?", "what"),
-        ("Name the river.", "other"),
-        ("Somehow it is whatever?", "other"),
-    ],
-)
-def test_types_of_questions(question, kind):
-    assert question_type(question) == kind

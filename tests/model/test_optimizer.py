@@ -1,4 +1,4 @@
-"""The optimiser and the learning rate equal independent implementations and hand formulas."""
+"""The optimizer and the learning rate equal independent implementations and hand formulas."""
 
 import pytest
 import torch
@@ -7,6 +7,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from mtdnn.config.layout import RunId
 from mtdnn.config.settings import TrainingSettings
+from mtdnn.model import optimizer as optimization
 from mtdnn.model.multitask import build
 from mtdnn.model.optimizer import (
     DecoupledAdamax,
@@ -76,7 +77,7 @@ def test_with_decay_it_is_the_formula(legacy):
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_rows_with_a_gradient_are_updated_like_a_whole_matrix(legacy, monkeypatch):
-    monkeypatch.setattr("mtdnn.model.optimizer.PORTION", 12)  # of three rows
+    monkeypatch.setattr("mtdnn.model.optimizer.PORTION_ELEMENTS", 12)  # of three rows
     generator = torch.Generator().manual_seed(1)
     start, outcomes = torch.randn(10, 4, generator=generator), []
     drawn = [torch.randint(0, 10, (number,), generator=generator) for number in (6, 1, 0, 9, 4)]
@@ -100,7 +101,7 @@ def test_rows_with_a_gradient_are_updated_like_a_whole_matrix(legacy, monkeypatc
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_a_parameter_without_gradient_is_left_alone(legacy):
+def test_a_parameter_without_gradient_is_unchanged(legacy):
     used, unused = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
     groups = [{"params": [used, unused], "weight_decay": 0.5}]
     optimizer = DecoupledAdamax(groups, lr=0.1, legacy=legacy)
@@ -109,7 +110,7 @@ def test_a_parameter_without_gradient_is_left_alone(legacy):
         optimizer.step()
     assert torch.equal(unused, torch.ones(3)) and not optimizer.state[unused]
 
-    # When it is used at last, it is at its own first step.
+    # Its first use is its own first step.
     fresh = nn.Parameter(torch.ones(3))
     other = DecoupledAdamax([{"params": [fresh], "weight_decay": 0.5}], lr=0.1, legacy=legacy)
     unused.grad, fresh.grad = torch.full((3,), 0.7), torch.full((3,), 0.7)
@@ -118,7 +119,7 @@ def test_a_parameter_without_gradient_is_left_alone(legacy):
     assert torch.equal(unused, fresh)
 
 
-def test_its_state_can_be_kept_and_taken_up_again():
+def test_its_state_can_be_saved_and_loaded():
     whole, halves = parameters(), parameters()
     drawn = list(gradients(8))
     optimizers = [DecoupledAdamax([{"params": some}], lr=1e-2) for some in (whole, halves)]
@@ -154,7 +155,7 @@ def test_decay_spares_biases_and_layer_norm(tmp_path):
     assert decayed("adamax_legacy") == set(names.values())
 
 
-def test_settings_reach_the_optimiser():
+def test_settings_reach_the_optimizer():
     model = nn.Linear(2, 2)
     for kind, eps in (("adamax", 1e-8), ("adamax_legacy", 1e-6)):
         settings = TrainingSettings(optimizer=kind, beta1=0.8, beta2=0.7, learning_rate=0.5)
@@ -174,3 +175,60 @@ def test_the_learning_rate_is_that_of_transformers(steps, warmup):
         assert learning_rate(step, steps, settings) == pytest.approx(expected, rel=1e-12, abs=0)
         optimizer.step()
         scheduler.step()
+
+
+# --- fast paths ------------------------------------------------------------------------------
+
+
+def test_a_scaled_step_is_torchs_clipping(monkeypatch):
+    """In portions that cut large tensors and join small ones."""
+    monkeypatch.setattr("mtdnn.model.optimizer.PORTION_ELEMENTS", 7)
+    torch.manual_seed(1)
+    start = [torch.randn(5, 4), torch.randn(3), torch.randn(2)]
+    gradients, outcomes = [torch.randn_like(x) for x in start], []
+    for switch in ("optimizer", ""):
+        monkeypatch.setenv("MTDNN_PLAIN", switch)
+        parameters = [torch.nn.Parameter(x.clone()) for x in start]
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.clone()
+        optimizer = DecoupledAdamax([{"params": parameters, "weight_decay": 0.1}], lr=0.1)
+        if switch:
+            torch.nn.utils.clip_grad_norm_(parameters, 0.5)
+            optimizer.step()
+        else:
+            optimizer.step(clip_scale(torch.nn.utils.get_total_norm(gradients), 0.5))
+        outcomes.append(parameters)
+    torch.testing.assert_close(*outcomes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("legacy", [False, True])
+def test_the_compiled_update_equals_the_reference_path(legacy):
+    outcomes = []
+    for function in (optimization.adamax, optimization.compiled(optimization.adamax)):
+        generator = torch.Generator().manual_seed(1)
+        lists = [
+            [torch.randn(shape, generator=generator) for shape in ((30, 7), (5,), (2, 3))]
+            for _ in range(4)
+        ]
+        lists[3] = [norm.abs() + 0.1 for norm in lists[3]]
+        for rate in (0.1, 0.02):
+            numbers = (torch.tensor(0.5), torch.tensor(0.99), torch.tensor(rate))
+            function(*lists, *numbers, 0.9, 0.999, 1e-8, legacy)
+        outcomes.append(lists)
+    torch.testing.assert_close(*outcomes)
+
+
+def test_an_update_that_cannot_be_compiled_takes_the_reference_path(monkeypatch, capsys):
+    def failing(function, **_):
+        def call(*_):
+            raise RuntimeError("no compiler")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", failing)
+    done = []
+    call = optimization.compiled.__wrapped__(done.append)
+    call(1), call(2)
+    assert done == [1, 2]
+    assert capsys.readouterr().out.count("continuing without torch.compile: no compiler") == 1

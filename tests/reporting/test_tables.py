@@ -1,35 +1,22 @@
-"""Tables and figures against numbers computed by hand from the runs' files."""
+"""Tables against numbers computed by hand from the files of the runs."""
 
-import re
 import shutil
 import statistics
 import subprocess
-import sys
 import textwrap
 
 import pandas as pd
 import pytest
-from matplotlib.backend_bases import GraphicsContextBase
-from matplotlib.transforms import Bbox
 
-from mtdnn.config.layout import RunId
+from mtdnn.config.layout import RunFolder, RunId
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_json, write_text
 from mtdnn.reporting import products, tables
-from mtdnn.reporting.figures import registry, training
-from mtdnn.training.log import read_training
 from tests.support.factories import QA, fail_run, make_experiment, make_run
+from tests.support.published_scores import PUBLISHED, write_published
 
 BASE_QA = RunId("base", "qa", 1.0, "default", 1)
 BEST = RunId("base", "qa_mcc_sc", 0.8, "default", 1)
-PUBLISHED = """\
-table,encoder,mixture,qa_weight,split,em,f1
-table1,bert-base-cased,qa,1.0,dev,73.544,76.18
-table1,bert-base-cased,qa_mcc_sc,0.8,dev,74.58,77.15
-table1,bert-base-cased,qa_mcc_sc,0.9,dev,73.92,76.47
-table3,bert-large-cased,qa,1.0,dev,77.902,80.831
-validation,bert-base-cased,qa_mcc_sc,0.8,validation,73.373,76.421
-"""
 
 
 def read(experiment, name, suffix):
@@ -42,19 +29,11 @@ def markdown_row(text, start):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def with_published(folder):
-    write_text(folder / "published.csv", PUBLISHED)
-    return str(folder / "published.csv")
-
-
-# --- tables ----------------------------------------------------------------------------------
-
-
-def test_table_shows_what_metrics_json_holds(tmp_path):
+def test_a_table_shows_the_scores_of_the_run(tmp_path):
     experiment = make_experiment(tmp_path)
     folder = make_run(experiment, BEST, em=74.123, f1=77.987)
     products.write_table(experiment, "table1")
-    scores = read_json(folder / "metrics.json")["slices"]["paper_dev"]
+    scores = read_json(RunFolder(folder).metrics)["slices"]["paper_dev"]
     expected = [f"{scores[key]:.2f}" for key in ("exact", "f1", "HasAns_f1", "NoAns_exact")]
     expected += [f"{scores['null_odds_auc']:.3f}", "1/1"]
     row = ["QA+MCC+SC", "BERT base", "0.8", *expected]
@@ -85,7 +64,7 @@ def test_missing_and_failed_runs_show_a_dash_and_the_reason(tmp_path):
     assert data.reasons[0.8].startswith("train failed: CUDA out of memory")
 
 
-def test_failure_outdates_scores_of_an_earlier_attempt(tmp_path):
+def test_a_failure_hides_the_scores_of_an_earlier_attempt(tmp_path):
     experiment = make_experiment(tmp_path)
     make_run(experiment, BEST, em=70)
     fail_run(experiment, BEST, "train", "no room left")
@@ -93,15 +72,15 @@ def test_failure_outdates_scores_of_an_earlier_attempt(tmp_path):
     assert "70.00" not in read(experiment, "table1", "md")
 
 
-def test_broken_metrics_are_a_reason_and_no_crash(tmp_path):
+def test_unreadable_metrics_are_a_reason_in_the_table(tmp_path):
     experiment = make_experiment(tmp_path)
     folder = make_run(experiment, BEST)
-    write_text(folder / "metrics.json", '{"em": 70')
+    write_text(RunFolder(folder).metrics, '{"em": 70')
     products.write_table(experiment, "table1")
     assert "not readable as JSON" in read(experiment, "table1", "md")
 
 
-def test_seeds_give_mean_and_sample_deviation(tmp_path):
+def test_several_seeds_give_mean_and_sample_standard_deviation(tmp_path):
     experiment = make_experiment(tmp_path, seeds=[1, 2, 3])
     ems = [70.0, 71.0, 73.0]
     for seed, em in enumerate(ems[:2], start=1):
@@ -115,7 +94,7 @@ def test_seeds_give_mean_and_sample_deviation(tmp_path):
     assert row[-1].startswith("2/3 ")
     assert "seed 3: evaluate failed: no disk" in text
     make_run(experiment, RunId("base", "qa", 1.0, "default", 3), ems[2])
-    (experiment.layout.run(RunId("base", "qa", 1.0, "default", 3)) / "failure.json").unlink()
+    RunFolder(experiment.layout.run(RunId("base", "qa", 1.0, "default", 3))).failure.unlink()
     products.write_table(experiment, "table1")
     record = pd.read_csv(experiment.layout.table("table1", "csv")).iloc[-1]
     assert record.em == pytest.approx(statistics.fmean(ems))
@@ -123,8 +102,8 @@ def test_seeds_give_mean_and_sample_deviation(tmp_path):
     assert rf"{record.em:.2f} $\pm$ {record.em_sd:.2f}" in read(experiment, "table1", "tex")
 
 
-def test_published_numbers_and_signed_differences(tmp_path):
-    experiment = make_experiment(tmp_path, published=with_published(tmp_path))
+def test_published_numbers_stand_beside_their_rows_with_signed_differences(tmp_path):
+    experiment = make_experiment(tmp_path, published=write_published(tmp_path))
     make_run(experiment, BASE_QA, em=73.044, f1=76.18)
     make_run(experiment, BEST, em=75.0, f1=77.0)
     products.write_table(experiment, "table1")
@@ -137,7 +116,7 @@ def test_published_numbers_and_signed_differences(tmp_path):
     assert markdown_row(text, "QA+MCC+SC | BERT base | 0.5")[-4:] == ["–"] * 4
     record = pd.read_csv(experiment.layout.table("table1", "csv")).iloc[-1]
     assert record.em_difference == pytest.approx(-0.5)
-    # Another table's number, another encoder's and the blind set's are not taken.
+    # Numbers of another table, another encoder or the blind test set are not used.
     products.write_table(experiment, "table3")
     assert markdown_row(read(experiment, "table3", "md"), "QA | BERT large")[-4:-2] == [
         "77.902",
@@ -154,14 +133,14 @@ def test_published_numbers_and_signed_differences(tmp_path):
         (PUBLISHED.replace("73.544", "high"), "line 2: em: 'high' is not a number"),
     ],
 )
-def test_bad_published_file_is_one_line(tmp_path, content, message):
+def test_a_mistake_in_the_published_file_is_an_error_in_one_line(tmp_path, content, message):
     write_text(tmp_path / "published.csv", content)
     experiment = make_experiment(tmp_path, published=str(tmp_path / "published.csv"))
     with pytest.raises(MtdnnError, match=message):
         products.write_table(experiment, "table1")
 
 
-def test_slice_that_is_not_measurable_says_why(tmp_path):
+def test_a_slice_that_cannot_be_measured_has_its_reason_in_a_note(tmp_path):
     reason = "5795 of its 11873 questions are about contexts that the run was trained on"
     experiment = make_experiment(tmp_path)
     make_run(experiment, BASE_QA, not_measurable={"official": reason})
@@ -175,7 +154,7 @@ def test_slice_that_is_not_measurable_says_why(tmp_path):
     assert markdown_row(read(experiment, "table1", "md"), "QA | BERT base")[3] == r"– \[2\]"
 
 
-def test_scores_at_the_tuned_threshold(tmp_path):
+def test_scores_at_the_tuned_threshold_have_columns_only_if_one_is_tuned(tmp_path):
     plain = make_experiment(tmp_path)
     make_run(plain, BASE_QA, em=70.0, tuned=True)
     products.write_table(plain, "table1")
@@ -191,11 +170,11 @@ def test_scores_at_the_tuned_threshold(tmp_path):
     assert "no threshold was tuned" in read(tuned, "table1", "md")
 
 
-def test_variant_has_its_own_row_and_no_published_number(tmp_path):
+def test_a_variant_has_a_column_and_no_published_number(tmp_path):
     rows = [QA, {**QA, "variant": "legacy"}]
     experiment = make_experiment(
         tmp_path,
-        published=with_published(tmp_path),
+        published=write_published(tmp_path),
         variants={"legacy": {"label": "old code", "training": {"optimizer": "adamax_legacy"}}},
         tables={"table1": {"title": "Variants", "rows": rows}},
         figures={},
@@ -204,10 +183,12 @@ def test_variant_has_its_own_row_and_no_published_number(tmp_path):
     products.write_table(experiment, "table1")
     row = markdown_row(read(experiment, "table1", "md"), "QA | BERT base | old code")
     assert row[4] == "72.00"
+    second = read(experiment, "table1", "md").split("On other questions:")[1]
+    assert markdown_row(second, "QA | BERT base | old code")[-1] == "71.00 / 74.00"
     assert row[-4:] == ["–"] * 4
 
 
-def test_notice_title_and_provenance_stand_in_every_format(tmp_path):
+def test_every_format_has_the_notice_and_the_provenance(tmp_path):
     experiment = make_experiment(tmp_path)
     make_run(experiment, BASE_QA, steps=60)
     products.write_table(experiment, "table1")
@@ -235,7 +216,7 @@ def test_special_characters_are_escaped(tmp_path):
     text = read(experiment, "t", "md")
     assert r"\<b\>\#1\</b\>" in text
     row = next(line for line in text.splitlines() if line.startswith("| R"))
-    # Seven unescaped bars enclose and separate the eight other columns and the label.
+    # Ten unescaped bars enclose and separate nine columns.
     assert row.replace(r"\|", "").count("|") == 10
     tex = read(experiment, "t", "tex")
     assert (
@@ -248,7 +229,7 @@ def test_special_characters_are_escaped(tmp_path):
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex here")
 def test_latex_compiles(tmp_path):
     experiment = make_experiment(
-        tmp_path, notice=AWKWARD.replace("“é”", ""), published=with_published(tmp_path)
+        tmp_path, notice=AWKWARD.replace("“é”", ""), published=write_published(tmp_path)
     )
     make_run(experiment, BASE_QA)
     products.write_table(experiment, "table1")
@@ -267,147 +248,10 @@ def test_latex_compiles(tmp_path):
     assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
 
 
-def test_signs():
+def test_differences_have_a_sign_unless_they_are_zero():
     assert [tables.signed(value) for value in (1.234, -1.236, 0.0, -0.001)] == [
         "+1.23",
         "−1.24",
         "0.00",
         "0.00",
     ]
-
-
-# --- figures ---------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-    """An experiment with some of its runs, three seeds and published numbers."""
-    folder = tmp_path_factory.mktemp("drawn")
-    experiment = make_experiment(folder, seeds=[1, 2, 3], published=with_published(folder))
-    for number, run in enumerate(experiment.runs()):
-        if run.encoder == "base" and run.qa_weight != 0.9:
-            make_run(experiment, run, em=70 + number % 7, steps=60)
-    return experiment
-
-
-@pytest.mark.parametrize("name", ["figure3", "figure4", *products.TRAINING_FIGURES])
-def test_figures_exist_in_three_formats_with_the_same_bytes_each_time(drawn, name):
-    products.write_figure(drawn, name)
-    first = {
-        suffix: drawn.layout.figure(name, suffix).read_bytes() for suffix in ("svg", "png", "pdf")
-    }
-    assert first["png"].startswith(b"\x89PNG")
-    assert first["pdf"].startswith(b"%PDF")
-    assert b"<svg" in first["svg"]
-    code = "import sys; from mtdnn.reporting import products; "
-    code += (
-        "from mtdnn.config.loading import parse; from mtdnn.config.yaml_files import read_yaml; "
-    )
-    code += "products.write_figure(parse(read_yaml(sys.argv[1]), 'x'), sys.argv[2])"
-    path = drawn.layout.root / "experiment.json"
-    write_text(path, drawn.model_dump_json())
-    # Another process: nothing may depend on a seed of hashing or on earlier figures.
-    subprocess.run([sys.executable, "-c", code, str(path), name], check=True)
-    for suffix, content in first.items():
-        assert drawn.layout.figure(name, suffix).read_bytes() == content, suffix
-
-
-def test_last_bits_of_places_do_not_change_a_figure(drawn, monkeypatch):
-    """The layout's solver and matrix products differ in them between processes and machines."""
-    products.write_figure(drawn, "loss")
-    file = drawn.layout.figure("loss", "svg")
-    before = file.read_text()
-    clip = GraphicsContextBase.get_clip_rectangle
-
-    def nudged(context):
-        box = clip(context)
-        return box and Bbox(box.get_points() * (1 + 1e-14))
-
-    monkeypatch.setattr(GraphicsContextBase, "get_clip_rectangle", nudged)
-    products.write_figure(drawn, "loss")
-    assert file.read_text() == before
-    assert set(re.findall(r'clipPath id="(\w+)"', before)) == set(re.findall(r"url.#(\w+)", before))
-
-
-def hollow(axes):
-    """Heights of the hollow markers, which stand for published values."""
-    lines = [line for line in axes.lines if line.get_markerfacecolor() == "none"]
-    return sorted(float(y) for line in lines for y in line.get_ydata())
-
-
-def panels(figure):
-    return {axes.get_ylabel()[:2]: axes for axes in figure.subfigs[0].axes}
-
-
-def test_published_values_are_hollow_markers(drawn):
-    axes = panels(registry.draw(drawn, "figure3"))
-    assert hollow(axes["EM"]) == [73.544, 73.92, 74.58]
-    assert hollow(axes["F1"]) == [76.18, 76.47, 77.15]
-    # All of it, measured and published, lies inside the frame.
-    for panel in axes.values():
-        low, high = panel.get_ylim()
-        assert all(low < y < high for line in panel.lines for y in line.get_ydata())
-
-
-def test_figure_draws_means_and_every_seed(drawn):
-    panel = panels(registry.draw(drawn, "figure3"))["EM"]
-    runs = [RunId("base", "qa_mcc_sc", 0.7, "default", seed) for seed in (1, 2, 3)]
-    ems = [read_json(drawn.layout.run(run) / "metrics.json")["em"] for run in runs]
-    seeds = [sorted(line.get_ydata()) for line in panel.lines if line.get_markersize() == 3]
-    assert sorted(ems) in seeds
-    (mixture, baseline) = panel.containers
-    assert statistics.fmean(ems) in list(mixture.lines[0].get_ydata())
-    assert list(mixture.lines[0].get_xdata()) == [0.5, 0.7, 0.8]
-    assert list(baseline.lines[0].get_xdata()) == [1.0]
-    dashed = [line for line in panel.lines if line.get_linestyle() == "--"]
-    assert [line.get_ydata()[0] for line in dashed] == [baseline.lines[0].get_ydata()[0]]
-
-
-def small_print(figure):
-    return " ".join(figure.subfigs[1].texts[0].get_text().split())
-
-
-def test_small_print_names_what_is_missing_and_the_notice(drawn):
-    for name in ("figure3", *products.TRAINING_FIGURES):
-        text = small_print(registry.draw(drawn, name))
-        assert "Made-up numbers" in text
-        assert "0.9" in text
-        assert "not run" in text
-
-
-def test_draws_marks_shares_and_counts(drawn):
-    figure = registry.draw(drawn, "draws")
-    (axes,) = figure.subfigs[0].axes
-    labels = [label.get_text() for label in axes.get_yticklabels()]
-    place = labels.index("QA+MCC, w 0.8, BERT base, seed 2")
-    folder = drawn.layout.run(RunId("base", "qa_mcc", 0.8, "default", 2))
-    names = [step["corpus"] for step in read_training(folder)]
-    bars = [bar for bar in axes.patches if abs(bar.get_y() + bar.get_height() / 2 - place) < 0.01]
-    shares = [100 * names.count(corpus) / len(names) for corpus in ("squad", "swag")]
-    assert [bar.get_width() for bar in bars] == pytest.approx(shares)
-    marks = {line.get_xdata()[0] for line in axes.lines if abs(line.get_ydata()[0] - place) < 0.5}
-    assert list(marks) == pytest.approx([80.0])
-
-
-def test_nothing_to_draw_is_said_and_does_not_crash(tmp_path):
-    experiment = make_experiment(tmp_path)
-    for name in ("figure3", "figure4", *products.TRAINING_FIGURES):
-        products.write_figure(experiment, name)
-        body = registry.draw(experiment, name).subfigs[0]
-        texts = [text.get_text() for axes in body.axes for text in axes.texts]
-        assert "nothing to draw yet" in texts
-
-
-def test_moving_average_equals_the_definition():
-    values = [5.0, 1.0, 4.0, 2.0, 8.0]
-    expected = [3.0, 10 / 3, 7 / 3, 14 / 3, 5.0]
-    assert training.moving_average(pd.Series(values).to_numpy(), 3) == pytest.approx(expected)
-    assert training.moving_average(pd.Series(values).to_numpy(), 1) == pytest.approx(values)
-
-
-def test_half_written_last_line_of_the_training_log_is_left_out(tmp_path):
-    write_text(tmp_path / "training.jsonl", '{"step": 0, "loss": 1.0}\n{"step": 1, "lo')
-    assert read_training(tmp_path) == [{"step": 0, "loss": 1.0}]
-    write_text(tmp_path / "training.jsonl", '{"step": 0, "lo\n{"step": 1}\n')
-    with pytest.raises(MtdnnError, match="line 1"):
-        read_training(tmp_path)

@@ -1,12 +1,12 @@
-"""Two runs whose answers differ in every way there is."""
+"""Made-up answers: those of two runs differ in every way that the rules tell apart."""
 
 from tests.support.factories import make_answers, make_experiment, make_questions
 
 CONTEXT = "The old bridge of Marrow was built by Ada Fell in the year 1810 from grey stone."
 
-
 HOSTILE = "<script>alert('pwned')</script> & <img src=x onerror=alert(1)> | `a` *b* [c](d)"
 
+HOSTILE_MARKUP = "</script><img src=x onerror=alert(1)> `x` :raw: |y| *z* .. include:: /etc/passwd"
 
 QUESTIONS = [
     {"id": "found", "question": "Who built it?", "context": CONTEXT, "answers": ["Ada Fell"]},
@@ -24,8 +24,7 @@ QUESTIONS = [
     },
 ]
 
-
-# Answer and null odds of each question: below 0 the answer is given.
+# The best answer to each question and its null odds: if they are below 0, the answer is given.
 BASELINE = {
     "found": ("Ada Fell", 2.0),
     "lost": ("1810", -2.0),
@@ -35,7 +34,6 @@ BASELINE = {
     "fooled": ("stone", 2.0),
     "hostile": ("It", 2.0),
 }
-
 
 MIXTURE = {
     "found": ("Ada Fell", -2.0),
@@ -49,7 +47,7 @@ MIXTURE = {
 
 
 def make(folder, baseline=BASELINE, mixture=MIXTURE, questions=QUESTIONS, seeds=(1,)):
-    """Table 2 with these answers: QA has the baseline's, the others the mixture's."""
+    """Write scored runs of table 2; QA gives the baseline's answers, other rows the mixture's."""
     experiment = make_experiment(folder, seeds=list(seeds), slices={"dev": {"label": "dev"}})
     make_questions(experiment, questions)
     for row in experiment.tables["table2"].rows:

@@ -1,4 +1,4 @@
-"""A real browser for tests: the machine's Chromium, without display and without network."""
+"""The machine's Chromium as a browser for tests, without a display or a network."""
 
 import shutil
 from collections.abc import Iterator
@@ -11,19 +11,22 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 @contextmanager
 def open_page(allowed: tuple[str, ...] = ("file:", "data:", "blob:")) -> Iterator:
-    """A page of a fresh browser; the test fails if the page errs or asks for anything else.
+    """Open a page of a new browser; fail on a script error, a dialog or any other request.
 
-    Skips the test where there is no Chromium or no Playwright.
+    The test is skipped without Chromium or Playwright.
+
+    Args:
+        allowed: prefixes of the addresses that the page may request.
     """
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
-        pytest.skip(f"no Chromium on this machine: none of {', '.join(NAMES)} is found")
+        pytest.skip(f"no Chromium: found none of {', '.join(NAMES)}")
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     mistakes: list[str] = []
 
-    def look_at(request) -> None:
+    def check(request) -> None:
         if not request.url.startswith(allowed):
-            mistakes.append(f"asked for {request.url[:200]}")
+            mistakes.append(f"requested {request.url[:200]}")
 
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(
@@ -31,7 +34,7 @@ def open_page(allowed: tuple[str, ...] = ("file:", "data:", "blob:")) -> Iterato
         )
         page = browser.new_page(viewport={"width": 1400, "height": 900})
         page.set_default_timeout(120_000)
-        page.on("request", look_at)
+        page.on("request", check)
         page.on("pageerror", lambda error: mistakes.append(f"script error: {error}"))
         page.on("dialog", lambda dialog: mistakes.append(f"dialog: {dialog.message}"))
         yield page

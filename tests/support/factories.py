@@ -1,5 +1,6 @@
-"""Made-up experiments and run folders, complete as far as their readers are concerned."""
+"""Made-up experiments and run folders with everything that their readers need."""
 
+import copy
 import json
 import math
 import random
@@ -21,7 +22,7 @@ from mtdnn.machine.files import digest, write_json, write_text
 SMALL = {
     "experiment": "small",
     "title": "A small experiment",
-    "tracking_live": False,  # a process more, for every call
+    "tracking_live": False,  # saves every call another process
     "encoders": {"tiny": {"label": "Tiny", "source": {"kind": "hub", "repo": "some/encoder"}}},
     "corpora": {
         "squad": {
@@ -55,6 +56,32 @@ SMALL = {
     "figures": {"figure4": {"title": "Mixtures", "table": "table1", "x": "mixture"}},
 }
 
+GRID = {
+    "encoders": ["tiny"],
+    "mixtures": ["qa", "qa_sc"],
+    "qa_weights": [0.5, 0.8],
+    "settings": {"training.learning_rate": [1e-5, "3e-5"], "schedule.dry": ["skip"]},
+}
+"""A grid over `SMALL`: six rows of two variants."""
+
+
+def small(**changes: object) -> dict[str, Any]:
+    """Return a copy of `SMALL` with changed values.
+
+    Args:
+        changes: new values by place, whose dots are written as double underscores:
+            `training__epochs=3`.
+    """
+    settings = copy.deepcopy(SMALL)
+    for path, value in changes.items():
+        place: Any = settings
+        *parents, last = path.split("__")
+        for key in parents:
+            place = place[int(key)] if isinstance(place, list) else place.setdefault(key, {})
+        place[int(last) if isinstance(place, list) else last] = value
+    return settings
+
+
 CORPORA = {
     "squad": ("SQuAD 2.0", "question_answering"),
     "swag": ("SWAG", "multiple_choice"),
@@ -74,9 +101,11 @@ QA = {"encoder": "base", "mixture": "qa", "qa_weight": 1.0}
 
 
 def make_experiment(folder: Path, **changes: Any) -> Experiment:
-    """The paper's tables and figures over synthetic corpora; results go below `folder`.
+    """Return the paper's tables and figures with synthetic corpora.
 
-    `changes` replace top-level keys of the YAML.
+    Args:
+        folder: folder of the results.
+        changes: new values of top-level keys of the YAML.
     """
     mapping = {
         "experiment": "made_up",
@@ -152,12 +181,12 @@ def make_run(
     """Write the files of a finished run and return its folder.
 
     Args:
-        em, f1: percent on the first slice; each further slice gets a point less
-        steps: optimiser steps in `schedule.parquet` and `training.jsonl`.
-        fingerprint: made from the settings when absent.
-        tuned: add scores at a tuned threshold; as the experiment wants it when None.
+        em, f1: percent on the first slice; every further slice gets one point less.
+        steps: number of steps in `schedule.parquet` and `training.jsonl`.
+        fingerprint: by default the digest of the settings.
+        tuned: whether to add scores at a tuned threshold; by default if the experiment tunes one.
         not_measurable: reasons by slice, for slices without scores.
-        slices: keys to replace in the scores of a slice.
+        slices: new values in the scores of a slice.
     """
     settings = experiment.resolve(run)
     folder = experiment.layout.run(run)
@@ -238,7 +267,7 @@ def make_run(
 
 
 def fail_run(experiment: Experiment, run: RunId, step: str, reason: str) -> Path:
-    """Write what a failed step leaves: its settings and the reason."""
+    """Write the files of a run of which a step failed: its settings and the reason."""
     folder = experiment.layout.run(run)
     write_text(folder / "config.yaml", dump_yaml(experiment.resolve(run)))
     write_json(folder / "failure.json", {"step": step, "reason": reason})
@@ -328,10 +357,10 @@ def _write_predictions(folder: Path, draw: random.Random) -> None:
 
 
 def make_questions(experiment: Experiment, rows: list[dict[str, Any]]) -> None:
-    """Write the dev split of SQuAD, with manifests of all corpora as `make_run` digests them.
+    """Write the dev split of SQuAD, and manifests of all corpora with the digests of `make_run`.
 
     Args:
-        rows: `id`, `question`, `context`, and `answers`, a list of texts that the context holds.
+        rows: `id`, `question`, `context`, and `answers`, a list of texts from the context.
     """
     table = [
         {
@@ -357,7 +386,11 @@ def make_questions(experiment: Experiment, rows: list[dict[str, Any]]) -> None:
 
 
 def make_answers(experiment: Experiment, run: RunId, answers: dict[str, tuple[str, float]]) -> Path:
-    """A finished run that gives these answers with these null odds, scored."""
+    """Write a finished and scored run and return its folder.
+
+    Args:
+        answers: the answer and its null odds for each question.
+    """
     folder = make_run(experiment, run)
     dev = pq.read_table(experiment.layout.corpus("squad") / "dev.parquet").to_pylist()
     rows = []
@@ -390,7 +423,7 @@ def make_answers(experiment: Experiment, run: RunId, answers: dict[str, tuple[st
 
 
 def make_statistics(experiment: Experiment) -> dict[str, Any]:
-    """Write a `statistics.json` with made-up differences between the rows of every table."""
+    """Write and return statistics with made-up differences between the rows of every table."""
     draw = random.Random(experiment.experiment)
     tables, cells = {}, {}
     for name, table in experiment.tables.items():

@@ -1,4 +1,4 @@
-"""Made-up corpora as they stand on the Hub."""
+"""Invented corpora in the form of the Hub's repositories."""
 
 import io
 
@@ -12,6 +12,7 @@ ANSWERS = pa.struct([("text", pa.list_(pa.string())), ("answer_start", pa.list_(
 
 
 def parquet(rows: list[dict], **types: pa.DataType) -> bytes:
+    """Return the rows as a Parquet file; `types` are those of columns that need one."""
     table = pa.Table.from_pylist(rows)
     for name, kind in types.items():
         place = table.column_names.index(name)
@@ -67,7 +68,7 @@ def pair_rows(number: int, first: str, second: str | None, labels: int) -> list[
 
 
 def card(configs: dict[str, dict[str, str]]) -> bytes:
-    """A dataset card that says which files belong to which split of which configuration."""
+    """Return a dataset card that lists the files of every split of every configuration."""
     listed = [
         {
             "config_name": name,
@@ -75,11 +76,11 @@ def card(configs: dict[str, dict[str, str]]) -> bytes:
         }
         for name, files in configs.items()
     ]
-    return f"---\n{yaml.safe_dump({'configs': listed})}---\n# Made up\n".encode()
+    return f"---\n{yaml.safe_dump({'configs': listed})}---\n# Invented\n".encode()
 
 
 def push_datasets(hub: HubServer) -> None:
-    """Repositories in the shapes of those that the paper's corpora come from."""
+    """Push repositories with the structure of those of the paper's corpora."""
     hub.repository("datasets", "rajpurkar/squad_v2").push(
         {
             "README.md": card(

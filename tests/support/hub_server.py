@@ -1,7 +1,7 @@
 """A stand-in for the Hugging Face Hub on the loopback interface, for the real client libraries.
 
-It speaks as much of the Hub's protocol as they use to resolve, list and download. Faults
-can be switched on: files that are cut off or whose content is not what was listed.
+It implements the part of the Hub's protocol that they use to resolve, list and download. It can
+cut files off or serve other content than it lists.
 """
 
 import hashlib
@@ -18,13 +18,18 @@ FILE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 @dataclass
 class Repository:
-    """Commits, each a mapping of paths to contents, and branches that point to commits."""
+    """A repository.
+
+    Attributes:
+        commits: the files of every commit, by path.
+        branches: the commit to which each branch points.
+    """
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
 
     def push(self, files: dict[str, bytes], branch: str = "main") -> str:
-        """Add a commit and let `branch` point to it; returns its hash."""
+        """Add a commit, point `branch` to it and return its hash."""
         commit = hashlib.sha1(repr((len(self.commits), sorted(files.items()))).encode())
         self.commits[commit.hexdigest()] = files
         self.branches[branch] = commit.hexdigest()
@@ -32,17 +37,24 @@ class Repository:
 
 
 class HubServer:
-    """The server, in a thread of its own; use it as a context manager."""
+    """The server, in a thread of its own; use it as a context manager.
+
+    Attributes:
+        repositories: repositories by kind and name.
+        cut_off: paths of which only the first half is sent.
+        swapped: content by path that is sent instead of the listed one.
+        requests: method and path of every request.
+    """
 
     def __init__(self) -> None:
         self.repositories: dict[tuple[str, str], Repository] = {}
-        self.cut_off: set[str] = set()  # paths of which only the first half is sent
-        self.swapped: dict[str, bytes] = {}  # other contents than those that are listed
+        self.cut_off: set[str] = set()
+        self.swapped: dict[str, bytes] = {}
         self.requests: list[str] = []
         self._server: ThreadingHTTPServer | None = None
 
     def repository(self, kind: str, name: str) -> Repository:
-        """The repository of a kind (models or datasets), new when it is first asked for."""
+        """Return the repository of a kind (models or datasets), created at the first call."""
         return self.repositories.setdefault((kind, name), Repository())
 
     @property
@@ -91,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._fail(404, "EntryNotFound")
 
     def _commit(self, kind: str, name: str, revision: str) -> str | None:
-        """The commit of a revision; answers with the Hub's error when there is none."""
+        """Return the commit of a revision, or send the Hub's error and return None."""
         repository = self.hub.repositories.get((kind, name))
         if repository is None:
             self._fail(404, "RepoNotFound")
@@ -109,8 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         files = self.hub.repositories[kind, name].commits[commit]
         if verb == "paths-info":
-            asked = json.loads(body)["paths"] if body.startswith("{") else parse_qs(body)["paths"]
-            self._json([self._entry(p, c) for p, c in files.items() if p in asked])
+            paths = json.loads(body)["paths"] if body.startswith("{") else parse_qs(body)["paths"]
+            self._json([self._entry(p, c) for p, c in files.items() if p in paths])
         elif verb == "tree":
             self._tree(files, folder)
         else:
@@ -132,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     @staticmethod
     def _entry(path: str, content: bytes) -> dict:
-        """A file as the Hub lists it; large formats are kept in git-lfs."""
+        """Return a file's entry in the Hub's listing; large formats are in git-lfs."""
         blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
         entry = {"type": "file", "path": path, "size": len(content), "oid": blob}
         if path.endswith((".parquet", ".safetensors", ".bin")):

@@ -1,4 +1,4 @@
-"""Trainings that are stopped and resumed, and what they must be equal to."""
+"""Runs for trainings that are interrupted, and their results."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ def fresh(folder: Path):
 
 
 def outcome(run_dir: Path) -> tuple[dict, list]:
-    """Weights and log of a finished run, clock fields left out."""
+    """Weights and log of a finished run, without the times."""
     weights = load_file(run_dir / "model" / "model.safetensors")
     weights |= load_file(run_dir / "model" / "heads.safetensors")
     lines = [json.loads(line) for line in (run_dir / "training.jsonl").read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""A real MLflow server that can be killed and restarted, and a way to it that misbehaves."""
+"""A real MLflow server that can be killed and restarted, and a proxy that misbehaves."""
 
 import http.client
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-# Without the processes that run jobs for the user interface.
+# No telemetry, and no processes that run jobs for the user interface.
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
@@ -65,7 +65,7 @@ class Server:
         pytest.fail(f"mlflow server did not start: {log.read_text()[-500:]}")
 
     def kill(self) -> None:
-        """End it with all its workers, at once."""
+        """Kill the server and all its workers."""
         if self._process:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -74,11 +74,13 @@ class Server:
 
 
 class Proxy:
-    """Passes requests on to a server, as long as `mood` is None.
+    """Forwards requests to a server, and misbehaves on demand.
 
-    Moods: "500" answers so, "drop" hangs up, "lose" passes the request on and loses the answer;
-    a number is seconds to wait before passing on. `writes` counts the requests that change
-    something, by the last part of their path.
+    Attributes:
+        mood: None forwards; "500" answers with that status; "drop" hangs up; "lose" forwards the
+            request and loses the answer; a float waits for that many seconds, then forwards.
+        writes: number of requests that change something, by the last part of their path.
+        address: the proxy's address.
     """
 
     def __init__(self, server: Server):
@@ -102,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
     proxy: Proxy
     port: int
 
-    def _pass_on(self) -> None:
+    def _forward(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         mood = self.proxy.mood
         if mood == "500":
@@ -120,14 +122,14 @@ class _Handler(BaseHTTPRequestHandler):
             answer = connection.getresponse()
             content = answer.read()
         except OSError:
-            return self._hang_up()  # the server is away
+            return self._hang_up()  # the server is down
         finally:
             connection.close()
         if mood == "lose":
             return self._hang_up()
         return self._answer(answer.status, content, answer.getheader("Content-Type"))
 
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _pass_on
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _forward
 
     def _answer(self, status: int, content: bytes, kind: str | None = None) -> None:
         with suppress(OSError):

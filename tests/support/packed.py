@@ -61,7 +61,7 @@ def changed(prepared):
 
 @st.composite
 def some_sequences(draw):
-    """Items of one to three sequences, with numbers that tell each token from the others."""
+    """Items of one to three sequences, with a different number for each token."""
     counts = draw(st.lists(st.integers(1, 3), min_size=1, max_size=5))
     lengths = np.array(
         draw(st.lists(st.integers(1, 6), min_size=sum(counts), max_size=sum(counts)))
@@ -82,3 +82,20 @@ def fields(batch):
     targets = {name: value.tolist() for name, value in batch.targets.items()}
     tensors = (batch.input_ids, batch.token_type_ids, batch.position_ids)
     return [t.tolist() for t in tensors], batch.lengths, batch.items.tolist(), targets
+
+
+def sequences_of(batch):
+    """Inputs of each sequence by itself, as Hugging Face takes them."""
+    parts = (x.split(batch.lengths) for x in (batch.input_ids, batch.token_type_ids))
+    return [
+        {"input_ids": ids[None], "token_type_ids": types[None]}
+        for ids, types in zip(*parts, strict=True)
+    ]
+
+
+def padded_inputs(batch):
+    return {
+        "input_ids": batch.pad(batch.input_ids, 0),
+        "token_type_ids": batch.pad(batch.token_type_ids, 0),
+        "attention_mask": batch.mask.long(),
+    }

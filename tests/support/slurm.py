@@ -1,6 +1,6 @@
-"""A real SLURM on this machine: one node, some made-up GPUs, started and stopped by a test.
+"""A real SLURM on this machine with one node and fake GPUs, started and stopped by a test.
 
-`python -m tests.support.slurm COMMAND …` runs a command with it, for trying things out:
+`python -m tests.support.slurm COMMAND …` runs a command with it:
 `python -m tests.support.slurm snakemake --workflow-profile slurm`.
 """
 
@@ -18,40 +18,50 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
 PACKAGES = "slurm-wlm slurmctld slurmd slurm-client munge"
-# Where every client looks. The executor's job step drops SLURM_CONF from its environment.
+# The default place, because the executor's job step removes SLURM_CONF from its environment.
 CONFIGURATION = Path("/etc/slurm")
 FILES = ("slurm.conf", "gres.conf")
 OWNER = "owner.pid"  # in the folder of a cluster: the process that started it
-PATIENCE_SECONDS = 30
+TIMEOUT_SECONDS = 30
 LIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED")
+
+QUICK = {
+    "slurm": ["--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10"],
+    "slurm-generic": ["--seconds-between-status-checks", "2", "--latency-wait", "10"],
+    "default": ["--cores", "2"],
+}
+"""Options of Snakemake for each profile: check the jobs' states often."""
+
+ONE_CORE = ["--set-threads", "train=1", "evaluate=1"]
+"""Options of Snakemake: one thread for each run, as without a GPU, for identical results."""
 
 
 def missing() -> str:
-    """Why no SLURM can be started here; empty when one can."""
+    """Return why SLURM cannot be started here, or an empty string."""
     absent = [name for name in PROGRAMS if not _program(name)]
     if absent:
         return f"no {', '.join(absent)}; on Debian: apt-get install {PACKAGES}"
     if os.geteuid() != 0:
-        return "only root may start SLURM's daemons"
+        return "only root can start SLURM's daemons"
     for name in FILES:
         place = CONFIGURATION / name
         if (place.exists() or place.is_symlink()) and not _is_left_over(place):
-            return f"{place}: a SLURM is configured here"
+            return f"{place}: SLURM is already configured on this machine"
     with tempfile.TemporaryDirectory() as folder:
         try:
             os.mknod(Path(folder, "gpu"), stat.S_IFCHR | 0o600, os.makedev(1, 3))
         except OSError as error:
-            return f"no devices can be made here, which stand for GPUs: {error.strerror}"
+            return f"cannot create devices for fake GPUs: {error.strerror}"
     return ""
 
 
 class Slurm:
-    """A cluster of one node; use it as a context manager.
+    """A cluster of one node, used as a context manager.
 
     Args:
         folder: scratch folder for configuration, keys, state and logs.
-        gpus: made-up GPUs of the node, character devices that nobody can compute on.
-        cpus: of the node; may be more than the machine has.
+        gpus: number of fake GPUs, character devices on which nothing can be computed.
+        cpus: number of the node's CPUs, which may exceed the machine's.
     """
 
     def __init__(self, folder: Path, gpus: int = 2, cpus: int = 8):
@@ -65,7 +75,7 @@ class Slurm:
             raise RuntimeError(reason)
         for name in FILES:
             if (CONFIGURATION / name).is_symlink():
-                self._end_left_over((CONFIGURATION / name).readlink().parent)
+                self._stop_left_over((CONFIGURATION / name).readlink().parent)
         self._configure()
         try:
             self._start()
@@ -80,37 +90,39 @@ class Slurm:
             self.wait_until(lambda: not self.live(), "jobs end")
         finally:
             self._stop()
-            self._end_orphans()
+            self._kill_orphans()
 
-    # --- what tests ask and do
+    # --- commands for tests
 
     def call(self, *command: str) -> str:
-        """Output of one of SLURM's commands."""
+        """Run a command and return its output."""
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout
 
     def jobs(self) -> list[dict[str, str]]:
-        """Every job that SLURM remembers, the oldest first."""
+        """Return every job that SLURM remembers, the oldest first."""
         shown = self.call("squeue", "--noheader", "--states=all", "--format=%i|%T|%k|%l|%m|%Z")
         keys = ("id", "state", "comment", "limit", "memory", "folder")
         rows = [dict(zip(keys, line.split("|"), strict=True)) for line in shown.splitlines()]
         return sorted(rows, key=lambda row: int(row["id"]))
 
     def live(self) -> list[dict[str, str]]:
+        """Return the jobs that have not finished."""
         return [job for job in self.jobs() if job["state"] in LIVE]
 
     def of(self, folder: Path, rule: str = "") -> list[dict[str, str]]:
-        """Every job from a folder; of one rule, by the comment that the plugin gives it."""
+        """Return every job from a folder, or of one rule, which the plugin names in the comment."""
         jobs = [job for job in self.jobs() if job["folder"] == str(folder)]
         return [job for job in jobs if not rule or job["comment"].startswith(f"rule_{rule}")]
 
     def details(self, job: str) -> dict[str, str]:
-        """What `scontrol show job` says of one."""
+        """Return the output of `scontrol show job`."""
         shown = self.call("scontrol", "--oneliner", "show", "job", job)
         return dict(part.split("=", 1) for part in shown.split() if "=" in part)
 
-    def wait_until(self, condition, what: str, seconds: float = PATIENCE_SECONDS) -> None:
+    def wait_until(self, condition, what: str, seconds: float = TIMEOUT_SECONDS) -> None:
+        """Wait until a condition holds; fail with `what` after some seconds."""
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"{what}: not within {seconds:g} seconds"
@@ -188,7 +200,7 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE OverTimeLimit=0 State=
             f"--pid-file={self.folder}/munged.pid",
             f"--log-file={self.folder}/log/munged",
             f"--seed-file={self.folder}/munge.seed",
-            "--force",  # the scratch folder's parents may be writable for others
+            "--force",  # the scratch folder's parents may be writable by others
         )
         answers = f"munge -S {socket_} -n | unmunge -S {socket_}"
         self.wait_until(lambda: _works("sh", "-c", answers), "munged answers")
@@ -208,16 +220,16 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE OverTimeLimit=0 State=
                 place.unlink()
 
     @staticmethod
-    def _end_left_over(folder: Path) -> None:
-        """End the cluster of a test that was killed."""
+    def _stop_left_over(folder: Path) -> None:
+        """Stop the cluster of a test that was killed."""
         with suppress(OSError):
             left = Slurm(folder)
             left.name = f"test{(folder / OWNER).read_text()}"
             left._stop()
-            left._end_orphans()
+            left._kill_orphans()
 
-    def _end_orphans(self) -> None:
-        """End what is left of jobs: a node that was set down does not always do so."""
+    def _kill_orphans(self) -> None:
+        """Kill processes left over from jobs: a node set to DOWN does not always do so."""
         mark = f"SLURM_CLUSTER_NAME={self.name}\0".encode()
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
@@ -226,13 +238,13 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE OverTimeLimit=0 State=
 
 
 def _is_left_over(place: Path) -> bool:
-    """Whether a file of the configuration is that of a test which was killed."""
+    """Return whether a configuration file belongs to a test that was killed."""
     if not place.is_symlink() or not place.exists():
         return place.is_symlink()
     try:
         owner = int((place.readlink().parent / OWNER).read_text())
     except OSError:
-        return False  # of nobody's test: leave it alone
+        return False  # not from a test: leave it alone
     return not Path(f"/proc/{owner}").exists()
 
 
@@ -256,7 +268,7 @@ def _free_port() -> int:
 
 
 def _end(pid_file: Path) -> None:
-    """End the daemon of a pid file, and wait for it."""
+    """Stop the daemon of a pid file and wait for it to end."""
     try:
         pid = int(pid_file.read_text())
         os.kill(pid, signal.SIGTERM)
@@ -278,13 +290,3 @@ def main() -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
-
-
-QUICK = {
-    "slurm": ["--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10"],
-    "slurm-generic": ["--seconds-between-status-checks", "2", "--latency-wait", "10"],
-    "default": ["--cores", "2"],
-}
-
-
-ONE_CORE = ["--set-threads", "train=1", "evaluate=1"]  # as without a GPU: the same bits

@@ -1,8 +1,8 @@
-"""Kill a training again and again; it must end as if nothing had happened.
+"""Kill a training many times; it must end like an undisturbed one.
 
 `python -m tests.support.soak --kills 20` is the long form; `test_soak.py` runs the short one. A
-third of the signals come at any moment since the start of the process, a third shortly after a
-checkpoint, a third while one is being written.
+third of the signals come at any moment after the start of the process, a third shortly after a
+checkpoint, a third while a checkpoint is being written.
 """
 
 import argparse
@@ -23,11 +23,11 @@ from mtdnn.machine.files import digest, sha256
 from tests.support.tiny import make_run_folder
 
 MOMENTS = ("anywhere", "after a checkpoint", "while one is written")
-PATIENCE_SECONDS = 900
+TIMEOUT_SECONDS = 900
 
 
 def make(folder: Path, rows: int) -> Path:
-    """A run with checkpoints of some megabytes, which take a while to write."""
+    """A run with checkpoints of several MiB, which take a while to write."""
     sizes = {"hidden_size": 192, "intermediate_size": 384}
     run_dir, run = make_run_folder(
         folder, qa_weight=0.5, rows=rows, encoder=sizes, training={"batch_size": 8, "epochs": 2}
@@ -49,7 +49,7 @@ def finish(run_dir: Path, minutes: float) -> None:
 
 
 def result(run_dir: Path) -> str:
-    """Digest of weights and log, clock fields left out."""
+    """Digest of weights and log, without the times."""
     lines = [json.loads(line) for line in (run_dir / "training.jsonl").read_text().splitlines()]
     for line in lines:
         del line["seconds"]
@@ -61,7 +61,7 @@ def soak(folder: Path, kills: int, rows: int, seed: int = 1) -> Counter:
     """Kill a training `kills` times and compare its result with that of an undisturbed one.
 
     Returns:
-        How many signals of which kind came at which moment.
+        The number of signals of each kind at each moment.
     """
     undisturbed = make(folder / "undisturbed", rows)
     began = time.monotonic()
@@ -82,15 +82,15 @@ def soak(folder: Path, kills: int, rows: int, seed: int = 1) -> Counter:
             else:
                 _wait(process, state, ".step*/step*", beside=set())
         if process.poll() is not None:
-            raise AssertionError(f"it has ended too early; more rows? {process.stderr.read()}")
+            raise AssertionError(f"it ended too early; give it more rows: {process.stderr.read()}")
         name = ("SIGKILL", "SIGTERM")[number // len(MOMENTS) % 2]
         process.send_signal(getattr(signal, name))
-        process.communicate(timeout=PATIENCE_SECONDS)
+        process.communicate(timeout=TIMEOUT_SECONDS)
         assert not (run_dir / "training.jsonl").exists(), "it has ended; give it more rows"
         counts[f"{name} {moment}"] += 1
         counts["half-written checkpoints left behind"] += len(list(state.glob("*/.step*")))
     finish(run_dir, 10)
-    assert result(run_dir) == result(undisturbed), "the result is another one"
+    assert result(run_dir) == result(undisturbed), "the result differs"
     left = list(run_dir.rglob(".*")) + list(state.glob("*/*"))
     assert not left, f"files are left behind: {left}"
     return counts
@@ -105,18 +105,18 @@ def _sleep(seconds: float, process: subprocess.Popen) -> None:
 
 
 def _wait(process: subprocess.Popen, state: Path, pattern: str, beside: set[Path]) -> None:
-    """Wait for a file of the pattern that was not there before."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    """Wait for a file that matches the pattern and is not among `beside`."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while process.poll() is None and not set(state.glob(f"*/{pattern}")) - beside:
         assert time.monotonic() < deadline, "nothing happens"
         time.sleep(0.001)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.soak")
+    parser = argparse.ArgumentParser(prog="python -m tests.support.soak")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--rows", type=int, default=800, help="rows of each corpus")
-    parser.add_argument("--seed", type=int, default=1, help="of the moments")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the moments")
     arguments = parser.parse_args()
     os.environ.setdefault("PYTHONPATH", str(Path(__file__).parents[2]))
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,7 @@
-"""Encoders, corpora and experiments small enough to be trained within a test.
+"""Encoders, corpora and experiments that are small enough to train within a test.
 
-Everything is made up here: random weights, a vocabulary of a few words, and corpora whose
-right answers can be read off single words.
+Encoders have random weights and a vocabulary of a few words; in the corpora, single words give
+the right answer.
 """
 
 import itertools
@@ -28,7 +28,7 @@ from mtdnn.data.corpora.rows import SCHEMAS
 from mtdnn.machine.files import digest, sha256, write_json, write_text
 from mtdnn.training import schedule
 
-torch.set_num_threads(1)  # more only get in each other's way here
+torch.set_num_threads(1)  # more threads slow tiny models down
 
 COLOURS = ["red", "green", "blue", "white", "black"]
 FILLERS = ["the", "house", "stands", "near", "a", "river", "and", "old", "trees", "grow", "there"]
@@ -57,7 +57,7 @@ FAMILIES = {
     "cola": "sequence_classification",
     "mnli": "sequence_classification",
 }
-# Settings of configuration classes that have their own names for the sizes.
+# Sizes under the names that each configuration class has for them.
 OWN_SIZES: dict[str, dict[str, Any]] = {
     "bert": {},
     "electra": {"embedding_size": 16},
@@ -67,12 +67,12 @@ OWN_SIZES: dict[str, dict[str, Any]] = {
     "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
     "albert": {"embedding_size": 16},
 }
-# Models that take no segment ids; their tokenizers give none.
+# Models without token type ids; nor do their tokenizers return them.
 WITHOUT_SEGMENTS = ("distilbert", "roberta", "mpnet")
 
 
 def word_pieces(lowercase: bool = True) -> tokenizers.Tokenizer:
-    """A BERT tokenizer over `VOCABULARY`."""
+    """Return a BERT tokenizer with the words of `VOCABULARY`."""
     vocabulary = {token: number for number, token in enumerate(VOCABULARY)}
     tokenizer = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
@@ -88,11 +88,14 @@ def word_pieces(lowercase: bool = True) -> tokenizers.Tokenizer:
 def make_encoder(
     folder: Path, kind: str = "bert", seed: int = 0, gain: float = 6, **changes: Any
 ) -> Path:
-    """An encoder of model type `kind` with random weights, as `mtdnn encoder` leaves it.
+    """Write an encoder with random weights into `folder`, as `mtdnn encoder` would.
 
     Args:
-        gain: factor on initial weights; with 1, attention has next to nothing to tell.
-        changes: of its configuration.
+        folder: the folder, which is returned.
+        kind: its model type.
+        seed: seed of the weights.
+        gain: factor on the initial weights; with 1, attention is almost uniform.
+        changes: values of its configuration.
     """
     config = AutoConfig.for_model(kind, **{**SIZES, **OWN_SIZES[kind], **changes})
     torch.manual_seed(seed)
@@ -122,7 +125,7 @@ def make_encoder(
 
 
 def squad_rows(count: int, draw: random.Random, longest: int = 30) -> list[dict]:
-    """Which colour is the house? The one in the context, or no answer when there is none."""
+    """Return questions for the colour of a house: the one in the context, or no answer."""
     rows = []
     for number in range(count):
         words = draw.choices(FILLERS, k=draw.randint(6, longest))
@@ -145,7 +148,7 @@ def squad_rows(count: int, draw: random.Random, longest: int = 30) -> list[dict]
 
 
 def swag_rows(count: int, draw: random.Random) -> list[dict]:
-    """The right choice is the only one with `good` in it; some are longer than others."""
+    """Return questions with four choices of several lengths, of which the right one has `good`."""
     rows = []
     for number in range(count):
         label = draw.randrange(4)
@@ -163,7 +166,7 @@ def swag_rows(count: int, draw: random.Random) -> list[dict]:
 
 
 def cola_rows(count: int, draw: random.Random) -> list[dict]:
-    """Single sentences that say themselves what they are."""
+    """Return single sentences that contain the name of their label."""
     rows = []
     for number in range(count):
         label = draw.randrange(2)
@@ -176,7 +179,7 @@ def cola_rows(count: int, draw: random.Random) -> list[dict]:
 
 
 def mnli_rows(count: int, draw: random.Random) -> list[dict]:
-    """Pairs: the second sentence gives the label away."""
+    """Return pairs whose second sentence ends with a word for the label."""
     rows = []
     for number in range(count):
         label = draw.randrange(3)
@@ -195,7 +198,7 @@ ROWS = {"squad": squad_rows, "swag": swag_rows, "cola": cola_rows, "mnli": mnli_
 
 
 def write_corpus(folder: Path, family: str, **splits: list[dict]) -> Path:
-    """A corpus as `mtdnn corpus` leaves it, with the given rows in each split."""
+    """Write a corpus into `folder`, as `mtdnn corpus` would, and return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     described = {}
     for split, rows in splits.items():
@@ -213,12 +216,12 @@ def write_corpus(folder: Path, family: str, **splits: list[dict]) -> Path:
 
 
 def make_tiny_experiment(folder: Path, **changes: Any) -> Experiment:
-    """Four corpora and every mixture of them; `changes` replace top-level keys."""
+    """Return an experiment with four corpora and all mixtures; `changes` replace top-level keys."""
     names = list(FAMILIES)
     mixtures = {
-        "_".join(some): {"label": "+".join(some), "corpora": list(some)}
+        "_".join(corpora): {"label": "+".join(corpora), "corpora": list(corpora)}
         for size in range(len(names))
-        for some in (("squad", *rest) for rest in itertools.combinations(names[1:], size))
+        for corpora in (("squad", *rest) for rest in itertools.combinations(names[1:], size))
     }
     mapping = {
         "experiment": "tiny",
@@ -253,12 +256,19 @@ def make_run_folder(
     encoder: dict[str, Any] | None = None,
     **changes: Any,
 ) -> tuple[Path, RunSettings]:
-    """A run whose encoder, corpora, features and schedule are ready for training.
+    """Write all that a run needs for training: encoder, corpora, features, schedule, settings.
 
     Args:
-        rows: rows in each split of each corpus.
-        kind, encoder: model type of the encoder, and changes of its configuration.
-        changes: top-level keys of the experiment to replace.
+        folder: the experiment's folder of results.
+        mixture: names of the corpora, joined by "_".
+        qa_weight: the QA weight.
+        rows: number of rows in each split of each corpus.
+        kind: model type of the encoder.
+        encoder: values of its configuration.
+        changes: top-level keys of the experiment.
+
+    Returns:
+        The run's folder and its settings.
     """
     experiment = make_tiny_experiment(folder, **changes)
     layout = experiment.layout

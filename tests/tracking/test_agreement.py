@@ -1,4 +1,4 @@
-"""Tables are compared with MLflow cell by cell, and what agrees is summed up there."""
+"""Tables are compared with MLflow cell by cell; if they agree, a summary is logged there."""
 
 import json
 import re
@@ -33,7 +33,7 @@ def summaries(experiment) -> list:
     return client.search_runs([known.experiment_id], "tags.kind = 'summary'")
 
 
-def test_what_agrees_is_summed_up_once(logged):
+def test_agreement_is_written_and_a_summary_is_logged_once(logged):
     agreement.write(logged)
     said = read_json(logged.layout.root / "agreement.json")
     assert said["runs"] == len(logged.runs()) and said["cells"] > 100
@@ -76,7 +76,7 @@ def test_a_cell_that_differs_is_named(logged):
 
 
 def test_a_score_that_differs_is_named(logged):
-    """Whoever scores a run anew and logs nothing, or edits MLflow."""
+    """A run was scored again and not logged, or MLflow was edited."""
     folder = logged.layout.run(logged.runs()[0])
     whole = read_json(folder / "metrics.json")
     changed = json.loads(json.dumps(whole))

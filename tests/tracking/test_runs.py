@@ -1,24 +1,13 @@
-"""MLflow holds exactly what the files hold: real SQLite stores, a real server, real processes."""
+"""MLflow holds exactly what the files of a run hold, in a SQLite store and on a server."""
 
 import json
 import math
-import multiprocessing
-import shutil
-import socket
-import subprocess
-import sys
-import time
-from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import ViewType
 
-from mtdnn.cli.main import main
 from mtdnn.config.layout import RunId
-from mtdnn.config.yaml_files import dump_yaml
-from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import read_json, write_json, write_text
+from mtdnn.machine.files import read_json, write_json
 from mtdnn.tracking import content, runs
 from mtdnn.tracking.client import create_store
 from mtdnn.training.log import read_training
@@ -30,7 +19,7 @@ RUN = RunId("base", "qa_sc", 0.8, "default", 1)
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    """A fresh store, made once: its migrations take seconds."""
+    """A fresh store, created once, because its migrations take seconds."""
     folder = tmp_path_factory.mktemp("store")
     create_store(make_experiment(folder))
     return folder
@@ -38,7 +27,7 @@ def template(tmp_path_factory):
 
 @pytest.fixture
 def experiment(template, request):
-    """An experiment of its own, so that tests share one database but no runs."""
+    """An experiment of its own: tests share one database but no runs."""
     name = request.node.name.lower()[:60].strip("_[]")
     return make_experiment(template, experiment=name)
 
@@ -92,7 +81,7 @@ def test_run_is_mirrored(experiment):
     assert run.data.metrics["slices/official/HasAns_f1"] == scores["HasAns_f1"]
     assert run.data.metrics["auxiliary/cola/matthews"] == 0.5
     assert run.data.metrics["training/steps"] == 60
-    assert runs.agrees(experiment, folder) == []
+    assert runs.differences(experiment, [folder]) == []
     assert read_json(folder / "mlflow.json") == {
         "run_id": run.info.run_id,
         "uri": experiment.store_uri,
@@ -167,20 +156,20 @@ def test_logging_twice_changes_nothing(experiment):
     assert read_json(folder / "mlflow.json")["run_id"] == first
 
 
-def test_scored_anew_brings_mlflow_up_to_date(experiment):
+def test_new_scores_replace_the_run_in_mlflow(experiment):
     folder = make_run(experiment, RUN, em=60.0)
     first = runs.log_run(experiment, folder)
     make_run(experiment, RUN, em=61.0)
-    assert runs.agrees(experiment, folder) != []
+    assert runs.differences(experiment, [folder]) != []
     second = runs.log_run(experiment, folder)
     assert first != second
     _, run = only_run(experiment)
     assert run.info.run_id == second
     assert run.data.metrics["em"] == 61.0
-    assert runs.agrees(experiment, folder) == []
+    assert runs.differences(experiment, [folder]) == []
 
 
-def test_interrupted_logging_is_done_again(experiment, monkeypatch):
+def test_interrupted_logging_is_repeated(experiment, monkeypatch):
     folder = make_run(experiment, RUN)
 
     def interrupt(*_):
@@ -215,7 +204,7 @@ def test_scores_that_are_not_measurable_are_left_out(experiment):
     _, run = only_run(experiment)
     assert "em" not in run.data.metrics
     assert not any(name.startswith("slices/paper_dev") for name in run.data.metrics)
-    assert runs.agrees(experiment, folder) == []
+    assert runs.differences(experiment, [folder]) == []
 
 
 def test_loss_that_is_not_a_number_is_kept(experiment):
@@ -230,97 +219,6 @@ def test_loss_that_is_not_a_number_is_kept(experiment):
         False,
         True,
     ]
-
-
-def test_params_stay_within_the_limits_of_mlflow(tmp_path):
-    experiment = make_experiment(tmp_path, title="x")
-    settings = experiment.resolve(RUN)
-    write_text(tmp_path / "config.yaml", dump_yaml(settings))
-    flat = runs.parameters(tmp_path / "config.yaml")
-    assert flat["corpora.cola.labels"] == '["unacceptable", "acceptable"]'
-    assert "notice" not in flat
-    assert "encoder.layers" not in flat
-    write_text(tmp_path / "config.yaml", "titles: [" + "a_title, " * 2000 + "]\n")
-    assert len(runs.parameters(tmp_path / "config.yaml")["titles"]) == 6000
-
-
-def test_deleted_experiment_is_restored(experiment):
-    client = MlflowClient(experiment.store_uri)
-    create_store(experiment)
-    first = read_json(experiment.layout.root / "store.json")
-    assert first["uri"] == experiment.store_uri
-    client.delete_experiment(first["experiment_id"])
-    create_store(experiment)
-    assert read_json(experiment.layout.root / "store.json") == first
-    known = client.get_experiment(first["experiment_id"])
-    assert known.lifecycle_stage == "active"
-    assert known.tags["mlflow.note.content"].endswith(experiment.notice)
-
-
-def test_relative_sqlite_store_becomes_absolute(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    experiment = make_experiment(tmp_path, tracking_uri="sqlite:///somewhere/mlflow.db")
-    assert experiment.store_uri == f"sqlite:///{tmp_path}/somewhere/mlflow.db"
-
-
-def test_dead_server_is_one_line_and_quick(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"http://user:secret@127.0.0.1:{free.getsockname()[1]}"
-    experiment = make_experiment(tmp_path, tracking_uri=address)
-    folder = make_run(experiment, RUN)
-    start = time.monotonic()
-    with pytest.raises(MtdnnError) as error:
-        runs.log_run(experiment, folder)
-    assert time.monotonic() - start < 30
-    assert len(str(error.value).splitlines()) == 1
-    assert "secret" not in str(error.value)
-    assert not (folder / "mlflow.json").exists()
-
-
-def test_file_that_is_no_database_is_one_line(tmp_path):
-    write_text(tmp_path / "results" / "mlflow.db", "these are not the tables of a database")
-    with pytest.raises(MtdnnError, match="not a database"):
-        create_store(make_experiment(tmp_path))
-
-
-@pytest.mark.slow
-def test_many_processes_on_a_fresh_store(tmp_path):
-    """Twelve at once: MLflow alone fails in all of them, see the design's last decision."""
-    experiment = make_experiment(tmp_path)
-    folders = [make_run(experiment, run, steps=4) for run in experiment.runs()[:3]]
-    path = tmp_path / "experiment.yaml"
-    write_text(path, dump_yaml(experiment))
-    commands = [["store", str(path)]] * 6
-    # Two of them log the same run, and two more every run.
-    commands += [["sync", str(path), str(folders[number % 3])] for number in range(4)]
-    commands += [["sync", str(path)]] * 2
-    # From a process that has imported everything, which takes seconds, they begin together.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mtdnn.cli.main", "mtdnn.tracking.runs"])
-    with ProcessPoolExecutor(len(commands), mp_context=context) as processes:
-        assert list(processes.map(main, commands)) == [0] * 12
-    client = MlflowClient(experiment.store_uri)
-    known = client.get_experiment_by_name(experiment.experiment)
-    every = client.search_runs([known.experiment_id], run_view_type=ViewType.ALL)
-    assert len(every) == 3
-
-
-@pytest.mark.slow
-def test_a_store_of_another_folder_is_refused(tmp_path):
-    """Its artifacts would be written there."""
-    experiment = make_experiment(tmp_path / "first")
-    create_store(experiment)
-    shutil.copytree(tmp_path / "first", tmp_path / "copy")
-    moved = make_experiment(tmp_path / "copy")
-    folder = make_run(moved, RUN)
-    with pytest.raises(MtdnnError, match=r"mlflow.db: was made for .*first.*; delete it"):
-        runs.log_run(moved, folder)
-    (tmp_path / "copy" / "results" / "mlflow.db").unlink()
-    write_text(tmp_path / "moved.yaml", dump_yaml(moved))
-    command = [sys.executable, "-m", "mtdnn", "sync", str(tmp_path / "moved.yaml")]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert said == "MLflow is up to date with 1 run\n"
 
 
 @pytest.fixture(scope="module")
@@ -341,6 +239,6 @@ def test_remote_server_holds_the_same(server, tmp_path):
     names = [step["corpus"] for step in read_training(folder)]
     history = client.get_metric_history(run.info.run_id, "loss/squad")
     assert len(history) == names.count("squad")
-    assert runs.agrees(experiment, folder) == []
+    assert runs.differences(experiment, [folder]) == []
     copy = client.download_artifacts(run.info.run_id, "metrics.json", str(tmp_path))
     assert read_json(copy) == read_json(folder / "metrics.json")

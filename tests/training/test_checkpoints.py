@@ -1,4 +1,4 @@
-"""Interrupted trainings end as undisturbed ones do."""
+"""Interrupted trainings end like undisturbed ones."""
 
 import os
 import random
@@ -10,9 +10,9 @@ import time
 import pytest
 
 from mtdnn.errors import MtdnnError
-from mtdnn.training.checkpoints import KEPT, Checkpoints
+from mtdnn.training.checkpoints import CHECKPOINTS_KEPT, Checkpoints
 from mtdnn.training.loop import train
-from mtdnn.training.stopping import Stopped, StopSignals
+from mtdnn.training.stopping import Stopped
 from tests.support.interrupted import assert_same, fresh, outcome, states
 
 
@@ -23,7 +23,9 @@ def undisturbed(tmp_path_factory):
     return outcome(run_dir)
 
 
-def test_stopped_again_and_again_it_ends_as_undisturbed(tmp_path, undisturbed, monkeypatch):
+def test_a_training_stopped_several_times_ends_like_an_undisturbed_one(
+    tmp_path, undisturbed, monkeypatch
+):
     run_dir, run = fresh(tmp_path)
     saved, moment = [], None
     save = Checkpoints.save
@@ -40,26 +42,15 @@ def test_stopped_again_and_again_it_ends_as_undisturbed(tmp_path, undisturbed, m
             train(run_dir, run, threads=1, checkpoint_seconds=0)
         assert stopped.value.status == 143
         assert not (run_dir / "model").exists()
-        assert len(states(run_dir)) == KEPT
+        assert len(states(run_dir)) == CHECKPOINTS_KEPT
     moment = None
     train(run_dir, run, threads=1)
-    assert saved == list(range(1, 12))  # no step was done twice
+    assert saved == list(range(1, 12))  # no step was taken twice
     assert_same(outcome(run_dir), undisturbed)
     assert states(run_dir) == []
 
 
-def test_a_repeated_warning_does_not_stop_the_checkpoint():
-    with StopSignals() as stop:
-        for _ in range(3):  # as SLURM sends it when a job's time is over
-            os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.number == signal.SIGTERM
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.number == signal.SIGINT
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-
-
-def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, undisturbed, monkeypatch, capsys):
+def test_a_damaged_newest_checkpoint_is_skipped(tmp_path, undisturbed, monkeypatch, capsys):
     run_dir, run = fresh(tmp_path)
     save = Checkpoints.save
 
@@ -77,7 +68,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, undisturbed, monke
     content[len(content) // 2] ^= 1
     newest.write_bytes(bytes(content))
     train(run_dir, run, threads=1)
-    assert "is passed over: the weights are damaged" in capsys.readouterr().out
+    assert "checkpoint skipped: the weights are damaged" in capsys.readouterr().out
     assert_same(outcome(run_dir), undisturbed)
 
 
@@ -94,8 +85,8 @@ def test_two_processes_never_train_the_same_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_process_goes_on_where_it_was(tmp_path, undisturbed):
-    """SIGKILL and SIGTERM at random moments, in a real process, until it is done."""
+def test_a_killed_training_resumes_from_its_last_checkpoint(tmp_path, undisturbed):
+    """SIGKILL and SIGTERM at random moments, in a real process, until it finishes."""
     run_dir, _ = fresh(tmp_path)
     command = [sys.executable, "-m", "mtdnn", "train", str(run_dir), "--threads", "1"]
     command += ["--checkpoint-minutes", "0"]
@@ -104,7 +95,9 @@ def test_a_killed_process_goes_on_where_it_was(tmp_path, undisturbed):
         newest = states(run_dir)[-1:]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 600
-        while states(run_dir)[-1:] == newest and process.poll() is None:  # it is not in training
+        while (
+            states(run_dir)[-1:] == newest and process.poll() is None
+        ):  # it has not started training
             assert time.monotonic() < deadline
             time.sleep(0.02)
         time.sleep(draw.uniform(0, 0.1))

@@ -11,26 +11,23 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from mtdnn.config.layout import Layout
-from mtdnn.data.features import training_features
 from mtdnn.errors import MtdnnError
-from mtdnn.training import launch, loop
+from mtdnn.training import loop
 from mtdnn.training.loop import train
-from mtdnn.training.team import Team, cut, tokens_of
 from tests.support.interrupted import assert_same, outcome, states
 from tests.support.tiny import make_run_folder
 
 PATIENCE_SECONDS = 120
 WITHOUT_DROPOUT = {"head_dropout": 0, "encoder_dropout": 0}
 WITH_DROPOUT = {"head_dropout": 0.3, "encoder_dropout": 0.1}
-# A softmax does not depend on what is added to all of its numbers. The gradients of these are
-# nothing but rounding, of which Adamax makes steps of full length.
+# A softmax does not change when a constant is added to all of its inputs. The gradients of these
+# biases are rounding errors, from which Adamax makes full steps.
 WITHOUT_MEANING = ("attention.self.key.bias", "qa_outputs.bias", "heads.swag.linear.bias")
-# Batches of 4, and at the end of each pass one of a single item.
+# Batches of 4, and one of a single item at the end of each pass.
 SMALL = {"rows": 21, "qa_weight": 0.4, "encoder": {"num_hidden_layers": 1}}
 
 
@@ -39,7 +36,7 @@ def make(folder: Path, **settings):
 
 
 def together(size: int, run_dir, run, before=lambda rank: None, **options) -> list[int]:
-    """Train in processes that know of each other as torchrun's do; returns their exit statuses."""
+    """Train in processes with the environment that torchrun gives; return their exit statuses."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -68,7 +65,7 @@ def together(size: int, run_dir, run, before=lambda rank: None, **options) -> li
 
 
 class Launched:
-    """`mtdnn train` as a process of its own, which starts those that train."""
+    """`mtdnn train` as a process of its own, which starts the processes that train."""
 
     def __init__(self, run_dir: Path, *options: str):
         command = [sys.executable, "-m", "mtdnn", "train", str(run_dir), "--threads", "2"]
@@ -85,7 +82,7 @@ class Launched:
         return [int(n) for task in tasks.glob("*/children") for n in task.read_text().split()]
 
     def end(self) -> tuple[int, str, str]:
-        """Exit status, output and errors; no process may be left."""
+        """Exit status, output and errors; fails if a process is left."""
         children = self.children()
         try:
             output, errors = self.process.communicate(timeout=PATIENCE_SECONDS)
@@ -103,15 +100,15 @@ def await_end(processes: list[int]) -> None:
 
 
 def _lives(process: int) -> bool:
-    """Whether a process runs; those whose parent was killed may stay as names alone."""
+    """Whether a process runs; one whose parent was killed may stay as a zombie."""
     try:
         return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
     except OSError:
         return False
 
 
-def begun(run_dir: Path, process: subprocess.Popen) -> None:
-    """Wait until there is a checkpoint."""
+def wait_for_checkpoint(run_dir: Path, process: subprocess.Popen) -> None:
+    """Wait for the first checkpoint."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not states(run_dir):
         assert process.poll() is None and time.monotonic() < deadline
@@ -122,19 +119,19 @@ def complaints(errors: str) -> list[str]:
     return [line for line in errors.splitlines() if "error" in line.lower()]
 
 
-# --- the same result as one process ----------------------------------------------------------
+# --- the result of one process ---------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory):
-    """What one process learns of a run without dropout."""
+    """The result of one process for a run without dropout."""
     run_dir, run = make(tmp_path_factory.mktemp("single"), **WITHOUT_DROPOUT)
     train(run_dir, run, threads=1)
     return outcome(run_dir)
 
 
 def assert_near(result, expected) -> None:
-    """The same losses and, to rounding, the same weights."""
+    """Check that losses and weights are the same up to rounding."""
     (weights, lines), (other_weights, other_lines) = result, expected
     assert len(lines) >= 20 and len({line["corpus"] for line in lines}) == 4
     for line, other in zip(lines, other_lines, strict=True):
@@ -149,7 +146,7 @@ def assert_near(result, expected) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_starts_processes_that_learn_what_one_learns(tmp_path, single):
+def test_the_command_starts_processes_with_the_result_of_one(tmp_path, single):
     run_dir, _ = make(tmp_path, gpus=2, **WITHOUT_DROPOUT)
     status, output, errors = Launched(run_dir).end()
     assert status == 0, errors
@@ -163,7 +160,7 @@ def test_the_command_starts_processes_that_learn_what_one_learns(tmp_path, singl
 
 
 @pytest.mark.parametrize("size", [3, 5])
-def test_with_parts_of_parts_activations_made_again_and_more_processes_than_items(
+def test_accumulation_checkpointed_activations_and_more_processes_than_items(
     tmp_path, single, size
 ):
     saving = {"accumulation": 2, "activation_checkpointing": True}
@@ -182,8 +179,8 @@ def undisturbed(tmp_path_factory):
     return outcome(run_dir)
 
 
-def test_stopped_and_resumed_it_ends_as_undisturbed(tmp_path, undisturbed):
-    """Also with three processes, where the order of sums matters."""
+def test_a_stopped_and_resumed_training_ends_like_an_undisturbed_one(tmp_path, undisturbed):
+    """With three processes, so that the order of sums matters."""
     run_dir, run = make(tmp_path, gpus=3, epochs=4, **WITH_DROPOUT)
 
     def stop_one(rank: int) -> None:
@@ -210,7 +207,7 @@ def test_stopped_and_resumed_it_ends_as_undisturbed(tmp_path, undisturbed):
 def test_processes_draw_different_masks(tmp_path):
     run_dir, run = make(tmp_path, gpus=2, epochs=1, **WITH_DROPOUT)
 
-    def note(rank: int) -> None:
+    def record(rank: int) -> None:
         whole = loop.random_state
 
         def random_state(*state):
@@ -220,7 +217,7 @@ def test_processes_draw_different_masks(tmp_path):
 
         loop.random_state = random_state
 
-    assert together(2, run_dir, run, note) == [0, 0]
+    assert together(2, run_dir, run, record) == [0, 0]
     drawn = [(tmp_path / f"drawn{rank}").read_text().splitlines() for rank in range(2)]
     assert len(drawn[0]) == len(drawn[1]) == len(set(drawn[0] + drawn[1])) / 2
 
@@ -229,15 +226,15 @@ def test_processes_draw_different_masks(tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_for_the_command_keeps_a_checkpoint(tmp_path):
+def test_sigterm_to_the_command_saves_a_checkpoint(tmp_path):
     run_dir, _ = make(tmp_path, gpus=2, epochs=100, **WITH_DROPOUT)
     launched = Launched(run_dir, "--checkpoint-minutes", "0")
-    begun(run_dir, launched.process)
+    wait_for_checkpoint(run_dir, launched.process)
     launched.process.send_signal(signal.SIGTERM)
     status, _, errors = launched.end()
     assert status == 143
     (line,) = complaints(errors)
-    assert re.search(r"stopped by signal 15 after (\d+)0 of \d+ steps; the same command", line)
+    assert re.search(r"stopped by signal 15 after (\d+)0 of \d+ steps; repeat the command", line)
     end = json.loads((run_dir / "journal.jsonl").read_text().splitlines()[-1])
     assert end["end"] == "KILLED"
     kept = int(states(run_dir)[-1].name[4:])
@@ -246,10 +243,10 @@ def test_sigterm_for_the_command_keeps_a_checkpoint(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["the leading one", "another one", "the command"])
-def test_a_killed_process_ends_all(tmp_path, which):
+def test_a_killed_process_ends_the_others(tmp_path, which):
     run_dir, _ = make(tmp_path, gpus=2, epochs=100, **WITH_DROPOUT)
     launched = Launched(run_dir, "--checkpoint-minutes", "0")
-    begun(run_dir, launched.process)
+    wait_for_checkpoint(run_dir, launched.process)
     holder = next(Layout.of_run(run_dir).root.glob("state/*/holder.json"))
     leading = json.loads(holder.read_text())["process"]
     (another,) = set(launched.children()) - {leading}
@@ -270,7 +267,7 @@ def test_a_killed_process_ends_all(tmp_path, which):
 
 
 @pytest.mark.slow
-def test_what_all_processes_lack_is_said_once(tmp_path):
+def test_an_error_of_all_processes_is_reported_once(tmp_path):
     run_dir, _ = make(tmp_path, gpus=2)
     (run_dir / "schedule.parquet").write_text("this is no Parquet file")
     status, _, errors = Launched(run_dir).end()
@@ -285,70 +282,5 @@ def test_another_number_of_processes_is_refused(tmp_path, monkeypatch, gpus, sta
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", str(started))
     with pytest.raises(MtdnnError, match=f"gpus: {gpus}, but torchrun started {started}") as error:
-        train(run_dir, run, threads=1)
-    assert "\n" not in str(error.value)
-
-
-# --- parts of a batch ------------------------------------------------------------------------
-
-
-def test_parts_are_whole_items_of_about_as_many_tokens():
-    draw = np.random.default_rng(1)
-    for count in (1, 2, 3, 8):
-        for items in (1, 2, 7, 16):
-            tokens = draw.integers(20, 384, items)
-            parts = cut(tokens, count)
-            assert sorted(place for part in parts for place in part) == list(range(items))
-            totals = [tokens[part].sum() for part in parts]
-            assert max(totals) - min(totals) <= tokens.max()
-
-
-def test_weights_of_the_parts_add_up_and_everyone_has_an_item(tmp_path):
-    run_dir, run = make(tmp_path)
-    for features in training_features(Layout.of_run(run_dir), run).values():
-        for rows in (np.array([3]), np.array([5, 2, 9, 1, 0])):
-            teams = [Team(torch.device("cpu"), rank, 3) for rank in range(3)]
-            parts = [team.part(features, rows) for team in teams]
-            assert sum(weight for _, weight in parts) == pytest.approx(3)
-            assert all(len(some) and set(some) <= set(rows) for some, _ in parts)
-            picked = [features.pick([row], ["input_ids"]) for row in rows]
-            counted = [len(some.columns["input_ids"]) for some in picked]
-            assert tokens_of(features, rows).tolist() == counted
-
-
-def test_one_gpu_is_the_run_that_it_always_was(tmp_path):
-    _, run = make(tmp_path)
-
-    def changed(**settings):
-        return run.model_copy(update={"training": run.training.model_copy(update=settings)})
-
-    assert "gpus" not in run.determining()["training"]
-    assert changed(activation_checkpointing=True).determining() == run.determining()
-    assert changed(gpus=2).determining() != run.determining()
-    assert not launch.is_to_launch(1) and launch.is_to_launch(2)
-
-
-# --- activation checkpointing ----------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["bert", "electra", "distilbert", "deberta-v2"])
-def test_activations_made_again_change_no_bit(tmp_path, kind):
-    """With dropout, whose masks are drawn again."""
-    results = []
-    for name, saving in (("kept", False), ("again", True)):
-        settings = {"batch_size": 4, "epochs": 1, "activation_checkpointing": saving}
-        run_dir, run = make_run_folder(
-            tmp_path / name, rows=12, kind=kind, training={**settings, **WITH_DROPOUT}
-        )
-        train(run_dir, run, threads=1)
-        results.append(outcome(run_dir))
-    assert_same(*results)
-
-
-def test_who_cannot_make_activations_again_says_so(tmp_path):
-    run_dir, run = make_run_folder(
-        tmp_path, rows=12, kind="albert", training={"activation_checkpointing": True}
-    )
-    with pytest.raises(MtdnnError, match="activation_checkpointing: albert encoders") as error:
         train(run_dir, run, threads=1)
     assert "\n" not in str(error.value)

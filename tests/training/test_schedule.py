@@ -1,4 +1,4 @@
-"""The schedule keeps its promises: shares, epochs, and what happens when a corpus runs dry."""
+"""Schedules: shares, epochs, and what happens when a corpus runs dry."""
 
 import itertools
 import math
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from mtdnn.config.layout import Layout, RunId
-from mtdnn.config.settings import ScheduleSettings
+from mtdnn.config.settings import ScheduleSettings, TrainingSettings
 from mtdnn.data.features import training_features
 from mtdnn.errors import MtdnnError
 from mtdnn.training import schedule
@@ -28,9 +28,8 @@ def steps_of(probabilities=EVEN, sizes=SIZES, batch_size=8, epochs=2, seed=1, **
             probabilities,
             "squad",
             sizes,
-            batch_size=batch_size,
-            epochs=epochs,
             settings=ScheduleSettings(**options),
+            training=TrainingSettings(batch_size=batch_size, epochs=epochs),
             seed=seed,
         )
     )
@@ -51,7 +50,7 @@ def corpora_of(tmp_path, mixture):
     return make_tiny_experiment(tmp_path).resolve(RunId("tiny", mixture, 0.8, "default", 1)).corpora
 
 
-def test_the_rest_is_spread_over_datasets_or_over_families(tmp_path):
+def test_the_rest_is_spread_over_corpora_or_over_families(tmp_path):
     corpora = corpora_of(tmp_path, "squad_swag_cola_mnli")
     assert shares(corpora, 0.7, "datasets") == pytest.approx(
         {"squad": 0.7, "swag": 0.1, "cola": 0.1, "mnli": 0.1}
@@ -66,7 +65,7 @@ def test_the_rest_is_spread_over_datasets_or_over_families(tmp_path):
 
 
 @pytest.mark.parametrize("weight", [0.5, 0.8, 0.9])
-def test_corpora_are_drawn_as_often_as_promised(weight):
+def test_corpora_are_drawn_as_often_as_their_shares_say(weight):
     rest = (1 - weight) / 3
     probabilities = {"squad": weight, "swag": rest / 2, "cola": rest / 2, "mnli": 2 * rest}
     steps = steps_of(probabilities, {**SIZES, "squad": 8 * 10_000}, epochs=1)
@@ -131,7 +130,7 @@ def test_every_schedule(sizes, batch_size, epochs, seed, options):
         assert [step for step in steps if step.epoch == epoch][-1].corpus == "squad"
 
 
-def test_batches_are_cut_anew_or_only_reordered():
+def test_batches_are_cut_again_or_only_reordered():
     for corpus in ("squad", "cola"):
         first, second = (
             [frozenset(batch) for batch in batches(steps_of(recut="once"), corpus, epoch)]
@@ -183,9 +182,9 @@ def test_a_dry_corpus_leaves_its_share_to_the_other_auxiliaries():
     assert Counter(names) == {name: size // 8 for name, size in FEW.items()}
 
 
-def test_draws_of_a_dry_corpus_are_lost():
+def test_draws_of_a_dry_corpus_are_skipped():
     skipped = steps_of(sizes=FEW, epochs=1, dry="skip")
-    # The same draws as with refilling, without those that found nothing.
+    # The same draws as with refilling, without those of a dry corpus.
     refilled = [step.corpus for step in steps_of(sizes=FEW, epochs=1, dry="refill")]
     left, expected = {name: size // 8 for name, size in FEW.items()}, []
     for name in refilled:
@@ -255,7 +254,7 @@ def test_an_unreadable_schedule_is_refused_in_one_line(run_folder, tmp_path, dam
 @pytest.mark.parametrize("recut", ["each_epoch", "once"])
 def test_steps_of_weight_takes_as_many_steps_as_the_mixture(recut):
     sizes = {"squad": 500, "swag": 90, "cola": 40}
-    common = {"batch_size": 16, "epochs": 2, "seed": 7}
+    common = {"training": TrainingSettings(batch_size=16, epochs=2), "seed": 7}
     mixed = draw(
         {"squad": 0.8, "swag": 0.1, "cola": 0.1},
         "squad",

@@ -1,43 +1,49 @@
-"""Recorded steps are the steps that they replace: tails, shapes, recordings, replays.
+"""Recorded steps equal the steps that they replace; accumulation, clipping and precision.
 
-Without a GPU a recorder of our own stands for CUDA graphs. It keeps every operation that torch
-carries out, with the tensors that it was given, and carries out the same again: what the host
-decided is fixed, as in a CUDA graph. It refuses what could not be recorded on a GPU: values
-read by the host, sizes that depend on values, and tensors made from the host's memory.
+Without a GPU a recorder of our own stands in for CUDA graphs. It keeps every operation that torch
+runs, with its arguments, and runs the same operations again: what the host decided is fixed, as in
+a CUDA graph. It refuses what cannot be recorded on a GPU: values read by the host, sizes that
+depend on values, and tensors made from the host's memory.
 """
+
+import math
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from mtdnn.data.features import Sequences
 from mtdnn.model import attention
-from mtdnn.model import optimizer as optimization
-from mtdnn.model.batches import ROOM, PackedBatch, pack, tail_unit
+from mtdnn.model.batches import PackedBatch
 from mtdnn.model.optimizer import learning_rate, optimizer_for
 from mtdnn.training.loop import random_state
-from mtdnn.training.stepper import RecordedSteps, Stepper, cuda_recorder, stepper_for
-from tests.support.packed import Prepared, fields, some_sequences
+from mtdnn.training.stepper import (
+    RecordedSteps,
+    Stepper,
+    cuda_recorder,
+    parts_of,
+    precision,
+    stepper_for,
+)
+from tests.support.packed import Prepared
 from tests.support.tiny import FAMILIES
 
 CPU = torch.device("cpu")
 STEPS = 50
 # Shifts that a softmax ignores: their gradients are rounding errors, which Adamax makes large.
 IGNORED = ("heads.squad.linear.bias", "heads.swag.linear.bias")
-# Heads get as old as each other, and do not stay so.
+# Heads reach equal and different numbers of steps.
 ORDER = ("squad", "cola", "squad", "mnli", "swag", "squad", "cola", "cola")
 READS_VALUES = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal")
-# Where a GPU is to give the same bits each time, the host looks at the places first. (The gradient
-# of an index does not, but shows up here as `index_put`.)
-LOOKS_AT_PLACES = ("index_put_", "index_copy_", "index_copy", "index_add_", "scatter_", "scatter")
+# On a deterministic GPU the host checks the indices of these first. (The gradient of an index does
+# not need that, but shows up here as `index_put`.)
+CHECKS_INDICES = ("index_put_", "index_copy_", "index_copy", "index_add_", "scatter_", "scatter")
 
 
 class Recording(TorchDispatchMode):
-    """Notes operations; `replay` carries them out again, on the same memory."""
+    """Records operations; `replay` runs them again, on the same memory."""
 
     def __init__(self, known):
         super().__init__()
@@ -49,7 +55,7 @@ class Recording(TorchDispatchMode):
         name = function.overloadpacket.__name__
         indices = arguments[1] if name == "index" else ()
         by_values = any(index is not None and index.dtype == torch.bool for index in indices)
-        waits = by_values or name in (*READS_VALUES, *LOOKS_AT_PLACES)
+        waits = by_values or name in (*READS_VALUES, *CHECKS_INDICES)
         assert not waits, f"{name}: the host would wait for the device"
         for tensor in tensors((arguments, options)):
             place = tensor.untyped_storage().data_ptr()
@@ -58,7 +64,7 @@ class Recording(TorchDispatchMode):
         given = {t.untyped_storage().data_ptr() for t in tensors((arguments, options))}
         made = [t for t in tensors(results) if t.untyped_storage().data_ptr() not in given]
         self.known |= {t.untyped_storage().data_ptr() for t in made}
-        self.kept += made  # nobody else gets their memory
+        self.kept += made  # so that their memory is not reused
         self.operations.append((function, arguments, options, made))
         return results
 
@@ -80,11 +86,11 @@ def tensors(tree):
 def like_a_gpu(monkeypatch):
     """The paths of a GPU in fp32, on a CPU."""
     monkeypatch.setenv("MTDNN_PLAIN", "attention, dropout, embedding, optimizer")
-    monkeypatch.setattr(attention, "_one_by_one", attention._side_by_side)
+    monkeypatch.setattr(attention, "one_by_one", attention.side_by_side)
 
 
-class Room:
-    """A training whose steps are recorded, of which every recording is counted."""
+class RecordedTraining:
+    """A training whose steps are recorded, with a list of the recordings."""
 
     def __init__(self, prepared, **changes):
         self.settings = prepared.run.training.model_copy(update={"learning_rate": 3e-3, **changes})
@@ -96,12 +102,12 @@ class Room:
         )
 
     def record(self, work):
-        """Without doing it: on a GPU a recording does not move the weights."""
+        """Record work and undo it: on a GPU a recording does not change the weights."""
         before = {name: value.clone() for name, value in self.state().items()}
         known = [*self.state().values(), *self.model.buffers()]
         known += [self.stepper._results, self.optimizer._factors]
         cells = (cell.cell_contents for cell in work.__closure__)
-        known += next(cell for cell in cells if isinstance(cell, PackedBatch))._tensors()
+        known += next(cell for cell in cells if isinstance(cell, PackedBatch)).tensors()
         with torch.random.fork_rng(), Recording(known) as recording:
             work()
         with torch.no_grad():
@@ -123,7 +129,7 @@ class Room:
         stepper, losses = stepper or self.stepper, []
         for step in steps:
             corpus = ORDER[step % len(ORDER)]
-            draw = np.random.default_rng(step // 2 % 5)  # shapes that come again, in another order
+            draw = np.random.default_rng(step // 2 % 5)  # shapes that occur again, in another order
             items = draw.choice(12, 6, replace=False)
             items = np.random.default_rng(step).permutation(items)
             batch = stepper.prepare(self.prepared.batch(corpus, items))
@@ -134,49 +140,6 @@ class Room:
 
 
 # --- tails -----------------------------------------------------------------------------------
-
-
-@given(st.integers(1, 40_000))
-def test_a_tail_is_short_and_makes_few_numbers_of_tokens(tokens):
-    unit = tail_unit(tokens)
-    assert unit & (unit - 1) == 0 and 1 <= unit <= ROOM
-    assert unit <= max(1, 0.03 * tokens)
-    assert unit > 0.015 * tokens or unit in (1, ROOM)  # so at most 67 sizes up to twice as many
-
-
-@given(some_sequences())
-def test_a_tail_leaves_a_batch_as_it_is(sequences):
-    batch = pack(sequences, "multiple_choice")
-    longer = batch.with_tail()
-    assert longer.tokens == batch.tokens + longer.tail and longer.tail >= 1
-    assert longer.longest == ROOM and longer.bounds[-1] == longer.tokens
-    assert fields(longer.slice(0, len(batch.items) - 1)) == fields(batch)
-    count = len(batch.lengths)
-    for name in ("first_tokens", "token_counts", "item_starts", "item_sizes"):
-        assert torch.equal(getattr(longer, name), getattr(batch, name))
-    assert longer.bounds[: count + 1].tolist() == batch.bounds.tolist()
-    padded = longer.pad(longer.input_ids, -1)
-    assert torch.equal(padded[:count, : batch.longest], batch.pad(batch.input_ids, -1))
-    assert torch.equal(longer.unpad(padded), longer.input_ids)
-    assert torch.equal(padded >= 0, longer.mask)
-
-
-def test_a_batch_takes_the_contents_of_another_and_keeps_its_memory():
-    def batch(seed):
-        draw = np.random.default_rng(seed)
-        lengths = draw.permutation([2, 5, 3, 7])
-        columns = {"input_ids": draw.integers(9, 99, 17), "token_type_ids": draw.integers(0, 2, 17)}
-        items = np.array([0, 1, 4]) if seed else np.array([0, 3, 4])
-        labels = {"label": draw.integers(0, 2, 4)}
-        return pack(Sequences(lengths, items, columns | labels), "multiple_choice").with_tail()
-
-    place, other = batch(0).copied(), batch(1)
-    assert place.shape == other.shape
-    before = [tensor.data_ptr() for tensor in place._tensors()]
-    place.fill(other)
-    assert [tensor.data_ptr() for tensor in place._tensors()] == before
-    for mine, its in zip(place._tensors(), other._tensors(), strict=True):
-        assert torch.equal(mine, its)
 
 
 @pytest.mark.parametrize("pooling", ["first", "mean"])
@@ -197,25 +160,24 @@ def test_a_tail_changes_no_loss_and_no_gradient(undropped, like_a_gpu, corpus, p
 # --- recordings ------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def undropped(tmp_path_factory):
-    return Prepared(tmp_path_factory.mktemp("undropped"))
-
-
 @pytest.mark.parametrize("optimizer", ["adamax", "adamax_legacy"])
 @pytest.mark.parametrize("pooling", ["first", "mean"])
-def test_recorded_steps_equal_plain_ones(undropped, like_a_gpu, pooling, optimizer):
+def test_recorded_steps_equal_unrecorded_ones(undropped, like_a_gpu, pooling, optimizer):
     outcomes = []
     for recorded in (True, False):
-        room = Room(undropped, optimizer=optimizer, weight_decay=0.1)
-        room.model.pooling = pooling
+        training = RecordedTraining(undropped, optimizer=optimizer, weight_decay=0.1)
+        training.model.pooling = pooling
         if recorded:
-            losses = room.run()
-            assert 8 < len(room.recordings) < 25  # the others came once
+            losses = training.run()
+            assert 8 < len(training.recordings) < 25  # the other shapes occurred once
         else:
-            room.optimizer._factors = None  # numbers as Python has them
-            losses = room.run(Stepper(room.model, room.optimizer, room.settings, CPU))
-        outcomes.append((losses, room.state(), [s["step"] for s in room.optimizer.state.values()]))
+            training.optimizer._factors = None  # rate and decay as Python numbers
+            losses = training.run(
+                Stepper(training.model, training.optimizer, training.settings, CPU)
+            )
+        outcomes.append(
+            (losses, training.state(), [s["step"] for s in training.optimizer.state.values()])
+        )
     (losses, state, ages), (expected, plain, others) = outcomes
     np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-5)
     for name in state:
@@ -224,42 +186,42 @@ def test_recorded_steps_equal_plain_ones(undropped, like_a_gpu, pooling, optimiz
     assert ages == others and len(set(ages)) > 3
 
 
-def test_when_a_step_is_recorded_changes_nothing(undropped, like_a_gpu):
-    """So a resumed training, which records later, gives the same to the bit; dropout acts."""
+def test_it_makes_no_difference_when_a_step_is_recorded(undropped, like_a_gpu):
+    """A resumed training, which records later, has the same result to the bit, with dropout."""
     outcomes = []
     for known in ("again", "never"):
-        room = Room(undropped, head_dropout=0.3)
-        for head in room.model.heads.values():
+        training = RecordedTraining(undropped, head_dropout=0.3)
+        for head in training.model.heads.values():
             head.dropout.p = 0.3
         if known == "never":
-            room.stepper._recorder = None
-        outcomes.append((room.run(), room.state()))
+            training.stepper._recorder = None
+        outcomes.append((training.run(), training.state()))
     assert outcomes[0][0] == outcomes[1][0]
-    assert all(torch.equal(outcomes[0][1][name], outcomes[1][1][name]) for name in room.state())
+    assert all(torch.equal(outcomes[0][1][name], outcomes[1][1][name]) for name in training.state())
 
 
 def test_replays_draw_new_dropout_masks(undropped, like_a_gpu):
-    room = Room(undropped, learning_rate=1e-12)
-    room.model.heads["cola"].dropout.p = 0.5
-    torch.nn.init.normal_(room.model.heads["cola"].linear.weight)
-    batch, losses = room.stepper.prepare(undropped.batch("cola")), []
+    training = RecordedTraining(undropped, learning_rate=1e-12)
+    training.model.heads["cola"].dropout.p = 0.5
+    torch.nn.init.normal_(training.model.heads["cola"].linear.weight)
+    batch, losses = training.stepper.prepare(undropped.batch("cola")), []
     for seed in (1, 1, 1, 2, 1):
         random_state(seed, 0)
-        losses.append(room.stepper.take("cola", batch, 1e-12)[0].item())
-    assert len(room.recordings) == 1
+        losses.append(training.stepper.take("cola", batch, 1e-12)[0].item())
+    assert len(training.recordings) == 1
     assert losses[0] == losses[1] == losses[2] == losses[4] != losses[3]
 
 
-def test_where_recording_fails_the_steps_go_on(undropped, like_a_gpu, capsys):
+def test_steps_continue_where_recording_fails(undropped, like_a_gpu, capsys):
     outcomes = []
     for fails in (True, False):
-        room = Room(undropped)
+        training = RecordedTraining(undropped)
         if fails:
-            room.record = refuse
-        outcomes.append(room.run(steps=range(12)))
+            training.record = refuse
+        outcomes.append(training.run(steps=range(12)))
     assert outcomes[0] == outcomes[1]
     said = capsys.readouterr().out
-    assert said.count("goes on without further CUDA graphs: out of memory") == 1
+    assert said.count("continuing without further CUDA graphs: out of memory") == 1
 
 
 def refuse(work):
@@ -282,14 +244,16 @@ def test_the_stand_in_refuses_what_a_gpu_cannot_record():
 @pytest.mark.parametrize(
     "changes", [{"accumulation": 2}, {"activation_checkpointing": True}, {}], ids=str
 )
-def test_steps_are_recorded_on_a_gpu_where_they_can_be(undropped, monkeypatch, changes):
-    room = Room(undropped, **changes)
+def test_steps_are_recorded_on_a_gpu_where_possible(undropped, monkeypatch, changes):
+    training = RecordedTraining(undropped, **changes)
     monkeypatch.setattr("mtdnn.training.stepper.cuda_recorder", lambda: refuse)
-    monkeypatch.setattr(room.optimizer, "keep_factors_on", lambda device: None)
+    monkeypatch.setattr(training.optimizer, "keep_factors_on", lambda device: None)
     monkeypatch.setattr("mtdnn.training.stepper.torch.zeros", lambda *_, **__: None)
 
     def kind(device):
-        return type(stepper_for(room.model, room.optimizer, room.settings, torch.device(device)))
+        return type(
+            stepper_for(training.model, training.optimizer, training.settings, torch.device(device))
+        )
 
     assert kind("cpu") is Stepper
     assert kind("cuda") is (Stepper if changes else RecordedSteps)
@@ -297,48 +261,12 @@ def test_steps_are_recorded_on_a_gpu_where_they_can_be(undropped, monkeypatch, c
     assert kind("cuda") is Stepper
 
 
-# --- the optimiser's arithmetic, compiled ----------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("legacy", [False, True])
-def test_the_compiled_update_is_the_plain_one(legacy):
-    outcomes = []
-    for function in (optimization._update, optimization.compiled(optimization._update)):
-        generator = torch.Generator().manual_seed(1)
-        lists = [
-            [torch.randn(shape, generator=generator) for shape in ((30, 7), (5,), (2, 3))]
-            for _ in range(4)
-        ]
-        lists[3] = [norm.abs() + 0.1 for norm in lists[3]]
-        for rate in (0.1, 0.02):
-            numbers = (torch.tensor(0.5), torch.tensor(0.99), torch.tensor(rate))
-            function(*lists, *numbers, 0.9, 0.999, 1e-8, legacy)
-        outcomes.append(lists)
-    torch.testing.assert_close(*outcomes)
-
-
-def test_where_it_cannot_be_compiled_the_plain_one_is_used(monkeypatch, capsys):
-    def failing(function, **_):
-        def call(*_):
-            raise RuntimeError("no compiler")
-
-        return call
-
-    monkeypatch.setattr(torch, "compile", failing)
-    done = []
-    call = optimization.compiled.__wrapped__(done.append)
-    call(1), call(2)
-    assert done == [1, 2]
-    assert capsys.readouterr().out.count("goes on without torch.compile: no compiler") == 1
-
-
 # --- on a GPU --------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: nothing to record on")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_cuda_graphs_equal_steps_as_they_come(tmp_path, precision):
+def test_cuda_graphs_equal_unrecorded_steps(tmp_path, precision):
     device, outcomes = torch.device("cuda"), []
     prepared = Prepared(tmp_path, training={"head_dropout": 0.3}, hidden_dropout_prob=0.1)
     for recorded in (True, False):
@@ -357,3 +285,88 @@ def test_cuda_graphs_equal_steps_as_they_come(tmp_path, precision):
         assert any(stepper._recordings.values()) == recorded
         outcomes.append(torch.stack(losses))
     torch.testing.assert_close(*outcomes, rtol=1e-6, atol=1e-6)
+
+
+# --- steps without recordings ----------------------------------------------------------------
+
+
+class GradientRecorder:
+    """An optimizer that only keeps the scaled gradients that it gets."""
+
+    def __init__(self, model):
+        self.model, self.param_groups, self.gradients = model, [{"lr": None}], {}
+
+    def zero_grad(self, set_to_none):
+        self.model.zero_grad(set_to_none=set_to_none)
+
+    def step(self, scale):
+        named = self.model.named_parameters()
+        self.gradients = {n: p.grad.to_dense() * scale for n, p in named if p.grad is not None}
+
+
+@pytest.mark.parametrize("corpus", FAMILIES)
+@pytest.mark.parametrize("accumulation", [2, 3, 7, 50])
+def test_accumulation_gives_the_gradients_of_one_batch(tmp_path, corpus, accumulation):
+    prepared = Prepared(tmp_path)
+    model, batch = prepared.model().train(), prepared.batch(corpus, range(7))
+    recorded, results = GradientRecorder(model), []
+    for parts in (1, accumulation):
+        settings = prepared.run.training.model_copy(
+            update={"accumulation": parts, "clip_norm": 1e9}
+        )
+        loss, norm = Stepper(model, recorded, settings, CPU).take(corpus, batch, 0.5)
+        results.append((loss, norm, recorded.gradients))
+    torch.testing.assert_close(results[1], results[0], atol=1e-6, rtol=1e-4)
+    assert recorded.param_groups[0]["lr"] == 0.5
+    shares = [share for _, share in parts_of(batch, accumulation)]
+    assert len(shares) == min(accumulation, 7) and sum(shares) == pytest.approx(1)
+    assert sum(part.tokens for part, _ in parts_of(batch, accumulation)) == batch.tokens
+
+
+def test_clipping_is_global(tmp_path):
+    prepared = Prepared(tmp_path)
+    model, batch = prepared.model().train(), prepared.batch("swag")
+    recorded, results = GradientRecorder(model), []
+    for largest in (1e9, 0.01):
+        settings = prepared.run.training.model_copy(update={"clip_norm": largest})
+        _, norm = Stepper(model, recorded, settings, CPU).take("swag", batch, 0.1)
+        results.append((norm.item(), recorded.gradients))
+    (norm, whole), (same_norm, clipped) = results
+    squares = sum(gradient.double().square().sum() for gradient in whole.values())
+    assert norm == pytest.approx(math.sqrt(squares), rel=1e-5)
+    assert same_norm == pytest.approx(norm)  # the norm before clipping is what is logged
+    for name, gradient in clipped.items():
+        torch.testing.assert_close(gradient, whole[name] * 0.01 / norm, rtol=1e-3, atol=1e-9)
+
+
+def test_a_step_touches_the_encoder_and_its_own_head_only(tmp_path):
+    prepared = Prepared(tmp_path)
+    model = prepared.model().train()
+    optimizer = optimizer_for(model, prepared.run.training)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    batch = prepared.batch("squad")
+    Stepper(model, optimizer, prepared.run.training, CPU).take("squad", batch, 1e-3)
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert {name.split(".")[0] for name in moved} == {"encoder", "heads"}
+    assert {name for name in moved if name.startswith("heads")} == {
+        "heads.squad.linear.weight",
+        "heads.squad.linear.bias",
+    }
+
+
+def test_bf16_is_near_fp32_and_keeps_weights_in_fp32(tmp_path):
+    prepared = Prepared(tmp_path)
+    half = prepared.run.training.model_copy(update={"precision": "bf16"})
+    model = prepared.model().train()
+    for corpus in FAMILIES:
+        nn.init.normal_(model.heads[corpus].linear.weight, std=0.2)
+        batch = prepared.batch(corpus)
+        full = model.loss(corpus, batch)
+        with precision(half, CPU):
+            loss, logits = model.loss(corpus, batch), model(corpus, batch)
+        loss.backward()
+        assert not torch.equal(logits, logits.bfloat16().float())  # rounded ones would tie
+        assert loss.dtype == torch.float32 and loss.item() != full.item()
+        assert loss.item() == pytest.approx(full.item(), rel=0.05)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert {p.grad.dtype for p in model.parameters()} == {torch.float32}

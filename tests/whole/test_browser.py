@@ -1,4 +1,4 @@
-"""Pages and MLflow's interface as a browser shows them. Skipped where there is no Chromium."""
+"""Report pages and MLflow's interface in a browser; skipped without Chromium."""
 
 import re
 
@@ -16,7 +16,7 @@ from tests.support.mlflow_server import Server
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
-    """Three seeds of table 2 with hostile questions; the pages are written."""
+    """Write the pages of an experiment with three seeds and hostile questions."""
     made = make(tmp_path_factory.mktemp("pages"), seeds=(1, 2, 3))
     products.write_cases(made)
     for page in [*made.tables, *products.PAGES]:
@@ -24,7 +24,7 @@ def experiment(tmp_path_factory):
     return made
 
 
-def test_a_click_on_a_heading_sorts(experiment):
+def test_a_click_on_a_heading_sorts_the_table(experiment):
     with open_page() as page:
         page.goto(experiment.layout.page("runs").as_uri())
 
@@ -43,18 +43,18 @@ def test_a_click_on_a_heading_sorts(experiment):
         assert column(1) == first[::-1] != first
 
 
-def test_hostile_text_is_seen_and_not_run(experiment):
+def test_hostile_text_is_shown_and_not_executed(experiment):
     with open_page() as page:
         page.goto(experiment.layout.page("cases").as_uri())
         assert f"Who is {HOSTILE}?" in page.locator(".question").all_inner_texts()
         assert HOSTILE in page.locator("mark.gold").all_inner_texts()
         assert page.locator("img").count() == 0
-        page.wait_for_timeout(200)  # a script that got in would have had its dialog by now
+        page.wait_for_timeout(200)  # an injected script would have opened its dialog by now
 
 
 @pytest.fixture(scope="module")
 def interface(tmp_path_factory):
-    """MLflow's own server on a store with three runs; gives the experiment and its address."""
+    """Start MLflow's server on a store with three runs; yield the experiment and the address."""
     made = make_experiment(tmp_path_factory.mktemp("interface"))
     client.create_store(made)
     for number, run in enumerate(made.runs()[:3]):
@@ -75,7 +75,7 @@ def test_mlflow_shows_runs_charts_and_comparison(interface):
         assert page.get_by_text("70.5", exact=True).count() > 0
 
         page.locator("label:has(input[value=CHART])").click()
-        # A section for each group of metrics, with the number of its charts.
+        # Each group of metrics has a section, whose heading ends with the number of charts.
         page.get_by_text(re.compile(r"^auxiliary/cola( \(\d+\))?$")).first.wait_for()
 
         runs = ",".join(f"%22{run}%22" for run in ids)

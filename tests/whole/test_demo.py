@@ -1,4 +1,4 @@
-"""What the demo teaches: its answers can be learnt, and only because they are answers."""
+"""The demo is learnable: a model learns its answers, but not shuffled ones."""
 
 import subprocess
 import sys
@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from mtdnn.cli.main import main
+from mtdnn.config.layout import RunFolder
 from mtdnn.machine.files import read_json
 
 DEMO = Path(__file__).parents[2] / "config" / "demo.yaml"
@@ -16,7 +17,7 @@ RUN = "base/qa/w1.0/default/seed1"
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    """The demo's base encoder, fetched once."""
+    """The folder of the demo's encoders, with the base encoder fetched."""
     folder = tmp_path_factory.mktemp("encoder")
     config = experiment(folder, shuffled=False)
     if main(["encoder", str(config), "base"]) != 0:
@@ -25,7 +26,7 @@ def encoder(tmp_path_factory):
 
 
 def experiment(folder: Path, shuffled: bool) -> Path:
-    """The demo with nothing but its question answering, its results in `folder`."""
+    """Write the demo reduced to question answering, with its results in `folder`."""
     mapping = yaml.safe_load(DEMO.read_text(encoding="utf-8"))
     mapping["results"] = str(folder / "results")
     mapping["corpora"] = {"squad": mapping["corpora"]["squad"]}
@@ -40,7 +41,7 @@ def experiment(folder: Path, shuffled: bool) -> Path:
 
 
 def scores(folder: Path, encoder: Path, shuffled: bool) -> dict:
-    """Scores of the demo's QA run, each step by its own sub-command."""
+    """Train the demo's QA run step by step, each a sub-command; return its scores."""
     config = experiment(folder, shuffled)
     root = folder / "results" / "demo"
     root.mkdir(parents=True)
@@ -53,14 +54,14 @@ def scores(folder: Path, encoder: Path, shuffled: bool) -> dict:
         ["metrics", str(config), run],
     ):
         subprocess.run([sys.executable, "-m", "mtdnn", *step], check=True, capture_output=True)
-    return read_json(Path(run) / "metrics.json")["slices"]["dev"]
+    return read_json(RunFolder(Path(run)).metrics)["slices"]["dev"]
 
 
 @pytest.mark.slow
-def test_answers_are_learnt_and_shuffled_ones_are_not(tmp_path, encoder):
+def test_answers_are_learnt_but_shuffled_answers_are_not(tmp_path, encoder):
     learnt = scores(tmp_path / "learnt", encoder, shuffled=False)
     floor = 100 * learnt["NoAns_total"] / learnt["total"]
-    assert 30 < floor < 37  # a third of the questions has no answer
+    assert 30 < floor < 37  # a third of the questions have no answer
     assert learnt["f1"] > floor + 20
     assert learnt["HasAns_f1"] > 50 and learnt["NoAns_exact"] > 50
     shuffled = scores(tmp_path / "shuffled", encoder, shuffled=True)

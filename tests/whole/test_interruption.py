@@ -1,4 +1,4 @@
-"""Snakemake interrupted in the middle of parallel runs, and started again."""
+"""Snakemake is interrupted during parallel runs, and started again."""
 
 import copy
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.room import EXPERIMENT, ROOT, RUNS, Room, make_room
+from tests.support.workdir import EXPERIMENT, ROOT, RUNS, Workdir, make_workdir
 
 SETTINGS = {
     **copy.deepcopy(EXPERIMENT),
@@ -19,69 +19,70 @@ SETTINGS = {
     "variants": {"longer": {"label": "longer", "training": {"epochs": 31}}},
     "figures": {},
 }
-PATIENCE_SECONDS = 900
+TIMEOUT_SECONDS = 900
 
 
-def tables(room: Room) -> dict[str, str]:
-    """The experiment's tables; how long the training took, and where it was killed, is left out."""
+def tables(workdir: Workdir) -> dict[str, str]:
+    """Return the experiment's tables without training times."""
     return {
         path.name: re.sub(r"training time .*", "", path.read_text())
-        for path in sorted((room.results / "tables").glob("table*"))
+        for path in sorted((workdir.results / "tables").glob("table*"))
     }
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> dict[str, str]:
-    room = make_room(tmp_path_factory.mktemp("undisturbed"))
-    room.settings = copy.deepcopy(SETTINGS)
-    answer = room.snakemake("table1", "table2")
+    workdir = make_workdir(tmp_path_factory.mktemp("undisturbed"))
+    workdir.settings = copy.deepcopy(SETTINGS)
+    answer = workdir.snakemake("table1", "table2")
     assert answer.returncode == 0, answer.stdout
-    return tables(room)
+    return tables(workdir)
 
 
-def begin(room: Room) -> subprocess.Popen:
-    """Start Snakemake in a session of its own, as a terminal does."""
-    room.planned("table1")  # writes the experiment's file
+def begin(workdir: Workdir) -> subprocess.Popen:
+    """Start Snakemake in its own session, as a terminal does."""
+    workdir.planned("table1")  # writes small.yaml
     command = [sys.executable, "-m", "snakemake", "table1", "table2", "--cores", "2"]
     command += ["--snakefile", str(ROOT / "Snakefile"), "--configfile", "small.yaml"]
     command += ["--workflow-profile", str(ROOT / "profiles" / "default")]
     return subprocess.Popen(
         command,
-        cwd=room.folder,
-        env=room.environment(),
+        cwd=workdir.folder,
+        env=workdir.environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
 
 
-def in_training(room: Room) -> list[Path]:
-    return list((room.results / "state").glob("*/holder.json"))
+def in_training(workdir: Workdir) -> list[Path]:
+    """Return the lock files of the runs that are being trained."""
+    return list((workdir.results / "state").glob("*/holder.json"))
 
 
 @pytest.mark.patient
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_interrupted_in_parallel_runs_it_ends_with_the_same_tables(tmp_path, undisturbed, number):
-    room = make_room(tmp_path / "room")
-    room.settings = copy.deepcopy(SETTINGS)
-    process = begin(room)
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while len(in_training(room)) < 2:
+def test_an_interrupted_snakemake_resumes_to_the_same_tables(tmp_path, undisturbed, number):
+    workdir = make_workdir(tmp_path / "workdir")
+    workdir.settings = copy.deepcopy(SETTINGS)
+    process = begin(workdir)
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while len(in_training(workdir)) < 2:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
-    if number == signal.SIGINT:  # Ctrl-C goes to all processes of the terminal
+    if number == signal.SIGINT:  # Ctrl-C signals all processes of the terminal
         os.killpg(process.pid, number)
-    else:  # the jobs live on when Snakemake is killed alone
+    else:  # only Snakemake; its jobs keep running
         process.send_signal(number)
-    process.wait(timeout=PATIENCE_SECONDS)
-    scored = list((room.results / "runs").glob("**/metrics.json"))
-    assert len(scored) < len(RUNS)  # it was in the middle
+    process.wait(timeout=TIMEOUT_SECONDS)
+    scored = list((workdir.results / "runs").glob("**/metrics.json"))
+    assert len(scored) < len(RUNS)  # otherwise it was interrupted too late
     if number == signal.SIGKILL:
-        refused = room.snakemake("table1", "table2")
+        refused = workdir.snakemake("table1", "table2")
         assert refused.returncode != 0 and "--unlock" in refused.stdout
-        assert room.snakemake("--unlock").returncode == 0
-    answer = room.snakemake("table1", "table2", "--rerun-incomplete")
+        assert workdir.snakemake("--unlock").returncode == 0
+    answer = workdir.snakemake("table1", "table2", "--rerun-incomplete")
     assert answer.returncode == 0, answer.stdout
-    assert tables(room) == undisturbed
-    assert not in_training(room)
+    assert tables(workdir) == undisturbed
+    assert not in_training(workdir)

@@ -1,4 +1,4 @@
-"""Every profile is read by Snakemake itself; those of systems that are not here meet stand-ins."""
+"""Snakemake with every profile; stubs replace the batch systems that are not installed."""
 
 import json
 import os
@@ -10,41 +10,41 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 from mtdnn.machine.gpus import count_gpus
-from tests.support.room import ROOT, Room, make_room
+from tests.support.names import AWKWARD
+from tests.support.workdir import ROOT, Workdir, make_workdir
 
 PROFILES = sorted(path.name for path in (ROOT / "profiles").iterdir() if path.is_dir())
 RUN = "tiny/qa/w1.0/default/seed1"
-TOKENISED = "results/small/features/tiny/default/cola/features.json"
+TOKENISED = f"{AWKWARD}/small/features/tiny/default/cola/features.json"
 
 
 def snakemake(
-    room: Room, profile: str | Path, *arguments: str, snakefile: Path = ROOT / "Snakefile"
+    workdir: Workdir, profile: str | Path, *arguments: str, snakefile: Path = ROOT / "Snakefile"
 ) -> subprocess.CompletedProcess:
-    return room.call(
+    return workdir.call(
         *(sys.executable, "-m", "snakemake", *arguments, "--configfile", "small.yaml"),
         *("--snakefile", str(snakefile)),
         *("--workflow-profile", str(ROOT / "profiles" / profile)),
     )
 
 
-# With their messages, jobs are shown without their threads and resources.
-SPEAKING = f"""
+# Snakemake prints threads and resources only for jobs without a message.
+VERBOSE = f"""
 include: "{ROOT}/Snakefile"
 for each in workflow.rules:
     each.message = None
 """
 
 
-def asked(room: Room, profile: str | Path) -> tuple[int, int]:
-    """GPUs and threads of a training."""
+def requested(workdir: Workdir, profile: str | Path) -> tuple[int, int]:
+    """Return the numbers of GPUs and threads that a training requests."""
     target = f"results/small/runs/{RUN}/model/run.json"
-    (room.folder / "encoder").mkdir(exist_ok=True)
-    (room.folder / "Speaking").write_text(SPEAKING)
-    speaking = room.folder / "Speaking"
-    answer = snakemake(room, profile, target, "--dry-run", "--cores", "64", snakefile=speaking)
+    (workdir.folder / "encoder").mkdir(exist_ok=True)
+    (workdir.folder / "Verbose").write_text(VERBOSE)
+    verbose = workdir.folder / "Verbose"
+    answer = snakemake(workdir, profile, target, "--dry-run", "--cores", "64", snakefile=verbose)
     assert answer.returncode == 0, answer.stdout
     (job,) = re.findall(r"rule train:\n(?: .*\n)+", answer.stdout)
     gpus, threads = re.search(r"gpu=(\d+)", job), re.search(r"threads: (\d+)", job)
@@ -52,38 +52,28 @@ def asked(room: Room, profile: str | Path) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_a_profile_is_read_and_a_run_gets_its_gpus(profile, tmp_path):
-    room = Room(tmp_path)
+def test_a_training_requests_the_gpus_in_its_settings(profile, tmp_path):
+    workdir = Workdir(tmp_path)
     one, three = (1, 4), (3, 12)
-    if profile == "default":  # what this machine has
-        here = count_gpus()
-        one, three = [(min(n, here), 4 * n if here else 1) for n in (1, 3)]
-    assert asked(room, profile) == one
-    room.settings["training"] = {"gpus": 3}
-    assert asked(room, profile) == three
+    if profile == "default":  # limited to what this machine has
+        present = count_gpus()
+        one, three = [(min(n, present), 4 * n if present else 1) for n in (1, 3)]
+    assert requested(workdir, profile) == one
+    workdir.settings["training"] = {"gpus": 3}
+    assert requested(workdir, profile) == three
 
 
 @pytest.mark.parametrize("profile", [name for name in PROFILES if name != "default"])
-def test_a_site_without_gpus_uncomments_what_says_so(profile, tmp_path):
+def test_the_commented_lines_are_for_a_site_without_gpus(profile, tmp_path):
     mine = shutil.copytree(ROOT / "profiles" / profile, tmp_path / "mine")
     text = (mine / "config.yaml").read_text()
     text, count = re.subn(r"(?m)^# (set-resources:|set-threads:|  train:|  evaluate:)", r"\1", text)
     assert count == 4
     (mine / "config.yaml").write_text(text)
-    assert asked(Room(tmp_path), mine) == (0, 1)
+    assert requested(Workdir(tmp_path), mine) == (0, 1)
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-def test_every_entry_of_a_profile_is_explained(profile):
-    text = (ROOT / "profiles" / profile / "config.yaml").read_text()
-    blocks = [block.splitlines() for block in text.split("\n\n")]
-    entries = [lines for lines in blocks if any(re.match(r"[\w?]", line) for line in lines)]
-    keys = [line for lines in entries for line in lines if re.match(r"[\w?]", line)]
-    assert len(keys) == len(yaml.safe_load(text))
-    assert all(lines[0].startswith("#") for lines in entries)
-
-
-# A stand-in for a batch system: it notes the call, runs the script, and remembers how it ended.
+# A stub of a batch system: it records its arguments, runs the script and keeps its exit status.
 SUBMIT = """#!{python}
 import json, os, subprocess, sys
 number = str(1 + len(os.listdir("{folder}")))
@@ -93,7 +83,7 @@ command = f"{{sys.argv[-1]}} > {{place}}.log 2>&1; echo $? > {{place}}.end"
 subprocess.Popen(command, shell=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 print("{said}".replace("NUMBER", number))
 """
-STAND_INS = {
+STUBS = {
     "lsf": {
         "said": "Job <NUMBER> is submitted to queue <normal>.",
         "bsub": SUBMIT,
@@ -110,7 +100,7 @@ case $(cat {folder}/../$number.end 2>/dev/null) in
         "qacct": "#!/bin/sh\necho failed 0; echo exit_status $(cat {folder}/../$2.end)\n",
     },
 }
-STAND_INS["kubernetes"] = {
+STUBS["kubernetes"] = {
     "said": "",
     "kubectl": """#!{python}
 import json, os, subprocess, sys
@@ -127,7 +117,7 @@ else:
     print({{"": "/", "0": "1/"}}.get(ended, "/1"))
 """,
 }
-ASKED = {
+REQUESTED = {
     "kubernetes": ['"cpu": "1"', '"memory": "4000M"', '"activeDeadlineSeconds": 3600'],
     "lsf": ["-n 1", "-M 4000MB", "-R rusage[mem=4000MB]", "-W 60", "-J mtdnn-features"],
     "sge": ["-l h_vmem=4000M,h_rt=3600", "-N mtdnn-features"],
@@ -135,41 +125,35 @@ ASKED = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("profile", STAND_INS)
-def test_jobs_are_submitted_and_their_ends_seen(profile, tmp_path, monkeypatch):
-    room = make_room(tmp_path / "room")
+@pytest.mark.parametrize("profile", STUBS)
+def test_jobs_are_submitted_and_their_ends_noticed(profile, tmp_path, monkeypatch):
+    workdir = make_workdir(tmp_path / "workdir")
+    workdir.settings["results"] = AWKWARD
     programs, folder = tmp_path / "programs", tmp_path / "jobs" / "calls"
     programs.mkdir()
     folder.mkdir(parents=True)
-    said = STAND_INS[profile]["said"]
-    for name, text in STAND_INS[profile].items():
+    said = STUBS[profile]["said"]
+    for name, text in STUBS[profile].items():
         if name != "said":
             program = text.format(python=sys.executable, folder=folder, said=said)
             (programs / name).write_text(program)
             (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     wait = ["--seconds-between-status-checks", "1", "--latency-wait", "5"]
-    answer = snakemake(room, profile, TOKENISED, *wait)
+    answer = snakemake(workdir, profile, TOKENISED, *wait)
     assert answer.returncode == 0, answer.stdout
-    assert (room.folder / TOKENISED).exists()
-    # Fetching was done here; the batch system saw one job.
+    assert (workdir.folder / TOKENISED).exists()
+    # The corpora were fetched locally; the batch system got one job.
     (call,) = folder.iterdir()
-    asked = " ".join(json.loads(call.read_text()))
-    assert all(wish in asked for wish in ASKED[profile]), asked
-    assert "gpu" not in asked
+    arguments = " ".join(json.loads(call.read_text()))
+    assert all(option in arguments for option in REQUESTED[profile]), arguments
+    assert "gpu" not in arguments
 
-    # A job that fails is noticed, and tried as often as the profile says.
-    (room.folder / TOKENISED).unlink()
-    room.edit("data/tokenising.py", "\ndef prepare(", "\nraise SystemExit(3)\n\n\ndef prepare(")
+    # A failed job is noticed and submitted again with more memory.
+    (workdir.folder / TOKENISED).unlink()
+    workdir.edit("data/tokenising.py", "\ndef prepare(", "\nraise SystemExit(3)\n\n\ndef prepare(")
     began = time.monotonic()
-    answer = snakemake(room, profile, TOKENISED, *wait, "--retries", "1")
+    answer = snakemake(workdir, profile, TOKENISED, *wait, "--retries", "1")
     assert answer.returncode != 0 and time.monotonic() - began < 120
     calls = [" ".join(json.loads(path.read_text())) for path in folder.iterdir()]
     assert len(calls) == 3 and sum("8000M" in call for call in calls) == 1
-
-
-def test_scripts_can_be_executed():
-    names = ("submit", "status", "cancel")
-    for script in [script for name in names for script in ROOT.glob(f"profiles/*/{name}")]:
-        assert os.access(script, os.X_OK), script
-        assert Path(script).read_text().startswith("#!")

@@ -1,8 +1,7 @@
-"""The workflow on a real SLURM: what goes wrong on a cluster costs time and no result.
+"""The workflow on a real SLURM: trouble on a cluster costs time but changes no result.
 
-Trainings are stopped in their middle by a change of `Progress` in the room's copy of the
-package, which counts for nothing in a run's fingerprint, so that each failure comes at a known
-moment. Everything else is as users have it.
+Each trouble comes at a known moment: trainings are stopped halfway by a change to `Progress` in the
+copy of the package, which is not part of a run's fingerprint. Everything else is as users have it.
 """
 
 import copy
@@ -23,8 +22,8 @@ import yaml
 
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_json, sha256
-from tests.support.room import EXPERIMENT, ROOT, Room, make_room
 from tests.support.slurm import ONE_CORE, QUICK, Slurm, missing
+from tests.support.workdir import EXPERIMENT, ROOT, Workdir, make_workdir
 
 pytestmark = [
     pytest.mark.slurm,
@@ -40,11 +39,10 @@ SETTINGS = {
     "figures": {},
 }
 STARTED: list[subprocess.Popen] = []
-# Of the 150 steps of a run.
-MIDDLE = 80
-PATIENCE_SECONDS = 600
+STOP_AFTER_STEPS = 80  # of the 150 of a run
+TIMEOUT_SECONDS = 600
 STOPS = f"""
-    if done == {MIDDLE}:
+    if done == {STOP_AFTER_STEPS}:
         for name in NAMES:
             try:
                 with open(name, "x") as file:
@@ -56,27 +54,29 @@ STOPS = f"""
 """
 ONE_STOPS, TWO_STOP = STOPS.replace("NAMES", "['one']"), STOPS.replace("NAMES", "['one', 'two']")
 GROWS = f"""
-    if done >= {MIDDLE} and not hasattr(Progress, "kept"):
+    if done >= {STOP_AFTER_STEPS} and not hasattr(Progress, "kept"):
         Progress.kept = b"x" * 900_000_000
         time.sleep(6)
 """
 
 
-class ClusterRoom(Room):
-    """A room whose jobs go to the cluster, and keep checkpoints often."""
+class ClusterWorkdir(Workdir):
+    """A working directory whose jobs run on the cluster and write checkpoints often."""
 
     def environment(self) -> dict[str, str]:
         return {**super().environment(), "MTDNN_CHECKPOINT_MINUTES": "0.002"}
 
-    def in_the_middle(self, what: str) -> None:
-        """Let trainings do `what` after each step."""
-        self.edit("machine/progress.py", "+= units\n", "+= units\n        _middle(self._done)\n")
-        with open(self.folder / "package/mtdnn/progress.py", "a", encoding="utf-8") as file:
-            file.write(f"\n\nimport os\nimport signal\n\n\ndef _middle(done):{what}")
+    def after_each_step(self, code: str) -> None:
+        """Make trainings run `code` after each step."""
+        module = "machine/progress.py"
+        self.edit(module, "+= units\n", "+= units\n        _after_step(self._done)\n")
+        with open(self.folder / "package/mtdnn" / module, "a", encoding="utf-8") as file:
+            file.write(f"\n\nimport os\nimport signal\n\n\ndef _after_step(done):{code}")
 
     def start(
         self, *arguments: str, profile: str = "slurm", cores: Sequence[str] = ONE_CORE
     ) -> subprocess.Popen:
+        """Start Snakemake; its output is added to the file `output`."""
         (self.folder / "small.yaml").write_text(yaml.safe_dump(self.settings, sort_keys=False))
         command = [sys.executable, "-m", "snakemake", *arguments]
         command += ["--snakefile", str(ROOT / "Snakefile"), "--configfile", "small.yaml"]
@@ -91,64 +91,68 @@ class ClusterRoom(Room):
 
     @property
     def output(self) -> str:
-        """What every Snakemake has said here."""
+        """The output of every Snakemake that ran here."""
         return (self.folder / "output").read_text()
 
     @property
     def log(self) -> str:
-        """The log of the run's latest training."""
+        """The log of the run's last training."""
         return (self.results / "logs" / "train" / f"{RUN}.log").read_text()
 
     def tables(self) -> dict[str, str]:
-        """All tables; how long the training took is left out."""
+        """Return all tables without training times."""
         return {
             path.name: re.sub(r"training time .*", "", path.read_text())
             for path in sorted((self.results / "tables").iterdir())
         }
 
     def weights(self) -> list[str]:
+        """Return the digests of the run's weights."""
         folder = self.results / "runs" / RUN / "model"
         return [sha256(folder / f"{name}.safetensors") for name in ("model", "heads")]
 
 
 @dataclass
 class Trouble:
-    """A training, its Snakemake, and the SLURM job that meets with trouble."""
+    """A Snakemake and the SLURM job of its training, which runs into trouble."""
 
-    room: ClusterRoom
+    workdir: ClusterWorkdir
     process: subprocess.Popen
     job: str = ""
 
 
-def wait_until(condition, what: str, process: subprocess.Popen, room: ClusterRoom) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+def wait_until(condition, what: str, process: subprocess.Popen, workdir: ClusterWorkdir) -> None:
+    """Wait for a condition; fail if Snakemake ends before."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not condition():
-        assert process.poll() is None, f"{what}: Snakemake has ended\n{room.output}"
-        assert time.monotonic() < deadline, f"{what}: waited too long\n{room.output}"
+        assert process.poll() is None, f"{what}: Snakemake has ended\n{workdir.output}"
+        assert time.monotonic() < deadline, f"{what}: waited too long\n{workdir.output}"
         time.sleep(0.1)
 
 
-def in_training(room: ClusterRoom) -> list[int]:
-    """Processes that hold a run."""
+def in_training(workdir: ClusterWorkdir) -> list[int]:
+    """Return the processes that are training a run."""
     numbers = []
-    for holder in room.results.glob("state/*/holder.json"):
-        with suppress(MtdnnError):  # it ends just now
+    for holder in workdir.results.glob("state/*/holder.json"):
+        with suppress(MtdnnError):  # it has just ended
             numbers.append(read_json(holder)["process"])
     return numbers
 
 
-def stopped(room: ClusterRoom, process: subprocess.Popen, name: str = "one") -> int:
-    """Wait until a training stands in its middle; returns its process."""
-    file = room.folder / name
-    wait_until(lambda: file.exists() and file.read_text(), "training stops", process, room)
+def stopped(workdir: ClusterWorkdir, process: subprocess.Popen, name: str = "one") -> int:
+    """Wait until a training has stopped halfway, and return its process."""
+    file = workdir.folder / name
+    wait_until(lambda: file.exists() and file.read_text(), "the training stops", process, workdir)
     number = int(file.read_text())
     status = Path(f"/proc/{number}/status")
-    wait_until(lambda: "T (stopped)" in status.read_text(), "it stands", process, room)
+    wait_until(
+        lambda: "T (stopped)" in status.read_text(), "the process is stopped", process, workdir
+    )
     return number
 
 
-def finish(process: subprocess.Popen, room: ClusterRoom) -> None:
-    assert process.wait(timeout=PATIENCE_SECONDS) == 0, room.output
+def finish(process: subprocess.Popen, workdir: ClusterWorkdir) -> None:
+    assert process.wait(timeout=TIMEOUT_SECONDS) == 0, workdir.output
 
 
 @pytest.fixture(scope="module")
@@ -161,51 +165,51 @@ def slurm(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def from_nothing(slurm, tmp_path_factory) -> Trouble:
-    """The experiment as the cluster makes it; two of its trainings stop in their middle."""
-    folder = tmp_path_factory.mktemp("from_nothing")
-    make_room(folder)
-    room = ClusterRoom(folder)
-    room.settings = copy.deepcopy(SETTINGS)
-    room.in_the_middle(TWO_STOP)
-    return Trouble(room, room.start("table1", "table2", "--slurm-keep-successful-logs"))
+def from_scratch(slurm, tmp_path_factory) -> Trouble:
+    """Start the whole experiment on the cluster; two of its trainings stop halfway."""
+    folder = tmp_path_factory.mktemp("from_scratch")
+    make_workdir(folder)
+    workdir = ClusterWorkdir(folder)
+    workdir.settings = copy.deepcopy(SETTINGS)
+    workdir.after_each_step(TWO_STOP)
+    return Trouble(workdir, workdir.start("table1", "table2", "--slurm-keep-successful-logs"))
 
 
 @pytest.fixture(scope="module")
-def undisturbed(from_nothing, tmp_path_factory) -> ClusterRoom:
-    """The experiment as this machine alone makes it, at the same time."""
+def undisturbed(from_scratch, tmp_path_factory) -> ClusterWorkdir:
+    """Run the same experiment without the cluster, at the same time."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    make_room(folder)
-    room = ClusterRoom(folder)
-    room.settings = copy.deepcopy(SETTINGS)
-    finish(room.start("table1", "table2", profile="default"), room)
-    return room
+    make_workdir(folder)
+    workdir = ClusterWorkdir(folder)
+    workdir.settings = copy.deepcopy(SETTINGS)
+    finish(workdir.start("table1", "table2", profile="default"), workdir)
+    return workdir
 
 
-def untrained(undisturbed: ClusterRoom, folder: Path) -> ClusterRoom:
-    """The experiment with everything that comes before one run's training."""
+def untrained(undisturbed: ClusterWorkdir, folder: Path) -> ClusterWorkdir:
+    """Copy the experiment and delete the products of one run's training."""
     shutil.copytree(undisturbed.folder, folder)
     (folder / "output").unlink()
-    room = ClusterRoom(folder)
-    room.settings = copy.deepcopy(SETTINGS)
+    workdir = ClusterWorkdir(folder)
+    workdir.settings = copy.deepcopy(SETTINGS)
     for name in ("model", "training.jsonl", "predictions.parquet", "metrics.json"):
-        path = room.results / "runs" / RUN / name
+        path = workdir.results / "runs" / RUN / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return room
+    return workdir
 
 
 def environment(process: int) -> dict[str, str]:
+    """Return the environment of a process."""
     content = Path(f"/proc/{process}/environ").read_text()
     return dict(entry.split("=", 1) for entry in content.split("\0") if "=" in entry)
 
 
-@pytest.fixture(scope="module")
-def shared_gpus(from_nothing, undisturbed, slurm) -> tuple[list[str], list[str]]:
-    """States of the trainings' jobs while two of them stand still, and what GPUs these see."""
-    room, process = from_nothing.room, from_nothing.process
-    numbers = [stopped(room, process, name) for name in ("one", "two")]
-    wait_until(lambda: len(slurm.of(room.folder, "train")) == 3, "a third job", process, room)
-    states = [job["state"] for job in slurm.of(room.folder, "train")]
+def shared_gpus(from_scratch, undisturbed, slurm) -> tuple[list[str], list[str]]:
+    """Return the states of the jobs while two trainings are stopped, and the GPUs of these."""
+    workdir, process = from_scratch.workdir, from_scratch.process
+    numbers = [stopped(workdir, process, name) for name in ("one", "two")]
+    wait_until(lambda: len(slurm.of(workdir.folder, "train")) == 3, "a third job", process, workdir)
+    states = [job["state"] for job in slurm.of(workdir.folder, "train")]
     devices = [environment(number)["CUDA_VISIBLE_DEVICES"] for number in numbers]
     for number in numbers:
         os.kill(number, signal.SIGCONT)
@@ -214,18 +218,18 @@ def shared_gpus(from_nothing, undisturbed, slurm) -> tuple[list[str], list[str]]
 
 @pytest.fixture(scope="module")
 def troubles(shared_gpus, undisturbed, slurm, tmp_path_factory) -> dict[str, Trouble]:
-    """All the trouble of the tests below, at the same time: most of it is waiting."""
+    """Start all the trouble of the tests below at the same time, because most of it is waiting."""
 
     def begin(name: str, middle: str, profile: str = "slurm", **resources: str) -> Trouble:
-        room = untrained(undisturbed, tmp_path_factory.mktemp(name) / "room")
-        room.in_the_middle(middle)
+        workdir = untrained(undisturbed, tmp_path_factory.mktemp(name) / "workdir")
+        workdir.after_each_step(middle)
         resources = {"gpu": "0", **resources}
         wanted = [f"train:{key}={value}" for key, value in resources.items()]
-        process = room.start(TRAINED, "--set-resources", *wanted, profile=profile)
-        return Trouble(room, process)
+        process = workdir.start(TRAINED, "--set-resources", *wanted, profile=profile)
+        return Trouble(workdir, process)
 
     late = begin("time", ONE_STOPS, runtime="attempt")
-    stopped(late.room, late.process)  # before the others are begun: it has a minute for that
+    stopped(late.workdir, late.process)  # before the others start: this job has a minute
     begun = {
         "time": late,
         "cancelled": begin("cancelled", ONE_STOPS),
@@ -236,118 +240,118 @@ def troubles(shared_gpus, undisturbed, slurm, tmp_path_factory) -> dict[str, Tro
     }
     for name in ("cancelled", "generic", "requeued", "killed"):
         trouble = begun[name]
-        stopped(trouble.room, trouble.process)
-        trouble.job = slurm.of(trouble.room.folder)[0]["id"]
+        stopped(trouble.workdir, trouble.process)
+        trouble.job = slurm.of(trouble.workdir.folder)[0]["id"]
     slurm.call("scancel", begun["cancelled"].job, begun["generic"].job)
     slurm.call("scontrol", "requeue", begun["requeued"].job)
     begun["killed"].process.kill()
     return begun
 
 
-def test_each_training_has_a_gpu_of_its_own(shared_gpus):
-    # Two GPUs and three runs: the third waits.
+def test_each_training_has_its_own_gpu(shared_gpus):
+    # There are two GPUs for three runs, so the third waits.
     assert shared_gpus == (["PENDING", "RUNNING", "RUNNING"], ["0", "1"])
 
 
-def test_from_nothing_to_the_same_tables(from_nothing, troubles, undisturbed, slurm):
-    room = from_nothing.room
-    finish(from_nothing.process, room)
-    assert room.tables() == undisturbed.tables()
+def test_the_cluster_writes_the_same_tables(from_scratch, troubles, undisturbed, slurm):
+    workdir = from_scratch.workdir
+    finish(from_scratch.process, workdir)
+    assert workdir.tables() == undisturbed.tables()
 
-    jobs = slurm.of(room.folder)
+    jobs = slurm.of(workdir.folder)
     assert {job["comment"].split("_wildcards")[0] for job in jobs} == {
         *("rule_features", "rule_train", "rule_evaluate")
     }
-    trainings = [slurm.details(job["id"]) for job in slurm.of(room.folder, "train")]
+    trainings = [slurm.details(job["id"]) for job in slurm.of(workdir.folder, "train")]
     assert [job["TresPerJob"] for job in trainings] == ["gres:gpu:1"] * 3
     for job in jobs:
-        assert list((room.folder / ".snakemake/slurm_logs").rglob(f"{job['id']}.log")), job
+        assert list((workdir.folder / ".snakemake/slurm_logs").rglob(f"{job['id']}.log")), job
 
 
 @pytest.mark.parametrize("name", ["cancelled", "generic"])
-def test_a_cancelled_job(name, troubles, undisturbed, slurm):
+def test_a_cancelled_job_resumes(name, troubles, undisturbed, slurm):
     trouble = troubles[name]
-    finish(trouble.process, trouble.room)
-    states = [job["state"] for job in slurm.of(trouble.room.folder)]
+    finish(trouble.process, trouble.workdir)
+    states = [job["state"] for job in slurm.of(trouble.workdir.folder)]
     assert states == ["CANCELLED", "COMPLETED"]
-    assert f"goes on after {MIDDLE + 1} steps" in trouble.room.log
-    assert trouble.room.weights() == undisturbed.weights()
+    assert f"resumes after {STOP_AFTER_STEPS + 1} steps" in trouble.workdir.log
+    assert trouble.workdir.weights() == undisturbed.weights()
 
 
-def test_a_requeued_job(troubles, undisturbed, slurm):
+def test_a_requeued_job_resumes(troubles, undisturbed, slurm):
     trouble = troubles["requeued"]
-    finish(trouble.process, trouble.room)
+    finish(trouble.process, trouble.workdir)
     details = slurm.details(trouble.job)
     assert (details["JobState"], details["Restarts"]) == ("COMPLETED", "1")
-    assert len(slurm.of(trouble.room.folder)) == 1
-    assert f"goes on after {MIDDLE + 1} steps" in trouble.room.log
-    assert trouble.room.weights() == undisturbed.weights()
+    assert len(slurm.of(trouble.workdir.folder)) == 1
+    assert f"resumes after {STOP_AFTER_STEPS + 1} steps" in trouble.workdir.log
+    assert trouble.workdir.weights() == undisturbed.weights()
 
 
-def test_a_killed_snakemake_never_leads_to_two_writers(troubles, undisturbed, slurm):
+def test_a_second_job_waits_for_the_job_of_a_killed_snakemake(troubles, undisturbed, slurm):
     trouble = troubles["killed"]
-    room = trouble.room
+    workdir = trouble.workdir
     trouble.process.wait()
-    training = int((room.folder / "one").read_text())
-    assert room.start("--unlock").wait() == 0
-    process = room.start(TRAINED, "--set-resources", "train:gpu=0")
-    wait_until(lambda: "waiting for it" in room.log, "the second job waits", process, room)
-    jobs = slurm.of(room.folder)
+    training = int((workdir.folder / "one").read_text())
+    assert workdir.start("--unlock").wait() == 0
+    process = workdir.start(TRAINED, "--set-resources", "train:gpu=0")
+    wait_until(lambda: "waiting for it" in workdir.log, "the second job waits", process, workdir)
+    jobs = slurm.of(workdir.folder)
     assert [job["state"] for job in jobs] == ["RUNNING", "RUNNING"]
-    assert in_training(room) == [training]
+    assert in_training(workdir) == [training]
     os.kill(training, signal.SIGCONT)
-    finish(process, room)
-    jobs = slurm.of(room.folder)
+    finish(process, workdir)
+    jobs = slurm.of(workdir.folder)
     assert (jobs[0]["id"], jobs[1]["state"]) == (trouble.job, "COMPLETED")
-    assert "goes on after" not in room.log
-    steps = (room.results / "runs" / RUN / "training.jsonl").read_text().splitlines()
-    assert len(steps) == read_json(room.folder / TRAINED)["provenance"]["steps"]
-    assert room.weights() == undisturbed.weights()
+    assert "resumes after" not in workdir.log
+    steps = (workdir.results / "runs" / RUN / "training.jsonl").read_text().splitlines()
+    assert len(steps) == read_json(workdir.folder / TRAINED)["provenance"]["steps"]
+    assert workdir.weights() == undisturbed.weights()
 
 
-def test_a_job_over_its_memory(troubles, undisturbed, slurm):
+def test_a_job_over_its_memory_resumes_with_more(troubles, undisturbed, slurm):
     trouble = troubles["memory"]
-    finish(trouble.process, trouble.room)
-    jobs = slurm.of(trouble.room.folder)
+    finish(trouble.process, trouble.workdir)
+    jobs = slurm.of(trouble.workdir.folder)
     assert [(job["state"], job["memory"]) for job in jobs] == [
         ("FAILED", "1200M"),
         ("COMPLETED", "2400M"),
     ]
-    assert "goes on after" in trouble.room.log
-    assert trouble.room.weights() == undisturbed.weights()
+    assert "resumes after" in trouble.workdir.log
+    assert trouble.workdir.weights() == undisturbed.weights()
 
 
-def test_a_job_over_its_time(troubles, undisturbed, slurm):
+def test_a_job_over_its_time_resumes_with_more(troubles, undisturbed, slurm):
     trouble = troubles["time"]
-    finish(trouble.process, trouble.room)
-    jobs = slurm.of(trouble.room.folder)
+    finish(trouble.process, trouble.workdir)
+    jobs = slurm.of(trouble.workdir.folder)
     assert [(job["state"], job["limit"]) for job in jobs] == [
         ("TIMEOUT", "1:00"),
         ("COMPLETED", "2:00"),
     ]
-    assert f"goes on after {MIDDLE + 1} steps" in trouble.room.log
-    assert trouble.room.weights() == undisturbed.weights()
+    assert f"resumes after {STOP_AFTER_STEPS + 1} steps" in trouble.workdir.log
+    assert trouble.workdir.weights() == undisturbed.weights()
 
 
-def test_a_node_that_fails(undisturbed, slurm, tmp_path):
-    room = untrained(undisturbed, tmp_path / "room")
-    room.in_the_middle(ONE_STOPS)
-    process = room.start(TRAINED)
-    training = stopped(room, process)
+def test_a_job_resumes_after_its_node_failed(undisturbed, slurm, tmp_path):
+    workdir = untrained(undisturbed, tmp_path / "workdir")
+    workdir.after_each_step(ONE_STOPS)
+    process = workdir.start(TRAINED)
+    training = stopped(workdir, process)
     slurm.call("scontrol", "update", f"NodeName={slurm.node}", "State=DOWN", "Reason=test")
-    os.kill(training, signal.SIGKILL)  # as without power
-    wait_until(lambda: not Path(f"/proc/{training}").exists(), "it is gone", process, room)
+    os.kill(training, signal.SIGKILL)  # as a power failure would
+    wait_until(lambda: not Path(f"/proc/{training}").exists(), "the process ends", process, workdir)
     slurm.call("scontrol", "update", f"NodeName={slurm.node}", "State=RESUME")
-    finish(process, room)
-    assert "goes on after" in room.log
-    assert room.weights() == undisturbed.weights()
+    finish(process, workdir)
+    assert "resumes after" in workdir.log
+    assert workdir.weights() == undisturbed.weights()
 
 
-def test_a_run_of_two_gpus_asks_for_two(undisturbed, slurm, tmp_path):
-    room = untrained(undisturbed, tmp_path / "room")
-    room.settings["training"] |= {"gpus": 2, "epochs": 1}
-    finish(room.start(TRAINED, cores=()), room)
-    (job,) = slurm.of(room.folder, "train")
+def test_a_run_on_two_gpus_requests_two(undisturbed, slurm, tmp_path):
+    workdir = untrained(undisturbed, tmp_path / "workdir")
+    workdir.settings["training"] |= {"gpus": 2, "epochs": 1}
+    finish(workdir.start(TRAINED, cores=()), workdir)
+    (job,) = slurm.of(workdir.folder, "train")
     details = slurm.details(job["id"])
-    asked = [details[key] for key in ("TresPerJob", "NumCPUs", "NumNodes", "MinMemoryNode")]
-    assert asked == ["gres:gpu:2", "8", "1", "6000M"]
+    requested = [details[key] for key in ("TresPerJob", "NumCPUs", "NumNodes", "MinMemoryNode")]
+    assert requested == ["gres:gpu:2", "8", "1", "6000M"]

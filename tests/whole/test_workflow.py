@@ -1,4 +1,4 @@
-"""The workflow as a user meets it: real `snakemake` processes on a tiny experiment."""
+"""The workflow as a user runs it: real `snakemake` processes on a tiny experiment."""
 
 import copy
 import os
@@ -15,29 +15,30 @@ from mlflow import MlflowClient
 from mtdnn.machine.files import read_json
 from mtdnn.reporting.products import FIGURES
 from tests.support.browser import open_page
-from tests.support.room import EXPERIMENT, RUNS, Room, make_room
+from tests.support.names import AWKWARD
+from tests.support.workdir import EXPERIMENT, ROOT, RUNS, Workdir, make_workdir
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Room:
-    """An experiment that was run from nothing to its tables."""
-    room = make_room(tmp_path_factory.mktemp("finished"))
-    answer = room.snakemake()
+def finished(tmp_path_factory) -> Workdir:
+    """Run a tiny experiment from scratch."""
+    workdir = make_workdir(tmp_path_factory.mktemp("finished"))
+    answer = workdir.snakemake()
     assert answer.returncode == 0, answer.stdout
-    return room
+    return workdir
 
 
 @pytest.fixture
-def room(finished, tmp_path) -> Room:
-    """A copy of the finished experiment, for tests that change it."""
+def workdir(finished, tmp_path) -> Workdir:
+    """Copy the finished experiment, for tests that change it."""
     shutil.copytree(finished.folder, tmp_path / "copy")
-    # It belongs to the folder in which it was made, and is made anew.
+    # It holds absolute paths into the original folder; the next call creates a new one.
     (tmp_path / "copy" / "results" / "mlflow.db").unlink()
-    return Room(tmp_path / "copy")
+    return Workdir(tmp_path / "copy")
 
 
 @pytest.mark.slow
-def test_from_nothing_to_tables_and_then_nothing_more(finished):
+def test_one_call_writes_everything_and_a_second_does_nothing(finished):
     tables = [finished.results / "tables" / f"table1.{end}" for end in ("md", "csv", "tex")]
     figures = [
         finished.results / "figures" / f"{name}.{end}"
@@ -60,31 +61,31 @@ def test_from_nothing_to_tables_and_then_nothing_more(finished):
     assert "Nothing to be done" in finished.snakemake().stdout
 
 
-def followers(room: Room) -> list[str]:
-    """Processes that deliver this experiment's runs."""
+def followers(workdir: Workdir) -> list[str]:
+    """Return the commands of the processes that deliver this experiment's runs to MLflow."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             command = (path / "cmdline").read_bytes().decode().replace("\0", " ")
-            if "mtdnn sync" in command and os.readlink(path / "cwd") == str(room.folder):
+            if "mtdnn sync" in command and os.readlink(path / "cwd") == str(workdir.folder):
                 found.append(command)
     return found
 
 
 @pytest.mark.slow
-def test_runs_are_delivered_while_they_are_trained_when_that_is_wanted(room):
-    assert not (room.results / "logs" / "sync.log").exists()
-    room.settings["tracking_live"] = True
-    shutil.rmtree(room.results / "runs" / RUNS["qa"])
-    answer = room.snakemake("loss")
+def test_live_tracking_delivers_runs_and_ends_after_snakemake(workdir):
+    assert not (workdir.results / "logs" / "sync.log").exists()
+    workdir.settings["tracking_live"] = True
+    shutil.rmtree(workdir.results / "runs" / RUNS["qa"])
+    answer = workdir.snakemake("loss")
     assert answer.returncode == 0, answer.stdout
     deadline = time.monotonic() + 60
-    while followers(room):
-        assert time.monotonic() < deadline, "it outlives snakemake"
+    while followers(workdir):
+        assert time.monotonic() < deadline, "the delivery did not end after snakemake"
         time.sleep(0.2)
-    assert (room.results / "logs" / "sync.log").read_text() == ""
-    run = read_json(room.results / "runs" / RUNS["qa"] / "mlflow.json")["run_id"]
-    store = f"sqlite:///{room.folder / 'results' / 'mlflow.db'}"
+    assert (workdir.results / "logs" / "sync.log").read_text() == ""
+    run = read_json(workdir.results / "runs" / RUNS["qa"] / "mlflow.json")["run_id"]
+    store = f"sqlite:///{workdir.folder / 'results' / 'mlflow.db'}"
     assert MlflowClient(store).get_run(run).info.status == "FINISHED"
 
 
@@ -114,173 +115,217 @@ def test_the_report_holds_pages_and_figures_and_needs_no_network(finished):
         page.locator("img[src*='filename=figure4.svg']").wait_for()
 
 
+@pytest.mark.slow
+def test_a_results_folder_may_have_a_name_with_special_characters(tmp_path):
+    workdir = make_workdir(tmp_path)
+    workdir.settings |= {"results": AWKWARD, "tracking_live": True, "figures": {}}
+    del workdir.settings["tables"]["table2"], workdir.settings["tables"]["table1"]["rows"][1]
+    answer = workdir.snakemake()
+    assert answer.returncode == 0, answer.stdout
+    results = tmp_path / AWKWARD / "small"
+    for file in (
+        "report.html",
+        "agreement.json",
+        "tables/table1.md",
+        f"runs/{RUNS['qa']}/mlflow.json",
+    ):
+        assert (results / file).stat().st_size > 0, file
+    assert (results / "logs" / "sync.log").read_text() == ""
+    assert "Nothing to be done" in workdir.snakemake().stdout
+
+    # The handler for failed runs writes to the same folder.
+    opened = "        self._seconds = 0.0\n"
+    workdir.edit(
+        "training/journal.py", opened, f'{opened}        raise SystemExit("made to fail")\n'
+    )
+    workdir.settings["training"]["epochs"] = 2
+    assert workdir.snakemake("--retries", "0").returncode != 0
+    for file in ("report.html", "cases.md", "statistics.json", "figures/loss.svg"):
+        assert (results / file).stat().st_mtime == 1, file
+    assert "made to fail" in (results / "tables" / "table1.md").read_text()
+    places = {path.name for path in tmp_path.iterdir()}
+    assert places == {AWKWARD, "encoder", "package", "small.yaml", ".snakemake"}
+
+
+def test_the_workflow_folder_has_a_snakefile_of_its_own(finished):
+    own = ROOT / "workflow" / "Snakefile"
+    answer = finished.snakemake("--dry-run", snakefile=own)
+    assert answer.returncode == 0 and "Nothing to be done" in answer.stdout, answer.stdout
+
+
 def test_tables_and_figures_are_targets_by_name(finished):
-    # All at once: what is unknown fails, and what any of them lacked would be planned.
+    # All in one call: an unknown target fails, and a missing file would be planned.
     targets = ("table1", "table2", "figure4", *FIGURES, "cases", "report", "all")
     assert finished.planned(*targets) == set()
 
 
 def trained(plan: set[str]) -> set[str]:
+    """Return the runs that a plan trains."""
     return {line.removeprefix("Training ") for line in plan if line.startswith("Training ")}
 
 
 def evaluated(plan: set[str]) -> set[str]:
+    """Return the runs that a plan evaluates."""
     return {line.removeprefix("Evaluating ") for line in plan if line.startswith("Evaluating ")}
 
 
 @pytest.mark.slow
-def test_a_changed_setting_trains_only_the_runs_that_it_concerns(room):
-    room.settings["variants"]["longer"]["training"]["epochs"] = 3
-    assert trained(room.planned()) == {RUNS["longer"]}
-    assert trained(room.planned("table1")) == set()
+def test_a_changed_setting_retrains_only_the_runs_that_it_affects(workdir):
+    workdir.settings["variants"]["longer"]["training"]["epochs"] = 3
+    assert trained(workdir.planned()) == {RUNS["longer"]}
+    assert trained(workdir.planned("table1")) == set()
 
-    room.settings = copy.deepcopy(EXPERIMENT)
-    room.settings["schedule"] = {"spread": "families"}
-    assert trained(room.planned()) == set(RUNS.values())
+    workdir.settings = copy.deepcopy(EXPERIMENT)
+    workdir.settings["schedule"] = {"spread": "families"}
+    assert trained(workdir.planned()) == set(RUNS.values())
 
-    room.settings = copy.deepcopy(EXPERIMENT)
-    room.settings["seeds"] = [1, 2]
-    again = {run.replace("seed1", "seed2") for run in RUNS.values()}
-    plan = room.planned()
-    assert trained(plan) == evaluated(plan) == again
+    workdir.settings = copy.deepcopy(EXPERIMENT)
+    workdir.settings["seeds"] = [1, 2]
+    new = {run.replace("seed1", "seed2") for run in RUNS.values()}
+    plan = workdir.planned()
+    assert trained(plan) == evaluated(plan) == new
 
 
 @pytest.mark.slow
-def test_what_is_decoded_or_shown_trains_nothing(room):
-    room.settings["decoding"] = {"n_best": 5}
-    plan = room.planned()
+def test_changed_decoding_or_labels_retrain_nothing(workdir):
+    workdir.settings["decoding"] = {"n_best": 5}
+    plan = workdir.planned()
     assert trained(plan) == set() and evaluated(plan) == set(RUNS.values())
 
-    room.settings = copy.deepcopy(EXPERIMENT)
-    room.settings["slices"]["dev"]["label"] = "another name"
-    plan = room.planned()
-    assert {line.split()[0] for line in plan} == {"Scoring", "Logging", "Writing", "Drawing"}
+    workdir.settings = copy.deepcopy(EXPERIMENT)
+    workdir.settings["slices"]["dev"]["label"] = "another name"
+    plan = workdir.planned()
+    assert {line.split()[0] for line in plan} == {
+        *("Scoring", "Logging", "Writing", "Drawing", "Checking")
+    }
 
-    room.settings = copy.deepcopy(EXPERIMENT)
-    room.settings["figures"]["figure4"]["title"] = "Another title"
-    assert {line.split()[0] for line in room.planned()} == {"Writing", "Drawing"}
+    workdir.settings = copy.deepcopy(EXPERIMENT)
+    workdir.settings["figures"]["figure4"]["title"] = "Another title"
+    assert {line.split()[0] for line in workdir.planned()} == {"Writing", "Drawing", "Checking"}
 
-    # Who needs the space deletes weights.
-    room.settings = copy.deepcopy(EXPERIMENT)
+    # Weights that were deleted to save space are not missed until a run must be evaluated again.
+    workdir.settings = copy.deepcopy(EXPERIMENT)
     for run in RUNS.values():
-        (room.results / "runs" / run / "model" / "model.safetensors").unlink()
-    assert room.planned() == set()
-    room.settings["decoding"] = {"n_best": 5}
-    answer = room.snakemake()
-    assert answer.returncode != 0 and "put it back, or delete" in answer.stdout
+        (workdir.results / "runs" / run / "model" / "model.safetensors").unlink()
+    assert workdir.planned() == set()
+    workdir.settings["decoding"] = {"n_best": 5}
+    answer = workdir.snakemake()
+    assert answer.returncode != 0 and "restore the file, or delete" in answer.stdout
     assert "Traceback" not in answer.stdout
     for run in RUNS.values():
-        assert (room.results / "runs" / run / "predictions.parquet").exists()
+        assert (workdir.results / "runs" / run / "predictions.parquet").exists()
 
 
 @pytest.mark.slow
-def test_edited_code_does_again_only_what_it_runs(room):
-    room.edit("reporting/figures/registry.py", "\nimport ", "\nUNUSED = 1\nimport ")
-    assert {line.split()[0] for line in room.planned()} == {"Writing", "Drawing", "Logging"}
-    room.edit("reporting/figures/registry.py", "\nUNUSED = 1\n", "\n")
+def test_edited_code_redoes_only_the_steps_that_run_it(workdir):
+    workdir.edit("reporting/figures/registry.py", "\nimport ", "\nUNUSED = 1\nimport ")
+    assert {line.split()[0] for line in workdir.planned()} == {
+        *("Writing", "Drawing", "Logging", "Checking")
+    }
+    workdir.edit("reporting/figures/registry.py", "\nUNUSED = 1\n", "\n")
 
-    room.edit("training/loop.py", "\ndef train(", "\n\n# Only a remark.\ndef train(")
-    assert room.planned() == set()
+    workdir.edit("training/loop.py", "\ndef train(", "\n\n# Only a comment.\ndef train(")
+    assert workdir.planned() == set()
 
-    room.edit("training/loop.py", "\ndef train(", "\nUNUSED = 1\n\n\ndef train(")
-    assert trained(room.planned()) == set(RUNS.values())
+    workdir.edit("training/loop.py", "\ndef train(", "\nUNUSED = 1\n\n\ndef train(")
+    assert trained(workdir.planned()) == set(RUNS.values())
 
 
 @pytest.mark.slow
-def test_a_failed_run_stops_no_other_and_is_tried_again(room):
-    rows = room.settings["tables"]["table1"]["rows"]
+def test_a_failed_run_does_not_stop_others_and_is_retried_later(workdir):
+    rows = workdir.settings["tables"]["table1"]["rows"]
     rows += [{**rows[1], "qa_weight": weight} for weight in (0.5, 0.6)]
-    folders = [room.results / f"runs/tiny/qa_sc/w{w}/default/seed1" for w in (0.5, 0.6)]
-    # Trainings with this weight fail; what else is trained does not depend on this module.
+    folders = [workdir.results / f"runs/tiny/qa_sc/w{w}/default/seed1" for w in (0.5, 0.6)]
+    # Trainings with QA weight 0.5 fail; no fingerprint includes this module.
     opened = "        self._seconds = 0.0\n"
     broken = (
         f'{opened}        if "w0.5" in str(folder):\n'
         "            from mtdnn.errors import MtdnnError\n\n"
         '            raise MtdnnError("made to fail")\n'
     )
-    room.edit("training/journal.py", opened, broken)
+    workdir.edit("training/journal.py", opened, broken)
 
-    answer = room.snakemake("table1", "--retries", "0")
+    answer = workdir.snakemake("table1", "--retries", "0")
     assert answer.returncode != 0
     assert "made to fail" in answer.stdout and "Traceback" not in answer.stdout
     assert not (folders[0] / "metrics.json").exists()
     assert (folders[1] / "metrics.json").exists()
-    table = (room.results / "tables" / "table1.md").read_text()
+    table = (workdir.results / "tables" / "table1.md").read_text()
     assert "–" in table and "made to fail" in table
-    page = (room.results / "pages" / "table1.html").read_text()
+    page = (workdir.results / "pages" / "table1.html").read_text()
     assert "–" in page and "made to fail" in page
-    assert (room.results / "report.html").stat().st_mtime == 1
+    assert (workdir.results / "report.html").stat().st_mtime == 1
 
-    # Whoever gives the row up has its table at once; whoever mends it has it trained.
-    assert trained(room.planned("table1")) == {"tiny/qa_sc/w0.5/default/seed1"}
+    # Without the row, the table can be written at once; with the bug fixed, the run is trained.
+    assert trained(workdir.planned("table1")) == {"tiny/qa_sc/w0.5/default/seed1"}
     del rows[2]
-    assert room.planned("table1") == {"Writing table1", "Writing the comparisons of table1"}
+    assert workdir.planned("table1") == {"Writing table1", "Writing the comparisons of table1"}
     rows.insert(2, {**rows[1], "qa_weight": 0.5})
-    room.edit("training/journal.py", broken, opened)
-    answer = room.snakemake("table1")
+    workdir.edit("training/journal.py", broken, opened)
+    answer = workdir.snakemake("table1")
     assert answer.returncode == 0, answer.stdout
-    assert "made to fail" not in (room.results / "tables" / "table1.md").read_text()
+    assert "made to fail" not in (workdir.results / "tables" / "table1.md").read_text()
 
 
 @pytest.fixture
-def elsewhere(room, tmp_path) -> Path:
-    """A finished run in a folder of its own; in its place there is nothing left of it."""
+def elsewhere(workdir, tmp_path) -> Path:
+    """Move a finished run out of the experiment, and return its new folder."""
     place = tmp_path / "elsewhere"
-    shutil.move(room.results / "runs" / RUNS["qa_sc"], place)
+    shutil.move(workdir.results / "runs" / RUNS["qa_sc"], place)
     return place
 
 
-def take_in(room: Room, folder: Path) -> subprocess.CompletedProcess:
-    return room.call(sys.executable, "-m", "mtdnn", "import", "small.yaml", str(folder))
+def take_in(workdir: Workdir, folder: Path) -> subprocess.CompletedProcess:
+    return workdir.call(sys.executable, "-m", "mtdnn", "import", "small.yaml", str(folder))
 
 
 @pytest.mark.slow
-def test_an_imported_run_is_not_trained_again(room, elsewhere):
-    # As on a machine that never trained anything: no features, no corpora, no records.
-    for folder in (room.results, room.folder / ".snakemake"):
+def test_an_imported_run_is_not_retrained(workdir, elsewhere):
+    # As on a machine that has trained nothing: no features, no corpora, no records.
+    for folder in (workdir.results, workdir.folder / ".snakemake"):
         shutil.rmtree(folder)
-    answer = take_in(room, elsewhere)
+    answer = take_in(workdir, elsewhere)
     assert answer.returncode == 0, answer.stdout
-    assert read_json(room.results / "runs" / RUNS["qa_sc"] / "mlflow.json")["run_id"]
+    assert read_json(workdir.results / "runs" / RUNS["qa_sc"] / "mlflow.json")["run_id"]
 
     others = {RUNS["qa"], RUNS["longer"]}
-    assert trained(room.planned()) == evaluated(room.planned()) == others
-    del room.settings["tables"]["table2"]
-    del room.settings["tables"]["table1"]["rows"][0]
-    answer = room.snakemake()
+    assert trained(workdir.planned()) == evaluated(workdir.planned()) == others
+    del workdir.settings["tables"]["table2"]
+    del workdir.settings["tables"]["table1"]["rows"][0]
+    answer = workdir.snakemake()
     assert answer.returncode == 0, answer.stdout
     assert "Scoring" in answer.stdout and "Training" not in answer.stdout
-    assert "Nothing to be done" in room.snakemake().stdout
+    assert "Nothing to be done" in workdir.snakemake().stdout
 
-    room.settings["training"]["epochs"] = 2
-    answer = room.snakemake("--dry-run")
+    workdir.settings["training"]["epochs"] = 2
+    answer = workdir.snakemake("--dry-run")
     assert answer.returncode != 0 and "was imported" in answer.stdout
 
 
-def test_an_import_that_does_not_fit_is_refused(room, elsewhere):
-    room.settings["training"]["learning_rate"] = 1e-3
-    answer = take_in(room, elsewhere)
+def test_an_import_that_does_not_match_is_refused(workdir, elsewhere):
+    workdir.settings["training"]["learning_rate"] = 1e-3
+    answer = take_in(workdir, elsewhere)
     assert answer.returncode == 2
     assert "training.learning_rate: is 3e-05, but 0.001 in the experiment" in answer.stdout
 
-    room.settings = copy.deepcopy(EXPERIMENT)
+    workdir.settings = copy.deepcopy(EXPERIMENT)
     lines = (elsewhere / "training.jsonl").read_text().splitlines(keepends=True)
     (elsewhere / "training.jsonl").write_text("".join(lines[:-1]))
     weights = (elsewhere / "model" / "model.safetensors").read_bytes()
     (elsewhere / "model" / "model.safetensors").write_bytes(weights[:-1])
-    answer = take_in(room, elsewhere)
+    answer = take_in(workdir, elsewhere)
     assert answer.returncode == 2
     assert f"has {len(lines) - 1} steps, but the schedule has {len(lines)}" in answer.stdout
     assert "model.safetensors: not readable" in answer.stdout
 
     (elsewhere / "model" / "run.json").unlink()
-    answer = take_in(room, elsewhere)
+    answer = take_in(workdir, elsewhere)
     assert answer.stdout.splitlines() == [f"mtdnn: error: {elsewhere}/model/run.json: no such file"]
-    assert not (room.results / "runs" / RUNS["qa_sc"]).exists()
+    assert not (workdir.results / "runs" / RUNS["qa_sc"]).exists()
 
 
 def change(path: str, value: object):
-    """A mistake: `value` put at a dotted path of the experiment."""
+    """Return a function that sets `value` at a dotted path of the experiment's settings."""
 
     def apply(settings: dict) -> None:
         *parents, last = path.split(".")
@@ -303,6 +348,11 @@ FILES = {"kind": "files", "format": "squad", "root": "gone", "splits": {"train":
             "tables.table1.rows.1.mixture: unknown name 'qa_cs'; did you mean 'qa_sc'?",
         ),
         (
+            change("results", "all {results}"),
+            "results: should be a path without a leading dash, line breaks and { } ?, "
+            "not 'all {results}'",
+        ),
+        (
             change("tables.table1.rows.1.qa_weight", 1.2),
             "tables.table1.rows.1.qa_weight: Input should be less than or equal to 1, not 1.2",
         ),
@@ -322,14 +372,14 @@ FILES = {"kind": "files", "format": "squad", "root": "gone", "splits": {"train":
         ),
     ],
 )
-def test_a_mistake_is_one_line_before_anything_starts(tmp_path, mistake, message):
-    room = Room(tmp_path)
+def test_a_mistake_is_reported_in_one_line_before_anything_starts(tmp_path, mistake, message):
+    workdir = Workdir(tmp_path)
     (tmp_path / "encoder").mkdir()
-    mistake(room.settings)
+    mistake(workdir.settings)
     if message is None:
-        room.settings["corpora"]["squad"]["source"] = {**FILES, "root": "squad"}
+        workdir.settings["corpora"]["squad"]["source"] = {**FILES, "root": "squad"}
         message = "data_root: no such folder: gone; set it, or the environment variable MTDNN_DATA"
-    answer = room.snakemake()
+    answer = workdir.snakemake()
     assert answer.returncode != 0
     lines = [line for line in answer.stdout.splitlines() if not line.startswith("Using ")]
     assert lines == [f"mtdnn: error: small.yaml: {message}"]

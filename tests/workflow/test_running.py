@@ -1,4 +1,4 @@
-"""Steps that are called once more by hand: what is there already is not computed again or lost."""
+"""`mtdnn run` and single steps: what is up to date stays, what fails leaves its reason."""
 
 import re
 from pathlib import Path
@@ -7,6 +7,9 @@ import pytest
 
 from mtdnn.cli.main import main
 from mtdnn.config.yaml_files import dump_yaml
+from mtdnn.errors import Busy, MtdnnError
+from mtdnn.machine.files import read_json, write_json
+from mtdnn.workflow import running
 from tests.support.tiny import make_run_folder, make_tiny_experiment
 
 CHANGES = {
@@ -30,6 +33,7 @@ class Trained:
         assert self.run() == 0
 
     def set(self, **changes: object) -> None:
+        """Change the experiment's settings."""
         experiment = make_tiny_experiment(self._folder, **{**CHANGES, **changes})
         self.file.write_text(dump_yaml(experiment))
 
@@ -37,6 +41,7 @@ class Trained:
         return main(["run", str(self.file), "--threads", "1"])
 
     def products(self) -> dict[str, int]:
+        """The dates of the run's model and predictions."""
         names = ("model/run.json", "predictions.parquet")
         return {name: (self.run_dir / name).stat().st_mtime_ns for name in names}
 
@@ -46,13 +51,13 @@ def trained(tmp_path) -> Trained:
     return Trained(tmp_path)
 
 
-def test_a_run_that_is_there_is_left_alone(trained, capsys):
+def test_a_run_that_is_up_to_date_is_left_alone(trained, capsys):
     before = trained.products()
-    assert trained.run() == 0 and "is there already" in capsys.readouterr().err
+    assert trained.run() == 0 and "seed1: up to date" in capsys.readouterr().err
     assert trained.products() == before
 
 
-def test_what_lacks_predictions_is_evaluated_and_not_trained(trained):
+def test_a_run_without_current_predictions_is_evaluated_and_not_trained(trained):
     before = trained.products()
     (trained.run_dir / "predictions.parquet").unlink()
     assert trained.run() == 0
@@ -65,10 +70,10 @@ def test_what_lacks_predictions_is_evaluated_and_not_trained(trained):
     assert after["predictions.parquet"] != before["predictions.parquet"]
 
 
-def test_a_run_of_other_settings_is_trained_anew(trained):
+def test_a_run_of_other_settings_is_retrained(trained):
     before = trained.products()
     trained.set(training={**CHANGES["training"], "learning_rate": 1e-4})
-    (trained.run_dir / "metrics.json").write_text("{}")  # scores of the model that goes
+    (trained.run_dir / "metrics.json").write_text("{}")  # scores of the model that is replaced
     assert trained.run() == 0
     assert not (trained.run_dir / "metrics.json").exists()
     after = trained.products()
@@ -81,18 +86,84 @@ def test_evaluation_without_weights_loses_no_predictions(trained, capsys, name):
     (trained.run_dir / "model" / name).unlink()
     assert main(["evaluate", str(trained.run_dir)]) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert re.search(rf"error: .*{name}: no such file; put it back, or .*train again", errors[-1])
+    assert re.search(rf"error: .*{name}: no such file; put it back, or ", errors[-1])
     assert trained.products() == before
 
 
-def test_models_of_other_settings_than_the_experiment_s_are_named(trained, capsys):
-    trained.set(training={**CHANGES["training"], "learning_rate": 1e-4})
-    root = trained.run_dir.parents[5]
-    (root / "experiment.yaml").write_text(trained.file.read_text())
-    assert main(["verify", str(root)]) == 2
-    assert "run.json: was trained under other settings" in capsys.readouterr().err
+def test_the_first_failure_ends_it_and_names_its_step(tmp_path, capsys):
+    """Features are missing, so the schedule cannot be drawn."""
+    experiment = make_tiny_experiment(tmp_path, seeds=[1, 2])
+    with pytest.raises(MtdnnError, match="no such file"):
+        running.train_and_evaluate(experiment, experiment.runs(), threads=1)
+    assert not experiment.layout.run(experiment.runs()[1]).exists()
 
 
-def test_only_folders_of_runs_are_delivered(trained, capsys):
-    assert main(["sync", str(trained.file), "base/qa/w1.0"]) == 2
-    assert "base/qa/w1.0: is no folder of a run" in capsys.readouterr().err
+# --- one step --------------------------------------------------------------------------------
+
+PRODUCTS = {
+    "schedule": ["schedule.parquet"],
+    "train": ["training.jsonl", "model/run.json"],
+    "evaluate": ["predictions.parquet", "auxiliary.parquet"],
+    "metrics": ["metrics.json"],
+}
+
+
+def make_products(folder: Path) -> None:
+    for names in PRODUCTS.values():
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+    (folder / "model" / "model.safetensors").touch()
+    write_json(folder / "failure.json", {"step": "metrics", "reason": "an earlier one"})
+
+
+@pytest.mark.parametrize("step", PRODUCTS)
+def test_a_step_deletes_what_it_and_later_steps_made(tmp_path, step):
+    make_products(tmp_path)
+    running.run_step(step, tmp_path, lambda: None)
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    steps = list(PRODUCTS)
+    earlier = [name for each in steps[: steps.index(step)] for name in PRODUCTS[each]]
+    assert found == {*earlier, "model/model.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MtdnnError("x.json: no such file\nand more"), "x.json: no such file"),
+        (OSError(28, "No space left on device", "x.json"), "x.json: No space left on device; "),
+        (ZeroDivisionError(), "ZeroDivisionError"),
+        (SystemExit(3), "3"),
+    ],
+)
+def test_a_failure_is_kept_in_one_line_and_raised(tmp_path, error, reason):
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        running.run_step("train", tmp_path, fail)
+    failure = read_json(tmp_path / "failure.json")
+    assert failure["step"] == "train"
+    assert failure["reason"].startswith(reason) and "\n" not in failure["reason"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), Busy("another process trains it")])
+def test_an_interruption_is_no_failure(tmp_path, error):
+    def stop() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        running.run_step("train", tmp_path, stop)
+    assert not (tmp_path / "failure.json").exists()
+
+
+def test_a_reason_that_cannot_be_written_hides_no_error(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def fail() -> None:
+        raise MtdnnError("the first error")
+
+    monkeypatch.setattr(running, "write_json", full)
+    with pytest.raises(MtdnnError, match="the first error"):
+        running.run_step("train", tmp_path, fail)

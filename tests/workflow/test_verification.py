@@ -1,4 +1,4 @@
-"""`mtdnn verify`: silent on what is whole, and names whatever was changed afterwards."""
+"""`mtdnn verify`: accepts what is unchanged, and names every file that was changed."""
 
 import json
 import re
@@ -59,10 +59,10 @@ def verify(folder: Path, capsys, *options: str) -> tuple[int, str, str]:
     return status, *capsys.readouterr()
 
 
-def test_nothing_is_said_of_what_is_whole(finished, capsys):
+def test_an_unchanged_experiment_is_correct(finished, capsys):
     status, said, errors = verify(finished, capsys, "--predictions", "--threads", "1")
     assert status == 0 and "mtdnn: error" not in errors, errors
-    counts = dict(re.findall(r"^(.*): (\d+ of \d+) as they should be$", said, re.MULTILINE))
+    counts = dict(re.findall(r"^(.*): (\d+ of \d+) correct$", said, re.MULTILINE))
     assert counts == {
         "encoders": "1 of 1",
         "corpora": "2 of 2",
@@ -84,7 +84,7 @@ def drop_a_row(path: Path) -> None:
 
 
 def other_rows(root: Path) -> None:
-    """A corpus exchanged together with its manifest's digest of the file."""
+    """Replace a corpus together with its manifest's digest of the file."""
     path = root / "corpora" / "cola" / "train.parquet"
     drop_a_row(path)
     manifest = read_json(path.parent / "manifest.json")
@@ -117,7 +117,7 @@ def another_setting(root: Path) -> None:
 
 
 def another_model(root: Path) -> None:
-    """Weights exchanged together with their digest."""
+    """Replace weights together with their digest."""
     path = root / RUN / "model" / "model.safetensors"
     weights = load_file(path)
     weights["qa_outputs.bias"] += 3 * weights["qa_outputs.bias"].new_tensor([1, 0])
@@ -136,24 +136,36 @@ def another_fingerprint(root: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda root: shorten(root / "encoders/tiny/model.safetensors"), "model.safetensors: is"),
-        (lambda root: drop_a_row(root / "corpora/cola/dev.parquet"), "dev.parquet: is not the"),
-        (other_rows, "cola/manifest.json: digest: is not that of its rows"),
-        (lambda root: shorten(root / "features/tiny/default/cola/train.arrow"), "train.arrow: is"),
+        (
+            lambda root: shorten(root / "encoders/tiny/model.safetensors"),
+            "model.safetensors: was changed",
+        ),
+        (lambda root: drop_a_row(root / "corpora/cola/dev.parquet"), "dev.parquet: was changed"),
+        (other_rows, "cola/manifest.json: digest: does not match its rows"),
+        (
+            lambda root: shorten(root / "features/tiny/default/cola/train.arrow"),
+            "train.arrow: was changed",
+        ),
         (lambda root: (root / "features/tiny/default/cola/dev.arrow").unlink(), "no such file"),
-        (another_setting, "config_digest: is not that of"),
-        (another_fingerprint, "fingerprint: is not that of its parts"),
-        (lambda root: shorten(root / RUN / "model/heads.safetensors"), "heads.safetensors: is not"),
+        (another_setting, "config_digest: does not match"),
+        (another_fingerprint, "fingerprint: does not match its parts"),
+        (
+            lambda root: shorten(root / RUN / "model/heads.safetensors"),
+            "heads.safetensors: was changed",
+        ),
         (better_scores, "metrics.json: em: is 99.5, but the predictions give"),
         (better_scores, "em: 99.5 in metrics.json"),  # and MLflow does not agree
-        (better_table, r"t.md: line \d+: is not what metrics.json gives"),
+        (better_table, r"t.md: line \d+: does not match metrics.json"),
         (lambda root: (root / "tables/interference.md").write_text(""), "interference.md: line 1"),
-        (lambda root: (root / "tables/t9.md").touch(), "t9.md: is no table of the experiment"),
+        (
+            lambda root: (root / "tables/t9.md").touch(),
+            "t9.md: is no longer a table of the experiment",
+        ),
         (lambda root: (root / RUN / "metrics.json").write_text("{"), "not readable as JSON"),
         (lambda root: (root / "corpora/cola/manifest.json").write_text("[]"), "not readable"),
     ],
 )
-def test_what_was_changed_is_named(results, capsys, change, message):
+def test_a_changed_file_is_named(results, capsys, change, message):
     change(results)
     status, _, errors = verify(results, capsys)
     assert status == 2
@@ -162,14 +174,17 @@ def test_what_was_changed_is_named(results, capsys, change, message):
 
 
 @pytest.mark.parametrize("change", [another_answer, another_model])
-def test_predictions_that_are_not_the_model_s_are_named(results, capsys, change):
+def test_predictions_of_another_model_are_named(results, capsys, change):
     change(results)
     status, _, errors = verify(results, capsys, "--predictions", "--threads", "1")
     assert status == 2
-    assert re.search(r"predictions.parquet: \d+ of 16 differ from its model: \('dev', 'q", errors)
+    assert re.search(
+        r"predictions.parquet: \d+ of 16 rows differ from what its model predicts: \('dev', 'q",
+        errors,
+    )
 
 
-def test_nothing_is_written(finished, capsys):
+def test_the_folder_is_not_changed(finished, capsys):
     def dates():
         return {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
 
@@ -183,3 +198,10 @@ def test_a_folder_of_another_name_is_refused(results, capsys):
     status, _, errors = verify(moved, capsys)
     assert status == 2 and "holds the experiment 'tiny'" in errors
     assert json.loads((moved / RUN / "metrics.json").read_text())["experiment"] == "tiny"
+
+
+def test_a_model_of_other_settings_than_the_experiment_s_is_named(results, capsys):
+    path = results / "experiment.yaml"
+    path.write_text(path.read_text().replace("learning_rate: 3.0e-05", "learning_rate: 0.1"))
+    status, _, errors = verify(results, capsys)
+    assert status == 2 and "run.json: was trained under other settings" in errors

@@ -1,5 +1,4 @@
-# What all rules share: the checked experiment, its paths, and the digests that decide what is
-# done again.
+# What all rules share: the checked experiment, its paths, and helpers for inputs and resources.
 
 import gc
 import os
@@ -16,10 +15,11 @@ from mtdnn.config.dependencies import (
     encoder_settings,
     features_settings,
 )
+from mtdnn.config.layout import FEATURES, MANIFEST, STEPS, WEIGHTS, RunFolder
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError, lines
 from mtdnn.machine.files import digest, write_text
-from mtdnn.config.layout import Layout
+from mtdnn.reporting.facts import Captions
 from mtdnn.reporting.products import (
     ANSWER_FIGURES,
     FIGURES,
@@ -27,14 +27,13 @@ from mtdnn.reporting.products import (
     TRAINING_FIGURES,
     templates_digest,
 )
-from mtdnn.reporting.facts import Captions
 from mtdnn.workflow.snakefile import load_experiment, report_command, start_delivery
 
-# Thousands of runs make millions of objects that stay; looking through them for garbage again
-# and again takes a fifth of the time of planning.
+# Planning thousands of runs makes millions of objects that are all kept; with Python's default
+# thresholds, garbage collection takes a fifth of the planning time.
 gc.set_threshold(200_000, 20, 20)
 
-# The rules' `python` is the one that runs Snakemake, also where no environment is activated.
+# `python` in the rules is the interpreter that runs Snakemake, even if no environment is active.
 os.environ.update(
     PATH=os.pathsep.join(
         [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
@@ -49,13 +48,17 @@ try:
 except MtdnnError as error:
     sys.exit("\n".join(f"mtdnn: error: {line}" for line in lines(error)))
 
-ROOT = experiment.layout.root
-EXPERIMENT = experiment.layout.experiment
+LAYOUT = experiment.layout
+ROOT = LAYOUT.root
+EXPERIMENT = LAYOUT.experiment
+# The files of the run that a rule's wildcard names.
+RUN_FILES = RunFolder(ROOT / "runs/{run}")
+# Written once all runs are logged to MLflow.
+LOGGED = ROOT / "logged"
 
 
-# What takes seconds, what fetches from outside and what writes to the tracker is done by the
-# machine that Snakemake runs on: a cluster sees only the steps that are worth a job of their
-# own, which are `features`, `train` and `evaluate`.
+# These run on the machine that runs Snakemake, because they take seconds, need the network or
+# write to MLflow. Only `features`, `train` and `evaluate` become jobs on a cluster.
 localrules:
     encoder,
     corpus,
@@ -72,8 +75,8 @@ localrules:
     report,
 
 
-# Not the names themselves: Snakemake would go through all of them for every file of every run.
 wildcard_constraints:
+    # A pattern, not a list of names: Snakemake would try every name for every file of every run.
     run=r"[^/]+(/[^/]+){4}",
     encoder="[^/]+",
     corpus="[^/]+",
@@ -83,19 +86,24 @@ wildcard_constraints:
 
 
 def run_of(wildcards):
-    """The run that a rule works on."""
+    """Return the run that a rule works on."""
     if wildcards.run not in RUNS:
         raise MtdnnError(f"{wildcards.run}: no such run in this experiment")
     return RUNS[wildcards.run]
 
 
 def folder(wildcards):
-    """The folder of the run that a rule works on."""
+    """Return the folder of the run that a rule works on."""
     return f"{ROOT}/runs/{wildcards.run}"
 
 
+def made_by(*steps):
+    """Return the files that these steps of a run write."""
+    return [RUN_FILES.path / name for step in steps for name in STEPS[step]]
+
+
 def unless_imported(step, files):
-    """Input function: `files(run)` by name, or none for a run whose `step` was done elsewhere."""
+    """Return an input function: `files(run)`, or nothing if the run's `step` was imported."""
 
     def inputs(wildcards):
         run = run_of(wildcards)
@@ -105,94 +113,95 @@ def unless_imported(step, files):
 
 
 def settings_of(step):
-    """Parameter function: digest of the settings that matter to a step of a run."""
+    """Return a parameter function: digest of the settings that affect a step of a run."""
     return lambda wildcards: RUN_STEPS.settings(run_of(wildcards), step)
 
 
 def megabytes(files):
-    """Size of some files together, by which memory and time are asked for.
+    """Return the total size of some files in MB, from which memory and time are estimated.
 
-    Snakemake takes it as not known yet when one that is a rule's input is missing.
+    If a file is missing and is an input of the rule, Snakemake catches the error and asks again
+    once the file exists.
     """
     return sum(os.path.getsize(file) for file in files) // 10**6
 
 
 def with_weights(description):
-    """A model's run.json and the weights beside it; where they were deleted, nothing starts."""
-    names = ("model.safetensors", "heads.safetensors")
-    weights = [Path(description).with_name(name) for name in names]
+    """Return a model's run.json and its weights; fail before any job starts if they are deleted."""
+    weights = [Path(description).with_name(name) for name in WEIGHTS]
     gone = [str(file) for file in weights if not file.exists()]
     if gone and os.path.exists(description):
-        # The one error of a resource that Snakemake shows without a traceback.
+        # The only exception in a resource function that Snakemake shows without a traceback.
         raise ResourceValidationError(
-            f"{gone[0]}: was deleted, and the run is to be evaluated again; "
-            f"put it back, or delete {description} to train the run again"
+            f"{gone[0]}: was deleted, but the run must be evaluated again; "
+            f"restore the file, or delete {description} to train the run again"
         )
     return [description, *weights]
 
 
 def gpus_of(wildcards):
-    """How many GPUs train a run together."""
+    """Return how many GPUs train a run together."""
     return RUN_STEPS.gpus(run_of(wildcards))
 
 
-def products(runs, *names):
-    """Files of these runs."""
-    return [f"{ROOT}/runs/{run.path}/{name}" for run in runs for name in names]
+def files_of(runs, name):
+    """Return the file `name` of each run; strings, because there may be thousands."""
+    return [f"{ROOT}/runs/{run.path}/{name}" for run in runs]
 
 
 def scores_of(runs):
-    """Input function: these runs' scores, which are listed only where they are asked for."""
-    return lambda wildcards: products(runs, "metrics.json")
+    """Return an input function, so that the runs' scores are listed only if they are needed."""
+    return lambda wildcards: files_of(runs, RunFolder.metrics)
 
 
 def training_inputs(run):
-    """What a run is trained on and from, by name."""
+    """Return the inputs of a run's training by name."""
     return {
         "features": features_of(run, "train.arrow"),
-        "encoder": [experiment.layout.encoder(run.encoder) / "model.safetensors"],
+        "encoder": [LAYOUT.encoder(run.encoder) / "model.safetensors"],
     }
 
 
 def evaluation_inputs(run):
-    """What a run is evaluated on, by name."""
+    """Return the inputs of a run's evaluation by name."""
     return {"features": features_of(run, "dev.arrow"), "corpora": dev_sets_of(run)}
 
 
 def features_of(run, name):
-    """A file of the features of each corpus that a run is trained on."""
+    """Return one file of the features of each corpus in a run's mixture."""
     variant = experiment.features_variant(run.variant)
     return [
-        experiment.layout.features(run.encoder, variant, corpus) / name
+        LAYOUT.features(run.encoder, variant, corpus) / name
         for corpus in experiment.mixtures[run.mixture].corpora
     ]
 
 
 def dev_sets_of(run):
-    """The dev set of each corpus that a run is trained on."""
+    """Return the dev set of each corpus in a run's mixture."""
     return [
-        experiment.layout.corpus(corpus) / "dev.parquet"
+        LAYOUT.corpus(corpus) / "dev.parquet"
         for corpus in experiment.mixtures[run.mixture].corpora
     ]
 
 
 def runs_of(table):
+    """Return the runs of a table's rows."""
     return [
         run for row in experiment.tables[table].rows for run in experiment.runs_of(row)
     ]
 
 
 def runs_drawn(figure):
-    """The runs that a figure shows: those of its table, or every run."""
+    """Return the runs that a figure shows: those of its table, or all."""
     if figure in FIGURES:
         return experiment.runs()
     return runs_of(experiment.figures[figure].table)
 
 
 def reported_figure(figure):
-    """A figure as an entry of the report."""
+    """Return a figure as an entry of the report."""
     return report(
-        experiment.layout.figure(figure, "svg"),
+        LAYOUT.figure(figure, "svg"),
         caption=f"../report/{figure}.rst",
         category="Figures",
         labels=shown("figure", figure, experiment.figures),
@@ -200,10 +209,10 @@ def reported_figure(figure):
 
 
 def reported_page(page):
-    """A page as an entry of the report."""
+    """Return a page as an entry of the report."""
     places = {"cases": "Answers", "runs": "Provenance", "settings": "Provenance"}
     return report(
-        experiment.layout.page(page),
+        LAYOUT.page(page),
         caption=f"../report/{page if page in PAGES else 'table'}.rst",
         category=places.get(page, "Tables"),
         labels=shown("page", page, experiment.tables),
@@ -211,30 +220,21 @@ def reported_page(page):
 
 
 def shown(kind, name, entries):
-    """How an entry is called in the report's menu, which is a script that </ would end."""
+    """Return the label of an entry in the report's menu."""
     title = f"{name}: {entries[name].title}" if name in entries else name
+    # The menu is part of a script, which a title with </ would end.
     return {kind: title.replace("_", " ").replace("<", "‹")}
 
 
 def tables_of(names):
-    return [
-        experiment.layout.table(name, end)
-        for name in names
-        for end in ("md", "csv", "tex")
-    ]
+    return [LAYOUT.table(name, end) for name in names for end in ("md", "csv", "tex")]
 
 
 def comparisons_of(names):
     return [
-        experiment.layout.comparison(name, end)
-        for name in names
-        for end in ("md", "csv", "tex")
+        LAYOUT.comparison(name, end) for name in names for end in ("md", "csv", "tex")
     ]
 
 
 def figures_of(names):
-    return [
-        experiment.layout.figure(name, end)
-        for name in names
-        for end in ("svg", "png", "pdf")
-    ]
+    return [LAYOUT.figure(name, end) for name in names for end in ("svg", "png", "pdf")]

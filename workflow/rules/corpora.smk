@@ -1,17 +1,17 @@
-# Encoders and corpora: fetched, verified, and tokenised for each other.
+# Fetch and verify encoders and corpora, and tokenise each corpus for each encoder.
 
 
 rule encoder:
     output:
-        expand(
-            ROOT / "encoders/{{encoder}}/{file}",
-            file=[
+        [
+            LAYOUT.encoder("{encoder}") / name
+            for name in (
                 "config.json",
                 "model.safetensors",
                 "tokenizer.json",
-                "manifest.json",
-            ],
-        ),
+                MANIFEST,
+            )
+        ],
     log:
         ROOT / "logs/encoder/{encoder}.log",
     conda:
@@ -23,15 +23,15 @@ rule encoder:
     message:
         "Fetching encoder {wildcards.encoder}"
     shell:
-        "python -m mtdnn encoder {params.experiment} {wildcards.encoder} > {log} 2>&1"
+        "python -m mtdnn encoder {params.experiment:q} {wildcards.encoder:q} > {log:q} 2>&1"
 
 
 rule corpus:
     output:
-        expand(
-            ROOT / "corpora/{{corpus}}/{file}",
-            file=["train.parquet", "dev.parquet", "manifest.json"],
-        ),
+        [
+            LAYOUT.corpus("{corpus}") / name
+            for name in ("train.parquet", "dev.parquet", MANIFEST)
+        ],
     log:
         ROOT / "logs/corpus/{corpus}.log",
     conda:
@@ -43,18 +43,18 @@ rule corpus:
     message:
         "Fetching corpus {wildcards.corpus}"
     shell:
-        "python -m mtdnn corpus {params.experiment} {wildcards.corpus} > {log} 2>&1"
+        "python -m mtdnn corpus {params.experiment:q} {wildcards.corpus:q} > {log:q} 2>&1"
 
 
 rule features:
     input:
-        encoder=ROOT / "encoders/{encoder}/tokenizer.json",
-        corpus=ROOT / "corpora/{corpus}/manifest.json",
+        encoder=LAYOUT.encoder("{encoder}") / "tokenizer.json",
+        corpus=LAYOUT.corpus("{corpus}") / MANIFEST,
     output:
-        expand(
-            ROOT / "features/{{encoder}}/{{variant}}/{{corpus}}/{file}",
-            file=["train.arrow", "dev.arrow", "features.json"],
-        ),
+        [
+            LAYOUT.features("{encoder}", "{variant}", "{corpus}") / name
+            for name in ("train.arrow", "dev.arrow", FEATURES)
+        ],
     log:
         ROOT / "logs/features/{encoder}/{variant}/{corpus}.log",
     conda:
@@ -69,5 +69,5 @@ rule features:
     message:
         "Tokenising {wildcards.corpus} for {wildcards.encoder}"
     shell:
-        "python -m mtdnn features {params.experiment} {wildcards.encoder} {wildcards.corpus} "
-        "--variant {wildcards.variant} > {log} 2>&1"
+        "python -m mtdnn features {params.experiment:q} {wildcards.encoder:q} "
+        "{wildcards.corpus:q} --variant {wildcards.variant:q} > {log:q} 2>&1"

@@ -1,13 +1,12 @@
-# Predictions of each run on its dev sets, and their scores.
+# Predict each run's dev sets, and score the predictions.
 
 
 rule evaluate:
     input:
         unpack(unless_imported("evaluate", evaluation_inputs)),
-        model=ROOT / "runs/{run}/model/run.json",
+        model=RUN_FILES.description,
     output:
-        ROOT / "runs/{run}/predictions.parquet",
-        ROOT / "runs/{run}/auxiliary.parquet",
+        made_by("evaluate"),
     log:
         ROOT / "logs/evaluate/{run}.log",
     conda:
@@ -27,18 +26,17 @@ rule evaluate:
     message:
         "Evaluating {wildcards.run}"
     shell:
-        "(python -m mtdnn resolve {params.experiment} {wildcards.run} && "
-        "python -m mtdnn evaluate {params.folder} --threads {threads}) > {log} 2>&1"
+        "(python -m mtdnn resolve {params.experiment:q} {wildcards.run:q} && "
+        "python -m mtdnn evaluate {params.folder:q} --threads {threads}) > {log:q} 2>&1"
 
 
 rule metrics:
     input:
-        model=ROOT / "runs/{run}/model/run.json",
-        predictions=ROOT / "runs/{run}/predictions.parquet",
-        auxiliary=ROOT / "runs/{run}/auxiliary.parquet",
+        RUN_FILES.description,
+        made_by("evaluate"),
         corpora=lambda wildcards: dev_sets_of(run_of(wildcards)),
     output:
-        ROOT / "runs/{run}/metrics.json",
+        made_by("metrics"),
     log:
         ROOT / "logs/metrics/{run}.log",
     conda:
@@ -51,5 +49,5 @@ rule metrics:
     message:
         "Scoring {wildcards.run}"
     shell:
-        "(python -m mtdnn resolve {params.experiment} {wildcards.run} && "
-        "python -m mtdnn metrics {params.experiment} {params.folder}) > {log} 2>&1"
+        "(python -m mtdnn resolve {params.experiment:q} {wildcards.run:q} && "
+        "python -m mtdnn metrics {params.experiment:q} {params.folder:q}) > {log:q} 2>&1"

@@ -1,18 +1,19 @@
-# Tables, figures, and the report that holds them. They are cheap, so any change of the
-# experiment's settings makes all of them anew: titles, labels, rows and seeds stand there.
+# Write tables, figures and the report. They are cheap, so any change to the experiment's settings
+# (titles, labels, rows, seeds, …) redoes all of them.
 
 
-# What captions say of the runs is read when they are rendered, long after this line.
+# Captions read the runs' facts when they are rendered, after the runs have finished.
 config["facts"] = Captions(experiment)
 
 REPORTED = [
-    *(experiment.layout.page(name) for name in [*experiment.tables, *PAGES]),
-    *(
-        experiment.layout.figure(name, "svg")
-        for name in [*experiment.figures, *FIGURES]
-    ),
+    *(LAYOUT.page(name) for name in [*experiment.tables, *PAGES]),
+    *(LAYOUT.figure(name, "svg") for name in [*experiment.figures, *FIGURES]),
 ]
-REPORT = report_command(EXPERIMENT, workflow.main_snakefile, REPORTED, ROOT)
+# Not the file that Snakemake was called with: a call with the other one must not redo the report.
+SNAKEFILE = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).with_name(
+    "Snakefile"
+)
+REPORT = report_command(EXPERIMENT, str(SNAKEFILE), REPORTED, ROOT)
 
 
 report: "../report/workflow.rst"
@@ -20,11 +21,11 @@ report: "../report/workflow.rst"
 
 rule comparisons:
     input:
-        metrics=lambda wildcards: products(runs_of(wildcards.table), "metrics.json"),
+        metrics=lambda wildcards: files_of(runs_of(wildcards.table), RunFolder.metrics),
         published=experiment.published or [],
     output:
-        ROOT / "statistics/{table}.json",
-        expand(ROOT / "comparisons/{{table}}.{end}", end=["md", "csv", "tex"]),
+        LAYOUT.statistics("{table}"),
+        comparisons_of(["{table}"]),
     log:
         ROOT / "logs/comparisons/{table}.log",
     conda:
@@ -36,14 +37,14 @@ rule comparisons:
     message:
         "Writing the comparisons of {wildcards.table}"
     shell:
-        "python -m mtdnn statistics {params.experiment} {wildcards.table} > {log} 2>&1"
+        "python -m mtdnn statistics {params.experiment:q} {wildcards.table:q} > {log:q} 2>&1"
 
 
 rule statistics:
     input:
-        expand(ROOT / "statistics/{table}.json", table=experiment.tables),
+        list(map(LAYOUT.statistics, experiment.tables)),
     output:
-        ROOT / "statistics.json",
+        LAYOUT.all_statistics,
     log:
         ROOT / "logs/statistics.log",
     conda:
@@ -53,15 +54,15 @@ rule statistics:
     message:
         "Writing statistics.json"
     shell:
-        "python -m mtdnn statistics {params.experiment} --collect > {log} 2>&1"
+        "python -m mtdnn statistics {params.experiment:q} --collect > {log:q} 2>&1"
 
 
 rule table:
     input:
-        statistics=ROOT / "statistics/{table}.json",
+        statistics=LAYOUT.statistics("{table}"),
         published=experiment.published or [],
     output:
-        expand(ROOT / "tables/{{table}}.{end}", end=["md", "csv", "tex"]),
+        tables_of(["{table}"]),
     log:
         ROOT / "logs/table/{table}.log",
     conda:
@@ -73,23 +74,25 @@ rule table:
     message:
         "Writing {wildcards.table}"
     shell:
-        "python -m mtdnn table {params.experiment} {wildcards.table} > {log} 2>&1"
+        "python -m mtdnn table {params.experiment:q} {wildcards.table:q} > {log:q} 2>&1"
 
 
 rule figure:
     input:
-        metrics=lambda wildcards: products(runs_drawn(wildcards.figure), "metrics.json"),
+        metrics=lambda wildcards: files_of(
+            runs_drawn(wildcards.figure), RunFolder.metrics
+        ),
         published=experiment.published or [],
     output:
         report(
-            ROOT / "figures/{figure}.svg",
+            LAYOUT.figure("{figure}", "svg"),
             caption="../report/figure.rst",
             category="Figures",
             labels=lambda wildcards: shown(
                 "figure", wildcards.figure, experiment.figures
             ),
         ),
-        expand(ROOT / "figures/{{figure}}.{end}", end=["png", "pdf"]),
+        [LAYOUT.figure("{figure}", end) for end in ("png", "pdf")],
     log:
         ROOT / "logs/figure/{figure}.log",
     conda:
@@ -101,23 +104,19 @@ rule figure:
     message:
         "Drawing {wildcards.figure}"
     shell:
-        "python -m mtdnn figure {params.experiment} {wildcards.figure} > {log} 2>&1"
+        "python -m mtdnn figure {params.experiment:q} {wildcards.figure:q} > {log:q} 2>&1"
 
 
-# What shows single answers reads every prediction, so all of it is one job.
+# One job, because each of these reads every prediction.
 rule answers:
     input:
-        ROOT / "statistics.json",
-        products(experiment.runs(), "predictions.parquet"),
+        LAYOUT.all_statistics,
+        files_of(experiment.runs(), RunFolder.predictions),
     output:
-        multiext(str(ROOT / "cases"), ".json", ".md"),
-        expand(ROOT / "tables/interference.{end}", end=["md", "csv", "tex"]),
+        [LAYOUT.cases(end) for end in ("json", "md")],
+        tables_of(["interference"]),
         [reported_figure(name) for name in ANSWER_FIGURES],
-        [
-            experiment.layout.figure(name, end)
-            for name in ANSWER_FIGURES
-            for end in ("png", "pdf")
-        ],
+        [LAYOUT.figure(name, end) for name in ANSWER_FIGURES for end in ("png", "pdf")],
     log:
         ROOT / "logs/answers.log",
     conda:
@@ -131,16 +130,15 @@ rule answers:
     message:
         "Writing the answers side by side"
     shell:
-        "(python -m mtdnn cases {params.experiment} && "
-        "python -m mtdnn figure {params.experiment} {params.figures}) > {log} 2>&1"
+        "(python -m mtdnn cases {params.experiment:q} && "
+        "python -m mtdnn figure {params.experiment:q} {params.figures:q}) > {log:q} 2>&1"
 
 
-# Pages name each run's place in MLflow, so they wait for the runs to be logged.
 rule pages:
     input:
-        ROOT / "cases.json",
-        ROOT / "statistics.json",
-        ROOT / "logged",
+        LAYOUT.cases("json"),
+        LAYOUT.all_statistics,
+        LOGGED,  # pages link to each run in MLflow
         published=experiment.published or [],
     output:
         [reported_page(name) for name in [*experiment.tables, *PAGES]],
@@ -156,24 +154,23 @@ rule pages:
     message:
         "Writing the pages of the report"
     shell:
-        "python -m mtdnn page {params.experiment} > {log} 2>&1"
+        "python -m mtdnn page {params.experiment:q} > {log:q} 2>&1"
 
 
-# Snakemake's own report, made by a second Snakemake that only reads: it needs no lock. It is
-# asked for the pages and figures, not for this rule's output, which does not exist yet.
 rule report:
     input:
         REPORTED,
     output:
-        ROOT / "report.html",
+        LAYOUT.report,
     log:
         ROOT / "logs/report.log",
     conda:
         "../../envs/environment.yaml"
     params:
+        # A second Snakemake, which only reads and so needs no lock.
         command=REPORT,
         templates=templates_digest(),
     message:
         "Writing the report"
     shell:
-        "({params.command}) > {log} 2>&1"
+        "({params.command}) > {log:q} 2>&1"

@@ -1,14 +1,12 @@
-# Every run in MLflow. Files are the truth and MLflow is the mirror: no table reads it.
+# Log every run to MLflow, which mirrors the files: no table reads it. These jobs come last and
+# are tried once, so that a server that is down does not delay a training. `mtdnn sync` or the
+# next `snakemake` delivers what is missing.
 
 
-# A server that is away must not keep trainings waiting: what asks it comes last, and logging is
-# tried once. The next call, or `mtdnn sync`, delivers what is missing.
-
-
-# The first use of an MLflow store is racy, so one rule creates it and all others wait for it.
 rule store:
+    # One rule creates the store and all others wait for it: the first use of one is racy.
     output:
-        ROOT / "store.json",
+        LAYOUT.store,
     log:
         ROOT / "logs/store.log",
     priority: -1
@@ -20,17 +18,17 @@ rule store:
     message:
         "Creating the MLflow store"
     shell:
-        "python -m mtdnn store {params.experiment} > {log} 2>&1"
+        "python -m mtdnn store {params.experiment:q} > {log:q} 2>&1"
 
 
-# One job for all runs: asking MLflow costs little, and importing it takes seconds. Where delivery
-# is live, most of them are there already.
+# One job for all runs: importing MLflow takes seconds, and a request takes much less. With live
+# delivery, most runs are already logged.
 rule log:
     input:
-        store=ancient(ROOT / "store.json"),
-        metrics=products(experiment.runs(), "metrics.json"),
+        store=ancient(LAYOUT.store),
+        metrics=files_of(experiment.runs(), RunFolder.metrics),
     output:
-        touch(ROOT / "logged"),
+        touch(LOGGED),
     log:
         ROOT / "logs/log.log",
     priority: -1
@@ -43,20 +41,20 @@ rule log:
     message:
         "Logging all runs to MLflow"
     shell:
-        "python -m mtdnn sync {params.experiment} > {log} 2>&1"
+        "python -m mtdnn sync {params.experiment:q} > {log:q} 2>&1"
 
 
-# Every cell of every table once more from MLflow's scores; a difference is a failure. What
-# agrees is logged as a summary of the whole experiment, its tables and figures attached.
+# Recompute every cell of every table from MLflow's scores; a difference is a failure. If they
+# agree, log a summary of the experiment with its tables and figures.
 rule agreement:
     input:
         logged=rules.log.output,
         tables=tables_of(experiment.tables),
         comparisons=comparisons_of(experiment.tables),
-        statistics=ROOT / "statistics.json",
+        statistics=LAYOUT.all_statistics,
         figures=figures_of([*experiment.figures, *FIGURES]),
     output:
-        ROOT / "agreement.json",
+        LAYOUT.agreement,
     log:
         ROOT / "logs/agreement.log",
     retries: 0
@@ -66,6 +64,6 @@ rule agreement:
         experiment=EXPERIMENT,
         code=code_of("agreement"),
     message:
-        "Writing what MLflow and the tables agree on"
+        "Checking that MLflow and the tables agree"
     shell:
-        "python -m mtdnn agreement {params.experiment} > {log} 2>&1"
+        "python -m mtdnn agreement {params.experiment:q} > {log:q} 2>&1"

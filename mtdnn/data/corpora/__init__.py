@@ -1,1 +1,1 @@
-"""Corpora from the Hub, from publishers' files or from the generator, as checked rows."""
+"""Corpora from the Hub, the publishers' files or a generator, read into checked rows."""

@@ -1,28 +1,33 @@
-"""Corpora: fetched from the Hub, the publishers' files or our generator, checked, on disk."""
+"""Corpora on disk: fetched from the Hub, publishers' files or our generator, and checked."""
 
 import difflib
 import hashlib
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
 
 from mtdnn.config.layout import MANIFEST
-from mtdnn.config.settings import CorpusSettings, FilesCorpus
+from mtdnn.config.settings import CorpusSettings, FilesCorpus, HubCorpus, SyntheticCorpus
 from mtdnn.data.corpora import publishers, synthetic
-from mtdnn.data.corpora.rows import SCHEMAS, Split, normalise
+from mtdnn.data.corpora.rows import SCHEMAS, Row, Split, normalise
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import replacing, sha256, write_json
 
 
 def fetch(name: str, corpus: CorpusSettings, *, root: str, lock: Path, output: Path) -> None:
-    """Put a corpus into the folder `output`: train, dev and held_out.parquet, manifest.json.
+    """Write a corpus into the folder `output`: `{split}.parquet` of each split, and a manifest.
 
-    `root` is the folder or URL of a corpus of files. Hub revisions are resolved once, kept
-    in the file `lock` and enforced from then on. `corpus.rows` counts the published
-    training split: without dropped rows, with those that are then held out.
+    Args:
+        name: the corpus's name in the experiment.
+        corpus: its source, family and expected numbers of rows; those of the training split
+            include rows that are held out, but not dropped ones.
+        root: folder or URL of a corpus of files.
+        lock: file of resolved Hub revisions; an entry in it is enforced.
+        output: the folder; replaced as a whole.
 
     Raises:
         MtdnnError: a bad row with file, place and reason; a count or digest that differs.
@@ -39,7 +44,7 @@ def fetch(name: str, corpus: CorpusSettings, *, root: str, lock: Path, output: P
         raise MtdnnError(f"corpus {name}: the split {empty[0]} is empty")
     with replacing(output) as draft:
         draft.mkdir()
-        described = {s: _write(draft, s, content, corpus) for s, content in splits.items()}
+        described = {s: write_split(draft, s, rows, corpus) for s, rows in splits.items()}
         write_json(
             draft / MANIFEST,
             {
@@ -54,22 +59,22 @@ def fetch(name: str, corpus: CorpusSettings, *, root: str, lock: Path, output: P
         )
 
 
-def read_questions(path: Path) -> list[dict]:
-    """Rows of a file in SQuAD's format whose questions may lack answers.
+def read_questions(path: Path) -> list[Row]:
+    """Read the questions of a file in SQuAD's format; answers are neither needed nor read.
 
     Raises:
         MtdnnError: a bad question with its place; or no question at all.
     """
     source = FilesCorpus(kind="files", format="squad", splits={"dev": [path.name]})
     corpus = CorpusSettings(label="questions", family="question_answering", source=source)
-    rows = normalise("dev", corpus, publishers.squad(path, answered=False)).rows
+    rows = normalise("dev", corpus, source, publishers.squad(path, answered=False)).rows
     if not rows:
-        raise MtdnnError(f"{path}: has no question")
+        raise MtdnnError(f"{path}: has no questions")
     return rows
 
 
-def rows_digest(splits: dict[str, list[dict]]) -> str:
-    """Digest of all rows, wherever they came from and however they are stored."""
+def rows_digest(splits: dict[str, list[Row]]) -> str:
+    """Return the digest of all rows, which depends on their content alone, not on any file."""
     hashed = hashlib.sha256()
     for split in sorted(splits):
         hashed.update(f"{split}\n".encode())
@@ -79,27 +84,29 @@ def rows_digest(splits: dict[str, list[dict]]) -> str:
     return hashed.hexdigest()
 
 
-def _read(corpus: CorpusSettings, root: str, lock: Path) -> tuple[dict[str, Split], dict]:
-    if corpus.source.kind == "hub":
-        # Here, since a machine that only trains needs no Hub client.
-        from mtdnn.data.corpora import hub
+def _read(corpus: CorpusSettings, root: str, lock: Path) -> tuple[dict[str, Split], dict[str, Any]]:
+    """Return the splits of a corpus and its resolved source for the manifest."""
+    match corpus.source:
+        case HubCorpus() as source:
+            from mtdnn.data.corpora import hub  # other sources need no Hub client
 
-        return hub.read(corpus, lock)
-    if corpus.source.kind == "files":
-        return publishers.read(corpus, root)
-    with tempfile.TemporaryDirectory() as folder:
-        written = synthetic.write(corpus, Path(folder))
-        splits, source = publishers.read(written, folder)
-    return splits, {**corpus.source.model_dump(), "sha256": source["sha256"]}
+            return hub.read(corpus, source, lock)
+        case FilesCorpus() as source:
+            return publishers.read(corpus, source, root)
+        case SyntheticCorpus() as source:
+            with tempfile.TemporaryDirectory() as folder:
+                files = synthetic.write(corpus, source, Path(folder))
+                splits, resolved = publishers.read(corpus, files, folder)
+            return splits, {**source.model_dump(), "sha256": resolved["sha256"]}
 
 
 def _check_count(name: str, split: str, found: int, expected: int | None) -> None:
     if expected is not None and found != expected:
-        raise MtdnnError(f"corpus {name}: {split} has {found} rows, {expected} are expected")
+        raise MtdnnError(f"corpus {name}: {split} has {found} rows, expected {expected}")
 
 
 def _hold_out(name: str, train: Split, titles: list[str]) -> Split:
-    """Move the articles `titles` out of `train` into a split of their own."""
+    """Move the articles `titles` from `train` into a split of their own, which is returned."""
     known = {row["title"] for row in train.rows}
     for title in titles:
         if title not in known:
@@ -113,7 +120,8 @@ def _hold_out(name: str, train: Split, titles: list[str]) -> Split:
     return Split(moved)
 
 
-def _write(folder: Path, split: str, content: Split, corpus: CorpusSettings) -> dict:
+def write_split(folder: Path, split: str, content: Split, corpus: CorpusSettings) -> dict[str, Any]:
+    """Write `{split}.parquet` into `folder` and return its entry for the manifest."""
     path = folder / f"{split}.parquet"
     table = pa.Table.from_pylist(content.rows, schema=SCHEMAS[corpus.family])
     pa.parquet.write_table(table, path)

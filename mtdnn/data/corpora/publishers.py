@@ -1,7 +1,7 @@
-"""Readers of the publishers' own file formats.
+"""Readers of the publishers' own file formats: SQuAD's JSON, JSON lines, CSV and TSV.
 
-Each reader takes a file and yields its records one by one with their place in it; a file
-that is cut off, not UTF-8 or not in its format is refused at that place.
+Each reader yields the records of a file with their place in it. It refuses a file that is cut
+off, not UTF-8 or not in its format, and names the place.
 """
 
 import csv
@@ -20,21 +20,30 @@ from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_json, sha256
 
 
-def read(corpus: CorpusSettings, root: str) -> tuple[dict[str, Split], dict]:
-    """The splits of a corpus of files below `root` (a folder or URL), and its resolved source.
+def read(
+    corpus: CorpusSettings, source: FilesCorpus, root: str
+) -> tuple[dict[str, Split], dict[str, Any]]:
+    """Read a corpus of files.
+
+    Args:
+        corpus: the corpus's settings.
+        source: its files.
+        root: folder or URL below which the files are.
+
+    Returns:
+        Its splits by name, and the resolved source for the manifest: settings and digests.
 
     Raises:
-        MtdnnError: a file is missing, damaged or not what its digest says; a bad record.
+        MtdnnError: a file is missing, damaged or has another digest than is given; a bad record.
     """
-    source: FilesCorpus = corpus.source
     if source.format == "squad" and corpus.family != "question_answering":
         raise MtdnnError(f"{root}: format squad is for question_answering, not {corpus.family}")
     wanted = [file for files in source.splits.values() for file in files]
     if source.dev_ids:
         wanted.append(source.dev_ids)
     paths = {file: locate(root, file, source.sha256.get(file)) for file in wanted}
-    splits = {
-        split: normalise(split, corpus, _records([paths[file] for file in files], source))
+    splits: dict[str, Split] = {
+        split: normalise(split, corpus, source, _records([paths[file] for file in files], source))
         for split, files in source.splits.items()
     }
     if source.dev_ids:
@@ -46,14 +55,21 @@ def read(corpus: CorpusSettings, root: str) -> tuple[dict[str, Split], dict]:
 
 
 def locate(root: str, file: str, expected: str | None) -> Path:
-    """The file on this machine: in the folder `root`, or downloaded from below the URL `root`."""
+    """Return the path of `file`: in the folder `root`, or downloaded from below the URL `root`.
+
+    Raises:
+        MtdnnError: it is missing, has another SHA-256 than `expected`, or is a download for
+            which no digest is expected.
+    """
     if re.match(r"https?://", root):
         if expected is None:
-            raise MtdnnError(f"{root}: sha256: a download needs the digest of {file}")
+            raise MtdnnError(f"{root}: sha256: no digest of {file}, which a download needs")
         return download(f"{root.rstrip('/')}/{file}", expected)
     path = Path(root) / file
-    if not os.path.isfile(path):  # false for names that no system allows as well
-        raise MtdnnError(f"{path}: no such file; set data_root or MTDNN_DATA to where the data is")
+    if not os.path.isfile(path):  # unlike `Path.is_file`, false for names that no system allows
+        raise MtdnnError(
+            f"{path}: no such file; set data_root or MTDNN_DATA to the folder of the data"
+        )
     if expected:
         check_digest(path, expected, str(path))
     return path
@@ -73,26 +89,26 @@ def _records(paths: list[Path], source: FilesCorpus) -> Iterator[Record]:
 
 
 def squad(path: Path, *, answered: bool = True) -> Iterator[Record]:
-    """Questions of a SQuAD 1.1 or 2.0 file, in the columns that the Hub's copy has.
+    """Yield the questions of a SQuAD 1.1 or 2.0 file, in the columns of the Hub's copy.
 
-    With `answered` false, questions may come without their answers.
+    With `answered` false, answers are neither needed nor read.
     """
-    content = _object(read_json(path), path)
+    content = _object(read_json(path), str(path))
     for a, article in enumerate(_objects(content, "data", str(path))):
         where = f"{path}: article {a}"
         title = article.get("title") or ""
         for p, paragraph in enumerate(_objects(article, "paragraphs", where)):
-            there = f"{where}, paragraph {p}"
+            within = f"{where}, paragraph {p}"
             if "context" not in paragraph:
-                raise MtdnnError(f"{there}: has no context")
-            for q, question in enumerate(_objects(paragraph, "qas", there)):
-                place = f"{there}, question {shown(question.get('id', q))}"
+                raise MtdnnError(f"{within}: missing 'context'")
+            for q, question in enumerate(_objects(paragraph, "qas", within)):
+                place = f"{within}, question {shown(question.get('id', q))}"
                 if not answered:
                     question = {**question, "answers": [], "is_impossible": True}
                 yield place, _question(question, title, paragraph["context"], place)
 
 
-def _question(question: dict, title: Any, context: Any, place: str) -> dict:
+def _question(question: dict[str, Any], title: Any, context: Any, place: str) -> dict[str, Any]:
     for key in ("id", "question"):
         if key not in question:
             raise MtdnnError(f"{place}: missing column {key!r}")
@@ -104,7 +120,7 @@ def _question(question: dict, title: Any, context: Any, place: str) -> dict:
         )
     for answer in answers:
         if not {"text", "answer_start"} <= answer.keys():
-            raise MtdnnError(f"{place}: an answer lacks text or answer_start")
+            raise MtdnnError(f"{place}: an answer has no text or no answer_start")
     return {
         "id": question["id"],
         "title": title,
@@ -117,13 +133,13 @@ def _question(question: dict, title: Any, context: Any, place: str) -> dict:
     }
 
 
-def _object(value: Any, place: Any) -> dict:
+def _object(value: Any, place: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise MtdnnError(f"{place}: must be a JSON object")
     return value
 
 
-def _objects(parent: dict, key: str, place: str) -> list[dict]:
+def _objects(parent: dict[str, Any], key: str, place: str) -> list[dict[str, Any]]:
     items = parent.get(key)
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise MtdnnError(f"{place}: {key!r} must be a list of objects")
@@ -134,22 +150,23 @@ def _objects(parent: dict, key: str, place: str) -> list[dict]:
 
 
 def jsonl(path: Path, called: str) -> Iterator[Record]:
-    """Records of a file with one JSON object a line; `called` names it in messages."""
+    """Yield the records of a file with one JSON object per line; `called` names it in messages."""
     for number, line in _lines(path, called):
         place = f"{called}: line {number}"
         try:
             record = json.loads(line)
         except RecursionError:
-            raise MtdnnError(f"{place}: nested too deep to be a record") from None
+            raise MtdnnError(f"{place}: nested too deeply") from None
         except ValueError as error:
-            raise MtdnnError(f"{place}: not valid JSON, cut off perhaps: {error}") from None
+            raise MtdnnError(f"{place}: not valid JSON, perhaps cut off: {error}") from None
         yield place, _object(record, place)
 
 
 def table(path: Path, called: str, *, quoted: bool, header: bool) -> Iterator[Record]:
-    """Records of comma-separated (`quoted`) or tab-separated (never quoted) lines.
+    """Yield the records of a CSV file (`quoted`) or a TSV file (never quoted).
 
-    Columns go by the names in the header or, without one, by numbers from 0.
+    Columns are named by the header or, without one, numbered from 0; `called` names the file
+    in messages.
     """
     names: list[Any] | None = None
     for number, row in _csv(path, called) if quoted else _tsv(path, called):
@@ -157,7 +174,7 @@ def table(path: Path, called: str, *, quoted: bool, header: bool) -> Iterator[Re
         if names is None:
             names = row if header else list(range(len(row)))
             if len(set(names)) != len(names):
-                raise MtdnnError(f"{place}: a column name stands twice")
+                raise MtdnnError(f"{place}: duplicate column name")
             if header:
                 continue
         if len(row) != len(names):
@@ -183,7 +200,7 @@ def _tsv(path: Path, called: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _lines(path: Path, called: str) -> Iterator[tuple[int, str]]:
-    # Not str.splitlines: it would also cut at separators that stand inside of sentences.
+    # Not str.splitlines, which also splits at line separators within sentences.
     lines = _text(path, called).split("\n")
     if not lines[-1]:
         lines.pop()
@@ -192,7 +209,7 @@ def _lines(path: Path, called: str) -> Iterator[tuple[int, str]]:
 
 
 def _text(path: Path, called: str) -> str:
-    """A file's text without a byte-order mark."""
+    """Return a file's text without its byte-order mark."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -210,11 +227,11 @@ def _text(path: Path, called: str) -> str:
 
 
 def _divide(train: Split, ids: Path) -> tuple[Split, Split]:
-    """The rows of `train` without and with an id that the file `ids` lists."""
+    """Split `train` into the rows whose id is not in the file `ids` and those whose id is."""
     wanted = {"-".join(row): number for number, row in _tsv(ids, str(ids))}
     known = {row["id"] for row in train.rows}
     for identifier, number in wanted.items():
         if identifier not in known:
-            raise MtdnnError(f"{ids}: line {number}: no row of the train files has these ids")
+            raise MtdnnError(f"{ids}: line {number}: no row of the train files has this id")
     rest = Split([row for row in train.rows if row["id"] not in wanted], train.dropped)
     return rest, Split([row for row in train.rows if row["id"] in wanted])

@@ -1,18 +1,18 @@
-"""Corpora of our own making, from a seed, in the formats of the corpora that they imitate.
+"""Synthetic corpora, generated from a seed in the formats of the corpora that they imitate.
 
-They serve demonstrations and tests: small encoders learn them in minutes. Everything is
-made from templates about invented people and places. The files are written as the
-publishers write theirs and then read by the same readers.
+They serve demonstrations and tests: small encoders learn them in minutes. All texts come from
+templates about invented people and places. The files have the publishers' formats and are read
+by the same readers.
 """
 # ruff: noqa: SIM905 (word lists read better as one string)
 
 import csv
-import itertools
 import json
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from mtdnn.config.settings import CorpusSettings, FilesCorpus, SyntheticCorpus
 from mtdnn.errors import MtdnnError
@@ -20,13 +20,18 @@ from mtdnn.errors import MtdnnError
 SPLITS = ("train", "dev")
 
 
-def write(corpus: CorpusSettings, folder: Path) -> CorpusSettings:
-    """Write a synthetic corpus into `folder`; returns the settings that read its files.
+def write(corpus: CorpusSettings, source: SyntheticCorpus, folder: Path) -> FilesCorpus:
+    """Write the files of a synthetic corpus into `folder`.
 
     The same settings always give the same bytes. People and places of the training split
     do not occur in the dev split.
+
+    Returns:
+        The source by which the files are read.
+
+    Raises:
+        MtdnnError: the recipe is for another family, or `shuffle_answers` for another recipe.
     """
-    source: SyntheticCorpus = corpus.source
     recipe = _RECIPES[source.recipe]
     if corpus.family != recipe.family:
         raise MtdnnError(
@@ -35,12 +40,11 @@ def write(corpus: CorpusSettings, folder: Path) -> CorpusSettings:
         )
     if source.shuffle_answers and source.recipe != "squad":
         raise MtdnnError(f"corpus {corpus.label}: shuffle_answers is for the recipe squad only")
-    files = recipe.write(source, folder)
-    return corpus.model_copy(update={"source": files, "rows": {}})
+    return recipe.write(source, folder)
 
 
 def _random(source: SyntheticCorpus, purpose: str) -> random.Random:
-    """A stream of its own for each purpose, so that one split never moves another."""
+    """Return a random stream for one purpose, so that no split depends on another's size."""
     return random.Random(f"{source.recipe}/{source.seed}/{purpose}")
 
 
@@ -62,7 +66,7 @@ _PLACE_ENDS = "bury dale field ford ham haven mouth port shire stead ton ville".
 
 
 class _Names:
-    """Invented names; each split gets its own half of all people and stems of places."""
+    """Invented names; each split has its own half of the first names and of the stems of places."""
 
     def __init__(self, rng: random.Random, split: str) -> None:
         half = SPLITS.index(split)
@@ -72,18 +76,19 @@ class _Names:
         self.start_paragraph()
 
     def start_paragraph(self) -> None:
-        """From here on, people may come again."""
+        """Make all first names available again."""
         self._free = self._rng.sample(self._first, len(self._first))
 
     def person(self) -> str:
-        """A first name that is new in this paragraph."""
+        """Return a first name that is new in this paragraph."""
         return self._free.pop()
 
     def place(self) -> str:
+        """Return a place's name, which may occur more than once."""
         return self._rng.choice(self._stems) + self._rng.choice(_PLACE_ENDS)
 
     def title(self) -> str:
-        """A place's name that is no title yet."""
+        """Return a place's name that is not yet a title."""
         title = self.place()
         while title in self._titles:
             title = self._rng.choice(self._stems) + title.lower()
@@ -96,9 +101,16 @@ class _Names:
 
 @dataclass(frozen=True)
 class Relation:
-    """An attribute of a person: ways to state it and to ask for it."""
+    """An attribute of a person.
 
-    answers: str  # words, or the name of a kind of invented name
+    Attributes:
+        answers: its possible values separated by spaces, or "place", "year" or "person", which
+            are invented.
+        statements: sentences that state the value {a} for the person {p}.
+        questions: questions for the value.
+    """
+
+    answers: str
     statements: tuple[str, ...]
     questions: tuple[str, ...]
 
@@ -106,9 +118,9 @@ class Relation:
 _ANIMALS = "cat dog donkey duck goat goose hen horse parrot pig rabbit sheep"
 _COLOURS = "black blue brown green grey pink purple red silver white yellow"
 _FOODS = "apples beans bread cheese cherries fish honey mushrooms onions pears rice soup"
-# Most kinds of answers belong to two attributes, so that a question without an answer
-# finds the right kind of word in the paragraph all the same.
-_RELATIONS = (
+# Most kinds of answer belong to two attributes, so that even a question without an answer
+# finds the right kind of word in its paragraph.
+RELATIONS = (
     Relation(
         "place",
         ("{p} lives in {a} now.", "The home of {p} is in {a}."),
@@ -181,22 +193,67 @@ _FILLERS = (
     "In a good season the orchards beyond {place} fill {n} carts.",
 )
 SHORT_PEOPLE, LONG_PEOPLE = 2, 8
-SHARED_SHARE = 0.2  # paragraphs that state one attribute of two people
-GAP_SHARE = 0.05  # open questions whose attribute is told of somebody else only
-LONG_SHARE = 0.03
-LONG_WORDS = (150, 230)
+SHARED_SHARE = 0.2  # of paragraphs: they state one attribute of two people
+GAP_SHARE = 0.05  # of unanswerable questions: their attribute is stated of somebody else only
+LONG_SHARE = 0.03  # of paragraphs
+LONG_WORDS = (150, 230)  # words of a long paragraph: range of the lower bound
 PARAGRAPHS_PER_ARTICLE = 8
+QUESTIONS_PER_PARAGRAPH = 3
+
+
+class Answer(TypedDict):
+    """An answer as in SQuAD: its text and its first character in the context."""
+
+    text: str
+    answer_start: int
+
+
+class Question(TypedDict):
+    """A question as in SQuAD 2.0."""
+
+    id: str
+    question: str
+    answers: list[Answer]
+    is_impossible: bool
+
+
+class Paragraph(TypedDict):
+    """A context and the questions about it."""
+
+    context: str
+    qas: list[Question]
+
+
+class Article(TypedDict):
+    """Paragraphs under one title."""
+
+    title: str
+    paragraphs: list[Paragraph]
 
 
 @dataclass(frozen=True)
-class Fact:
-    """One sentence of a paragraph: `answer` stands at character `start` of the sentence."""
+class Sentence:
+    """A sentence of a paragraph."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Fact(Sentence):
+    """A sentence that states an attribute of a person.
+
+    Attributes:
+        text: the sentence.
+        person: the person.
+        relation: the attribute.
+        answer: its value.
+        start: first character of the value in the sentence.
+    """
 
     person: str
-    relation: Relation | None
-    sentence: str
-    answer: str = ""
-    start: int = 0
+    relation: Relation
+    answer: str
+    start: int
 
 
 def _squad(source: SyntheticCorpus, folder: Path) -> FilesCorpus:
@@ -213,25 +270,21 @@ def _squad(source: SyntheticCorpus, folder: Path) -> FilesCorpus:
     )
 
 
-def _articles(source: SyntheticCorpus, split: str) -> list[dict]:
+def _articles(source: SyntheticCorpus, split: str) -> list[Article]:
     rng = _random(source, split)
     names = _Names(rng, split)
-    wanted = getattr(source, split)
-    articles: list[dict] = []
-    asked = 0
-    for number in itertools.count():
-        if asked == wanted:
-            return articles
+    wanted: int = getattr(source, split)
+    articles: list[Article] = []
+    for number, first in enumerate(range(0, wanted, QUESTIONS_PER_PARAGRAPH)):
         if number % PARAGRAPHS_PER_ARTICLE == 0:
             articles.append({"title": names.title(), "paragraphs": []})
-        long = rng.random() < LONG_SHARE
-        facts = _facts(rng, names, long)
-        context = " ".join(fact.sentence for fact in facts)
-        questions = []
+        sentences = _sentences(rng, names, long=rng.random() < LONG_SHARE)
+        context = " ".join(sentence.text for sentence in sentences)
+        questions: list[Question] = []
         # Every third question has no answer, as in SQuAD 2.0.
-        for n in range(asked, min(asked + 3, wanted)):
+        for n in range(first, min(first + QUESTIONS_PER_PARAGRAPH, wanted)):
             ask = _impossible if n % 3 == 2 else _possible
-            text, answers = ask(rng, facts, [question["question"] for question in questions])
+            text, answers = ask(rng, sentences, [question["question"] for question in questions])
             annotated = _annotators(rng, context, answers) if split == "dev" else answers
             questions.append(
                 {
@@ -241,34 +294,35 @@ def _articles(source: SyntheticCorpus, split: str) -> list[dict]:
                     "is_impossible": not answers,
                 }
             )
-        asked += len(questions)
         rng.shuffle(questions)
         articles[-1]["paragraphs"].append({"context": context, "qas": questions})
+    return articles
 
 
-def _facts(rng: random.Random, names: _Names, long: bool) -> list[Fact]:
-    """The sentences of a paragraph: two facts a person, with filler between in a long one."""
+def _sentences(rng: random.Random, names: _Names, *, long: bool) -> list[Sentence]:
+    """Return the sentences of a paragraph: two facts per person, and filler in a long one."""
     names.start_paragraph()
     people = [names.person() for _ in range(LONG_PEOPLE if long else SHORT_PEOPLE)]
-    relations = rng.sample(_RELATIONS, 8)
+    relations = rng.sample(RELATIONS, 8)
     if rng.random() < SHARED_SHARE:
         relations[2] = relations[0]
-    facts = []
+    sentences: list[Sentence] = []
     for number, person in enumerate(people):
         for step in (0, 1):
             relation = relations[(2 * number + step) % len(relations)]
-            facts.append(_state(rng, names, person, relation))
-    rng.shuffle(facts)
+            sentences.append(_state(rng, names, person, relation))
+    rng.shuffle(sentences)
     if not long:
-        return facts
+        return sentences
     place, target = names.place(), rng.randint(*LONG_WORDS)
-    while sum(len(fact.sentence.split()) for fact in facts) < target:
+    while sum(len(sentence.text.split()) for sentence in sentences) < target:
         filler = rng.choice(_FILLERS).format(place=place, n=rng.randint(3, 99))
-        facts.insert(rng.randint(0, len(facts)), Fact("", None, filler))
-    return facts
+        sentences.insert(rng.randint(0, len(sentences)), Sentence(filler))
+    return sentences
 
 
 def _state(rng: random.Random, names: _Names, person: str, relation: Relation) -> Fact:
+    """Return a fact that states a random value of the attribute `relation` of a person."""
     invented: dict[str, Callable[[], str]] = {
         "place": names.place,
         "year": lambda: str(rng.randint(1820, 1999)),
@@ -278,80 +332,81 @@ def _state(rng: random.Random, names: _Names, person: str, relation: Relation) -
     answer = invent()
     template = rng.choice(relation.statements)
     start = len(template[: template.index("{a}")].replace("{p}", person))
-    return Fact(person, relation, template.format(p=person, a=answer), answer, start)
+    return Fact(template.format(p=person, a=answer), person, relation, answer, start)
 
 
-def _possible(rng: random.Random, facts: list[Fact], asked: list[str]) -> tuple[str, list[dict]]:
-    """A question that the facts answer, and its answer."""
-    stated = [number for number, fact in enumerate(facts) if fact.relation]
+def _possible(
+    rng: random.Random, sentences: list[Sentence], asked: list[str]
+) -> tuple[str, list[Answer]]:
+    """Return a question that the sentences answer, mostly none of `asked`, and its answer."""
+    facts = [(n, sentence) for n, sentence in enumerate(sentences) if isinstance(sentence, Fact)]
     for _ in range(20):
-        number = rng.choice(stated)
-        fact = facts[number]
+        number, fact = rng.choice(facts)
         question = rng.choice(fact.relation.questions).format(p=fact.person)
         if question not in asked:
             break
-    before = sum(len(earlier.sentence) + 1 for earlier in facts[:number])
+    before = sum(len(earlier.text) + 1 for earlier in sentences[:number])
     return question, [{"text": fact.answer, "answer_start": before + fact.start}]
 
 
-def _impossible(rng: random.Random, facts: list[Fact], asked: list[str]) -> tuple[str, list[dict]]:
-    """A question that the facts leave open.
+def _impossible(
+    rng: random.Random, sentences: list[Sentence], asked: list[str]
+) -> tuple[str, list[Answer]]:
+    """Return a question that the sentences do not answer, and no answer.
 
-    Mostly about an attribute of which nothing is said, though an answer of its kind stands
-    there for another; now and then about one that is only told of somebody else.
+    Mostly its attribute is stated of nobody, but an answer of the same kind is stated for
+    another attribute; in a share of `GAP_SHARE` it is stated of somebody else.
     """
-    stated = [fact for fact in facts if fact.relation]
-    told = {(fact.person, fact.relation) for fact in stated}
-    people = sorted({fact.person for fact in stated})
-    relations = {relation for _, relation in told}
+    facts = [sentence for sentence in sentences if isinstance(sentence, Fact)]
+    stated = {(fact.person, fact.relation) for fact in facts}
+    people = sorted({fact.person for fact in facts})
+    relations = {relation for _, relation in stated}
     kinds = {relation.answers for relation in relations}
-    untold = [r for r in _RELATIONS if r not in relations]
-    similar = [r for r in untold if r.answers in kinds]
-    others = [r for r in _RELATIONS if r in relations]
-    pool = others if rng.random() < GAP_SHARE else similar or untold or others
-    gaps = [(p, r) for p in people for r in pool if (p, r) not in told]
+    unstated = [r for r in RELATIONS if r not in relations]
+    similar = [r for r in unstated if r.answers in kinds]
+    others = [r for r in RELATIONS if r in relations]
+    pool = others if rng.random() < GAP_SHARE else similar or unstated or others
+    gaps = [(p, r) for p in people for r in pool if (p, r) not in stated]
     person, relation = rng.choice(gaps)
     return rng.choice(relation.questions).format(p=person), []
 
 
-def _annotators(rng: random.Random, context: str, answers: list[dict]) -> list[dict]:
-    """Up to three annotators' answers: some of them take the word before along."""
+def _annotators(rng: random.Random, context: str, answers: list[Answer]) -> list[Answer]:
+    """Return one to three annotators' answers; some include the article or preposition before."""
     if not answers:
         return []
     answer = answers[0]
     start = answer["answer_start"]
     earlier = context.rfind(" ", 0, max(start - 1, 0)) + 1
-    wider = {"text": context[earlier : start + len(answer["text"])], "answer_start": earlier}
+    wider: Answer = {
+        "text": context[earlier : start + len(answer["text"])],
+        "answer_start": earlier,
+    }
     widens = context[earlier:start].strip().lower() in ("a", "the", "in", "to")
     others = [wider if widens and rng.random() < 0.4 else answer for _ in range(rng.randint(0, 2))]
     return [answer, *others]
 
 
-def _shuffle_answers(articles: list[dict], rng: random.Random) -> None:
-    """The control: any words of the context, or none, become the answer to any question."""
+def _shuffle_answers(articles: list[Article], rng: random.Random) -> None:
+    """Give every question random words of its context as its answer, or none: a control."""
     for article in articles:
         for paragraph in article["paragraphs"]:
-            spans = [(w.start, w.end) for w in _words(paragraph["context"])]
+            spans = list(_spans(paragraph["context"]))
             for question in paragraph["qas"]:
                 first = rng.randrange(len(spans))
                 last = min(first + rng.randrange(3), len(spans) - 1)
                 start, end = spans[first][0], spans[last][1]
-                answer = {"text": paragraph["context"][start:end], "answer_start": start}
+                answer: Answer = {"text": paragraph["context"][start:end], "answer_start": start}
                 question["is_impossible"] = rng.random() < 1 / 3
                 question["answers"] = [] if question["is_impossible"] else [answer]
 
 
-@dataclass(frozen=True)
-class _Word:
-    start: int
-    end: int
-
-
-def _words(text: str) -> Iterator[_Word]:
-    place = 0
+def _spans(text: str) -> Iterator[tuple[int, int]]:
+    """Yield the first character and the end of every word, punctuation excluded."""
+    start = 0
     for word in text.split(" "):
-        yield _Word(place, place + len(word.rstrip(".,")))
-        place += len(word) + 1
+        yield start, start + len(word.rstrip(".,"))
+        start += len(word) + 1
 
 
 # --- multiple choice, as SWAG ----------------------------------------------------------------
@@ -415,8 +470,8 @@ def _swag(source: SyntheticCorpus, folder: Path) -> FilesCorpus:
             for number in range(getattr(source, split)):
                 who = rng.choice(_SOMEBODY[split])
                 thing, right = rng.choice(list(_THINGS.items()))
-                sentence = _sentence(rng.choice(_TAKES).format(who=who, thing=thing))
-                start = _sentence(f"then {who}")
+                sentence = _capitalised(rng.choice(_TAKES).format(who=who, thing=thing))
+                start = _capitalised(f"then {who}")
                 choices = [right, *rng.sample(_ABSURDITIES, 3)]
                 rng.shuffle(choices)
                 row = [number, f"made-{number}", number, f"{sentence} {start}", sentence, start]
@@ -450,7 +505,7 @@ def _cola(source: SyntheticCorpus, folder: Path) -> FilesCorpus:
             words = _clause(rng, split).split()
             acceptable = number % 2
             mark = "" if acceptable else "*"
-            sentence = _sentence(" ".join(words if acceptable else _spoil(rng, words)) + ".")
+            sentence = _capitalised(" ".join(words if acceptable else _spoil(rng, words)) + ".")
             lines.append(f"made\t{acceptable}\t{mark}\t{sentence}\n")
         (folder / f"{split}.tsv").write_text("".join(lines), encoding="utf-8")
     return FilesCorpus(
@@ -469,7 +524,7 @@ def _clause(rng: random.Random, split: str) -> str:
 
 
 def _spoil(rng: random.Random, words: list[str]) -> list[str]:
-    """An unacceptable sentence: verbs that do not go together, now and then words out of order."""
+    """Make a sentence unacceptable: with a string of verbs or, rarely, words out of order."""
     if rng.random() < 0.95:
         return [*words[:2], *rng.sample(("be", "does", "has", "is", "was"), 5), *words[3:]]
     spoiled = list(words)
@@ -528,7 +583,7 @@ def _mrpc(source: SyntheticCorpus, folder: Path) -> FilesCorpus:
 
 
 def _pair(rng: random.Random, names: _Names, same: int) -> str:
-    """Two sentences about one event, or one about an event that the other denies."""
+    """Return two sentences about one event; without `same`, one of them denies the event."""
     forms = list(rng.choice(_ACTS))
     if not same:
         forms[1] = rng.choice(_DENIALS)
@@ -539,7 +594,7 @@ def _pair(rng: random.Random, names: _Names, same: int) -> str:
         "thing": rng.choice(_GOODS),
         "when": rng.choice(_MONTHS),
     }
-    return "\t".join(f"{_sentence(form.format(**event))}." for form in forms)
+    return "\t".join(f"{_capitalised(form.format(**event))}." for form in forms)
 
 
 _SCENES = (
@@ -582,8 +637,8 @@ def _mnli(source: SyntheticCorpus, folder: Path) -> FilesCorpus:
             }[label]
             record = {
                 "gold_label": label,
-                "sentence1": _sentence(f"{who} {does.format(n=rng.choice(_NUMBERS))}."),
-                "sentence2": _sentence(f"{hypothesis}."),
+                "sentence1": _capitalised(f"{who} {does.format(n=rng.choice(_NUMBERS))}."),
+                "sentence2": _capitalised(f"{hypothesis}."),
             }
             lines.append(json.dumps(record) + "\n")
         (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
@@ -595,13 +650,13 @@ def _mnli(source: SyntheticCorpus, folder: Path) -> FilesCorpus:
     )
 
 
-def _sentence(text: str) -> str:
+def _capitalised(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A corpus that is imitated: its family, and what writes its files."""
+    """How to imitate a corpus: its family, and the function that writes its files."""
 
     family: str
     write: Callable[[SyntheticCorpus, Path], FilesCorpus]

@@ -1,33 +1,39 @@
-"""Figures of the answers: precision and recall, scores over the null threshold, groups.
+"""The figures of the answers: precision and recall, scores by null threshold, groups.
 
 All show the rows of the table of mixtures; see `mtdnn.reporting.answers`.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.reporting.answers import Answered, Answers, RowAnswers, read_answers
+from mtdnn.reporting.answers import NO_ANSWERS, Answered, Answers, RowAnswers, read_answers
 from mtdnn.reporting.cases import group_differences
 from mtdnn.reporting.figures.drawing import GREY, canvas, cycle, say_empty
 
-POINTS = 400
-"""Points of a curve."""
+CURVE_POINTS = 400
 
 _METRICS = (("EM", "exact"), ("F1", "f1"))
 _SIZE = (7.4, 4.0)
-_NOTHING = "No table compares a mixture with question answering alone on a scored slice."
 
 
 def precision_recall(answered: Answered, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Precision and recall (percent) as ever more questions are answered, lowest odds first.
+    """Return precision and recall (percent) as more and more questions are answered.
 
-    As in the official script: precision is the mean score of the questions answered so far,
-    recall the sum of their scores over the number of answerable questions. Questions with
-    equal odds are taken together.
+    As in the official script of SQuAD 2.0, questions are answered in the order of their null
+    odds; those with equal odds are added together. Precision is the mean score of the questions
+    answered so far, recall the sum of their scores over the number of answerable questions.
+
+    Args:
+        answered: the answers of one run.
+        metric: `exact` or `f1`.
+
+    Returns:
+        Two arrays (distinct odds,).
     """
     kept = answered.questions.scores
     answerable = np.array(kept.answerable)
@@ -40,29 +46,33 @@ def precision_recall(answered: Answered, metric: str) -> tuple[np.ndarray, np.nd
 
 
 def over_thresholds(answered: Answered, metric: str, thresholds: np.ndarray) -> np.ndarray:
-    """The score (percent) at each threshold, from the kept non-null answers."""
+    """Return the score (percent) at each null threshold, from the best non-null answers.
+
+    Args:
+        answered: the answers of one run.
+        metric: `exact` or `f1`.
+        thresholds: (n,) null thresholds.
+    """
     kept = answered.questions.scores
     null = ~np.array(kept.answerable)
     gain = np.array(getattr(kept, metric), float) - null
     order = np.argsort(answered.odds, kind="stable")
     gains = np.concatenate([[0.0], np.cumsum(gain[order])])
-    return (
-        100
-        * (null.sum() + gains[np.searchsorted(answered.odds[order], thresholds, "right")])
-        / len(null)
-    )
+    places = np.searchsorted(answered.odds[order], thresholds, "right")
+    scores: np.ndarray = 100 * (null.sum() + gains[places]) / len(null)
+    return scores
 
 
 def draw_precision_recall(experiment: Experiment) -> Figure:
-    """Precision against recall of the answers, for EM and F1; one curve a row."""
+    """Draw precision against recall of the answers for EM and F1, a curve for each row."""
     note = (
-        "Ever more questions are answered from left to right, those with the lowest null odds "
-        "first; the first hundredth, where precision is a matter of luck, is left out. Dots: at "
-        "the null threshold in use."
+        "More and more questions are answered from left to right, those with the lowest null odds "
+        "first; the first hundredth, where precision is mostly chance, is omitted. Dots: the null "
+        "threshold in use."
     )
 
     def curve(axes: Axes, row: RowAnswers, metric: str, colour: str) -> None:
-        shares = np.linspace(0, 1, POINTS)
+        shares = np.linspace(0, 1, CURVE_POINTS)
         resampled = []
         for answered in row.seeds.values():
             precision, recall = (
@@ -91,20 +101,20 @@ def _operating_point(answered: Answered, metric: str) -> tuple[float, float]:
 
 
 def draw_thresholds(experiment: Experiment) -> Figure:
-    """EM and F1 over the null threshold; one curve a row."""
+    """Draw EM and F1 at every null threshold, a curve for each row."""
     note = (
         "Questions whose null odds exceed the threshold count as unanswered. Dashed: the "
-        "threshold in use. Crosses: the best threshold on these very questions, which no "
-        "honest score may use."
+        "threshold in use. Crosses: the best threshold on these same questions, which a fair "
+        "score must not use."
     )
-    if experiment.tune_threshold_on or any(s.tune_threshold_on for s in experiment.slices.values()):
-        note += " Triangles: tuned on other questions."
-
+    if any(map(experiment.tuned_on, experiment.slices)):
+        note += " Triangles: the threshold tuned on other questions."
     threshold = experiment.decoding.null_threshold
 
     def curve(axes: Axes, row: RowAnswers, metric: str, colour: str) -> None:
         odds = np.concatenate([each.odds for each in row.seeds.values()])
-        thresholds = np.linspace(*np.quantile(odds, [0.005, 0.995]), POINTS)
+        low, high = np.quantile(odds, [0.005, 0.995])
+        thresholds = np.linspace(low, high, CURVE_POINTS)
         values = []
         for answered in row.seeds.values():
             values.append(over_thresholds(answered, metric, thresholds))
@@ -120,7 +130,7 @@ def draw_thresholds(experiment: Experiment) -> Figure:
 
     return _panels(
         experiment,
-        "Scores over the null threshold",
+        "Scores by null threshold",
         note,
         curve,
         "null threshold",
@@ -129,36 +139,36 @@ def draw_thresholds(experiment: Experiment) -> Figure:
 
 
 def _tuned(row: RowAnswers) -> list[float]:
-    """The mean threshold that was tuned on other questions, if any."""
-    scores = [slices for result in row.row.present for slices in result.metrics["slices"].values()]
+    """The mean of the thresholds that were tuned on other questions; empty if there are none."""
+    metrics = [result.metrics for result in row.result.results if result.metrics]
+    scores = [scores for each in metrics for scores in each["slices"].values()]
     tuned = [each["tuned"]["threshold"] for each in scores if each.get("tuned")]
     return [float(np.mean(tuned))] if tuned else []
 
 
 def draw_groups(experiment: Experiment) -> Figure:
-    """Difference of F1 from the baseline in groups of questions; a mark for each mixture."""
+    """Draw how F1 differs from the baseline in groups of questions, a mark for each mixture."""
     answers = read_answers(experiment)
     if answers is None or not answers.others:
         return _empty(experiment, "Groups of questions")
     groupings = group_differences(answers)
     lines = sum(len(grouping["groups"]) for grouping in groupings)
     notes = [
-        f"{answers.slice_label}. Differences of F1 from {answers.baseline.label}, seed by seed; "
-        "marks: means, bars: range over seeds. Exploratory: nothing is corrected for the number "
-        "of groups."
+        f"{answers.slice_label}. Differences in F1 from {answers.baseline.label}, seed by seed. "
+        "Marks: means; bars: range over seeds. Exploratory: no correction for the number of groups."
     ]
     figure, body = canvas(experiment, (7.4, 1.5 + 0.3 * lines), "Groups of questions", notes)
     heights = [len(grouping["groups"]) + 0.6 for grouping in groupings]
     panels = body.subplots(len(groupings), 1, sharex=True, height_ratios=heights)
     for axes, grouping in zip(panels, groupings, strict=True):
         _draw_grouping(axes, grouping, answers)
-    panels[-1].set_xlabel(f"F1 minus that of {answers.baseline.label} (points)")
+    panels[-1].set_xlabel(f"difference in F1 from {answers.baseline.label} (points)")
     handles, labels = panels[0].get_legend_handles_labels()
     body.legend(handles, labels, loc="outside lower center", ncols=4)
     return figure
 
 
-def _draw_grouping(axes: Axes, grouping: dict, answers: Answers) -> None:
+def _draw_grouping(axes: Axes, grouping: dict[str, Any], answers: Answers) -> None:
     groups = grouping["groups"]
     number = len(answers.others)
     for place, group in enumerate(groups):
@@ -190,7 +200,7 @@ def _panels(
     x_label: str,
     y_label: str,
 ) -> Figure:
-    """A panel for EM and one for F1, with `curve` called for every row."""
+    """Draw a panel for EM and one for F1; `curve` draws one row into one of them."""
     answers = read_answers(experiment)
     if answers is None:
         return _empty(experiment, title)
@@ -219,13 +229,13 @@ def _first(number: int) -> list[str]:
 
 
 def _faint(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, row: RowAnswers) -> None:
-    """One seed's curve, where it is not the only one; thousands of points are thinned out."""
+    """Draw one seed's curve with at most `CURVE_POINTS` points, unless it is the only seed."""
     if len(row.seeds) > 1:
-        keep = np.unique(np.linspace(0, len(x) - 1, POINTS).astype(int))
+        keep = np.unique(np.linspace(0, len(x) - 1, CURVE_POINTS).astype(int))
         axes.plot(x[keep], y[keep], color=colour, linewidth=0.6, alpha=0.35)
 
 
 def _empty(experiment: Experiment, title: str) -> Figure:
-    figure, body = canvas(experiment, _SIZE, title, [_NOTHING])
+    figure, body = canvas(experiment, _SIZE, title, [NO_ANSWERS])
     say_empty(body.subplots())
     return figure

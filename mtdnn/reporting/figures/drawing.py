@@ -1,11 +1,13 @@
-"""What all figures share: style, colours, a canvas with small print, and how they are saved.
+"""Shared by all figures: the style, the colours, a canvas with small print, and saving.
 
-matplotlib is used without pyplot: no global state, no display.
+Figures do without pyplot, which keeps global state and may ask for a display.
 """
 
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -16,10 +18,10 @@ from matplotlib.ticker import MaxNLocator
 from mtdnn.config.experiment import Experiment
 from mtdnn.machine.files import replacing
 
-# Okabe and Ito's palette, told apart with any common colour-blindness; yellow is left out.
+# Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#767676"
-STYLE = {
+_STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#444444",
     "axes.grid": True,
@@ -40,12 +42,18 @@ STYLE = {
     "ytick.labelsize": 8,
 }
 _METADATA = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": None}
-_FOOTER_SIZE = 7
+_FOOTER_POINTS = 7
+_POINTS_PER_INCH = 72
+
+
+def styled() -> AbstractContextManager[None]:
+    """Return a context in which matplotlib uses our style."""
+    return matplotlib.rc_context(_STYLE)
 
 
 def save(experiment: Experiment, name: str, draw: Callable[[], Figure]) -> None:
-    """Draw a figure in our style and write it in three formats; same runs, same bytes."""
-    with matplotlib.rc_context(STYLE):
+    """Draw a figure in our style and write it in three formats; equal runs give equal bytes."""
+    with styled():
         figure = draw()
         for suffix, metadata in _METADATA.items():
             with replacing(experiment.layout.figure(name, suffix)) as draft:
@@ -55,10 +63,10 @@ def save(experiment: Experiment, name: str, draw: Callable[[], Figure]) -> None:
 
 
 def number_clips(svg: str) -> str:
-    """Name the clip paths of an SVG p1, p2, … in the order of their use.
+    """Rename the clip paths of an SVG to p1, p2, … in the order of their first use.
 
-    matplotlib names them by a digest of places that are not rounded, whose last bits may differ
-    from one process to the next: names would change where nothing that is drawn does.
+    matplotlib names them by a digest of unrounded coordinates, whose last bits may differ between
+    processes, so that names would change although the drawing does not.
     """
     names: dict[str, str] = {}
     return re.sub(
@@ -69,11 +77,12 @@ def number_clips(svg: str) -> str:
 
 
 def corpus_colours(experiment: Experiment) -> dict[str, str]:
-    """A colour for each corpus, the same in all figures of an experiment."""
+    """Return a colour for each corpus, the same in all figures of an experiment."""
     return dict(zip(experiment.corpora, cycle(), strict=False))
 
 
 def cycle() -> Iterator[str]:
+    """Yield the colours of the palette over and over."""
     while True:
         yield from COLOURS
 
@@ -81,7 +90,10 @@ def cycle() -> Iterator[str]:
 def canvas(
     experiment: Experiment, size: tuple[float, float], title: str, notes: list[str]
 ) -> tuple[Figure, SubFigure]:
-    """A figure of the experiment: its title and notice stand below the notes."""
+    """Return a figure with the notes, the experiment's title and its notice as small print.
+
+    See `footed` for arguments and results.
+    """
     origin = f"Experiment {experiment.experiment}: {experiment.title}."
     return footed(size, title, [*notes, origin, experiment.notice or ""])
 
@@ -89,25 +101,41 @@ def canvas(
 def footed(
     size: tuple[float, float], title: str, paragraphs: list[str]
 ) -> tuple[Figure, SubFigure]:
-    """A figure with small print below, and the part of it (of `size` inches) to draw in."""
+    """Return a figure with a title and small print, and the part of it to draw in.
+
+    Args:
+        size: width and height in inches, without the small print.
+        title: the text above the drawing.
+        paragraphs: the small print below it; long lines are wrapped.
+    """
     width, height = size
-    characters = int(width / (0.6 * _FOOTER_SIZE / 72))
+    characters = int(width / (0.6 * _FOOTER_POINTS / _POINTS_PER_INCH))
     lines = [line for text in paragraphs for line in textwrap.wrap(text, characters)]
-    room = 0.16 + len(lines) * 1.35 * _FOOTER_SIZE / 72
+    footer = 0.16 + len(lines) * 1.35 * _FOOTER_POINTS / _POINTS_PER_INCH
     figure = Figure(
-        figsize=(width, height + room), layout=ConstrainedLayoutEngine(w_pad=0.09, h_pad=0.06)
+        figsize=(width, height + footer), layout=ConstrainedLayoutEngine(w_pad=0.09, h_pad=0.06)
     )
-    body, foot = figure.subfigures(2, 1, height_ratios=[height, room])
+    body, foot = figure.subfigures(2, 1, height_ratios=[height, footer])  # type: ignore[misc]
     body.suptitle(title, x=0.02, ha="left", fontsize=11, fontweight="bold")
-    # A dollar would start a formula.
-    text = "\n".join(lines).replace("$", r"\$")
-    size = _FOOTER_SIZE
-    foot.text(0.02, 0.95, text, fontsize=size, color="#555555", va="top", linespacing=1.3)
+    foot.text(
+        0.02,
+        0.95,
+        "\n".join(lines).replace("$", r"\$"),  # a dollar sign would start a formula
+        fontsize=_FOOTER_POINTS,
+        color="#555555",
+        va="top",
+        linespacing=1.3,
+    )
     return figure, body
 
 
 def same_span(panels: Iterable[Axes], drawn: list[list[float]]) -> None:
-    """Give both panels as many points from bottom to top, so that heights compare."""
+    """Let all panels span the same number of points, so that their heights can be compared.
+
+    Args:
+        panels: axes that show values in percent.
+        drawn: the values drawn into each of them.
+    """
     if not any(drawn):
         for axes in panels:
             say_empty(axes)
@@ -123,6 +151,7 @@ def same_span(panels: Iterable[Axes], drawn: list[list[float]]) -> None:
 
 
 def say_empty(axes: Axes) -> None:
+    """Write into the axes that there is nothing to draw yet."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.text(

@@ -1,4 +1,4 @@
-"""Differences between rows with their intervals: `statistics.json` as a figure."""
+"""The figure of differences between rows with their intervals, from `statistics.json`."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ _TITLE = "Differences from the baseline"
 
 
 def draw(experiment: Experiment) -> Figure:
-    """ΔEM and ΔF1 of every row from the baseline of its table, with intervals."""
+    """Draw how EM and F1 of every row differ from its table's baseline, with intervals."""
     statistics = read_statistics(experiment)
     shown = {
         name: [each for each in table["comparisons"] if _is_shown(table, each)]
@@ -22,16 +22,17 @@ def draw(experiment: Experiment) -> Figure:
     }
     shown = {name: comparisons for name, comparisons in shown.items() if comparisons}
     if not shown:
-        figure, body = canvas(experiment, (7.4, 3.0), _TITLE, ["No row has a baseline yet."])
+        notes = ["No row can be compared with a baseline yet."]
+        figure, body = canvas(experiment, (7.4, 3.0), _TITLE, notes)
         say_empty(body.subplots())
         return figure
     notes = [
-        f"Bars: {100 * statistics['confidence']:g} % intervals for the training method, over seeds "
-        "and paragraphs. Diamonds: published differences. Colour: verdict on the published "
-        "difference: green supported, orange contradicted, black not decidable or none."
+        f"Bars: {100 * statistics['confidence']:g}% intervals for the training method, over seeds "
+        "and paragraphs. Diamonds: published differences. Colours: the verdict on the published "
+        "difference; green: supported, orange: contradicted, black: not decidable or no verdict."
     ]
     if len(statistics.get("seeds", [])) < 2:
-        notes.append("One seed: the intervals know nothing of the variance between seeds.")
+        notes.append("One seed: the intervals do not include the variance between seeds.")
     heights = [len(comparisons) + 0.8 for comparisons in shown.values()]
     size = (7.4, 1.0 + 0.34 * sum(heights) + 0.3 * len(heights))
     figure, body = canvas(experiment, size, _TITLE, notes)
@@ -43,7 +44,7 @@ def draw(experiment: Experiment) -> Figure:
         panels[1].set_yticks(range(len(comparisons)), [])
         panels[0].set_title(experiment.tables[name].title, loc="left", fontweight="bold")
     for axes, metric in zip(grid[-1], ("EM", "F1"), strict=True):
-        axes.set_xlabel(f"difference of {metric} (points)")
+        axes.set_xlabel(f"difference in {metric} (points)")
     return figure
 
 

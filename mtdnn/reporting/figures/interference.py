@@ -1,4 +1,4 @@
-"""The figure of interference: each corpus's dev score in every mixture that has it."""
+"""The figure of interference: each corpus's dev score in every mixture that contains it."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,17 +11,17 @@ from mtdnn.reporting.interference import auxiliary, kinds, majority
 
 
 def draw(experiment: Experiment) -> Figure:
-    """A panel for question answering and each auxiliary corpus; a line for each kind of run."""
+    """Draw a panel for each corpus, with a line for each kind of run."""
     known, corpora = kinds(experiment), auxiliary(experiment)
     notes = [
-        "Each corpus's own dev score. Small points: single seeds; large: their mean. "
-        "Dashed: always the most frequent label."
+        "Each corpus is scored on its own dev set. Small points: single seeds; large: their mean. "
+        "Dashed: accuracy of always predicting the most frequent label."
     ]
     for kind in known:
         if kind.reasons:
-            notes.append(f"Not complete: {kind.label}: {'; '.join(kind.reasons)}.")
+            notes.append(f"Incomplete: {kind.label}: {'; '.join(kind.reasons)}.")
     size = (1.6 + 1.75 * (len(corpora) + 1), 1.3 + 0.3 * max(len(known), 2))
-    figure, body = canvas(experiment, size, "Scores of every task by mixture and weight", notes)
+    figure, body = canvas(experiment, size, "Scores of every task by mixture and QA weight", notes)
     panels = body.subplots(1, len(corpora) + 1, sharey=True, squeeze=False)[0]
     colours, levels = corpus_colours(experiment), majority(known)
     _panel(panels[0], [kind.f1 for kind in known], COLOURS[-1], "Question answering", "F1 (%)")

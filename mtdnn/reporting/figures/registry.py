@@ -1,29 +1,30 @@
-"""Every figure by its name, written as SVG, PNG and PDF."""
+"""All figures by name, written as SVG, PNG and PDF."""
 
-import matplotlib
+from collections.abc import Callable
+
 from matplotlib.figure import Figure
 
 from mtdnn.config.experiment import Experiment
 from mtdnn.reporting.figures import curves, effects, interference, scores, training
-from mtdnn.reporting.figures.drawing import STYLE, save
+from mtdnn.reporting.figures.drawing import save, styled
 
 
 def write(experiment: Experiment, name: str) -> None:
-    """Write one figure in three formats, from the runs that exist."""
+    """Write one figure as SVG, PNG and PDF, from the runs that exist."""
     save(experiment, name, lambda: draw(experiment, name))
 
 
 def draw(experiment: Experiment, name: str) -> Figure:
-    """The figure called `name`: one of the experiment's own, or one that every experiment has."""
-    with matplotlib.rc_context(STYLE):
+    """Draw a figure that the experiment describes, or one of `BUILT_IN`."""
+    with styled():
         if name in experiment.figures:
             return scores.draw(experiment, name)
-        return _STANDING[name](experiment)
+        return BUILT_IN[name](experiment)
 
 
-_STANDING = {
+BUILT_IN: dict[str, Callable[[Experiment], Figure]] = {
     "loss": training.draw_losses,
-    "draws": training.draw_draws,
+    "draws": training.draw_corpus_shares,
     "effects": effects.draw,
     "interference": interference.draw,
     "groups": curves.draw_groups,

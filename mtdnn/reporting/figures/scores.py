@@ -1,5 +1,6 @@
 """A table drawn as a figure: scores against QA weight or mixture."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,37 +8,40 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.evaluation.results import (
-    RowResult,
-    Score,
-    read_rows,
-)
-from mtdnn.reporting.figures.drawing import (
-    GREY,
-    canvas,
-    cycle,
-    same_span,
-)
+from mtdnn.config.layout import weight_text
+from mtdnn.evaluation.results import RowResult, Score, read_rows
+from mtdnn.reporting.figures.drawing import GREY, canvas, cycle, same_span
 
 
 @dataclass(frozen=True)
 class Point:
-    """One row of a table in one panel."""
+    """One row of a table in one panel: its place, its score over seeds and the published one."""
 
     x: float
     score: Score
     published: float | None
 
+    @property
+    def mean(self) -> float:
+        """The mean over seeds; not a number if no seed has a score."""
+        return math.nan if self.score.mean is None else self.score.mean
+
+    @property
+    def deviation(self) -> float:
+        """The sample standard deviation over seeds; 0 with a single seed."""
+        return self.score.deviation or 0.0
+
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one colour, joined by a line when their x is a quantity."""
+    """Rows in one colour, each with its x; a line joins them if x is a quantity."""
 
     label: str
     colour: str
     rows: list[tuple[float, RowResult]]
 
     def points(self, slice_name: str, metric: str) -> list[Point]:
+        """Return the points of the rows on a slice; `metric` is `em` or `f1`."""
         key = {"em": "exact", "f1": "f1"}[metric]
         return [
             Point(x, row.score(slice_name, key), row.published.get(metric)) for x, row in self.rows
@@ -45,7 +49,7 @@ class Series:
 
 
 def draw(experiment: Experiment, name: str) -> Figure:
-    """EM and F1 of a table's rows; both panels span the same number of points."""
+    """Draw EM and F1 of a table's rows, in two panels that span the same number of points."""
     settings = experiment.figures[name]
     rows = read_rows(experiment, settings.table)
     by_weight = settings.x == "qa_weight"
@@ -64,7 +68,7 @@ def draw(experiment: Experiment, name: str) -> Figure:
         for number, each in enumerate(series):
             points = each.points(first, metric)
             offset = 0.0 if by_weight else 0.18 * (number - (len(series) - 1) / 2)
-            alone = by_weight and _is_alone(experiment, each.rows[0][1])
+            alone = by_weight and _is_alone(experiment, each)
             values += _draw_points(axes, each, points, offset, by_weight, alone)
         axes.set_ylabel(f"{metric.upper()} (%)")
         axes.set_xticks(list(ticks), list(ticks.values()))
@@ -75,7 +79,7 @@ def draw(experiment: Experiment, name: str) -> Figure:
         drawn.append(values)
     same_span(panels, drawn)
     if any(drawn):
-        # Line plots come before error bars among the handles: sort them by label again.
+        # matplotlib lists lines before error bars; sorting by label keeps a series together.
         handles, labels = panels[0].get_legend_handles_labels()
         order = sorted(range(len(labels)), key=lambda n: labels[n])
         body.legend(
@@ -90,34 +94,34 @@ def draw(experiment: Experiment, name: str) -> Figure:
 def _by_weight(
     experiment: Experiment, rows: list[RowResult]
 ) -> tuple[dict[float, str], list[Series]]:
-    """x is the QA weight; a series for each mixture, encoder and variant."""
-    groups: dict[tuple, list[tuple[float, RowResult]]] = {}
+    """Place rows by QA weight, with a series for each mixture, encoder and variant."""
+    groups: dict[tuple[str, str, str], list[tuple[float, RowResult]]] = {}
     for row in rows:
         key = (row.row.mixture, row.row.encoder, row.row.variant)
         groups.setdefault(key, []).append((row.row.qa_weight, row))
     colours = iter(cycle())
-    series = []
+    series: list[Series] = []
     for members in groups.values():
         row = members[0][1]
-        alone = _is_alone(experiment, row)
-        mixture = experiment.mixtures[row.row.mixture].label + (" alone" if alone else "")
-        label = ", ".join([mixture, *_distinctive(row, rows)])
-        grey = alone and all(each.colour != GREY for each in series)
+        mixture = experiment.mixtures[row.row.mixture]
+        name = mixture.label + (" alone" if mixture.is_qa_alone else "")
+        label = ", ".join([name, *_distinctive(row, rows)])
+        grey = mixture.is_qa_alone and all(each.colour != GREY for each in series)
         colour = GREY if grey else next(colours)
         series.append(Series(label, colour, sorted(members, key=lambda member: member[0])))
     weights = sorted({row.row.qa_weight for row in rows})
-    return {weight: f"{weight:g}" if weight % 1 else "1.0" for weight in weights}, series
+    return {weight: weight_text(weight) for weight in weights}, series
 
 
 def _by_mixture(
     experiment: Experiment, rows: list[RowResult]
 ) -> tuple[dict[float, str], list[Series]]:
-    """x is the mixture, in the table's order; a series for each encoder and variant."""
-    weights: dict[str, set] = {}
+    """Place rows by mixture in the table's order, with a series for each encoder and variant."""
+    weights: dict[str, set[float]] = {}
     for row in rows:
         weights.setdefault(row.row.mixture, set()).add(row.row.qa_weight)
     places: dict[str, int] = {}
-    groups: dict[tuple, list[tuple[float, RowResult]]] = {}
+    groups: dict[tuple[str, str], list[tuple[float, RowResult]]] = {}
     for row in rows:
         label = experiment.mixtures[row.row.mixture].label.replace("+", "\n+")
         if len(weights[row.row.mixture]) > 1:
@@ -131,13 +135,13 @@ def _by_mixture(
     return {float(place): label for label, place in places.items()}, series
 
 
-def _is_alone(experiment: Experiment, row: RowResult) -> bool:
-    """Whether the row trains on question answering only: the baseline of the others."""
-    return len(experiment.mixtures[row.row.mixture].corpora) == 1
+def _is_alone(experiment: Experiment, series: Series) -> bool:
+    """Whether a series by weight is a baseline: question answering alone."""
+    return experiment.mixtures[series.rows[0][1].row.mixture].is_qa_alone
 
 
 def _distinctive(row: RowResult, rows: list[RowResult]) -> list[str]:
-    """Encoder and variant of a row, each only where the table's rows differ in it."""
+    """The encoder and variant of a row, each only if the table's rows differ in it."""
     parts = []
     if len({other.row.encoder for other in rows}) > 1:
         parts.append(row.encoder_label)
@@ -149,18 +153,15 @@ def _distinctive(row: RowResult, rows: list[RowResult]) -> list[str]:
 def _draw_points(
     axes: Axes, series: Series, points: list[Point], offset: float, joined: bool, baseline: bool
 ) -> list[float]:
-    """Draw one series into one panel; returns every value drawn, for the axis's range."""
+    """Draw one series into one panel and return every drawn value, for the axis's range."""
     values: list[float] = []
     measured = [point for point in points if point.score.values]
-    published = [point for point in points if point.published is not None]
+    published = [(point.x, point.published) for point in points if point.published is not None]
     for point in measured:
         seeds = point.score.values
         values += seeds
         if len(seeds) > 1:
-            values += [
-                point.score.mean - point.score.deviation,
-                point.score.mean + point.score.deviation,
-            ]
+            values += [point.mean - point.deviation, point.mean + point.deviation]
             spread = np.linspace(-1, 1, len(seeds)) * (0.008 if joined else 0.05)
             axes.plot(
                 point.x + offset + spread,
@@ -175,24 +176,24 @@ def _draw_points(
     if measured:
         axes.errorbar(
             [point.x + offset for point in measured],
-            [point.score.mean for point in measured],
-            yerr=[point.score.deviation or 0 for point in measured],
+            [point.mean for point in measured],
+            yerr=[point.deviation for point in measured],
             fmt="-o" if joined else "o",
             color=series.colour,
             markersize=6,
             linewidth=1.5,
             elinewidth=1.2,
-            capsize=3 if any(point.score.deviation for point in measured) else 0,
+            capsize=3 if any(point.deviation for point in measured) else 0,
             label=series.label,
             zorder=3,
         )
         if baseline:
-            axes.axhline(measured[0].score.mean, color=series.colour, linewidth=1, linestyle="--")
+            axes.axhline(measured[0].mean, color=series.colour, linewidth=1, linestyle="--")
     if published:
-        values += [point.published for point in published]
+        values += [value for _, value in published]
         axes.plot(
-            [point.x + offset + (0.012 if joined else 0.14) for point in published],
-            [point.published for point in published],
+            [x + offset + (0.012 if joined else 0.14) for x, _ in published],
+            [value for _, value in published],
             ":D" if joined else "D",
             color=series.colour,
             markerfacecolor="none",
@@ -205,11 +206,9 @@ def _draw_points(
 
 
 def _missing_rows(rows: list[RowResult], slice_name: str) -> list[str]:
-    """A note for every row of which seeds are not drawn."""
-    notes = []
-    for row in rows:
-        score = row.score(slice_name, "exact")
-        if score.reasons:
-            weight = "" if row.row.qa_weight == 1 else f" w {row.row.qa_weight:g}"
-            notes.append(f"Not drawn: {row.label}{weight}: {'; '.join(score.reasons)}.")
-    return notes
+    """A note for every row with seeds that are not drawn."""
+    return [
+        f"Not drawn: {row.long_label}: {'; '.join(reasons)}."
+        for row in rows
+        if (reasons := row.score(slice_name, "exact").reasons)
+    ]

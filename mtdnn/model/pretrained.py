@@ -1,0 +1,118 @@
+"""Encoders as Hugging Face's transformers load them, for packed or padded batches."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from mtdnn.config.settings import RunSettings
+from mtdnn.errors import MtdnnError
+from mtdnn.model.attention import PACKABLE, PACKED
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def read_config(folder: Path) -> PretrainedConfig:
+    """Read the `config.json` of an encoder or of a trained model.
+
+    Raises:
+        MtdnnError: it is missing, broken, or of an unknown kind.
+    """
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # the configuration classes raise all kinds of exceptions
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise MtdnnError(f"{folder}: no usable config.json: {reason}") from None
+    return config
+
+
+def load_encoder(folder: Path, run: RunSettings) -> PreTrainedModel:
+    """Load a run's pretrained encoder, with the dropout that its settings ask for.
+
+    Raises:
+        MtdnnError: the encoder's weights are damaged, or more of them than a pooler are missing.
+    """
+    settings = run.training
+    config = read_config(folder)
+    if settings.encoder_dropout is not None:
+        names = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout")
+        for name in (*names, "attention_dropout"):
+            if hasattr(config, name):
+                setattr(config, name, settings.encoder_dropout)
+    try:
+        encoder: PreTrainedModel
+        encoder, report = without_messages(
+            AutoModel.from_pretrained,
+            folder,
+            config=config,
+            attn_implementation=_attention(config, run),
+            dtype=torch.float32,
+            use_safetensors=True,  # never a pickle, whatever lies in the folder
+            output_loading_info=True,
+        )
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise MtdnnError(f"{folder}: no usable encoder weights: {reason}") from None
+    # Transformers would draw them at random and only warn.
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise MtdnnError(
+            f"{folder}: no usable encoder weights: {len(missing)} are missing, the first is "
+            f"{missing[0]}; is model.safetensors that of a {config.model_type} encoder?"
+        )
+    if settings.activation_checkpointing:
+        _checkpoint_activations(encoder)
+    return encoder
+
+
+def empty_encoder(folder: Path, run: RunSettings) -> PreTrainedModel:
+    """Return the encoder that a folder's `config.json` describes, with random weights."""
+    config = read_config(folder)
+    encoder: PreTrainedModel = without_messages(
+        AutoModel.from_config, config, attn_implementation=_attention(config, run)
+    )
+    return encoder
+
+
+def _checkpoint_activations(encoder: PreTrainedModel) -> None:
+    """Make an encoder keep only the inputs of its layers and recompute the rest."""
+    if not encoder.supports_gradient_checkpointing:
+        raise MtdnnError(
+            f"training.activation_checkpointing: {encoder.config.model_type} encoders cannot do "
+            "it; raise training.accumulation to save memory"
+        )
+    encoder.config.use_cache = False  # which only decoders do
+    # transformers has begun to rename it.
+    name = "activation_checkpointing_enable"
+    enable = getattr(encoder, name, None) or encoder.gradient_checkpointing_enable
+    enable({"use_reentrant": False, "preserve_rng_state": True})
+
+
+def _attention(config: PretrainedConfig, run: RunSettings) -> str | None:
+    """The attention implementation: ours for packed batches, else the encoder's default."""
+    packable = config.model_type in PACKABLE
+    if run.encoder.batching == "packed" and not packable:
+        raise MtdnnError(
+            f"encoders.{run.encoder_name}.batching: {config.model_type} encoders cannot be packed "
+            f"(sequences would attend to each other; packing is exact for {', '.join(PACKABLE)}); "
+            "use auto or padded"
+        )
+    return PACKED if packable and run.encoder.batching != "padded" else None
+
+
+def without_messages(load: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    """Call a loader of transformers without its progress bars and advice."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call] # transformers'
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call] # transformers'
+    try:
+        return load(*arguments, **options)
+    finally:
+        transformers_logging.set_verbosity(level)

@@ -1,0 +1,77 @@
+"""Commands for single steps: names that are unknown, and steps that fail."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mtdnn.cli.main import main
+from mtdnn.config.loading import load
+from mtdnn.config.yaml_files import dump_yaml
+from mtdnn.training import loop
+
+DEMO = "config/demo.yaml"
+RUN = "results/x/runs/base/qa/w1.0/default/seed1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["encoder", DEMO, "basic"], "unknown encoder 'basic'; known are base"),
+        (["corpus", DEMO, "squid"], "unknown corpus 'squid'; known are squad"),
+        (["features", DEMO, "basic", "squad"], "unknown encoder 'basic'"),
+        (["features", DEMO, "base", "squid"], "unknown corpus 'squid'"),
+        (["features", DEMO, "base", "squad", "--variant", "odd"], "unknown variant 'odd'"),
+    ],
+)
+def test_unknown_names_are_answered_with_the_known_ones(capsys, arguments, message):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a run that has only its settings."""
+    folder = tmp_path / RUN
+    folder.mkdir(parents=True)
+    experiment = load(DEMO)
+    settings = experiment.resolve(experiment.runs()[0])
+    (folder / "config.yaml").write_text(dump_yaml(settings), encoding="utf-8")
+    return folder
+
+
+def test_a_failed_step_leaves_its_reason_for_the_tables(run):
+    assert main(["train", str(run)]) == 2
+    failure = json.loads((run / "failure.json").read_text(encoding="utf-8"))
+    assert failure["step"] == "train"
+    assert failure["reason"].endswith("features.json: no such file")
+
+
+def test_a_run_without_settings_is_refused_and_gets_no_failure(run, capsys):
+    (run / "config.yaml").unlink()
+    for step in ("schedule", "train", "evaluate"):
+        assert main([step, str(run)]) == 2
+        assert "config.yaml: no such file" in capsys.readouterr().err
+    assert list(run.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "options", "seconds"),
+    [(None, [], 600), ("5", [], 300), ("5", ["--checkpoint-minutes", "0.5"], 30)],
+)
+def test_train_passes_its_options_on(monkeypatch, run, variable, options, seconds):
+    given = []
+    monkeypatch.setattr(loop, "train", lambda *arguments: given.extend(arguments))
+    monkeypatch.delenv("MTDNN_CHECKPOINT_MINUTES", raising=False)
+    if variable:
+        monkeypatch.setenv("MTDNN_CHECKPOINT_MINUTES", variable)
+    assert main(["train", str(run), "--threads", "3", "--wait", *options]) == 0
+    assert given[0] == run and given[2:] == [3, seconds, True]
+
+
+def test_a_time_that_is_none_is_a_mistake_in_the_command(run, monkeypatch, capsys):
+    monkeypatch.setenv("MTDNN_CHECKPOINT_MINUTES", "often")
+    with pytest.raises(SystemExit) as stop:
+        main(["train", str(run)])
+    assert stop.value.code == 2
+    assert "--checkpoint-minutes: 'often' is not a number of minutes" in capsys.readouterr().err

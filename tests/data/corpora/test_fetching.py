@@ -1,0 +1,103 @@
+"""Corpora on disk: counts, digests, manifests and held-out articles; bad corpora are refused."""
+
+import json
+
+import pytest
+
+from mtdnn.data.corpora.fetching import read_questions
+from mtdnn.errors import MtdnnError
+from mtdnn.machine.files import sha256
+from tests.support.published import (
+    FILES,
+    SQUAD,
+    check_refused,
+    corpus_settings,
+    fetch_corpus,
+    read_rows,
+    write_files,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "dev"),
+    [("squad", 3, 3), ("swag", 2, 2), ("cola", 2, 4), ("mrpc", 2, 1), ("mnli", 2, 2)],
+)
+def test_the_manifest_has_counts_and_digests(name, train, dev, tmp_path):
+    root = write_files(tmp_path / "data", name)
+    manifest = fetch_corpus(
+        corpus_settings(name, rows={"train": train, "dev": dev}), root, tmp_path / "out"
+    )
+    assert {s: v["rows"] for s, v in manifest["splits"].items()} == {"train": train, "dev": dev}
+    for split, described in manifest["splits"].items():
+        assert described["sha256"] == sha256(tmp_path / f"out/{split}.parquet")
+    assert manifest["source"]["sha256"] == {f: sha256(root / f) for f in FILES[name]}
+    dropped = {"label '-'": 1} if name == "mnli" else {}
+    assert manifest["splits"]["train"]["dropped"] == dropped
+
+
+def test_held_out_articles_leave_the_training_split(tmp_path):
+    root = write_files(tmp_path / "data", "squad")
+    manifest = fetch_corpus(
+        corpus_settings("squad", held_out_titles=["Berg"]), root, tmp_path / "out"
+    )
+    assert {s: v["rows"] for s, v in manifest["splits"].items()} == {
+        "train": 1,
+        "dev": 3,
+        "held_out": 2,
+    }
+    assert [row["id"] for row in read_rows(tmp_path / "out", "held_out")] == ["a", "b"]
+    with pytest.raises(MtdnnError, match="no training article 'Bergg'; the nearest is 'Berg'"):
+        fetch_corpus(corpus_settings("squad", held_out_titles=["Bergg"]), root, tmp_path / "other")
+
+
+def test_the_digest_depends_on_the_rows_alone(tmp_path):
+    root = write_files(tmp_path / "data", "squad")
+    first = fetch_corpus(corpus_settings("squad"), root, tmp_path / "a")["digest"]
+    (root / "train.json").write_text(json.dumps(SQUAD, indent=1))
+    assert fetch_corpus(corpus_settings("squad"), root, tmp_path / "b")["digest"] == first
+    held_out = corpus_settings("squad", held_out_titles=["Berg"])
+    assert fetch_corpus(held_out, root, tmp_path / "c")["digest"] != first
+    changed = json.dumps(SQUAD).replace("It rains", "It drips").replace('"rains"', '"drips"')
+    (root / "train.json").write_text(changed)
+    assert fetch_corpus(corpus_settings("squad"), root, tmp_path / "d")["digest"] != first
+
+
+def test_other_counts_digests_and_splits_are_refused(tmp_path):
+    root = write_files(tmp_path / "data", "cola")
+    with pytest.raises(MtdnnError, match="dev has 4 rows, expected 5"):
+        fetch_corpus(corpus_settings("cola", rows={"dev": 5}), root, tmp_path / "out")
+    digests = {"in.tsv": "0" * 64}
+    with pytest.raises(MtdnnError, match=r"in\.tsv: its sha256 is"):
+        fetch_corpus(corpus_settings("cola", source={"sha256": digests}), root, tmp_path / "out")
+    with pytest.raises(MtdnnError, match=r"no such file.*MTDNN_DATA"):
+        fetch_corpus(corpus_settings("cola"), tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(MtdnnError, match="splits: dev is missing"):
+        splits = {"splits": {"train": ["train.tsv"]}}
+        fetch_corpus(corpus_settings("cola", source=splits), root, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("name", "file"), [("squad", "train.json"), ("cola", "train.tsv")])
+def test_an_empty_split_is_refused(name, file, tmp_path):
+    text = FILES[name][file]
+    empty = '{"data": []}' if name == "squad" else ""
+    check_refused(tmp_path, name, file, text, empty, "split train is empty")
+
+
+def test_questions_are_read_with_or_without_answers(tmp_path):
+    path = tmp_path / "questions.json"
+    path.write_text(json.dumps(SQUAD))
+    with_answers = read_questions(path)
+    content = json.loads(path.read_text())
+    for article in content["data"]:
+        for paragraph in article["paragraphs"]:
+            for question in paragraph["qas"]:
+                del question["answers"]
+                question.pop("is_impossible", None)
+    path.write_text(json.dumps(content))
+    assert read_questions(path) == with_answers
+    assert [row["id"] for row in with_answers] == ["a", "b", "c"]
+    assert not any(row["answer_texts"] for row in with_answers)
+    path.write_text('{"data": []}')
+    with pytest.raises(MtdnnError, match="has no questions"):
+        read_questions(path)

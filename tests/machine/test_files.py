@@ -1,0 +1,163 @@
+"""Files: complete or absent, readable or refused in one line, identified by digests."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors import safe_open
+
+from mtdnn.errors import MtdnnError
+from mtdnn.machine import files
+from mtdnn.machine.files import (
+    digest,
+    flush,
+    read_columns,
+    read_json,
+    replacing,
+    save_tensors,
+    sha256,
+    sweep,
+    write_json,
+    write_text,
+)
+
+
+def write_folder(target: Path, *names: str) -> None:
+    with replacing(target) as draft:
+        draft.mkdir()
+        for name in names:
+            (draft / name).write_text(name)
+
+
+def test_a_file_appears_when_its_block_ends(tmp_path):
+    target = tmp_path / "new" / "file"
+    with replacing(target) as draft:
+        draft.write_text("content")
+        assert draft.name == target.name and not target.exists()
+    assert target.read_text() == "content"
+    assert os.listdir(target.parent) == ["file"]
+
+
+def test_a_file_stays_as_it_was_when_its_block_fails(tmp_path):
+    target = tmp_path / "file"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), replacing(target) as draft:
+        draft.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_folder_replaces_another_as_a_whole(tmp_path):
+    target = tmp_path / "folder"
+    write_folder(target, "a", "b")
+    write_folder(target, "c")
+    assert os.listdir(target) == ["c"]
+    with pytest.raises(RuntimeError), replacing(target) as draft:
+        draft.mkdir()
+        raise RuntimeError
+    assert os.listdir(target) == ["c"]
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_an_error_of_the_disk_names_the_file(tmp_path):
+    with pytest.raises(OSError) as caught, replacing(tmp_path / "file"):
+        raise OSError(28, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "file")
+
+
+KILLED = """
+import os, signal, sys
+from mtdnn.machine.files import replacing
+with replacing(sys.argv[1]) as draft:
+    draft.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_process_leaves_a_draft_that_is_swept(tmp_path):
+    target = tmp_path / "file"
+    target.write_text("old")
+    (tmp_path / ".other.draft").mkdir()
+    result = subprocess.run([sys.executable, "-c", KILLED, str(target)])
+    assert result.returncode == -signal.SIGKILL
+    assert target.read_text() == "old"
+    assert len(os.listdir(tmp_path)) == 3
+    sweep(target)
+    assert sorted(os.listdir(tmp_path)) == [".other.draft", "file"]
+
+
+def test_a_flush_reaches_every_file_of_a_folder(tmp_path, monkeypatch):
+    write_folder(tmp_path / "folder", "a", "b")
+    flushed = []
+    monkeypatch.setattr(files.os, "fsync", flushed.append)
+    flush(tmp_path / "folder")
+    flush(tmp_path / "folder" / "a")
+    assert len(flushed) == 3
+
+
+def test_json_survives_being_written_and_read(tmp_path):
+    value = {"b": [1, 2.5, None, "ä"], "a": {"nested": True}}
+    write_json(tmp_path / "file.json", value)
+    assert read_json(tmp_path / "file.json") == value
+    text = (tmp_path / "file.json").read_text(encoding="utf-8")
+    assert "ä" in text and text.endswith("}\n")
+
+
+@pytest.mark.parametrize("value", [float("nan"), [float("inf")]])
+def test_json_without_finite_numbers_is_refused_and_nothing_is_written(tmp_path, value):
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "file.json", value)
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[" * 100_000])
+def test_broken_json_is_named(tmp_path, content):
+    path = tmp_path / "file.json"
+    with pytest.raises(MtdnnError, match=r"file.json: no such file$"):
+        read_json(path)
+    path.write_bytes(content)
+    with pytest.raises(MtdnnError, match=r"file.json: not readable as JSON: "):
+        read_json(path)
+
+
+def test_columns_of_a_table_are_read_and_missing_ones_are_named(tmp_path):
+    path = tmp_path / "table.parquet"
+    with pytest.raises(MtdnnError, match=r"table.parquet: no such file$"):
+        read_columns(path, ["a"])
+    pq.write_table(pa.table({"a": [1], "b": [2]}), path)
+    assert read_columns(path, ["a"]).to_pydict() == {"a": [1]}
+    write_text(path, "PAR1")
+    with pytest.raises(MtdnnError, match=r"table.parquet: not readable: ") as caught:
+        read_columns(path, ["a"])
+    assert "\n" not in str(caught.value)
+
+
+def test_tensors_survive_being_written_and_read(tmp_path):
+    tensor = torch.arange(6.0).reshape(2, 3).t().requires_grad_()  # not contiguous
+    save_tensors({"a": tensor}, tmp_path / "file.safetensors", {"step": "3"})
+    with safe_open(tmp_path / "file.safetensors", "pt") as file:
+        assert torch.equal(file.get_tensor("a"), tensor)
+        assert file.metadata() == {"step": "3"}
+
+
+def test_tensors_in_a_missing_folder_are_an_error_of_the_disk(tmp_path):
+    with pytest.raises(OSError, match="No such file") as caught:
+        save_tensors({"a": torch.zeros(1)}, tmp_path / "none" / "file")
+    assert caught.value.filename == str(tmp_path / "none" / "file")
+
+
+def test_a_digest_depends_on_values_and_not_on_the_order_of_keys(tmp_path):
+    assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
+    different = [{"a": 1}, {"a": 2}, {"a": "1"}, {"b": 1}, [1, 2], [2, 1], None, "ä", "a"]
+    assert len({digest(value) for value in different}) == len(different)
+    # A constant, because any other digest would redo all existing runs.
+    assert digest({"b": "ä", "a": [1, 2.5]})[:16] == "e738b52034d02476"
+    (tmp_path / "file").write_bytes(b"abc")
+    assert sha256(tmp_path / "file").startswith("ba7816bf8f01cfea")

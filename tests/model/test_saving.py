@@ -1,0 +1,115 @@
+"""A saved model is a plain Hugging Face model, and loads unchanged."""
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+)
+
+from mtdnn.errors import MtdnnError
+from mtdnn.model.saving import export, load, save
+from tests.support.packed import Prepared, changed, padded_inputs, sequences_of, with_encoder
+from tests.support.tiny import FAMILIES
+
+
+def saved(prepared, run_dir):
+    model = changed(prepared)
+    (run_dir / "model").mkdir(parents=True)
+    save(model, prepared.run, prepared.encoder, run_dir / "model")
+    return model
+
+
+def test_a_saved_model_is_a_plain_question_answering_model(any_encoder, tmp_path):
+    model = saved(any_encoder, tmp_path)
+    plain, loading = AutoModelForQuestionAnswering.from_pretrained(
+        tmp_path / "model", output_loading_info=True
+    )
+    assert not any(loading[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    batch = any_encoder.batch("squad")
+    ours = model("squad", batch).split(batch.lengths)
+    for inputs, logits in zip(sequences_of(batch), ours, strict=True):
+        if plain.config.model_type not in ("bert", "electra", "albert"):
+            del inputs["token_type_ids"]
+        theirs = plain.eval()(**inputs)
+        both = torch.stack([theirs.start_logits[0], theirs.end_logits[0]], dim=1)
+        torch.testing.assert_close(logits, both, atol=1e-5, rtol=1e-5)
+
+
+def test_a_loaded_model_is_the_saved_one(any_encoder, tmp_path):
+    model = saved(any_encoder, tmp_path)
+    again = load(tmp_path / "model", any_encoder.run)
+    assert again.packed == model.packed
+    assert again.state_dict().keys() == model.state_dict().keys()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    for corpus in FAMILIES:
+        batch = any_encoder.batch(corpus)
+        assert torch.equal(model(corpus, batch), again.eval()(corpus, batch))
+
+
+@pytest.mark.parametrize("corpus", FAMILIES)
+def test_every_task_of_bert_can_be_exported(bert, tmp_path, corpus):
+    model = saved(bert, tmp_path)
+    export(tmp_path, bert.run, corpus, tmp_path / "plain")
+    auto = {
+        "question_answering": AutoModelForQuestionAnswering,
+        "multiple_choice": AutoModelForMultipleChoice,
+        "sequence_classification": AutoModelForSequenceClassification,
+    }[FAMILIES[corpus]]
+    plain, loading = auto.from_pretrained(tmp_path / "plain", output_loading_info=True)
+    assert not any(loading[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    batch = bert.batch(corpus)
+    inputs, expected = padded_inputs(batch), model(corpus, batch)
+    if corpus == "swag":
+        inputs = {name: x.view(-1, 4, x.shape[1]) for name, x in inputs.items()}
+        expected = model.heads[corpus].scores(expected, batch)
+    outputs = plain.eval()(**inputs)
+    if corpus == "squad":
+        logits = batch.unpad(torch.stack([outputs.start_logits, outputs.end_logits], dim=2))
+    else:
+        logits = outputs.logits
+    torch.testing.assert_close(expected, logits, atol=1e-5, rtol=1e-5)
+    if corpus == "mnli":
+        assert plain.config.id2label == {0: "entailment", 1: "neutral", 2: "contradiction"}
+    assert (tmp_path / "plain" / "tokenizer.json").exists()
+
+
+def test_a_head_of_another_shape_is_not_exported(tmp_path):
+    prepared = Prepared(tmp_path / "run", "distilbert")
+    saved(prepared, tmp_path / "trained")
+    with pytest.raises(MtdnnError, match="DistilBertForSequenceClassification has another head"):
+        export(tmp_path / "trained", prepared.run, "cola", tmp_path / "plain")
+    assert not (tmp_path / "plain").exists()
+    with pytest.raises(MtdnnError, match="was not trained on 'mrpc'"):
+        export(tmp_path / "trained", prepared.run, "mrpc", tmp_path / "plain")
+
+
+def test_mean_pooled_heads_are_not_exported(bert, tmp_path):
+    saved(bert, tmp_path)
+    averaged = with_encoder(bert.run, pooling="mean")
+    with pytest.raises(MtdnnError, match=r"cola was trained with pooling: mean.*only question"):
+        export(tmp_path, averaged, "cola", tmp_path / "plain")
+    export(tmp_path, averaged, "squad", tmp_path / "plain")
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "heads.safetensors"])
+def test_broken_weights_are_refused_in_one_line(bert, tmp_path, file):
+    saved(bert, tmp_path)
+    path = tmp_path / "model" / file
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(MtdnnError, match=rf"{file}: not readable as safetensors") as error:
+        load(tmp_path / "model", bert.run)
+    assert "\n" not in str(error.value)
+    path.unlink()
+    with pytest.raises(MtdnnError, match=rf"{file}: no such file; put it back, or .* train again"):
+        load(tmp_path / "model", bert.run)
+
+
+def test_weights_of_another_mixture_are_refused(bert, tmp_path):
+    saved(bert, tmp_path)
+    fewer = {name: bert.run.corpora[name] for name in ("squad", "cola")}
+    with pytest.raises(MtdnnError, match=r"do not fit the run's settings: .*mnli") as error:
+        load(tmp_path / "model", bert.run.model_copy(update={"corpora": fewer}))
+    assert "\n" not in str(error.value)

@@ -1,0 +1,53 @@
+"""Curves follow the definitions of the official script."""
+
+import numpy as np
+import pytest
+
+from mtdnn.evaluation.scoring import summary
+from mtdnn.reporting.answers import read_answers
+from mtdnn.reporting.figures import curves
+
+
+@pytest.fixture
+def first(answered):
+    """The first seed of the baseline."""
+    return next(iter(read_answers(answered).baseline.seeds.values()))
+
+
+@pytest.mark.parametrize("metric", ["exact", "f1"])
+def test_scores_by_threshold_equal_those_of_the_official_script(first, metric):
+    kept = first.questions
+    thresholds = np.array([-5.0, -2.0, -1.0, 0.0, 2.0, 5.0])
+    expected = [summary(kept.scores, kept.odds, each)[metric] for each in thresholds]
+    assert curves.over_thresholds(first, metric, thresholds) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("metric", ["exact", "f1"])
+def test_precision_and_recall_equal_those_of_the_official_script(first, metric):
+    ours, theirs = curves.precision_recall(first, metric), official_curve(first.questions, metric)
+    assert ours[0] == pytest.approx(theirs[0])
+    assert ours[1] == pytest.approx(theirs[1])
+
+
+def official_curve(questions, metric):
+    """The loop of the official script over null odds in ascending order."""
+    order = sorted(range(len(questions)), key=questions.odds.__getitem__)
+    total, precisions, recalls = 0.0, [], []
+    for place, index in enumerate(order):
+        if questions.scores.answerable[index]:
+            total += getattr(questions.scores, metric)[index]
+        last = place == len(order) - 1
+        if last or questions.odds[index] != questions.odds[order[place + 1]]:
+            precisions.append(100 * total / (place + 1))
+            recalls.append(100 * total / sum(questions.scores.answerable))
+    return np.array(precisions), np.array(recalls)
+
+
+def test_every_mixture_has_a_curve_and_the_threshold_in_use_is_marked(answered):
+    panels = curves.draw_thresholds(answered).subfigs[0].axes
+    assert [axes.get_ylabel() for axes in panels] == ["EM (%)", "F1 (%)"]
+    for axes in panels:
+        labels = axes.get_legend_handles_labels()[1]
+        assert labels == ["QA", "QA+MCC", "QA+SC", "QA+MCC+SC"]
+        dashed = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"]
+        assert set(dashed) == {answered.decoding.null_threshold}

@@ -1,0 +1,40 @@
+"""Every figure can be drawn by its name, with or without runs."""
+
+import pytest
+
+from mtdnn.reporting import products
+from mtdnn.reporting.figures import registry
+from tests.support.factories import make_experiment
+
+
+def small_print(figure):
+    return " ".join(figure.subfigs[1].texts[0].get_text().split())
+
+
+def test_every_built_in_figure_can_be_drawn():
+    assert set(registry.BUILT_IN) == set(products.FIGURES)
+
+
+def test_the_small_print_names_missing_runs_and_the_notice(drawn):
+    for name in ("figure3", *products.TRAINING_FIGURES):
+        text = small_print(registry.draw(drawn, name))
+        assert "Made-up numbers" in text
+        assert "0.9" in text
+        assert "not run" in text
+
+
+def test_a_figure_without_runs_says_that_there_is_nothing_to_draw(tmp_path):
+    experiment = make_experiment(tmp_path)
+    for name in ("figure3", "figure4", *products.TRAINING_FIGURES):
+        products.write_figure(experiment, name)
+        body = registry.draw(experiment, name).subfigs[0]
+        texts = [text.get_text() for axes in body.axes for text in axes.texts]
+        assert "nothing to draw yet" in texts
+
+
+@pytest.mark.parametrize("name", products.ANSWER_FIGURES)
+def test_figures_of_answers_are_written_even_without_runs(tmp_path, name):
+    experiment = make_experiment(tmp_path)
+    products.write_figure(experiment, name)
+    for suffix in ("svg", "png", "pdf"):
+        assert experiment.layout.figure(name, suffix).stat().st_size > 0

@@ -1,0 +1,37 @@
+"""Figures of the training show what the schedules and logs hold."""
+
+import numpy as np
+import pytest
+
+from mtdnn.config.layout import RunId
+from mtdnn.reporting.figures import training
+from mtdnn.training.log import read_training
+
+
+def test_bars_show_the_share_of_each_corpus_and_the_intended_share(drawn):
+    (axes,) = training.draw_corpus_shares(drawn).subfigs[0].axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    place = labels.index("QA+MCC, w 0.8, BERT base, seed 2")
+    folder = drawn.layout.run(RunId("base", "qa_mcc", 0.8, "default", 2))
+    names = [step["corpus"] for step in read_training(folder)]
+    bars = [bar for bar in axes.patches if abs(bar.get_y() + bar.get_height() / 2 - place) < 0.01]
+    shares = [100 * names.count(corpus) / len(names) for corpus in ("squad", "swag")]
+    assert [bar.get_width() for bar in bars] == pytest.approx(shares)
+    marks = {line.get_xdata()[0] for line in axes.lines if abs(line.get_ydata()[0] - place) < 0.5}
+    assert list(marks) == pytest.approx([80.0])
+
+
+def test_losses_have_a_panel_for_each_kind_of_run_and_a_curve_for_each_seed(drawn):
+    panels = {axes.get_title(): axes for axes in training.draw_losses(drawn).subfigs[0].axes}
+    panel = panels["QA+MCC, w 0.8, BERT base"]
+    for seed in (1, 2, 3):
+        steps = read_training(drawn.layout.run(RunId("base", "qa_mcc", 0.8, "default", seed)))
+        losses = [step["loss"] for step in steps if step["corpus"] == "swag"]
+        assert any(list(line.get_ydata()) == losses for line in panel.lines)
+
+
+def test_the_moving_average_equals_its_definition():
+    values = np.array([5.0, 1.0, 4.0, 2.0, 8.0])
+    expected = [3.0, 10 / 3, 7 / 3, 14 / 3, 5.0]
+    assert training.moving_average(values, 3) == pytest.approx(expected)
+    assert training.moving_average(values, 1) == pytest.approx(values)

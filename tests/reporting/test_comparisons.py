@@ -1,0 +1,38 @@
+"""A table's comparisons in three formats, and in the table's notes."""
+
+import csv
+
+from mtdnn.machine.files import read_json
+from mtdnn.reporting import products, tables
+from mtdnn.statistics import records
+from tests.support.comparisons import comparison, make_mixtures, make_runs, make_variants
+
+
+def test_comparisons_in_three_formats_and_in_the_notes_of_the_table(tmp_path):
+    mixtures = make_mixtures(tmp_path)
+    make_runs(mixtures, "table2", [0.4, 0.7, 0.41, 0.8])
+    products.write_table(mixtures, "table2")
+    assert "against QA" not in mixtures.layout.table("table2", "md").read_text()
+    records.write(mixtures, ["table2"])
+    products.write_comparisons(mixtures, "table2")
+    products.write_table(mixtures, "table2")
+    entry = read_json(mixtures.layout.statistics("table2"))
+    found = comparison(entry, "baseline", "qa_mcc_sc")
+    shown = tables.interval(found["em"])
+    for path in (mixtures.layout.table("table2", "md"), mixtures.layout.comparison("table2", "md")):
+        text = path.read_text()
+        assert shown in text and found["verdict"]["text"] in text.replace("\\", "")
+        assert mixtures.notice in text
+    assert r"Permutation" in mixtures.layout.comparison("table2", "tex").read_text()
+    with open(mixtures.layout.comparison("table2", "csv"), newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == len(entry["comparisons"])
+    assert float(lines[2]["em_difference"]) == found["em"]["difference"]
+
+
+def test_a_flipped_conclusion_is_marked(tmp_path):
+    experiment = make_variants(tmp_path)
+    make_runs(experiment, "s", [0.3, 0.9, 0.6, 0.6])
+    records.write(experiment, ["s"])
+    products.write_comparisons(experiment, "s")
+    assert "| yes |" in experiment.layout.comparison("s", "md").read_text()

@@ -1,0 +1,43 @@
+"""Texts with marked spans, and numbers, as templates show them."""
+
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtdnn.reporting import templating
+
+
+@given(
+    st.text(min_size=1, max_size=300),
+    st.lists(st.tuples(st.integers(0, 300), st.integers(0, 300)), max_size=4),
+    st.integers(1, 200),
+)
+def test_the_pieces_of_a_text_make_up_the_text(text, bounds, excerpt):
+    spans = [tuple(sorted(min(each, len(text)) for each in pair)) for pair in bounds]
+    pieces = templating.segments(text, spans, excerpt)
+    inside = {place for start, end in spans for place in range(start, end)}
+    shown = "".join(piece for piece, _ in pieces)
+    assert shown.removeprefix("…").removesuffix("…") in text or shown == text
+    marked = sum(len(piece) for piece, is_marked in pieces if is_marked)
+    assert marked == len(inside)
+    whole = templating.segments(text, spans, 10**6)
+    assert "".join(piece for piece, _ in whole) == text
+    assert all(a[1] != b[1] for a, b in itertools.pairwise(whole))
+
+
+def test_an_excerpt_keeps_the_marked_words_and_cuts_at_spaces():
+    text = "one two three four five six seven eight nine ten"
+    pieces = templating.segments(text, [(text.index("five"), text.index("five") + 4)], 18)
+    shown = "".join(piece for piece, _ in pieces)
+    assert [piece for piece, inside in pieces if inside] == ["five"]
+    assert shown.startswith("…") and shown.endswith("…")
+    assert all(word in text.split() for word in shown.strip("…").split())
+
+
+def test_missing_numbers_are_dashes():
+    assert templating.number(None) == templating.signed_or_missing(None) == "–"
+    assert templating.spread([]) == templating.score(None) == "–"
+    assert templating.spread([1.0, -2.0]) == "−0.50 (−2.00 to +1.00)"
+    assert templating.score({"mean": 70.0, "deviation": None}) == "70.00"
+    assert templating.score({"mean": 70.0, "deviation": 1.5}) == "70.00 ± 1.50"

@@ -1,0 +1,137 @@
+"""The MLflow store: created once, restored, refused in one line."""
+
+import multiprocessing
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag, ViewType
+
+from mtdnn.cli.main import main
+from mtdnn.config.layout import RunId
+from mtdnn.config.yaml_files import dump_yaml
+from mtdnn.errors import MtdnnError
+from mtdnn.machine.files import read_json, write_text
+from mtdnn.tracking import client as tracking_client
+from mtdnn.tracking.client import create_store, without_credentials
+from mtdnn.tracking.runs import log_run
+from tests.support.factories import make_experiment, make_run
+
+RUN = RunId("base", "qa_sc", 0.8, "default", 1)
+
+
+def test_deleted_experiment_is_restored(tmp_path):
+    experiment = make_experiment(tmp_path)
+    client = MlflowClient(experiment.store_uri)
+    create_store(experiment)
+    first = read_json(experiment.layout.root / "store.json")
+    assert first["uri"] == experiment.store_uri
+    client.delete_experiment(first["experiment_id"])
+    create_store(experiment)
+    assert read_json(experiment.layout.root / "store.json") == first
+    known = client.get_experiment(first["experiment_id"])
+    assert known.lifecycle_stage == "active"
+    assert known.tags["mlflow.note.content"].endswith(experiment.notice)
+
+
+def test_relative_sqlite_store_becomes_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    experiment = make_experiment(tmp_path, tracking_uri="sqlite:///somewhere/mlflow.db")
+    assert experiment.store_uri == f"sqlite:///{tmp_path}/somewhere/mlflow.db"
+
+
+def test_dead_server_is_one_line_and_quick(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://user:secret@127.0.0.1:{free.getsockname()[1]}"
+    experiment = make_experiment(tmp_path, tracking_uri=address)
+    folder = make_run(experiment, RUN)
+    start = time.monotonic()
+    with pytest.raises(MtdnnError) as error:
+        log_run(experiment, folder)
+    assert time.monotonic() - start < 30
+    assert len(str(error.value).splitlines()) == 1
+    assert "secret" not in str(error.value)
+    assert not (folder / "mlflow.json").exists()
+
+
+def test_file_that_is_no_database_is_one_line(tmp_path):
+    write_text(tmp_path / "results" / "mlflow.db", "these are not the tables of a database")
+    with pytest.raises(MtdnnError, match="not a database"):
+        create_store(make_experiment(tmp_path))
+
+
+@pytest.mark.slow
+def test_many_processes_on_a_fresh_store(tmp_path):
+    """Twelve at once, of which all fail if MLflow alone creates the store."""
+    experiment = make_experiment(tmp_path)
+    folders = [make_run(experiment, run, steps=4) for run in experiment.runs()[:3]]
+    path = tmp_path / "experiment.yaml"
+    write_text(path, dump_yaml(experiment))
+    commands = [["store", str(path)]] * 6
+    # Two of them log the same run, and two more every run.
+    commands += [["sync", str(path), str(folders[number % 3])] for number in range(4)]
+    commands += [["sync", str(path)]] * 2
+    # Imports take seconds. Forked from a process that has done them, all begin together.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mtdnn.cli.main", "mtdnn.tracking.runs"])
+    with ProcessPoolExecutor(len(commands), mp_context=context) as processes:
+        assert list(processes.map(main, commands)) == [0] * 12
+    client = MlflowClient(experiment.store_uri)
+    known = client.get_experiment_by_name(experiment.experiment)
+    every = client.search_runs([known.experiment_id], run_view_type=ViewType.ALL)
+    assert len(every) == 3
+
+
+@pytest.mark.slow
+def test_a_store_of_another_folder_is_refused(tmp_path):
+    """Artifacts would be written to that folder."""
+    experiment = make_experiment(tmp_path / "first")
+    create_store(experiment)
+    shutil.copytree(tmp_path / "first", tmp_path / "copy")
+    moved = make_experiment(tmp_path / "copy")
+    folder = make_run(moved, RUN)
+    with pytest.raises(MtdnnError, match=r"mlflow.db: was created for .*first.*; delete it"):
+        log_run(moved, folder)
+    (tmp_path / "copy" / "results" / "mlflow.db").unlink()
+    write_text(tmp_path / "moved.yaml", dump_yaml(moved))
+    command = [sys.executable, "-m", "mtdnn", "sync", str(tmp_path / "moved.yaml")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said == "MLflow is up to date with 1 run\n"
+
+
+def test_credentials_are_removed_wherever_they_stand():
+    text = "cannot reach http://me:secret@host/x?a=b@c, nor http://other/y"
+    assert without_credentials(text) == "cannot reach http://host/x?a=b@c, nor http://other/y"
+
+
+class Batches:
+    """Notes the calls of `log_batch`."""
+
+    def __init__(self) -> None:
+        self.calls: list[dict] = []
+
+    def log_batch(self, run_id: str, **entities: list) -> None:
+        assert run_id == "the run"
+        self.calls.append(entities)
+
+
+@pytest.mark.parametrize(
+    ("log", "kind", "limit", "entity"),
+    [
+        (tracking_client.log_metrics, "metrics", 1000, Metric("key", 1.0, 0, 0)),
+        (tracking_client.log_params, "params", 100, Param("key", "value")),
+        (tracking_client.log_tags, "tags", 100, RunTag("key", "value")),
+    ],
+)
+def test_batches_stay_within_the_limits_of_mlflow(log, kind, limit, entity):
+    for count, sizes in ((0, []), (limit, [limit]), (2 * limit + 1, [limit, limit, 1])):
+        client = Batches()
+        log(client, "the run", [entity] * count)
+        assert [len(call[kind]) for call in client.calls] == sizes
+        assert all(call.keys() == {kind} for call in client.calls)

@@ -1,0 +1,103 @@
+"""What the Snakefile calls: missing inputs are named, paths are quoted, delivery is started."""
+
+import copy
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mtdnn.errors import MtdnnError
+from mtdnn.workflow import snakefile
+from tests.support.factories import SMALL
+
+SQUAD_FILES = {
+    "kind": "files",
+    "format": "squad",
+    "root": "squad",
+    "splits": {"train": ["train.json"], "dev": ["dev.json"]},
+}
+
+
+def load(folder: Path, mapping: dict[str, Any]):
+    path = folder / "experiment.yaml"
+    path.write_text(yaml.safe_dump(mapping), encoding="utf-8")
+    return snakefile.load_experiment(mapping, [path])
+
+
+@pytest.fixture
+def mapping(tmp_path, monkeypatch) -> dict[str, Any]:
+    """An experiment whose corpus and encoder are local files, which do not exist."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MTDNN_DATA", raising=False)
+    mapping = copy.deepcopy(SMALL)
+    mapping["data_root"] = "data"
+    mapping["corpora"]["squad"]["source"] = SQUAD_FILES
+    mapping["encoders"]["tiny"]["source"] = {"kind": "files", "path": "encoder"}
+    return mapping
+
+
+def test_every_missing_input_is_named(tmp_path, mapping):
+    with pytest.raises(MtdnnError) as error:
+        load(tmp_path, mapping)
+    assert str(error.value) == (
+        "experiment.yaml: data_root: no such folder: data; "
+        "set it, or the environment variable MTDNN_DATA"
+    )
+    (tmp_path / "data").mkdir()
+    with pytest.raises(MtdnnError) as error:
+        load(tmp_path, mapping)
+    assert str(error.value).splitlines() == [
+        "experiment.yaml: corpora.squad.source.root: no such folder: data/squad",
+        "experiment.yaml: encoders.tiny.source.path: no such folder: encoder",
+    ]
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "data" / "squad").mkdir()
+    (tmp_path / "data" / "squad" / "train.json").touch()
+    with pytest.raises(MtdnnError) as error:
+        load(tmp_path, mapping)
+    assert str(error.value) == (
+        "experiment.yaml: corpora.squad.source.splits: no such file: data/squad/dev.json"
+    )
+    (tmp_path / "data" / "squad" / "dev.json").touch()
+    assert load(tmp_path, mapping).lock == "experiment.lock.json"
+
+
+def test_repeated_keys_are_refused(tmp_path):
+    """Snakemake's own reader takes the last one."""
+    path = tmp_path / "experiment.yaml"
+    path.write_text("seeds: [1]\nseeds: [2]\n", encoding="utf-8")
+    with pytest.raises(MtdnnError, match="seeds"):
+        snakefile.load_experiment(SMALL, [path])
+
+
+def test_paths_in_the_command_of_the_report_are_quoted(tmp_path):
+    root = tmp_path / "re'sults; touch x"
+    command = snakefile.report_command(
+        Path("a b.yaml"), "Snake file", [root / "pages" / "t 1.html"], root
+    )
+    words = shlex.split(command)
+    assert words[3] == str(root / "pages" / "t 1.html")
+    assert words[words.index("--configfile") + 1] == "a b.yaml"
+    assert words[words.index("--snakefile") + 1] == "Snake file"
+    draft = words[words.index("--report") + 1]
+    assert words[-3:] == ["mv", draft, str(root / "report.html")]
+    assert Path(draft).parent == root
+
+
+def test_delivery_is_a_process_in_a_session_of_its_own(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *args, **options: started.append((args, options))
+    )
+    snakefile.start_delivery(Path("experiment.yaml"), tmp_path / "logs" / "sync.log")
+    (((command,), options),) = started
+    assert command == [
+        *(sys.executable, "-m", "mtdnn", "sync", "experiment.yaml"),
+        *("--follow", "--parent", str(os.getpid())),
+    ]
+    assert options["start_new_session"] and (tmp_path / "logs" / "sync.log").exists()
