@@ -77,6 +77,7 @@ class Commands(list[Command]):
 EXPERIMENT = Argument("experiment", type=Path, metavar="EXPERIMENT.yaml")
 RUN_DIR = Argument("run", type=Path, metavar="RUN_DIR")
 THREADS = Argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
+FORCE = Argument("--force", action="store_true", help="do it again even if it is up to date")
 JSON = Argument("--json", action="store_true", help="print one JSON object")
 
 

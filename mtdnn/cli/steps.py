@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mtdnn.cli.arguments import (
     EXPERIMENT,
+    FORCE,
     RUN_DIR,
     STEPS,
     THREADS,
@@ -97,14 +98,16 @@ def resolve(arguments: argparse.Namespace) -> None:
     running.write_settings(experiment, pick("run", arguments.run, runs))
 
 
-@commands.add("schedule", STEPS, "draw the batches of a run", RUN_DIR)
+@commands.add("schedule", STEPS, "draw the batches of a run", RUN_DIR, FORCE)
 def schedule(arguments: argparse.Namespace) -> None:
     from mtdnn.config.loading import load_run
     from mtdnn.training import schedule
-    from mtdnn.workflow.running import run_step
+    from mtdnn.workflow.running import held, run_step
 
     settings = load_run(RunFolder(arguments.run).config)
-    run_step("schedule", arguments.run, partial(schedule.write, arguments.run, settings))
+    work = partial(schedule.write, arguments.run, settings, arguments.force)
+    with held(arguments.run, "the run's schedule is being drawn"):
+        run_step("schedule", arguments.run, work)
 
 
 @commands.add(
@@ -125,6 +128,7 @@ def schedule(arguments: argparse.Namespace) -> None:
         action="store_true",
         help="if another process is training the run, wait for it and use its result",
     ),
+    FORCE,
     THREADS,
 )
 def train(arguments: argparse.Namespace) -> None:
@@ -134,28 +138,30 @@ def train(arguments: argparse.Namespace) -> None:
 
     settings = load_run(RunFolder(arguments.run).config)
     seconds = 60 * arguments.checkpoint_minutes
-    work = partial(loop.train, arguments.run, settings, arguments.threads, seconds, arguments.wait)
+    options = (arguments.threads, seconds, arguments.wait, arguments.force)
+    work = partial(loop.train, arguments.run, settings, *options)
     with launch.reported(reason):
         # Of several processes that train one run, only the first writes in the run's folder.
         run_step("train", arguments.run, work) if launch.leads() else work()
 
 
-@commands.add("evaluate", STEPS, "predict a run's dev sets", RUN_DIR, THREADS)
+@commands.add("evaluate", STEPS, "predict a run's dev sets", RUN_DIR, FORCE, THREADS)
 def evaluate(arguments: argparse.Namespace) -> None:
     from mtdnn.config.loading import load_run
     from mtdnn.workflow import running
 
     settings = load_run(RunFolder(arguments.run).config)
-    running.evaluate(arguments.run, settings, arguments.threads)
+    running.evaluate(arguments.run, settings, arguments.threads, arguments.force)
 
 
 @commands.add("metrics", STEPS, "score a run's predictions on every slice", EXPERIMENT, RUN_DIR)
 def metrics(arguments: argparse.Namespace) -> None:
     from mtdnn.evaluation import metrics
-    from mtdnn.workflow.running import run_step
+    from mtdnn.workflow.running import held, run_step
 
     experiment = load_experiment(arguments)
-    run_step("metrics", arguments.run, partial(metrics.write, arguments.run, experiment))
+    with held(arguments.run, "the run is being scored"):
+        run_step("metrics", arguments.run, partial(metrics.write, arguments.run, experiment))
 
 
 def _lock_file(experiment: "Experiment") -> Path:

@@ -84,12 +84,6 @@ class RunFolder:
         """Return the files of the trained weights."""
         return [self.model / name for name in WEIGHTS]
 
-    def products_from(self, step: str) -> list[Path]:
-        """Return the products of `step` and of all steps after it."""
-        steps = list(STEPS)
-        later = steps[steps.index(step) :]
-        return [self.path / name for each in later for name in STEPS[each]]
-
 
 STEPS = {
     "schedule": (RunFolder.schedule,),
@@ -98,6 +92,13 @@ STEPS = {
     "metrics": (RunFolder.metrics,),
 }
 """The steps of a run in order, each with the files that exist once it is done."""
+
+
+def outdated_by(step: str) -> list[str]:
+    """Return the names of a run's files that no longer hold once `step` has new products."""
+    steps = list(STEPS)
+    later = steps[steps.index(step) + 1 :]
+    return [RunFolder.failure, *(name for each in later for name in STEPS[each])]
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,10 @@ class Layout:
     def run(self, run: RunId) -> Path:
         """Return the folder of a run; `RunFolder` names its files."""
         return self.root / "runs" / run.path
+
+    def lease(self, run: Path) -> Path:
+        """The folder by which one process at a time holds the run in the folder `run`."""
+        return self.root / "state" / "runs" / "-".join(run.parts[-5:])
 
     def state(self, fingerprint: str) -> Path:
         """Return the folder of a run's checkpoints, which exists until it is trained."""

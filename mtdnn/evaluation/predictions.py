@@ -8,12 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from mtdnn.config.layout import Layout, RunFolder
+from mtdnn.config.dependencies import code_of
+from mtdnn.config.layout import Layout, RunFolder, outdated_by
 from mtdnn.config.settings import RunSettings
 from mtdnn.data.features import ROWS_AT_A_TIME, Features, Sequences, check_unchanged
 from mtdnn.evaluation.decoding import PREDICTIONS, Answers, Decoder, SpanLogits, predictions_table
-from mtdnn.machine.files import replacing
+from mtdnn.machine.files import digest, read_json
 from mtdnn.machine.progress import Progress
+from mtdnn.machine.staging import publishing
 from mtdnn.model.batches import pack
 from mtdnn.model.device import use_device
 from mtdnn.model.heads import ChoiceHead, LabelHead
@@ -22,6 +24,30 @@ from mtdnn.model.saving import load
 
 TOKENS_PER_BATCH = {"cpu": 4_096, "cuda": 32_768}
 """Tokens of a batch by device: enough to keep the device busy, few enough for its memory."""
+
+
+_MADE_FROM = b"mtdnn.made_from"  # key in the metadata of both files
+
+
+def is_evaluated(run_dir: Path, run: RunSettings) -> bool:
+    """Return whether a run's folder holds what evaluating its model now would give.
+
+    Args:
+        run_dir: the run's folder, with the description of its trained model.
+        run: the run's settings.
+    """
+    files, expected = RunFolder(run_dir), _origin(run_dir, run)
+    try:
+        schemas = [pq.read_schema(path) for path in (files.predictions, files.auxiliary)]
+    except (OSError, pa.ArrowInvalid):
+        return False
+    return all((schema.metadata or {}).get(_MADE_FROM) == expected for schema in schemas)
+
+
+def _origin(run_dir: Path, run: RunSettings) -> bytes:
+    """Digest of what determines the predictions of a trained run."""
+    fingerprint = read_json(RunFolder(run_dir).description).get("fingerprint")
+    return digest([fingerprint, run.decoding.model_dump(), code_of("evaluate")]).encode()
 
 
 def evaluate(run_dir: Path, run: RunSettings, threads: int | None = None) -> None:
@@ -39,30 +65,42 @@ def evaluate(run_dir: Path, run: RunSettings, threads: int | None = None) -> Non
             gives logits that are not finite.
     """
     device = use_device(threads)
-    files, layout = RunFolder(run_dir), Layout.of_run(run_dir)
+    layout, origin = Layout.of_run(run_dir), {_MADE_FROM: _origin(run_dir, run)}
     check_unchanged(layout, run, "dev", "held_out")
-    model = load(files.model, run).to(device).eval()
-    labels = [_no_labels()]
-    with (
-        replacing(files.predictions) as draft,
-        pq.ParquetWriter(draft, PREDICTIONS, compression="zstd") as writer,
-    ):
-        for name, corpus in run.corpora.items():
-            folder = layout.features(run.encoder_name, run.features_variant, name)
-            if name != run.primary:
-                features = Features(folder / "dev.arrow", corpus.family)
-                labels.append(classify(model, name, features, run, device))
-                continue
-            for split in ("dev", "held_out"):
-                if (folder / f"{split}.arrow").exists():
-                    features = Features(folder / f"{split}.arrow", corpus.family)
-                    rows = layout.corpus(name) / f"{split}.parquet"
-                    questions = pq.read_metadata(rows).num_rows
-                    best = answer(model, name, features, questions, run, device)
-                    for table in _predictions(split, rows, best):
-                        writer.write_table(table)
-    with replacing(files.auxiliary) as draft:
-        pq.write_table(pa.concat_tables(labels), draft, compression="zstd")
+    model = load(RunFolder(run_dir).model, run).to(device).eval()
+    with publishing(run_dir, outdated_by("evaluate")) as folder:
+        files = RunFolder(folder)
+        schema = PREDICTIONS.with_metadata(origin)
+        with pq.ParquetWriter(files.predictions, schema, compression="zstd") as writer:
+            labels = _predict(run, layout, model, device, writer)
+        table = pa.concat_tables([_no_labels(), *labels]).replace_schema_metadata(origin)
+        pq.write_table(table, files.auxiliary, compression="zstd")
+
+
+def _predict(
+    run: RunSettings,
+    layout: Layout,
+    model: MultiTaskModel,
+    device: torch.device,
+    writer: pq.ParquetWriter,
+) -> list[pa.Table]:
+    """Write the answers to every question; return the labels of each auxiliary corpus."""
+    labels = []
+    for name, corpus in run.corpora.items():
+        folder = layout.features(run.encoder_name, run.features_variant, name)
+        if name != run.primary:
+            features = Features(folder / "dev.arrow", corpus.family)
+            labels.append(classify(model, name, features, run, device))
+            continue
+        for split in ("dev", "held_out"):
+            if (folder / f"{split}.arrow").exists():
+                features = Features(folder / f"{split}.arrow", corpus.family)
+                rows = layout.corpus(name) / f"{split}.parquet"
+                questions = pq.read_metadata(rows).num_rows
+                best = answer(model, name, features, questions, run, device)
+                for table in _predictions(split, rows, best):
+                    writer.write_table(table)
+    return labels
 
 
 def _predictions(split: str, rows: Path, best: Answers) -> Iterator[pa.Table]:

@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,10 @@ class Lease:
         self._beats.join()
         if self._is_ours():
             self._file.unlink(missing_ok=True)
+            if self._lock is not None:  # whoever waits looks for the lock file each time
+                (self._folder / "lock").unlink(missing_ok=True)
+                with suppress(OSError):  # checkpoints are in it
+                    self._folder.rmdir()
         self._unlock()
 
     def check(self) -> None:
@@ -123,10 +127,11 @@ class Lease:
 
     def _holder(self) -> str:
         lease, _ = self._read()
-        who = "another process"
+        who, what = "another process", self._what
         if lease:
             who = f"process {lease.get('process')} on {lease.get('host')}"
-        return f"{self._folder}: {self._what} by {who}"
+            what = lease.get("what", what)
+        return f"{self._folder}: {what} by {who}"
 
     # --- the kernel lock
 
@@ -174,6 +179,7 @@ class Lease:
             "host": socket.gethostname(),
             "machine": _machine(),
             "token": self._token,
+            "what": self._what,
         }
 
     def _create(self) -> bool:

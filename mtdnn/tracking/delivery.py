@@ -206,7 +206,7 @@ def reap(experiment: Experiment) -> list[str]:
             continue
         about = source.record.about
         try:
-            with Lease(layout.state(about["fingerprint"]), "the run is being trained"):
+            with Lease(layout.lease(folder), "the run is being trained"):
                 reason = f"process {about.get('process')} on {about.get('host')} was killed"
                 mark_killed(folder, reason)
         except Busy:

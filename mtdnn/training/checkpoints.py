@@ -58,18 +58,15 @@ class Checkpoints:
         self.parts: list[dict[str, Any]] = [{"from_step": 0, **self._origin}]
 
     @contextmanager
-    def sole_writer(self, wait: bool = False) -> Iterator[Lease]:
+    def sole_writer(self, lease: Lease) -> Iterator[Lease]:
         """Hold the run for this process.
 
-        Args:
-            wait: wait for a process that is training the run.
-
         Raises:
-            Busy: another process is training it, and `wait` is false.
+            Busy: another process holds it, and the lease does not wait.
         """
-        with Lease(self._folder, "the run is being trained", wait) as self._lease:
+        with lease as self._lease:
             sweep(self._folder / "step*")
-            yield self._lease
+            yield lease
 
     def check_holder(self) -> None:
         """Check that this process still holds the run.

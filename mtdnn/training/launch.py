@@ -99,7 +99,12 @@ def _end_with_parent() -> None:
 
 
 def launch(
-    run_dir: Path, gpus: int, threads: int | None, checkpoint_seconds: float, wait_for_it: bool
+    run_dir: Path,
+    gpus: int,
+    threads: int | None,
+    checkpoint_seconds: float,
+    wait_for_it: bool,
+    force: bool,
 ) -> None:
     """Train a run on several processes by torchrun: on GPUs or, without any, on CPU cores.
 
@@ -109,6 +114,7 @@ def launch(
         threads: CPU threads of all processes together; all cores by default.
         checkpoint_seconds: time between two checkpoints.
         wait_for_it: wait for another process that is training the run.
+        force: train the run even if it is up to date.
 
     Raises:
         MtdnnError: the error of the process that failed first.
@@ -125,6 +131,7 @@ def launch(
     train = ["-m", "mtdnn", "train", str(run_dir), "--threads", str(each)]
     train += ["--checkpoint-minutes", str(checkpoint_seconds / 60)]
     train += ["--wait"] if wait_for_it else []
+    train += ["--force"] if force else []
     error, signal_number = _run_torchrun(options, train)
     if isinstance(error, ChildFailedError):
         raise _reason(error.failures, gpus, signal_number)

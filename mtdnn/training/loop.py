@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +15,15 @@ from typing import Any
 
 import torch
 
-from mtdnn.config.layout import DESCRIPTION, Layout, RunFolder
+from mtdnn.config.layout import Layout, RunFolder, outdated_by
 from mtdnn.config.settings import RunSettings, TrainingSettings
 from mtdnn.data.features import Features, check_unchanged, training_features
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import flush, replacing, sha256, sweep, write_json, write_text
+from mtdnn.machine.files import sha256, write_json, write_text
+from mtdnn.machine.locking import Lease
 from mtdnn.machine.progress import Progress
 from mtdnn.machine.provenance import environment
+from mtdnn.machine.staging import finish_publishing, publishing
 from mtdnn.model.batches import PackedBatch, batch_of
 from mtdnn.model.device import device_name, return_memory, use_device
 from mtdnn.model.fast import fast
@@ -47,10 +50,11 @@ def train(
     threads: int | None = None,
     checkpoint_seconds: float = 600.0,
     wait: bool = False,
+    force: bool = False,
 ) -> None:
     """Train a run from its features; write its model and its training log.
 
-    The batches are those of the run's schedule, which is drawn first if it is missing. An
+    The schedule is drawn before the first step. An
     interrupted training resumes from its last checkpoint, to the same result. A run on several
     GPUs is trained by as many processes, which read its settings from its folder.
 
@@ -60,6 +64,7 @@ def train(
         threads: CPU threads; all cores by default.
         checkpoint_seconds: time between two checkpoints.
         wait: if another process is training the run, wait for it and take its result.
+        force: train the run even if its folder holds the result already.
 
     Raises:
         MtdnnError: an input is missing or does not fit, or the loss is not finite.
@@ -67,9 +72,13 @@ def train(
         Stopped: a signal ended the training; its state is kept.
     """
     layout, gpus = Layout.of_run(run_dir), run.training.gpus
-    check_gpus(layout, run, Fingerprint.of(layout, run))
+    fingerprint = Fingerprint.of(layout, run)
+    if not force and fingerprint.is_made_in(run_dir):
+        print(f"mtdnn: {run_dir}: up to date", file=sys.stderr, flush=True)
+        return
+    check_gpus(layout, run, fingerprint)
     if launch.is_to_launch(gpus):
-        launch.launch(run_dir, gpus, threads, checkpoint_seconds, wait)
+        launch.launch(run_dir, gpus, threads, checkpoint_seconds, wait, force)
         return
     with _prepare(run_dir, run, threads, checkpoint_seconds, wait) as training:
         if training:
@@ -120,7 +129,7 @@ def _prepare(
 
     Meanwhile the process that leads holds the run and writes its journal; others only follow.
     """
-    layout, files = Layout.of_run(run_dir), RunFolder(run_dir)
+    layout = Layout.of_run(run_dir)
     # Now, not at the end: files may change during a long training.
     fingerprint, versions = Fingerprint.of(layout, run), environment()
     device = use_device(threads, run.training.deterministic)
@@ -130,20 +139,20 @@ def _prepare(
         "torch": versions["torch"],
     }
     checkpoints = Checkpoints(layout.state(fingerprint.digest), checkpoint_seconds, origin)
-    with checkpoints.sole_writer(wait) if launch.leads() else nullcontext() as lease:
-        if lease and not files.schedule.exists():
-            schedule.write(run_dir, run)
+    held = Lease(layout.lease(run_dir), "the run is being trained", wait)
+    with checkpoints.sole_writer(held) if launch.leads() else nullcontext() as lease:
+        if lease:
+            finish_publishing(run_dir)
         team = join(run.training.gpus, device)
         finished = lease and lease.waited and fingerprint.is_made_in(run_dir)
         if any(team.largest(int(bool(finished)))):
             yield None
         else:
             if lease:
-                sweep(files.model)
-                sweep(files.log)
                 check_unchanged(layout, run, "train")
             features = training_features(layout, run)
-            steps = schedule.read(run_dir, {name: len(each) for name, each in features.items()})
+            # Drawn again rather than read: a file could be that of other settings.
+            steps = list(schedule.of_run(run, {name: len(f) for name, f in features.items()}))
             started = {"started": datetime.now(UTC).isoformat(timespec="seconds")}
             provenance = {**versions, **origin, "precision": run.training.precision, **started}
             journal = _journal(run_dir, fingerprint, provenance, steps, device) if lease else None
@@ -279,15 +288,22 @@ def _wanted(
 
 
 def _keep(training: Training) -> None:
-    """Write the trained model, what made it, and the log; only the process that leads does."""
+    """Replace the run's schedule, model and log as one; only the process that leads does.
+
+    What was computed from an earlier model is removed with it.
+    """
     if not training.team.leads:
         return
     run, lines = training.run, training.log.lines
-    files, layout = RunFolder(training.run_dir), Layout.of_run(training.run_dir)
+    layout = Layout.of_run(training.run_dir)
+    outdated = [] if training.fingerprint.is_made_in(training.run_dir) else outdated_by("train")
     training.checkpoints.check_holder()
-    with replacing(files.model) as draft:
-        draft.mkdir()
-        save(training.model, run, layout.encoder(run.encoder_name), draft)
+    with publishing(training.run_dir, outdated) as folder:
+        files = RunFolder(folder)
+        schedule.save(training.steps, files.schedule)
+        write_text(files.log, "".join(json.dumps(line) + "\n" for line in lines))
+        files.model.mkdir()
+        save(training.model, run, layout.encoder(run.encoder_name), files.model)
         provenance = {
             **training.provenance,
             "seconds": training.log.seconds,
@@ -297,13 +313,13 @@ def _keep(training: Training) -> None:
         }
         description = {
             **training.fingerprint.record(),
-            "files": {file.name: sha256(file) for file in sorted(draft.iterdir())},
+            "files": {file.name: sha256(file) for file in sorted(files.model.iterdir())},
+            "beside": {file.name: sha256(file) for file in (files.log, files.schedule)},
             "provenance": provenance,
             "settings": run.model_dump(mode="json"),
         }
-        write_json(draft / DESCRIPTION, description)
-        flush(draft)
-    write_text(files.log, "".join(json.dumps(line) + "\n" for line in lines))
+        write_json(files.description, description)
+        training.checkpoints.check_holder()
 
 
 def batches_of(

@@ -4,7 +4,8 @@ The schedule says for every step which corpus gives the batch and which items ar
 It depends only on the run's settings, its seed and the sizes of its corpora.
 """
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mtdnn.config.layout import Layout, RunFolder
+from mtdnn.config.layout import Layout, RunFolder, outdated_by
 from mtdnn.config.settings import (
     CorpusSettings,
     Family,
@@ -22,7 +23,7 @@ from mtdnn.config.settings import (
 )
 from mtdnn.data.features import training_features
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import replacing
+from mtdnn.machine.staging import publishing
 
 SCHEMA = pa.schema(
     [
@@ -191,18 +192,48 @@ def of_run(run: RunSettings, sizes: dict[str, int]) -> Iterator[Step]:
     )
 
 
-def write(run_dir: Path, run: RunSettings) -> None:
-    """Draw a run's schedule from the sizes of its features and write it to its folder."""
+def write(run_dir: Path, run: RunSettings, force: bool = False) -> None:
+    """Draw a run's schedule from the sizes of its features and write it to its folder.
+
+    Args:
+        run_dir: the run's folder.
+        run: its resolved settings.
+        force: replace the schedule of a finished training, whose products are then removed.
+
+    Raises:
+        MtdnnError: the folder holds a training with another schedule, and `force` is false.
+    """
+    files = RunFolder(run_dir)
     sizes = {name: len(f) for name, f in training_features(Layout.of_run(run_dir), run).items()}
-    steps = list(of_run(run, sizes))
+    table = _table(list(of_run(run, sizes)))
+    try:
+        if pq.read_table(files.schedule).equals(table):
+            print(f"mtdnn: {files.schedule}: up to date", file=sys.stderr)
+            return
+    except (OSError, pa.ArrowInvalid):
+        pass  # missing or damaged
+    if files.description.exists() and not force:
+        raise MtdnnError(
+            f"{files.schedule}: belongs to a finished training under other settings; "
+            "train the run again, or use --force to remove what that training made"
+        )
+    with publishing(run_dir, outdated_by("schedule")) as folder:
+        pq.write_table(table, RunFolder(folder).schedule, compression="zstd")
+
+
+def save(steps: Sequence[Step], path: Path) -> None:
+    """Write a schedule to the file `path`."""
+    pq.write_table(_table(steps), path, compression="zstd")
+
+
+def _table(steps: Sequence[Step]) -> pa.Table:
     columns = {
         "step": [s.step for s in steps],
         "epoch": [s.epoch for s in steps],
         "corpus": [s.corpus for s in steps],
         "rows": [s.rows for s in steps],
     }
-    with replacing(RunFolder(run_dir).schedule) as draft:
-        pq.write_table(pa.table(columns, schema=SCHEMA), draft, compression="zstd")
+    return pa.table(columns, schema=SCHEMA)
 
 
 def read(run_dir: Path, sizes: dict[str, int]) -> list[Step]:

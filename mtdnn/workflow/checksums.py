@@ -48,9 +48,9 @@ def _files(root: Path, own: Path) -> Iterator[Path]:
     for file in root.rglob("*"):
         place = file.relative_to(root)
         hidden = any(part.startswith(".") for part in place.parts)
-        if file.is_file() and not hidden and place.parts[0] not in _UNSEALED and file != own:
-            if file not in described:
-                yield file
+        is_finished = not hidden and place.parts[0] not in _UNSEALED and file != own
+        if is_finished and file.is_file() and file not in described:
+            yield file
 
 
 def _described_in(description: Path) -> list[str]:

@@ -1,18 +1,19 @@
 """Steps of runs on this machine, without Snakemake, and what a failed step leaves behind."""
 
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.config.layout import RunFolder, RunId
-from mtdnn.config.loading import load_run
+from mtdnn.config.layout import Layout, RunFolder, RunId
 from mtdnn.config.settings import RunSettings
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import Busy, reason
 from mtdnn.machine.files import write_json, write_text
+from mtdnn.machine.locking import Lease
+from mtdnn.machine.staging import finish_publishing
 
 # torch is imported inside functions: steps that need none start without it.
 
@@ -28,26 +29,20 @@ def train_and_evaluate(
         runs: some of the experiment's runs.
         threads: CPU threads; all cores when absent.
     """
-    from mtdnn.training import fingerprint, loop, schedule
+    from mtdnn.evaluation import predictions
+    from mtdnn.training import fingerprint, loop
 
     for number, run in enumerate(runs, 1):
         folder, settings = experiment.layout.run(run), experiment.resolve(run)
         is_trained = fingerprint.is_finished(folder, settings)
-        if is_trained and _is_evaluated(folder, settings):
+        if is_trained and predictions.is_evaluated(folder, settings):
             print(f"{run.path}: up to date", file=sys.stderr)
             continue
         print(f"{run.path}: {number} of {len(runs)}", file=sys.stderr)
         write_settings(experiment, run)
         if not is_trained:
-            run_step("schedule", folder, partial(schedule.write, folder, settings))
             run_step("train", folder, partial(loop.train, folder, settings, threads))
         evaluate(folder, settings, threads)
-
-
-def _is_evaluated(folder: Path, settings: RunSettings) -> bool:
-    """Whether a trained run has predictions that were decoded under these settings."""
-    files = RunFolder(folder)
-    return files.predictions.exists() and load_run(files.config).decoding == settings.decoding
 
 
 def write_settings(experiment: Experiment, run: RunId) -> None:
@@ -56,8 +51,10 @@ def write_settings(experiment: Experiment, run: RunId) -> None:
     write_text(RunFolder(experiment.layout.run(run)).config, text)
 
 
-def evaluate(folder: Path, settings: RunSettings, threads: int | None = None) -> None:
-    """Predict a run's dev sets.
+def evaluate(
+    folder: Path, settings: RunSettings, threads: int | None = None, force: bool = False
+) -> None:
+    """Predict a run's dev sets, unless its folder holds the predictions already.
 
     Raises:
         MtdnnError: weights are missing; existing predictions stay where they are.
@@ -65,29 +62,47 @@ def evaluate(folder: Path, settings: RunSettings, threads: int | None = None) ->
     from mtdnn.evaluation import predictions
     from mtdnn.model import saving
 
+    if not force and predictions.is_evaluated(folder, settings):
+        print(f"mtdnn: {folder}: up to date", file=sys.stderr)
+        return
     saving.check_weights(RunFolder(folder).model)
-    run_step("evaluate", folder, partial(predictions.evaluate, folder, settings, threads))
+    with held(folder, "the run is being evaluated"):
+        run_step("evaluate", folder, partial(predictions.evaluate, folder, settings, threads))
 
 
-def run_step(step: str, folder: Path, work: Callable[[], None]) -> None:
+@contextmanager
+def held(folder: Path, what: str) -> Iterator[None]:
+    """Hold a run for this process, and finish what a killed one had ready.
+
+    Args:
+        folder: the run's folder.
+        what: what this process does, for messages.
+
+    Raises:
+        Busy: another process holds the run.
+    """
+    with Lease(Layout.of_run(folder).lease(folder), what):
+        finish_publishing(folder)
+        yield
+
+
+def run_step(step: str, folder: Path, work: Callable[[], object]) -> None:
     """Do one step of a run; if it fails, keep the reason in the run's folder, for the tables.
 
-    The products of this step and of later steps are deleted first, so that scores of an earlier
-    model never stand beside a later failure.
+    Existing products stay where they are until the step replaces them.
 
     Args:
         step: a key of `STEPS`.
         folder: the run's folder.
         work: does the step.
     """
-    files = RunFolder(folder)
-    for path in (files.failure, *files.products_from(step)):
-        path.unlink(missing_ok=True)
+    failure = RunFolder(folder).failure
     try:
         work()
     except (KeyboardInterrupt, Busy):
         raise
     except BaseException as error:
         with suppress(OSError):  # the disk may be what failed
-            write_json(files.failure, {"step": step, "reason": reason(error).splitlines()[0]})
+            write_json(failure, {"step": step, "reason": reason(error).splitlines()[0]})
         raise
+    failure.unlink(missing_ok=True)

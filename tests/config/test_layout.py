@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mtdnn.config.layout import DESCRIPTION, STEPS, WEIGHTS, Layout, RunFolder, RunId
+from mtdnn.config.layout import DESCRIPTION, STEPS, WEIGHTS, Layout, RunFolder, RunId, outdated_by
 
 RUN = RunId("base", "qa_sc", 0.8, "default", 1)
 
@@ -28,14 +28,13 @@ def test_a_file_is_a_name_of_the_class_and_a_path_of_a_folder():
     assert RunFolder(Path("run")).weights() == [Path("run/model", name) for name in WEIGHTS]
 
 
-def test_products_from_a_step_are_its_own_and_those_of_later_steps():
-    files = RunFolder(Path("run"))
-    assert files.products_from("metrics") == [files.metrics]
-    assert files.products_from("evaluate") == [files.predictions, files.auxiliary, files.metrics]
-    every = [Path("run", name) for products in STEPS.values() for name in products]
-    assert files.products_from(next(iter(STEPS))) == every
+def test_new_products_of_a_step_outdate_those_of_later_steps_and_a_failure():
+    assert outdated_by("metrics") == [RunFolder.failure]
+    assert outdated_by("evaluate") == [RunFolder.failure, RunFolder.metrics]
+    every = [name for products in STEPS.values() for name in products]
+    assert [*STEPS["schedule"], *outdated_by("schedule")[1:]] == every
     assert len(set(every)) == len(every)
-    assert files.failure not in every and files.config not in every
+    assert RunFolder.failure not in every and RunFolder.config not in every
 
 
 def test_no_two_paths_of_an_experiment_are_the_same():
