@@ -249,10 +249,11 @@ class Experiment(Closed):
     @field_validator("results")
     @classmethod
     def _usable_in_paths(cls, results: str) -> str:
-        # Braces are wildcards to Snakemake, and `?` starts the options in the address of MLflow's
-        # SQLite file. A leading dash makes the path an option of every command.
-        if re.search(r"[{}?\x00-\x1f]|^-", results):
-            raise ValueError("should be a path without a leading dash, line breaks and { } ?")
+        # Braces are wildcards to Snakemake, and it misquotes a single quote or a backslash in the
+        # scripts of a cluster's jobs. `?` starts the options in the address of MLflow's SQLite
+        # file. A leading dash makes the path an option of every command.
+        if re.search(r"[{}?'\\\x00-\x1f]|^-", results):
+            raise ValueError("should be a path without a leading dash, line breaks and { } ? ' \\")
         return results
 
     @model_validator(mode="after")

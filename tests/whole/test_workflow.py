@@ -349,7 +349,7 @@ FILES = {"kind": "files", "format": "squad", "root": "gone", "splits": {"train":
         ),
         (
             change("results", "all {results}"),
-            "results: should be a path without a leading dash, line breaks and { } ?, "
+            "results: should be a path without a leading dash, line breaks and { } ? ' \\, "
             "not 'all {results}'",
         ),
         (
