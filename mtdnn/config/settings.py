@@ -21,7 +21,7 @@ MAX_GPUS = 64
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=64)]
 
 
-def setting(default: Any, origin: Origin, description: str, **constraints: Any) -> Any:
+def setting(default: Any, origin: Origin, *, description: str, **constraints: Any) -> Any:
     """Return a field with a default, the origin of the default, and a description."""
     return Field(
         default, description=description, json_schema_extra={"origin": origin}, **constraints
@@ -80,14 +80,15 @@ class EncoderSettings(Closed):
     batching: Literal["auto", "packed", "padded"] = setting(
         "auto",
         "ours",
-        "packed: without padding; padded: for encoders whose attention cannot be packed; "
-        "auto: packed if that is known to be exact for the encoder",
+        description="packed: without padding; padded: for encoders whose attention cannot be "
+        "packed; auto: packed if that is known to be exact for the encoder",
     )
     pooling: Literal["first", "mean"] = setting(
         "first",
         "code",
-        "input of the classification heads' pooler; first: the first token, [CLS]; mean: the mean "
-        "of all tokens, for sentence encoders that were pretrained with it and do not use [CLS]",
+        description="input of the classification heads' pooler; first: the first token, [CLS]; "
+        "mean: the mean of all tokens, for sentence encoders that were pretrained with it and "
+        "do not use [CLS]",
     )
 
 
@@ -204,22 +205,22 @@ class FeatureSettings(Closed):
     max_length: int = setting(
         384,
         "paper",
-        "maximum length of a sequence in tokens, including special tokens",
+        description="maximum length of a sequence in tokens, including special tokens",
         ge=16,
         le=8192,
     )
     max_question_length: int = setting(
-        64, "paper", "questions are cut to this number of tokens", ge=1, le=4096
+        64, "paper", description="questions are cut to this number of tokens", ge=1, le=4096
     )
     stride_rule: Literal["advance", "overlap"] = setting(
         "advance",
         "code",
-        "advance: each window of a long context starts stride_tokens after the one before (BERT's "
-        "original code); overlap: neighbouring windows share stride_tokens (fast tokenizers' "
-        "`stride`)",
+        description="advance: each window of a long context starts stride_tokens after the one "
+        "before (BERT's original code); overlap: neighbouring windows share stride_tokens (fast"
+        " tokenizers' `stride`)",
     )
     stride_tokens: int = setting(
-        128, "code", "distance or overlap of neighbouring windows, in tokens", ge=1
+        128, "code", description="distance or overlap of neighbouring windows, in tokens", ge=1
     )
 
 
@@ -229,26 +230,28 @@ class ScheduleSettings(Closed):
     spread: Literal["datasets", "families"] = setting(
         "datasets",
         "reading",
-        "datasets: the share 1 - qa_weight is divided equally among the auxiliary corpora; "
-        "families: equally among their families, then equally within each family",
+        description="datasets: the share 1 - qa_weight is divided equally among the auxiliary "
+        "corpora; families: equally among their families, then equally within each family",
     )
     dry: Literal["refill", "renormalise", "skip"] = setting(
         "refill",
         "reading",
-        "when an auxiliary corpus has no batches left; refill: reshuffle it; renormalise: divide "
-        "its share among the other auxiliary corpora; skip: ignore draws of it, without a step",
+        description="when an auxiliary corpus has no batches left; refill: reshuffle it; "
+        "renormalise: divide its share among the other auxiliary corpora; skip: ignore draws of"
+        " it, without a step",
     )
     recut: Literal["each_epoch", "once"] = setting(
         "each_epoch",
         "reading",
-        "each_epoch: rows are shuffled and cut into batches in each epoch; once: they are cut "
-        "once, and each epoch reorders the batches",
+        description="each_epoch: rows are shuffled and cut into batches in each epoch; once: "
+        "they are cut once, and each epoch reorders the batches",
     )
     steps_of_weight: float | None = setting(
         None,
         "ours",
-        "a control, for question answering alone: take as many steps as a mixture with this QA "
-        "weight and the same seed; additional QA batches replace those of the auxiliary corpora",
+        description="a control, for question answering alone: take as many steps as a mixture "
+        "with this QA weight and the same seed; additional QA batches replace those of the "
+        "auxiliary corpora",
         gt=0,
         lt=1,
     )
@@ -257,68 +260,77 @@ class ScheduleSettings(Closed):
 class TrainingSettings(Closed):
     """How a run is trained."""
 
-    batch_size: int = setting(16, "paper", "number of windows, sentences or items in a batch", ge=1)
-    epochs: int = setting(
-        2, "paper", "number of epochs; each ends when the QA batches are used up", ge=1
+    batch_size: int = setting(
+        16, "paper", description="number of windows, sentences or items in a batch", ge=1
     )
-    learning_rate: float = setting(3e-5, "paper", "peak learning rate", gt=0, le=1)
+    epochs: int = setting(
+        2, "paper", description="number of epochs; each ends when the QA batches are used up", ge=1
+    )
+    learning_rate: float = setting(3e-5, "paper", description="peak learning rate", gt=0, le=1)
     optimizer: Literal["adamax", "adamax_legacy"] = setting(
         "adamax",
         "paper",
-        "Adamax with decoupled weight decay; adamax_legacy: that of MT-DNN's March 2019 release "
-        "(no bias correction, eps 1e-6, decay on every parameter)",
+        description="Adamax with decoupled weight decay; adamax_legacy: that of MT-DNN's March "
+        "2019 release (no bias correction, eps 1e-6, decay on every parameter)",
     )
     weight_decay: float = setting(
         0.01,
         "code",
-        "decoupled weight decay, not of biases and LayerNorm (adamax_legacy: of all)",
+        description="decoupled weight decay, not of biases and LayerNorm (adamax_legacy: of all)",
         ge=0,
         le=1,
     )
-    beta1: float = setting(0.9, "code", "decay rate of the first moment", ge=0, lt=1)
-    beta2: float = setting(0.999, "code", "decay rate of the infinity norm", ge=0, lt=1)
+    beta1: float = setting(0.9, "code", description="decay rate of the first moment", ge=0, lt=1)
+    beta2: float = setting(0.999, "code", description="decay rate of the infinity norm", ge=0, lt=1)
     warmup: float = setting(
-        0.1, "paper", "share of the steps during which the learning rate rises", ge=0, le=1
+        0.1,
+        "paper",
+        description="share of the steps during which the learning rate rises",
+        ge=0,
+        le=1,
     )
-    clip_norm: float = setting(1.0, "code", "maximum global gradient norm", gt=0)
-    head_dropout: float = setting(0.3, "paper", "dropout before each task head", ge=0, lt=1)
+    clip_norm: float = setting(1.0, "code", description="maximum global gradient norm", gt=0)
+    head_dropout: float = setting(
+        0.3, "paper", description="dropout before each task head", ge=0, lt=1
+    )
     encoder_dropout: float | None = setting(
         None,
         "reading",
-        "dropout inside the encoder; by default that of its own configuration",
+        description="dropout inside the encoder; by default that of its own configuration",
         ge=0,
         lt=1,
     )
     span_loss: Literal["sum", "mean"] = setting(
-        "sum", "paper", "how the cross-entropies of start and end are combined"
+        "sum", "paper", description="how the cross-entropies of start and end are combined"
     )
     precision: Literal["fp32", "bf16"] = setting(
-        "fp32", "ours", "precision of the forward and backward pass; weights stay fp32"
+        "fp32", "ours", description="precision of the forward and backward pass; weights stay fp32"
     )
     accumulation: int = setting(
         1,
         "ours",
-        "number of parts into which each batch is cut to save memory; same gradients",
+        description="number of parts into which each batch is cut to save memory; same gradients",
         ge=1,
     )
     activation_checkpointing: bool = setting(
         False,
         "ours",
-        "recompute most activations in the backward pass: less memory, a third more time, the same "
-        "result",
+        description="recompute most activations in the backward pass: less memory, a third more"
+        " time, the same result",
     )
     gpus: int = setting(
         1,
         "ours",
-        "number of GPUs that train one run together, each with a part of every batch; on a machine "
-        "without a GPU, the number of processes",
+        description="number of GPUs that train one run together, each with a part of every "
+        "batch; on a machine without a GPU, the number of processes",
         ge=1,
         le=MAX_GPUS,
     )
     deterministic: bool = setting(
         True,
         "ours",
-        "a GPU gives the same result to the bit each time, but more slowly; a CPU always does",
+        description="a GPU gives the same result to the bit each time, but more slowly; a CPU "
+        "always does",
     )
 
 
@@ -326,18 +338,25 @@ class DecodingSettings(Closed):
     """How answers are chosen from the span logits."""
 
     n_best: int = setting(
-        20, "code", "number of best starts and of best ends considered in each window", ge=1
+        20,
+        "code",
+        description="number of best starts and of best ends considered in each window",
+        ge=1,
     )
-    max_answer_tokens: int = setting(30, "code", "maximum length of an answer in tokens", ge=1)
+    max_answer_tokens: int = setting(
+        30, "code", description="maximum length of an answer in tokens", ge=1
+    )
     null_threshold: float = setting(
         0.0,
         "code",
-        'answer "" if the null score exceeds the best answer\'s score by more than this',
+        description='answer "" if the null score exceeds the best answer\'s score by more than '
+        "this",
     )
     precision: Literal["auto", "fp32", "bf16"] = setting(
         "auto",
         "ours",
-        "precision of the encoder's predictions; auto: bf16 on a GPU, otherwise that of training",
+        description="precision of the encoder's predictions; auto: bf16 on a GPU, otherwise "
+        "that of training",
     )
 
 

@@ -25,8 +25,9 @@ WITHOUT_EFFECT = {
 def code_digest(*modules: str) -> str:
     """Return the digest of the code that `mtdnn.{module}` runs: its own and all that it imports.
 
-    Only this package counts. Comments, docstrings and formatting do not, so that a better
-    explanation never retrains a model. Imports are read from the source; nothing is imported.
+    Only this package counts. Comments, docstrings, formatting, descriptions of settings and the
+    messages of errors do not, so that a better explanation never retrains a model. Imports are read
+    from the source; nothing is imported.
 
     Args:
         modules: names of modules without `mtdnn.`, for instance `training.loop`.
@@ -54,10 +55,18 @@ def _read(source: str) -> tuple[list[str], str]:
 
 
 class _Effective(ast.NodeTransformer):
-    """Remove what cannot change a result: docstrings and what only type checkers read."""
+    """Remove what cannot change a result: texts for people, and what only type checkers read."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)
+
+    def visit_keyword(self, node: ast.keyword) -> ast.AST | None:
+        return None if node.arg == "description" else self.generic_visit(node)
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST | None:
+        if isinstance(node.exc, ast.Call):  # the kind of the error counts, not what it says
+            node.exc = node.exc.func
+        return self.generic_visit(node)
 
     def visit_If(self, node: ast.If) -> ast.AST | None:
         # TYPE_CHECKING is false whenever the code runs: what it guards cannot change a result.

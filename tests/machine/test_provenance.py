@@ -16,6 +16,7 @@ from mtdnn.model import heads
 
 EPOCHS = 2
 """How often."""
+RATE = setting(3, "paper", description="how fast")
 
 
 class Trainer:
@@ -23,6 +24,8 @@ class Trainer:
 
     def train(self, steps):
         """Take steps."""
+        if not steps:
+            raise ValueError("there are no steps")
         return steps * EPOCHS  # once for each epoch
 '''
 HEADS = '''"""Heads."""
@@ -72,7 +75,12 @@ def change(path: Path, old: str, new: str) -> None:
         ("  # once for each epoch", "", False),
         ("steps * EPOCHS", "(steps\n            * EPOCHS)", False),
         ("EPOCHS = 2", "if TYPE_CHECKING:\n    from mtdnn.cli import main\n\nEPOCHS = 2", False),
+        ('description="how fast"', 'description="learning rate"', False),
+        ('"there are no steps"', 'f"{steps}: nothing to do"', False),
         ("EPOCHS = 2", "EPOCHS = 3", True),
+        ('setting(3, "paper"', 'setting(4, "paper"', True),
+        ("raise ValueError", "raise KeyError", True),
+        ("if not steps", "if steps is None", True),
         ("steps * EPOCHS", "steps + EPOCHS", True),
         ("EPOCHS = 2", "from mtdnn.cli import main\n\nEPOCHS = 2", True),
         ("EPOCHS = 2", "if EPOCHS:\n    from mtdnn.cli import main\n\nEPOCHS = 2", True),
