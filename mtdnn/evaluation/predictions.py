@@ -46,7 +46,8 @@ def is_evaluated(run_dir: Path, run: RunSettings) -> bool:
 
 def _origin(run_dir: Path, run: RunSettings) -> bytes:
     """Digest of what determines the predictions of a trained run."""
-    fingerprint = read_json(RunFolder(run_dir).description).get("fingerprint")
+    description = RunFolder(run_dir).description
+    fingerprint = read_json(description).get("fingerprint") if description.exists() else None
     return digest([fingerprint, run.decoding.model_dump(), code_of("evaluate")]).encode()
 
 

@@ -22,7 +22,7 @@ def test_windows_of_the_example_are_ours(tmp_path, monkeypatch):
     for split in ("train", "dev"):
         rows, target = corpus / f"{split}.parquet", tmp_path / "windows.arrow"
         tokenise("question_answering", settings, Tokenizer(encoder), portions(rows), target)
-        ours = Features(target, "question_answering")._table.to_pylist()
+        ours = Features(target, "question_answering").table.to_pylist()
         theirs = prepare.Peer(encoder).prepare(rows, split, tmp_path / "peer.arrow").to_list()
         assert len(ours) == len(theirs) > len(pq.read_table(rows))
         for window, other in zip(ours, theirs, strict=True):

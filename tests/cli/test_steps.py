@@ -66,7 +66,7 @@ def test_train_passes_its_options_on(monkeypatch, run, variable, options, second
     if variable:
         monkeypatch.setenv("MTDNN_CHECKPOINT_MINUTES", variable)
     assert main(["train", str(run), "--threads", "3", "--wait", *options]) == 0
-    assert given[0] == run and given[2:] == [3, seconds, True]
+    assert given[0] == run and given[2:] == [3, seconds, True, False]
 
 
 def test_a_time_that_is_none_is_a_mistake_in_the_command(run, monkeypatch, capsys):

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from mtdnn.errors import MtdnnError
+from mtdnn.errors import Busy
+from mtdnn.machine.locking import Lease
 from mtdnn.training.checkpoints import CHECKPOINTS_KEPT, Checkpoints
 from mtdnn.training.loop import train
 from mtdnn.training.stopping import Stopped
@@ -73,15 +74,19 @@ def test_a_damaged_newest_checkpoint_is_skipped(tmp_path, undisturbed, monkeypat
 
 
 def test_two_processes_never_train_the_same_run(tmp_path):
-    folder = tmp_path / "state"
+    def hold(number: int):
+        lease = Lease(tmp_path / "run", "the run is being trained")
+        return Checkpoints(tmp_path / f"state{number}", 1).sole_writer(lease)
+
     with (
-        Checkpoints(folder, 1).sole_writer(),
-        pytest.raises(MtdnnError, match=f"being trained by process {os.getpid()} on "),
-        Checkpoints(folder, 1).sole_writer(),
+        hold(1),
+        pytest.raises(Busy, match=f"being trained by process {os.getpid()} on "),
+        hold(2),
     ):
         pass
-    with Checkpoints(folder, 1).sole_writer():
+    with hold(2):
         pass  # released
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -165,13 +165,13 @@ def test_a_missing_schedule_is_drawn(tmp_path):
     assert (run_dir / "schedule.parquet").read_bytes() == drawn
 
 
-def test_a_schedule_of_other_features_is_refused(tmp_path):
+def test_the_schedule_of_other_features_is_replaced(tmp_path):
     run_dir, run = tiny_run(tmp_path / "small")
+    expected = (run_dir / "schedule.parquet").read_bytes()
     large, _ = make_run_folder(tmp_path / "large", rows=60, training={"batch_size": 8})
     shutil.copy(large / "schedule.parquet", run_dir / "schedule.parquet")
-    with pytest.raises(MtdnnError, match=r"schedule\.parquet: .*draw it again") as error:
-        train(run_dir, run, threads=1)
-    assert "\n" not in str(error.value)
+    train(run_dir, run, threads=1)
+    assert (run_dir / "schedule.parquet").read_bytes() == expected
 
 
 def test_sequences_longer_than_the_encoder_allows_are_refused(tmp_path):

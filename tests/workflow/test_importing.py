@@ -106,7 +106,7 @@ def test_settings_that_change_after_an_import_are_reported(here, there, tmp_path
     import_run(here, there)
     changes = {**CHANGES, "training": {**CHANGES["training"], "epochs": 2}}
     changed = make_tiny_experiment(tmp_path / "here", **changes)
-    with pytest.raises(MtdnnError, match=r"run\.json: was imported"):
+    with pytest.raises(MtdnnError, match=r"run\.json: imported, but "):
         RunSteps(changed).imported(changed.runs()[0])
 
 
