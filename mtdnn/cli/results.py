@@ -15,6 +15,13 @@ from mtdnn.cli.arguments import (
 commands = Commands()
 
 
+@commands.add("checksums", STEPS, "record the digests of all finished files", EXPERIMENT)
+def checksums(arguments: argparse.Namespace) -> None:
+    from mtdnn.workflow import checksums
+
+    checksums.write(load_experiment(arguments))
+
+
 @commands.add(
     "statistics",
     STEPS,

@@ -6,6 +6,7 @@ server in MLflow's own variables, those of a database in `CREDENTIALS_VARIABLE`.
 """
 
 import os
+import re
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from mtdnn.errors import MtdnnError
@@ -18,7 +19,7 @@ HIDDEN = "***"
 
 
 def take_credentials(uri: str, where: str) -> str:
-    """Move user and password of a URI to the environment, and return the URI without them.
+    """Move user and password of a URI to the environment; return the URI without them.
 
     Args:
         uri: of an MLflow server or store.
@@ -40,26 +41,21 @@ def take_credentials(uri: str, where: str) -> str:
 
 
 def with_credentials(uri: str) -> str:
-    """The complete URI of a database whose user and password stand in the environment."""
+    """Return the complete URI of a database whose user and password are in the environment."""
     complete = os.environ.get(CREDENTIALS_VARIABLE, "")
     return complete if without_credentials(complete) == uri else uri
 
 
 def without_credentials(text: str) -> str:
-    """A text, such as a URI or a library's message, without any known user and password."""
-    try:
-        parts = urlsplit(text)
-        if parts.username is not None or parts.password is not None:
-            text = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-    except ValueError:
-        pass
+    """Return a URI, or a message that contains some, without user and password."""
+    text = re.sub(r"(?<=://)[^/?#\s]*@", "", text)
     for secret in _secrets():
         text = text.replace(secret, HIDDEN)
     return text
 
 
 def _secrets() -> list[str]:
-    """Known passwords as they may stand in a message, the longest first."""
+    """Return the known passwords in every form that a message may have, the longest first."""
     complete = urlsplit(os.environ.get(CREDENTIALS_VARIABLE, ""))
     known = {os.environ.get(_MLFLOW[1], ""), complete.password or ""}
     known |= {unquote(secret) for secret in known}

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from mtdnn.config.credentials import take_credentials
 from mtdnn.config.experiment import Experiment, nearest
 from mtdnn.config.layout import RunId
 from mtdnn.config.settings import Closed, RunSettings
@@ -35,6 +36,8 @@ def with_lock(experiment: Experiment, path: Path | str) -> Experiment:
 def parse(mapping: Any, where: str) -> Experiment:
     """Check an experiment that was read from YAML.
 
+    User and password of the tracking server move to the environment of this process.
+
     Args:
         mapping: the content of the YAML file.
         where: the name of the file, for messages.
@@ -42,6 +45,9 @@ def parse(mapping: Any, where: str) -> Experiment:
     Raises:
         MtdnnError: one line for each mistake.
     """
+    uri = mapping.get("tracking_uri") if isinstance(mapping, Mapping) else None
+    if isinstance(uri, str):
+        mapping = {**mapping, "tracking_uri": take_credentials(uri, f"{where}: tracking_uri")}
     experiment = validate(Experiment, mapping, where)
     for name in experiment.variants:
         row = next(row for table in experiment.tables.values() for row in table.rows)

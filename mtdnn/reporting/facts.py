@@ -134,11 +134,9 @@ def _mlflow(experiment: Experiment, result: Result) -> tuple[str, str] | None:
 
 
 def _interface(experiment: Experiment) -> str:
-    """The address of the tracking server without its password, or of the local interface."""
+    """The address of the tracking server, or of the local interface."""
     uri = experiment.tracking_uri or ""
-    if not uri.startswith(("http:", "https:")):
-        return LOCAL_UI
-    return re.sub(r"//[^@/]+@", "//", uri).rstrip("/")
+    return uri.rstrip("/") if uri.startswith(("http:", "https:")) else LOCAL_UI
 
 
 def _distinct(values: Iterable[Any]) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -33,6 +32,7 @@ from mlflow.entities import RunTag as RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from mtdnn.config.credentials import with_credentials, without_credentials
 from mtdnn.config.experiment import Experiment
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import write_json
@@ -71,7 +71,7 @@ def create_store(experiment: Experiment) -> None:
     write_json(
         experiment.layout.store,
         {
-            "uri": without_credentials(experiment.store_uri),
+            "uri": experiment.store_uri,
             "experiment_id": experiment_id,
             "page": f"{page}?workflowType=machine_learning&viewStateShareKey={_VIEW}",
         },
@@ -103,19 +103,14 @@ def open_store(experiment: Experiment, writes: bool = True) -> Iterator[MlflowCl
         elif writes:
             turn = Lease(experiment.layout.root / "delivery", "runs are being logged", wait=True)
         with turn:
-            yield MlflowClient(uri)
+            yield MlflowClient(with_credentials(uri))
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         reason = without_credentials(" ".join(str(error).split()))
         shown = f"{reason[:200]}…" if reason[200:] else reason
         raise StoreUnavailable(
-            f"{without_credentials(uri)}: MLflow failed: {shown}; "
+            f"{uri}: MLflow failed: {shown}; "
             "the files of the runs are complete, so repeat this step when the store answers"
         ) from None
-
-
-def without_credentials(uri: str) -> str:
-    """Return a URI, or a text that contains one, without user and password."""
-    return re.sub(r"//[^@/\s]+@", "//", uri)
 
 
 def ensure_experiment(

@@ -35,7 +35,6 @@ from mtdnn.tracking.client import (
     note,
     open_store,
     results_folder,
-    without_credentials,
 )
 from mtdnn.tracking.content import Point, Source, parameters, read_optional_json, scores
 
@@ -262,7 +261,7 @@ def write_run_id(experiment: Experiment, run_dir: Path, run_id: str, fingerprint
     """Write `mlflow.json`, which says where MLflow has a run, unless it is up to date."""
     logged = {
         "run_id": run_id,
-        "uri": without_credentials(experiment.store_uri),
+        "uri": experiment.store_uri,
         "fingerprint": fingerprint,
     }
     path = RunFolder(run_dir).logged

@@ -22,9 +22,10 @@ from mtdnn.config.loading import load, load_run
 from mtdnn.data.corpora import fetching
 from mtdnn.data.features import SPLITS
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import digest, read_json, sha256
+from mtdnn.machine.files import digest, read_columns, read_json, sha256
 from mtdnn.tracking.content import run_folders
 from mtdnn.training.fingerprint import Fingerprint
+from mtdnn.workflow import checksums
 from mtdnn.workflow.differing import differences
 
 # Null odds differ in their last digits from machine to machine.
@@ -62,19 +63,25 @@ def verify(experiment: Experiment, predictions: bool = False, threads: int | Non
     runs = list(map(RunFolder, run_folders(layout)))
     trained = [run.path for run in runs if run.description.exists()]
     scored = [run.path for run in runs if run.description.exists() and run.metrics.exists()]
+    predicted = [run.path for run in runs if run.predictions.exists()]
     logged = [folder for folder in scored if RunFolder(folder).logged.exists()]
     with tempfile.TemporaryDirectory() as folder:
         recomputed = Recomputed(experiment, Path(folder))
         checks: dict[str, tuple[list[Path], Check]] = {
-            "encoders": (_matching(layout.encoder("*")), _encoder),
-            "corpora": (_matching(layout.corpus("*")), _corpus),
+            "finished files": (
+                [layout.checksums] if layout.checksums.exists() else [],
+                lambda _: checksums.check(experiment),
+            ),
+            "encoders": (_matching(layout, layout.encoder("*")), _encoder),
+            "corpora": (_matching(layout, layout.corpus("*")), _corpus),
             "features": (
-                _matching(layout.features("*", "*", "*")),
+                _matching(layout, layout.features("*", "*", "*")),
                 lambda features: _features(layout, features),
             ),
             "models": (trained, Models(experiment)),
+            "answers": (predicted, lambda run: _answers(layout, run)),
             "scores": (scored, recomputed.scores),
-            "tables": (_matching(layout.table("*", "md")), recomputed.table),
+            "tables": (_matching(layout, layout.table("*", "md")), recomputed.table),
             "runs in MLflow": (logged, lambda run: _in_mlflow(experiment, run)),
         }
         if predictions:
@@ -85,14 +92,12 @@ def verify(experiment: Experiment, predictions: bool = False, threads: int | Non
             print(f"{kind}: {found.count([])} of {len(places)} correct", flush=True)
             problems += [line for lines in found for line in lines]
     if problems:
-        raise MtdnnError("\n".join(problems))
+        raise MtdnnError("\n".join(dict.fromkeys(problems)))
 
 
-def _matching(pattern: Path) -> list[Path]:
-    """Return the paths that match a path with `*` in it, sorted."""
-    parts = pattern.parts
-    first = next(index for index, part in enumerate(parts) if "*" in part)
-    return sorted(Path(*parts[:first]).glob("/".join(parts[first:])))
+def _matching(layout: Layout, pattern: Path) -> list[Path]:
+    """Return the paths below an experiment's folder that match a path with `*` in it, sorted."""
+    return sorted(layout.root.glob(str(pattern.relative_to(layout.root))))
 
 
 def _guarded(check: Check, place: Path) -> Iterator[str]:
@@ -164,6 +169,7 @@ def _model(layout: Layout, run: Path) -> Iterator[str]:
     place = files.description
     record, settings = read_json(place), load_run(files.config)
     yield from _files(files.model, record.get("files") or {})
+    yield from _files(files.path, record.get("beside") or {})
     if not record.get("files"):
         yield f"{place}: files: has no digests of the model's files; retrain the run"
     if record.get("fingerprint") != Fingerprint.recorded(record).digest:
@@ -178,6 +184,25 @@ def _model(layout: Layout, run: Path) -> Iterator[str]:
         # An imported run may have come without them.
         if manifest.exists() and read_json(manifest)["digest"] != found[name]:
             yield f"{place}: {name}: does not match {manifest}; retrain the run"
+
+
+def _answers(layout: Layout, run: Path) -> Iterator[str]:
+    """Yield a line for each answer that is not the text between its offsets in its context."""
+    files = RunFolder(run)
+    corpus = layout.corpus(load_run(files.config).primary)
+    contexts = {
+        (split, row["id"]): row["context"]
+        for split in SPLITS[1:]
+        if (corpus / f"{split}.parquet").exists()
+        for row in read_columns(corpus / f"{split}.parquet", ["id", "context"]).to_pylist()
+    }
+    columns = ["split", "id", "answer", "answer_start", "answer_end"]
+    for row in read_columns(files.predictions, columns).to_pylist():
+        context = contexts.get((row["split"], row["id"]))
+        start, end = row["answer_start"], row["answer_end"]
+        expected = context[start:end] if context is not None and start >= 0 else ""
+        if context is None or row["answer"] != expected:
+            yield f"{files.predictions}: {row['id']}: its answer is not in its context"
 
 
 def _files(folder: Path, digests: dict[str, str | None]) -> Iterator[str]:

@@ -13,12 +13,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag, ViewType
 
 from mtdnn.cli.main import main
+from mtdnn.config.credentials import without_credentials
 from mtdnn.config.layout import RunId
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_json, write_text
 from mtdnn.tracking import client as tracking_client
-from mtdnn.tracking.client import create_store, without_credentials
+from mtdnn.tracking.client import create_store
 from mtdnn.tracking.runs import log_run
 from tests.support.factories import make_experiment, make_run
 

@@ -66,6 +66,7 @@ localrules:
     store,
     log,
     agreement,
+    checksums,
     comparisons,
     statistics,
     table,

@@ -67,3 +67,28 @@ rule agreement:
         "Checking that MLflow and the tables agree"
     shell:
         "python -m mtdnn agreement {params.experiment:q} > {log:q} 2>&1"
+
+
+# What `mtdnn verify` compares with later: the digests of everything that is finished by now.
+rule checksums:
+    input:
+        rules.agreement.output,
+        rules.answers.output,
+        rules.report.output,
+        LAYOUT.all_statistics,
+        tables_of(experiment.tables),
+        comparisons_of(experiment.tables),
+        figures_of([*experiment.figures, *FIGURES]),
+        files_of(experiment.runs(), RunFolder.metrics),
+    output:
+        LAYOUT.checksums,
+    log:
+        ROOT / "logs/checksums.log",
+    conda:
+        "../../envs/environment.yaml"
+    params:
+        experiment=EXPERIMENT,
+    message:
+        "Recording the digests of all finished files"
+    shell:
+        "python -m mtdnn checksums {params.experiment:q} > {log:q} 2>&1"
