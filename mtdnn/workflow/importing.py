@@ -14,8 +14,9 @@ from mtdnn.config.loading import load_run
 from mtdnn.config.settings import RunSettings
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import digest, read_json, replacing, write_json, write_text
+from mtdnn.machine.files import digest, read_json, replacing, sha256, write_json, write_text
 from mtdnn.training.fingerprint import Fingerprint, is_ours
+from mtdnn.workflow.damage import changed_files, wrong_answers
 from mtdnn.workflow.differing import differences
 
 TRAINED_FILES = (
@@ -30,8 +31,9 @@ EVALUATED_FILES = STEPS["evaluate"]
 def import_run(experiment: Experiment, folder: Path) -> Path:
     """Verify a finished run, copy it to its place below `results/` and log it to MLflow.
 
-    The workflow then does not train the run again, nor evaluate it if it has predictions, but
-    always scores it again. A run without scores is not logged now, but when it is scored.
+    The workflow then does not train the run again, nor evaluate it if it has predictions. Scores
+    that come with a run are ignored: it is scored here, now if its corpora are here, else by the
+    workflow. The import can be repeated, for instance when MLflow did not answer.
 
     Args:
         experiment: the experiment that needs the run.
@@ -52,21 +54,23 @@ def import_run(experiment: Experiment, folder: Path) -> Path:
     required = TRAINED_FILES + EVALUATED_FILES if is_evaluated else TRAINED_FILES
     problems = [*_foreign_files(folder), *_missing_files(folder, required)] or [
         *_other_settings(experiment.resolve(run), settings, files.config, is_evaluated),
-        *_broken_files(files),
+        *_damaged_files(experiment, files),
         *_other_origins(experiment, settings, files.description),
     ]
-    target = experiment.layout.run(run)
-    if RunFolder(target).description.exists() and not target.samefile(folder):
-        problems.append(f"{target}: already holds a trained run; delete it to import another")
+    target = RunFolder(experiment.layout.run(run))
+    is_there = target.description.exists()
+    if is_there and sha256(target.description) != sha256(files.description):
+        problems.append(f"{target.path}: already holds a trained run; delete it to import another")
     if problems:
         raise MtdnnError("\n".join(problems))
-    _copy(experiment, run, folder, required)
-    if RunFolder(target).metrics.exists():
+    if not is_there:
+        _copy(experiment, run, folder, required)
+    if target.metrics.exists():
         from mtdnn.tracking import client, runs
 
         client.create_store(experiment)
-        runs.log_run(experiment, target)
-    return target
+        runs.log_run(experiment, target.path)
+    return target.path
 
 
 def _copy(experiment: Experiment, run: RunId, folder: Path, required: tuple[str, ...]) -> None:
@@ -74,14 +78,24 @@ def _copy(experiment: Experiment, run: RunId, folder: Path, required: tuple[str,
     with replacing(experiment.layout.run(run)) as draft:
         # The whole folder, because the tokenizer's files differ from encoder to encoder.
         shutil.copytree(folder / RunFolder.model, draft / RunFolder.model)
-        for name in (RunFolder.metrics, RunFolder.journal, *required):
+        for name in (RunFolder.journal, *required):
             if (folder / name).exists():
                 shutil.copyfile(folder / name, draft / name)
         files, run_steps = RunFolder(draft), RunSteps(experiment)
         write_text(files.config, dump_yaml(experiment.resolve(run)))
         steps = ["train", "evaluate"] if files.predictions.exists() else ["train"]
         write_json(files.imported, {step: run_steps.settings(run, step) for step in steps})
+        if files.predictions.exists() and _can_score(experiment, run):
+            from mtdnn.evaluation import metrics
+
+            metrics.write(draft, experiment)
         _set_dates(draft)
+
+
+def _can_score(experiment: Experiment, run: RunId) -> bool:
+    """Return whether the corpora on which a run is scored are here."""
+    corpora = experiment.mixtures[run.mixture].corpora
+    return all((experiment.layout.corpus(name) / MANIFEST).exists() for name in corpora)
 
 
 def _run_of(experiment: Experiment, settings: RunSettings, place: Path) -> RunId:
@@ -134,6 +148,20 @@ def _other_settings(
         found["decoding"] = theirs.decoding.model_dump()
     for key, value, expected in differences(found, expected_settings):
         yield f"{place}: {key}: is {value!r}, but {expected!r} in the experiment"
+
+
+def _damaged_files(experiment: Experiment, files: RunFolder) -> Iterator[str]:
+    """Yield a line for each file that is damaged, was changed or does not fit the others."""
+    record = read_json(files.description)
+    digests, beside = record.get("files") or {}, record.get("beside") or {}
+    if not digests or not beside:
+        yield f"{files.description}: files: has no digests of the run's files; retrain the run"
+    changed = [*changed_files(files.model, digests), *changed_files(files.path, beside)]
+    yield from changed
+    if not changed:
+        yield from _broken_files(files)
+    if files.predictions.exists():
+        yield from wrong_answers(experiment.layout, files)
 
 
 def _broken_files(files: RunFolder) -> Iterator[str]:

@@ -22,10 +22,11 @@ from mtdnn.config.loading import load, load_run
 from mtdnn.data.corpora import fetching
 from mtdnn.data.features import SPLITS
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import digest, read_columns, read_json, sha256
+from mtdnn.machine.files import digest, read_json
 from mtdnn.tracking.content import run_folders
 from mtdnn.training.fingerprint import Fingerprint
 from mtdnn.workflow import checksums
+from mtdnn.workflow.damage import changed_files, wrong_answers
 from mtdnn.workflow.differing import differences
 
 # Null odds differ in their last digits from machine to machine.
@@ -79,7 +80,7 @@ def verify(experiment: Experiment, predictions: bool = False, threads: int | Non
                 lambda features: _features(layout, features),
             ),
             "models": (trained, Models(experiment)),
-            "answers": (predicted, lambda run: _answers(layout, run)),
+            "answers": (predicted, lambda run: wrong_answers(layout, RunFolder(run))),
             "scores": (scored, recomputed.scores),
             "tables": (_matching(layout, layout.table("*", "md")), recomputed.table),
             "runs in MLflow": (logged, lambda run: _in_mlflow(experiment, run)),
@@ -115,7 +116,7 @@ def _guarded(check: Check, place: Path) -> Iterator[str]:
 
 def _encoder(folder: Path) -> Iterator[str]:
     manifest = read_json(folder / MANIFEST)
-    yield from _files(folder, manifest["files"])
+    yield from changed_files(folder, manifest["files"])
     if digest(manifest["files"]) != manifest["digest"]:
         yield f"{folder / MANIFEST}: digest: does not match its files"
 
@@ -124,7 +125,7 @@ def _corpus(folder: Path) -> Iterator[str]:
     manifest = read_json(folder / MANIFEST)
     splits = manifest["splits"]
     expected = {f"{split}.parquet": splits[split]["sha256"] for split in splits}
-    damaged = list(_files(folder, expected))
+    damaged = list(changed_files(folder, expected))
     yield from damaged
     if not damaged:
         rows = {split: pq.read_table(folder / f"{split}.parquet").to_pylist() for split in splits}
@@ -136,7 +137,7 @@ def _features(layout: Layout, folder: Path) -> Iterator[str]:
     described = read_json(folder / FEATURES)
     encoder, _, corpus = folder.parts[-3:]
     splits = described["splits"]
-    yield from _files(
+    yield from changed_files(
         folder,
         {f"{split}.arrow": splits[split].get("sha256") for split in SPLITS if split in splits},
     )
@@ -168,8 +169,8 @@ def _model(layout: Layout, run: Path) -> Iterator[str]:
     files = RunFolder(run)
     place = files.description
     record, settings = read_json(place), load_run(files.config)
-    yield from _files(files.model, record.get("files") or {})
-    yield from _files(files.path, record.get("beside") or {})
+    yield from changed_files(files.model, record.get("files") or {})
+    yield from changed_files(files.path, record.get("beside") or {})
     if not record.get("files"):
         yield f"{place}: files: has no digests of the model's files; retrain the run"
     if record.get("fingerprint") != Fingerprint.recorded(record).digest:
@@ -184,34 +185,6 @@ def _model(layout: Layout, run: Path) -> Iterator[str]:
         # An imported run may have come without them.
         if manifest.exists() and read_json(manifest)["digest"] != found[name]:
             yield f"{place}: {name}: does not match {manifest}; retrain the run"
-
-
-def _answers(layout: Layout, run: Path) -> Iterator[str]:
-    """Yield a line for each answer that is not the text between its offsets in its context."""
-    files = RunFolder(run)
-    corpus = layout.corpus(load_run(files.config).primary)
-    contexts = {
-        (split, row["id"]): row["context"]
-        for split in SPLITS[1:]
-        if (corpus / f"{split}.parquet").exists()
-        for row in read_columns(corpus / f"{split}.parquet", ["id", "context"]).to_pylist()
-    }
-    columns = ["split", "id", "answer", "answer_start", "answer_end"]
-    for row in read_columns(files.predictions, columns).to_pylist():
-        context = contexts.get((row["split"], row["id"]))
-        start, end = row["answer_start"], row["answer_end"]
-        expected = context[start:end] if context is not None and start >= 0 else ""
-        if context is None or row["answer"] != expected:
-            yield f"{files.predictions}: {row['id']}: its answer is not in its context"
-
-
-def _files(folder: Path, digests: dict[str, str | None]) -> Iterator[str]:
-    for name, expected in digests.items():
-        path = folder / name
-        if not path.is_file():
-            yield f"{path}: no such file"
-        elif sha256(path) != expected:
-            yield f"{path}: was changed after it was written: its sha256 differs"
 
 
 # --- recomputed files ------------------------------------------------------------------------

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from mlflow import MlflowClient
 
 from mtdnn.config.dependencies import RunSteps
 from mtdnn.config.experiment import Experiment
+from mtdnn.config.layout import Layout
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError
 from mtdnn.evaluation import metrics, predictions
-from mtdnn.machine.files import digest, read_json, write_json
+from mtdnn.machine.files import digest, read_json, sha256, write_json
 from mtdnn.training.fingerprint import Fingerprint
 from mtdnn.training.loop import train
 from mtdnn.workflow.importing import import_run
@@ -91,7 +93,9 @@ def test_a_run_with_scores_is_logged_and_its_scores_are_to_be_redone(finished, t
     elsewhere = make_tiny_experiment(tmp_path / "elsewhere", **CHANGES)
     folder = tmp_path / "elsewhere" / finished.relative_to(origin)
     metrics.write(folder, elsewhere)
-    target = import_run(make_tiny_experiment(tmp_path / "here", **CHANGES), folder)
+    place = make_tiny_experiment(tmp_path / "here", **CHANGES)
+    shutil.copytree(elsewhere.layout.root / "corpora", place.layout.root / "corpora")
+    target = import_run(place, folder)
     assert read_json(target / "mlflow.json")["run_id"]
     assert (target / "metrics.json").stat().st_mtime == 1
 
@@ -169,19 +173,79 @@ def test_truncated_files_are_named(here, there):
     weights.write_bytes(weights.read_bytes()[:-1])
     lines = (there / "training.jsonl").read_text().splitlines(keepends=True)
     (there / "training.jsonl").write_text("".join(lines[:-1]))
-    found = refusal(here, there)
-    assert found[0].startswith(f"{weights}: not readable: ")
-    steps = pq.read_metadata(there / "schedule.parquet").num_rows
-    assert found[1:] == [
-        f"{there}/training.jsonl: has {steps - 1} steps, but the schedule has {steps}"
-    ]
+    changed = "was changed after it was written: its sha256 differs"
+    assert refusal(here, there) == [f"{weights}: {changed}", f"{there}/training.jsonl: {changed}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("model/model.safetensors", lambda path: flip(path, -1)),
+        ("model/heads.safetensors", lambda path: flip(path, -1)),
+        ("model/tokenizer.json", lambda path: flip(path, -2)),
+        (
+            "training.jsonl",
+            lambda path: path.write_text(path.read_text().replace('"loss": ', '"loss": 1', 1)),
+        ),
+        ("schedule.parquet", lambda path: flip(path, 100)),
+    ],
+)
+def test_a_changed_file_is_refused_by_its_name(here, there, name, spoil):
+    spoil(there / name)
+    (line,) = refusal(here, there)
+    assert line == f"{there / name}: was changed after it was written: its sha256 differs"
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def test_an_answer_that_its_context_does_not_give_is_refused(finished, there, tmp_path):
+    """Where the corpus is at hand."""
+    place = make_tiny_experiment(tmp_path / "with_corpora", **CHANGES)
+    root = Layout.of_run(finished).root
+    shutil.copytree(root / "corpora", place.layout.root / "corpora")
+    table = pq.read_table(there / "predictions.parquet")
+    answers = table["answer"].to_pylist()
+    answers[3] = "x"
+    column = table.schema.get_field_index("answer")
+    pq.write_table(table.set_column(column, "answer", [answers]), there / "predictions.parquet")
+    with pytest.raises(MtdnnError) as error:
+        import_run(place, there)
+    question = table["id"][3].as_py()
+    assert str(error.value) == (
+        f"{there}/predictions.parquet: {question}: its answer is not what its offsets point to"
+    )
+
+
+def test_scores_that_come_along_are_ignored(finished, there, tmp_path):
+    foreign = {"em": 1e9, "f1": 1e9, "slices": {}, "provenance": {}}
+    write_json(there / "metrics.json", foreign)
+    place = make_tiny_experiment(tmp_path / "with_corpora", **CHANGES)
+    root = Layout.of_run(finished).root
+    shutil.copytree(root / "corpora", place.layout.root / "corpora")
+    target = import_run(place, there)
+    scores = read_json(target / "metrics.json")
+    assert scores["slices"] and scores["auxiliary"] and scores["em"] != foreign["em"]
+    logged = MlflowClient(place.store_uri).get_run(read_json(target / "mlflow.json")["run_id"])
+    assert logged.data.metrics.get("em") == scores["em"]
 
 
 @pytest.mark.parametrize("name", ["schedule.parquet", "training.jsonl"])
 def test_files_of_another_kind_are_named(here, there, name):
     (there / name).write_text("neither Parquet nor JSON")
+    record_digest(there, name)
     (line,) = refusal(here, there)
     assert line.startswith(f"{there}: schedule.parquet or training.jsonl: not readable: ")
+
+
+def record_digest(folder: Path, name: str) -> None:
+    """Record a changed file's digest, as somebody does who wants it to be accepted."""
+    record = read_json(folder / "model" / "run.json")
+    record["beside"][name] = sha256(folder / name)
+    write_json(folder / "model" / "run.json", record)
 
 
 def change_record(folder: Path, **changes: object) -> None:
@@ -228,6 +292,11 @@ def test_what_exists_here_must_be_what_the_run_was_trained_on(here, there, place
 
 def test_a_trained_run_is_not_replaced(here, there):
     target = import_run(here, there)
+    before = {path: path.stat().st_mtime_ns for path in target.rglob("*")}
+    assert import_run(here, there) == target  # repeated, it changes nothing
+    assert {path: path.stat().st_mtime_ns for path in target.rglob("*")} == before
+    record = read_json(there / "model" / "run.json")
+    write_json(there / "model" / "run.json", {**record, "provenance": {}})
     with pytest.raises(MtdnnError, match="already holds a trained run; delete it to import"):
         import_run(here, there)
     assert import_run(here, target) == target  # a run in its own place is no other one
@@ -280,5 +349,6 @@ def test_steps_that_were_not_logged_in_order_are_refused(here, there):
     lines = path.read_text().splitlines()
     first = json.dumps({**json.loads(lines[0]), "step": 1})
     path.write_text("\n".join([first, *lines[1:]]) + "\n")
+    record_digest(there, "training.jsonl")
     (line,) = refusal(here, there)
     assert "steps, but the schedule has" in line

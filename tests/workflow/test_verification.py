@@ -17,8 +17,11 @@ from mtdnn.machine.files import digest, read_json, sha256, write_json
 from mtdnn.reporting import products
 from mtdnn.tracking import client, runs
 from mtdnn.training.loop import train
+from mtdnn.workflow import checksums
 from tests.support.tiny import make_run_folder, make_tiny_experiment
 
+# Neither results nor inputs; the experiment itself cannot be read when it is damaged.
+UNWATCHED = ("state", "experiment.yaml")
 RUN = "runs/tiny/squad_cola/w0.5/default/seed1"
 TABLES = {
     "t": {
@@ -43,6 +46,7 @@ def finished(tmp_path_factory) -> Path:
     client.create_store(experiment)
     runs.log_run(experiment, run_dir)
     (experiment.layout.root / "experiment.yaml").write_text(dump_yaml(experiment))
+    checksums.write(experiment)
     return experiment.layout.root
 
 
@@ -64,6 +68,8 @@ def test_an_unchanged_experiment_is_correct(finished, capsys):
     assert status == 0 and "mtdnn: error" not in errors, errors
     counts = dict(re.findall(r"^(.*): (\d+ of \d+) correct$", said, re.MULTILINE))
     assert counts == {
+        "finished files": "1 of 1",
+        "answers": "1 of 1",
         "encoders": "1 of 1",
         "corpora": "2 of 2",
         "features": "2 of 2",
@@ -205,3 +211,37 @@ def test_a_model_of_other_settings_than_the_experiment_s_is_named(results, capsy
     path.write_text(path.read_text().replace("learning_rate: 3.0e-05", "learning_rate: 0.1"))
     status, _, errors = verify(results, capsys)
     assert status == 2 and "run.json: was trained under other settings" in errors
+
+
+@pytest.mark.slow
+def test_half_of_any_file_is_found_and_named(results, capsys):
+    paths = sorted(path for path in results.rglob("*") if path.is_file())
+    watched = [path for path in paths if path.relative_to(results).parts[0] not in UNWATCHED]
+    assert len(watched) > 25
+    for path in watched:
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+        status, _, errors = verify(results, capsys)
+        assert status == 2 and str(path) in errors, path
+        path.write_bytes(content)
+    assert verify(results, capsys)[0] == 0
+
+
+def test_an_answer_that_does_not_follow_from_its_context_is_named(results, capsys):
+    (path,) = results.rglob("predictions.parquet")
+    table = pq.read_table(path)
+    answers = ["x", *table["answer"].to_pylist()[1:]]
+    column = table.schema.get_field_index("answer")
+    pq.write_table(table.set_column(column, "answer", [answers]), path)
+    status, _, errors = verify(results, capsys)
+    question = table["id"][0].as_py()
+    assert status == 2
+    assert f"{path}: {question}: its answer is not what its offsets point to" in errors
+
+
+def test_a_folder_may_have_a_name_that_looks_like_a_pattern(finished, tmp_path, capsys):
+    folder = tmp_path / "[a-z]*" / "tiny"
+    shutil.copytree(finished, folder)
+    (folder / "corpora" / "squad" / "train.parquet").write_bytes(b"")
+    status, said, _ = verify(folder, capsys)
+    assert status == 2 and "corpora: 1 of 2 correct" in said
