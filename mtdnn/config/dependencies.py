@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.config.layout import RunFolder, RunId
-from mtdnn.config.settings import FilesCorpus, HubCorpus, SyntheticCorpus
+from mtdnn.config.layout import ENCODER_FILES, MANIFEST, RunFolder, RunId
+from mtdnn.config.settings import FilesCorpus, FilesEncoder, HubCorpus, SyntheticCorpus
 from mtdnn.errors import MtdnnError
+from mtdnn.machine.contents import content_digests
 from mtdnn.machine.files import digest, read_json
 from mtdnn.machine.provenance import code_digest
 
@@ -37,32 +38,69 @@ def code_of(step: str) -> str:
     return code_digest(*CODE[step])
 
 
-def source_files(experiment: Experiment, corpus: str) -> list[Path]:
-    """Return the local files of a corpus; none unless its source is a local folder."""
+def source_files(experiment: Experiment, corpus: str) -> dict[str, Path]:
+    """Return the local files of a corpus by their names in its settings.
+
+    There are none unless its source is a local folder.
+    """
     source = experiment.corpora[corpus].source
     if not is_local(source):
-        return []
+        return {}
     names = [name for split in source.splits.values() for name in split]
     names += [source.dev_ids] if source.dev_ids else []
-    return [Path(experiment.data_path(source.root), name) for name in names]
+    return {name: Path(experiment.data_path(source.root), name) for name in names}
 
 
 def encoder_settings(experiment: Experiment, encoder: str) -> str:
-    """Return the digest of the settings that determine an encoder's files."""
-    return digest(experiment.encoders[encoder].model_dump(mode="json", exclude={"label"}))
+    """Return the digest of what determines an encoder's files.
+
+    A local folder counts by the content of its files, not by its place.
+    """
+    settings = experiment.encoders[encoder]
+    if not isinstance(settings.source, FilesEncoder):
+        return digest(settings.model_dump(mode="json", exclude={"label"}))
+    values = settings.model_dump(mode="json", exclude={"label": True, "source": {"path"}})
+    files = {name: Path(settings.source.path, name) for name in ENCODER_FILES}
+    return digest([values, _source_digests(experiment, files, experiment.layout.encoder(encoder))])
 
 
 def corpus_settings(experiment: Experiment, corpus: str) -> str:
     """Return the digest of what determines a corpus's rows.
 
-    Local files count by name and size, not by folder: moving a mirror retrains nothing.
+    Local files count by their content, not by their folder: moving a mirror retrains nothing.
     """
     settings = experiment.corpora[corpus]
     if not is_local(settings.source):
         return digest(settings.model_dump(mode="json", exclude={"label"}))
     values = settings.model_dump(mode="json", exclude={"label": True, "source": {"root"}})
     files = source_files(experiment, corpus)
-    return digest([values, {file.name: file.stat().st_size for file in files}])
+    return digest([values, _source_digests(experiment, files, experiment.layout.corpus(corpus))])
+
+
+def changed_sources(experiment: Experiment, corpus: str) -> list[Path]:
+    """Return the local files of a fetched corpus that have changed since it was read from them."""
+    files = {n: f for n, f in source_files(experiment, corpus).items() if f.is_file()}
+    recorded = _recorded_sources(experiment.layout.corpus(corpus))
+    digests = content_digests(files.values(), experiment.layout.contents)
+    return [f for name, f in files.items() if digests[f] != recorded.get(name, digests[f])]
+
+
+def _source_digests(
+    experiment: Experiment, files: dict[str, Path], fetched: Path
+) -> dict[str, str]:
+    """Return the digests of source files; of those that are gone, as they were when fetched."""
+    present = [file for file in files.values() if file.is_file()]
+    digests = content_digests(present, experiment.layout.contents)
+    recorded = {} if len(present) == len(files) else _recorded_sources(fetched)
+    found = {name: digests.get(file) or recorded.get(name) for name, file in files.items()}
+    return {name: value for name, value in found.items() if value}
+
+
+def _recorded_sources(fetched: Path) -> dict[str, str]:
+    """Return the digests of the files from which an encoder or a corpus was fetched, by name."""
+    manifest = fetched / MANIFEST
+    source = read_json(manifest).get("source") if manifest.exists() else None
+    return dict(source.get("sha256") or {}) if isinstance(source, dict) else {}
 
 
 def features_settings(experiment: Experiment, variant: str) -> str:

@@ -7,6 +7,13 @@ from typing import overload
 MANIFEST = "manifest.json"
 """File in the folder of an encoder or a corpus: what it is, and the digests of its files."""
 
+ENCODER_FILES = (
+    *("config.json", "model.safetensors", "tokenizer.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.txt", "vocab.json", "merges.txt"),
+)
+"""The files of a pretrained encoder that are used; the first three are required."""
+
 FEATURES = "features.json"
 """File in a folder of features: their encoder, corpus, settings, and the digests of its files."""
 
@@ -184,6 +191,11 @@ class Layout:
     def store(self) -> Path:
         """The URI of MLflow's store, and the id of the experiment in it."""
         return self.root / "store.json"
+
+    @property
+    def contents(self) -> Path:
+        """Cached digests of local source files."""
+        return self.root / "state" / "contents.json"
 
     @property
     def checksums(self) -> Path:

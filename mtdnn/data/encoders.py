@@ -13,7 +13,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mtdnn.config.layout import MANIFEST
+from mtdnn.config.layout import ENCODER_FILES, MANIFEST
 from mtdnn.config.settings import EncoderSettings, FilesEncoder, HubEncoder, WheelEncoder
 from mtdnn.data.downloads import cache_folder, check_digest
 from mtdnn.errors import MtdnnError
@@ -21,17 +21,8 @@ from mtdnn.machine.files import digest, read_json, replacing, save_tensors, sha2
 from mtdnn.machine.locking import exclusive
 from mtdnn.machine.progress import say
 
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-REQUIRED = (CONFIG, WEIGHTS, "tokenizer.json")
-OPTIONAL = (
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-)
+REQUIRED, OPTIONAL = ENCODER_FILES[:3], ENCODER_FILES[3:]
+CONFIG, WEIGHTS, _ = REQUIRED
 MAX_ENCODER_BYTES = 8 << 30
 MAX_UNPACKED_RATIO = 50  # of unpacked to packed bytes
 LAYER_KEY = re.compile(r"(?:^|\.)(?:encoder|transformer)\.layer\.(\d+)\.")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from mtdnn.config.dependencies import RunSteps
+from mtdnn.config.dependencies import RunSteps, changed_sources
 from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import FEATURES, MANIFEST, RunFolder, RunId
 from mtdnn.config.settings import CorpusSettings, RunSettings, SyntheticCorpus
@@ -124,6 +124,7 @@ class _Planner:
         self._experiment, self._rates = experiment, rates
         self._run_steps = RunSteps(experiment)
         self._size = cache(lambda *place: size(experiment, *place))
+        self._is_outdated = cache(lambda corpus: bool(changed_sources(experiment, corpus)))
 
     def group(self, runs: list[RunId]) -> Group:
         """Return the group of runs that differ in their seed only."""
@@ -157,6 +158,9 @@ class _Planner:
 
     def _is_done(self, run: RunId) -> bool:
         """Whether a run was trained under the experiment's settings, and predicted."""
+        corpora = self._experiment.mixtures[run.mixture].corpora
+        if any(map(self._is_outdated, corpora)):
+            return False
         files = RunFolder(self._experiment.layout.run(run))
         if not files.description.exists() or not files.predictions.exists():
             return False

@@ -10,7 +10,7 @@ from typing import Any
 
 from mtdnn.config.dependencies import is_local, source_files
 from mtdnn.config.experiment import Experiment
-from mtdnn.config.layout import Layout
+from mtdnn.config.layout import MANIFEST, Layout
 from mtdnn.config.loading import parse, with_lock
 from mtdnn.config.settings import FilesEncoder
 from mtdnn.config.yaml_files import read_yaml
@@ -38,9 +38,18 @@ def load_experiment(mapping: Any, files: Iterable[Path]) -> Experiment:
 
 
 def missing_files(experiment: Experiment) -> Iterator[str]:
-    """Yield a line for each local folder or file that an encoder or a corpus needs but lacks."""
+    """Yield a line for each local folder or file that an encoder or a corpus needs but lacks.
+
+    What was fetched before no longer needs its source.
+    """
+    layout = experiment.layout
     used = {name for run in experiment.runs() for name in experiment.mixtures[run.mixture].corpora}
-    local = [name for name in used if is_local(experiment.corpora[name].source)]
+    local = [
+        name
+        for name in used
+        if is_local(experiment.corpora[name].source)
+        and not (layout.corpus(name) / MANIFEST).exists()
+    ]
     if local and not os.path.isdir(experiment.data_path(None)):
         yield (
             f"data_root: no such folder: {experiment.data_path(None)}; "
@@ -48,9 +57,11 @@ def missing_files(experiment: Experiment) -> Iterator[str]:
         )
         return
     for name in local:
-        yield from _missing(f"corpora.{name}.source", source_files(experiment, name))
+        yield from _missing(f"corpora.{name}.source", [*source_files(experiment, name).values()])
     for name in {run.encoder for run in experiment.runs()}:
         source = experiment.encoders[name].source
+        if (layout.encoder(name) / MANIFEST).exists():
+            continue
         if isinstance(source, FilesEncoder) and not os.path.isdir(source.path):
             yield f"encoders.{name}.source.path: no such folder: {source.path}"
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from mtdnn.config.dependencies import RunSteps
+from mtdnn.config.dependencies import RunSteps, changed_sources, source_files
 from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import FEATURES, MANIFEST, STEPS, Layout, RunFolder
 from mtdnn.config.loading import load, load_run
@@ -74,7 +74,10 @@ def verify(experiment: Experiment, predictions: bool = False, threads: int | Non
                 lambda _: checksums.check(experiment),
             ),
             "encoders": (_matching(layout, layout.encoder("*")), _encoder),
-            "corpora": (_matching(layout, layout.corpus("*")), _corpus),
+            "corpora": (
+                _matching(layout, layout.corpus("*")),
+                lambda corpus: _corpus(experiment, corpus),
+            ),
             "features": (
                 _matching(layout, layout.features("*", "*", "*")),
                 lambda features: _features(layout, features),
@@ -121,8 +124,15 @@ def _encoder(folder: Path) -> Iterator[str]:
         yield f"{folder / MANIFEST}: digest: does not match its files"
 
 
-def _corpus(folder: Path) -> Iterator[str]:
+def _corpus(experiment: Experiment, folder: Path) -> Iterator[str]:
     manifest = read_json(folder / MANIFEST)
+    if folder.name in experiment.corpora:
+        for file in changed_sources(experiment, folder.name):
+            yield f"{file}: has changed since {folder} was read from it; run snakemake again"
+        files = source_files(experiment, folder.name).values()
+        gone = [str(file) for file in files if not file.exists()]
+        if gone:
+            print(f"corpora: {folder.name}: its source is no longer there: {gone[0]}", flush=True)
     splits = manifest["splits"]
     expected = {f"{split}.parquet": splits[split]["sha256"] for split in splits}
     damaged = list(changed_files(folder, expected))

@@ -7,6 +7,7 @@ import pytest
 from mtdnn.config.dependencies import (
     CODE,
     RunSteps,
+    changed_sources,
     code_of,
     corpus_settings,
     encoder_settings,
@@ -18,7 +19,7 @@ from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import RunFolder, RunId
 from mtdnn.config.loading import parse
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import write_json
+from mtdnn.machine.files import sha256, write_json
 from tests.support.factories import small
 
 
@@ -72,10 +73,58 @@ def test_a_moved_mirror_is_the_same_corpus_and_another_file_is_not(tmp_path):
     assert corpus_settings(first, "squad") != corpus_settings(other, "squad")
 
 
+def test_a_change_of_the_same_size_counts_and_so_does_each_file_of_one_name(tmp_path):
+    (tmp_path / "de").mkdir()
+    (tmp_path / "tr").mkdir()
+    for name in ("de", "tr"):
+        (tmp_path / name / "d.tsv").write_text("a\tb\n")
+    source = {
+        "kind": "files",
+        "format": "tsv",
+        "splits": {"train": ["tr/d.tsv"], "dev": ["de/d.tsv"]},
+    }
+    changes = {"corpora__cola__source": source, "data_root": str(tmp_path)}
+    experiment = parse(small(**changes, results=str(tmp_path / "results")), "x")
+    seen = {corpus_settings(experiment, "cola")}
+    for name in ("de", "tr"):
+        (tmp_path / name / "d.tsv").write_text("b\ta\n")
+        seen.add(corpus_settings(experiment, "cola"))
+    assert len(seen) == 3
+
+
+def test_another_model_in_the_folder_of_an_encoder_counts(tmp_path):
+    folder = tmp_path / "encoder"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (folder / name).write_text("{}")
+    source = {"kind": "files", "path": str(folder)}
+    experiment = parse(small(encoders__tiny__source=source, results=str(tmp_path / "r")), "x")
+    before = encoder_settings(experiment, "tiny")
+    (folder / "README.md").write_text("not used")
+    assert encoder_settings(experiment, "tiny") == before
+    (folder / "model.safetensors").write_text("[]")
+    assert encoder_settings(experiment, "tiny") != before
+
+
+def test_an_archived_source_counts_as_it_was_when_it_was_fetched(tmp_path):
+    experiment = mirror(tmp_path / "mirror", "{}")
+    experiment = experiment.model_copy(update={"results": str(tmp_path / "results")})
+    before = corpus_settings(experiment, "squad")
+    folder = experiment.layout.corpus("squad")
+    recorded = {"train.json": sha256(tmp_path / "mirror" / "train.json")}
+    write_json(folder / "manifest.json", {"source": {"sha256": recorded}})
+    assert changed_sources(experiment, "squad") == []
+    (tmp_path / "mirror" / "train.json").write_text("[]")
+    assert changed_sources(experiment, "squad") == [tmp_path / "mirror" / "train.json"]
+    (tmp_path / "mirror" / "train.json").unlink()
+    assert corpus_settings(experiment, "squad") == before
+    assert changed_sources(experiment, "squad") == []
+
+
 def test_only_a_local_folder_has_source_files(tmp_path):
     experiment = mirror(tmp_path / "mirror", "{}")
-    assert source_files(experiment, "squad") == [tmp_path / "mirror" / "train.json"]
-    assert source_files(experiment, "cola") == []  # synthetic
+    assert source_files(experiment, "squad") == {"train.json": tmp_path / "mirror" / "train.json"}
+    assert source_files(experiment, "cola") == {}  # synthetic
     source = experiment.corpora["squad"].source
     assert is_local(source)
     assert not is_local(source.model_copy(update={"root": "https://some.org/squad"}))
