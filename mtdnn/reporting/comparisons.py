@@ -10,6 +10,7 @@ from mtdnn.reporting.tables import (
     MISSING,
     Block,
     Cell,
+    csv_text,
     interval,
     latex_table,
     markdown,
@@ -29,7 +30,8 @@ def write(experiment: Experiment, name: str) -> None:
     tex = latex_table(experiment, title, f"{name}-comparisons", block, below)
     write_text(layout.comparison(name, "tex"), tex)
     with replacing(layout.comparison(name, "csv")) as draft:
-        pd.DataFrame([_record(each) for each in entry["comparisons"]]).to_csv(draft, index=False)
+        records = pd.DataFrame([_record(each) for each in entry["comparisons"]])
+        draft.write_text(csv_text(records), encoding="utf-8")
 
 
 EXPLANATION = (

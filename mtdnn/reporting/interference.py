@@ -73,6 +73,7 @@ def auxiliary(experiment: Experiment) -> list[str]:
 
 def write(experiment: Experiment) -> None:
     """Write `tables/interference.md`, `.csv` and `.tex`."""
+    from mtdnn.reporting.tables import csv_text
     from mtdnn.reporting.templating import render
 
     layout, known = experiment.layout, kinds(experiment)
@@ -81,7 +82,7 @@ def write(experiment: Experiment) -> None:
         text = render(f"interference.{suffix}", experiment, **values)
         write_text(layout.table("interference", suffix), text)
     with replacing(layout.table("interference", "csv")) as draft:
-        frame(experiment, known).to_csv(draft, index=False)
+        draft.write_text(csv_text(frame(experiment, known)), encoding="utf-8")
 
 
 def frame(experiment: Experiment, known: list[Kind]) -> pd.DataFrame:

@@ -90,7 +90,20 @@ def write(experiment: Experiment, name: str) -> None:
     write_text(layout.table(name, "md"), _markdown(experiment, name, main, others, notes, rows))
     write_text(layout.table(name, "tex"), tex)
     with replacing(layout.table(name, "csv")) as draft:
-        frame(experiment, name, rows).to_csv(draft, index=False)
+        draft.write_text(csv_text(frame(experiment, name, rows)), encoding="utf-8")
+
+
+def csv_text(records: pd.DataFrame) -> str:
+    """Return records as CSV in which no spreadsheet program takes a text for a formula.
+
+    A text that begins like a formula gets an apostrophe, which such programs do not show.
+    """
+
+    def defused(value: Any) -> Any:
+        begins = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+        return f"'{value}" if begins else value
+
+    return records.map(defused).to_csv(index=False)
 
 
 def frame(experiment: Experiment, name: str, rows: list[RowResult]) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from mtdnn.config.layout import RunFolder
 from mtdnn.errors import MtdnnError
 from mtdnn.evaluation.results import read_rows
 from mtdnn.machine.files import read_json, write_json
-from mtdnn.reporting.tables import frame
+from mtdnn.reporting.tables import csv_text, frame
 from mtdnn.tracking import content
 from mtdnn.tracking.runs import differences, logged_scores
 from mtdnn.tracking.summary import log_summary
@@ -58,7 +58,7 @@ def _differing_cells(
         for row in experiment.tables[name].rows:
             for run in experiment.runs_of(row):
                 _copy_as_logged(experiment, experiment.layout.run(run), copy.layout.run(run))
-        text = frame(copy, name, read_rows(copy, name)).to_csv(index=False)
+        text = csv_text(frame(copy, name, read_rows(copy, name)))
     path = experiment.layout.table(name, "csv")
     expected = _parse(text)
     if len(shown) != len(expected):

@@ -223,8 +223,10 @@ def reported_page(page):
 def shown(kind, name, entries):
     """Return the label of an entry in the report's menu."""
     title = f"{name}: {entries[name].title}" if name in entries else name
-    # The menu is part of a script, which a title with </ would end.
-    return {kind: title.replace("_", " ").replace("<", "‹")}
+    # The menu is part of a script, which a title with </ would end; braces would be wildcards.
+    for old, new in (("_", " "), ("<", "‹"), ("{", "{{"), ("}", "}}")):
+        title = title.replace(old, new)
+    return {kind: title}
 
 
 def tables_of(names):

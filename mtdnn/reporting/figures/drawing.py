@@ -38,6 +38,7 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "savefig.dpi": 160,
     "svg.hashsalt": "mtdnn",
+    "text.parse_math": False,  # titles and labels are text, whatever dollar signs they contain
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
 }
@@ -120,7 +121,7 @@ def footed(
     foot.text(
         0.02,
         0.95,
-        "\n".join(lines).replace("$", r"\$"),  # a dollar sign would start a formula
+        "\n".join(lines),
         fontsize=_FOOTER_POINTS,
         color="#555555",
         va="top",
