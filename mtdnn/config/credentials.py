@@ -1,6 +1,6 @@
 """User and password of a tracking server: accepted in its URI, and kept out of everything else.
 
-Settings are written to files, stand in Snakemake's records and are shown in reports, so user and
+Settings are written to files, kept in Snakemake's records and shown in reports, so user and
 password leave them before that. They travel to child processes in the environment: those of an HTTP
 server in MLflow's own variables, those of a database in `CREDENTIALS_VARIABLE`.
 """
@@ -40,7 +40,7 @@ def take_credentials(uri: str, where: str) -> str:
 
 
 def with_credentials(uri: str) -> str:
-    """The complete URI of a database whose user and password stand in the environment."""
+    """The complete URI of a database whose user and password are in the environment."""
     complete = os.environ.get(CREDENTIALS_VARIABLE, "")
     return complete if without_credentials(complete) == uri else uri
 
@@ -59,7 +59,7 @@ def without_credentials(text: str) -> str:
 
 
 def _secrets() -> list[str]:
-    """Known passwords as they may stand in a message, the longest first."""
+    """Known passwords as they may appear in a message, the longest first."""
     complete = urlsplit(os.environ.get(CREDENTIALS_VARIABLE, ""))
     known = {os.environ.get(_MLFLOW[1], ""), complete.password or ""}
     known |= {unquote(secret) for secret in known}
