@@ -1,4 +1,4 @@
-"""The lock file beside an experiment: the commit and digests behind every Hub revision.
+"""The lock file next to an experiment: the commit and digests behind every Hub revision.
 
 An entry is written when a revision is first used and enforced from then on.
 """
@@ -24,7 +24,7 @@ class Locked(Closed):
 
 
 def read(lock: Path, key: str) -> Locked | None:
-    """Return the entry `key` of the lock file, or None when it has none yet.
+    """Return the entry `key` of the lock file, or None if there is none yet.
 
     Raises:
         MtdnnError: the lock file or the entry is damaged.
