@@ -12,8 +12,8 @@ from mtdnn.errors import MtdnnError
 PATHS = {
     "dropout": "CPU: dropout masks from 16 random bits for each element",
     "attention": "CPU: dropout in matrix products, short sequences in one call; CUDA: flash",
-    "compile": "CUDA: the parameter update in one pass, by torch.compile",
-    "embedding": "CPU: the gradient of the word embeddings holds the words of the batch only",
+    "compile": "CUDA: the parameter update in one pass, with torch.compile",
+    "embedding": "CPU: the gradient of the word embeddings holds only the words of the batch",
     "graphs": "CUDA: steps recorded once for each shape and replayed (CUDA graphs)",
     "memory": "CPU: freed memory goes back to the system every few steps",
     "optimizer": "CPU: the parameter update in portions that fit the cache",
@@ -39,5 +39,5 @@ def plain() -> list[str]:
 
 
 def fast(path: str) -> bool:
-    """Return whether a fast path runs, and not its reference path."""
+    """Return whether a fast path runs instead of its reference path."""
     return path not in plain()
