@@ -51,9 +51,9 @@ def tune(
 ) -> float:
     """Find the threshold with the highest mean score, for use on other questions.
 
-    Unlike the official sweep, this threshold lies halfway between neighbouring odds, not on one
+    Unlike the official sweep, this threshold is halfway between neighbouring odds, not on one
     of them, and never separates questions with equal odds. Outside the lowest and highest odds it
-    lies at a distance of 1. Of equally good thresholds the lowest is taken.
+    is at a distance of 1. Of equally good thresholds the lowest is taken.
 
     Args:
         scores: EM or F1 of each of N questions' non-null answers, 0 to 1.
