@@ -1,7 +1,7 @@
 """What an experiment will cost, before it is started: runs, steps, hours, memory.
 
 Steps are counted from the sizes of the corpora. Times come from rates that were measured on this
-machine (`mtdnn.workflow.rates`) and are kept beside the results. Nothing heavy is imported unless
+machine (`mtdnn.workflow.rates`) and are kept next to the results. Nothing heavy is imported unless
 a rate is missing.
 """
 
@@ -25,12 +25,12 @@ from mtdnn.machine.provenance import code_digest
 from mtdnn.training.schedule import shares
 
 MAX_TABLE_ROWS = 40
-"""Rows of the printed table; a larger grid is folded to encoders and mixtures."""
+"""Rows of the printed table; a larger grid is collapsed into encoders and mixtures."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in their seed only.
+    """Runs that differ only in their seed.
 
     Attributes:
         row: the runs' path without the seed.
@@ -126,7 +126,7 @@ class _Planner:
         self._size = cache(lambda *place: size(experiment, *place))
 
     def group(self, runs: list[RunId]) -> Group:
-        """Return the group of runs that differ in their seed only."""
+        """Return the group of runs that differ only in their seed."""
         run, settings = runs[0], self._experiment.resolve(runs[0])
         group = Group(
             row=run.row_path,
