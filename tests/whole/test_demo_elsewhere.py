@@ -2,7 +2,7 @@
 
 config/demo.yaml is run twice, unchanged and from scratch: with the profile `default`, the network
 cut off after `mtdnn fetch`, and with the profile `slurm` on a real SLURM. Each takes two cores for
-about eight minutes, one thread for each training:
+about eight minutes, one thread for each run:
 
     python -m pytest -m patient tests/whole/test_demo_elsewhere.py
 """

@@ -34,8 +34,8 @@ rule train:
         code=code_of("train"),
     message:
         "Training {wildcards.run}"
-    # `exec`: the process that trains replaces its shell. A signal to all processes of the job would end the
-    # shell at once, then Snakemake and the job, before the checkpoint is written.
+    # `exec`: the process that trains replaces its shell. A signal to all processes of the job would
+    # end the shell at once, then Snakemake and the job, before the checkpoint is written.
     # `--wait`: a process that outlived a killed Snakemake is waited for, and its result used.
     shell:
         "exec > {log:q} 2>&1; "
