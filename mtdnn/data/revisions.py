@@ -15,7 +15,7 @@ from mtdnn.machine.locking import exclusive
 
 
 class Locked(Closed):
-    """What one repository, configuration and revision on the Hub resolved to."""
+    """The commit and files to which a repository, configuration and revision resolved."""
 
     commit: str = Field(pattern=r"^[0-9a-f]{40}$")
     sha256: dict[str, Sha256] = Field(description="digest of every file used")

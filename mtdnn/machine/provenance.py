@@ -1,4 +1,4 @@
-"""What produced a result: the digest of its code, the commit, and versions of packages."""
+"""The provenance of a result: the digest of its code, the commit, and package versions."""
 
 import ast
 import platform

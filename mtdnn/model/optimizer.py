@@ -215,7 +215,7 @@ def adamax(
     # Many parameters because it is one kernel: torch compiles it with every number as an argument.
     torch._foreach_mul_(gradients, scale)
     torch._foreach_lerp_(averages, gradients, 1 - beta1)
-    # The gradients are no longer needed: their memory serves for the magnitudes.
+    # The gradients are no longer needed: their memory is reused for the magnitudes.
     torch._foreach_abs_(gradients)
     torch._foreach_add_(gradients, eps)
     torch._foreach_mul_(norms, beta2)

@@ -12,7 +12,7 @@ arms' means over S seeds each has the variance
 
     sum over arms of Var(seed)/S  +  Var(question[1] - question[0])  +  sum of Var(rest)/S
 
-(the last two are variances of means over all questions). What can be computed:
+(the last two are variances of means over all questions). These can be computed:
 
     between:  Var of the seeds' mean scores / S, summed over arms: estimates terms 1 and 3;
     clusters: the cluster-robust variance of the seed-averaged difference, where paragraphs are

@@ -11,7 +11,7 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 # Set before mlflow is imported, which reads some of them at once. With mlflow's own timeouts, a
-# server that is down would block a step for minutes. What the user has set stays.
+# server that is down would block a step for minutes. Values that the user has set are kept.
 for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",

@@ -1,4 +1,4 @@
-"""What MLflow should hold of a run: settings, points of curves, scores.
+"""The content that MLflow should hold for a run: settings, points of curves, scores.
 
 Nothing here talks to MLflow. Values and times of the points follow from the run's files alone;
 the points of an unfinished run are the first points of the finished one.

@@ -178,7 +178,7 @@ class Checkpoints:
 
 _STATE, _LINES, _DESCRIPTION = "state.safetensors", RunFolder.log, "checkpoint.json"
 _CALLED = {_STATE: "the weights are", _LINES: "the log is"}
-# What reading a damaged or foreign file may raise.
+# Errors that reading a damaged or foreign file may raise.
 _UNUSABLE = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError),
     *(RuntimeError, RecursionError, SafetensorError),

@@ -1,4 +1,4 @@
-"""What determines a trained model, and whether a run's folder holds that model already."""
+"""The identity of a trained model, and whether a run's folder already holds that model."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +16,7 @@ from mtdnn.model.fast import plain
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What determines a trained model, in parts and as one digest.
+    """Everything that determines a trained model, in parts and as one digest.
 
     Attributes:
         config_digest: digest of the settings that matter to training.

@@ -203,7 +203,7 @@ def _reason(failures: dict[int, Any], gpus: int, number: int | None) -> MtdnnErr
 
 @dataclass(frozen=True)
 class _Report:
-    """What a failed process reported via `reported`.
+    """The report of a failed process, written by `reported`.
 
     Attributes:
         kind: the class of its error, or "Lost" if it only lost another process; None if it was

@@ -1,4 +1,4 @@
-"""What an experiment will cost, before it is started: runs, steps, hours, memory.
+"""The cost of an experiment, before it is started: runs, steps, hours, memory.
 
 Steps are counted from the sizes of the corpora. Times come from rates that were measured on this
 machine (`mtdnn.workflow.rates`) and are kept next to the results. Nothing heavy is imported unless
@@ -253,7 +253,7 @@ class _Rates:
             return f"the encoder {run.encoder} is missing; `mtdnn encoder` fetches it"
         for name, folder in folders.items():
             if not (folder / FEATURES).exists():
-                return f"the features of {name} are missing; `mtdnn features` makes them"
+                return f"the features of {name} are missing; `mtdnn features` writes them"
         files = {
             name: self._folder / f"{self._key(settings, encoder, folder)}.json"
             for name, folder in folders.items()

@@ -1,4 +1,4 @@
-"""What the Snakefile calls: loads and checks the experiment, builds the report, starts delivery."""
+"""Functions for the Snakefile: load and check the experiment, build the report, start delivery."""
 
 import os
 import shlex

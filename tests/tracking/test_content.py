@@ -1,4 +1,4 @@
-"""What MLflow should hold of a run follows from its files alone."""
+"""The content that MLflow should hold for a run follows from its files alone."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""What a finished run holds stays until something better replaces it, all at once."""
+"""A finished run keeps its files until something better replaces them, all at once."""
 
 import json
 import shutil
