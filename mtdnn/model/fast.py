@@ -12,8 +12,8 @@ from mtdnn.errors import MtdnnError
 PATHS = {
     "dropout": "CPU: dropout masks from 16 random bits for each element",
     "attention": "CPU: dropout in matrix products, short sequences in one call; CUDA: flash",
-    "compile": "CUDA: the parameter update in one pass, with torch.compile",
-    "embedding": "CPU: the gradient of the word embeddings holds only the words of the batch",
+    "compile": "CUDA: the parameter update in one pass, by torch.compile",
+    "embedding": "CPU: the gradient of the word embeddings holds the words of the batch only",
     "graphs": "CUDA: steps recorded once for each shape and replayed (CUDA graphs)",
     "memory": "CPU: freed memory goes back to the system every few steps",
     "optimizer": "CPU: the parameter update in portions that fit the cache",

@@ -160,7 +160,7 @@ class Checkpoints:
                 parts = [*parts, {"from_step": step, **self._origin}]
                 print(
                     f"mtdnn: resumes on another machine or version, {self._origin}: the result is "
-                    "as good as without an interruption, but not bit-identical",
+                    "as good as without an interruption, but not equal to the bit",
                     flush=True,
                 )
             self.parts = parts
