@@ -20,7 +20,7 @@ help:
 	@echo 'make test   run all tests'
 	@echo 'make quick  run the tests that need no workflow, server, cluster or browser, in three minutes'
 	@echo 'make ui     show the results in MLflow at http://127.0.0.1:$(PORT) (PORT=… for another port)'
-	@echo 'make soak   kill a training twenty times and compare it with an undisturbed one'
+	@echo 'make soak   kill a training run twenty times and compare it with an undisturbed one'
 	@echo 'make fuzz   feed 100,000 damaged inputs to the readers of configs and corpora'
 	@echo 'make lint   run ruff, mypy, snakefmt and the linter of Snakemake'
 	@echo 'make lock   write the installed versions to envs/'

@@ -17,7 +17,7 @@ def test_long_text_is_shortened():
     assert printable("a" * 11, 10) == "a" * 9 + "…"
 
 
-def test_a_message_has_at_most_some_lines_and_says_how_many_more_there_are():
+def test_a_message_is_limited_in_lines_and_says_how_many_more_there_are():
     error = MtdnnError("\n".join(["first", "", "third\x07", "fourth", "fifth"]))
     assert lines(error) == ["first", "third\\u0007", "fourth", "fifth"]
     assert lines(error, 3) == ["first", "third\\u0007", "… and 2 more"]

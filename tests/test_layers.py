@@ -162,7 +162,7 @@ def parameters_of(function: Function) -> list[str]:
 
 
 def says(text: str, beginning: str) -> bool:
-    """Whether a comment or a line of a docstring starts with some words and goes on."""
+    """Whether a comment or a line of a docstring starts with the given words and continues."""
     return bool(re.search(rf'(^\s*|#\s*|"""){beginning} \w', text, re.MULTILINE))
 
 

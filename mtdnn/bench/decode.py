@@ -29,7 +29,7 @@ from mtdnn.model.multitask import MultiTaskModel, build
 from mtdnn.training.stepper import precision
 
 MAX_LENGTH, BATCH = 384, 8  # the example's
-PORTION = 24  # windows given to our decoder at a time, about as many as a batch on the CPU has
+PORTION = 24  # windows given to our decoder at a time, about the number in a batch on the CPU
 PREDICTED = 240
 """Questions that the model predicts in a round; the decoding case has all of them."""
 

@@ -28,7 +28,7 @@ job = json.loads(next(line for line in lines if line.startswith(mark))[len(mark)
 for path in map(pathlib.Path, job["output"]):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
-    # The weights are not among the outputs, but must exist beside them.
+    # The weights are not among the outputs, but must exist next to them.
     for name in {weights} if path.name == {description!r} else ():
         path.with_name(name).touch()
 print(job["jobid"])

@@ -202,7 +202,7 @@ def process(command: list[str], folder: Path) -> tuple[float, float, float]:
             memory = max(memory, peak_memory_mib(started.pid))
             time.sleep(0.005)
         seconds = time.perf_counter() - began
-        # It has ended but was not waited for, so it is still listed. Its name may contain blanks.
+        # It has ended but was not waited for, so it is still listed. Its name may contain spaces.
         fields = Path(f"/proc/{started.pid}/stat").read_text().rpartition(")")[2].split()
         processor = sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
         log.seek(0)

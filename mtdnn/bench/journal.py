@@ -1,4 +1,4 @@
-"""What the journal costs a training: steps with a journal against the same steps without.
+"""The cost of the journal in training: steps with a journal against the same steps without.
 
 The steps are the smallest ones, on single sentences, so the journal's share is the largest. The
 rest of tracking runs in another process, and training never waits for a server.

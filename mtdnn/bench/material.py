@@ -145,7 +145,7 @@ def real_features(experiment: Experiment, encoder: str, corpus: str) -> Path:
 
 
 def synthetic_features(parent: Path, corpus: str, family: Family, items: int | None = None) -> Path:
-    """Write a feature file of random tokens whose lengths alone are those of a real corpus.
+    """Write a feature file of random tokens, with only the lengths of a real corpus.
 
     Args:
         parent: where to put the folder.

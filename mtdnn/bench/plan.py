@@ -1,4 +1,4 @@
-"""Planning 10,000 runs: a dry run of the workflow, against the least that Snakemake needs.
+"""Planning 10,000 runs: a dry run of the workflow, against the minimum that Snakemake needs.
 
 The peer is a workflow with the same number of runs and of steps per run, each with one input, one
 output and nothing else: what Snakemake itself needs for a graph of that size.
@@ -58,7 +58,7 @@ def cases(options: Options) -> Iterator[dict[str, Any]]:
 
 
 def need_checkout() -> None:
-    """Make sure that there is a Snakefile beside the package.
+    """Make sure that there is a Snakefile next to the package.
 
     Raises:
         MtdnnError: the package is installed, not run from a checkout.

@@ -1,4 +1,4 @@
-"""Start-up time: of `--help`, of a training's imports, of a training of one step.
+"""Start-up time: of `--help`, of the imports for training, of a run of one step.
 
 The peers are bare Python, the imports of Hugging Face's question-answering example, and that
 example's first step: a process that loads the same tiny encoder and trains on one padded batch.
@@ -32,13 +32,13 @@ model.save_pretrained("saved")
 
 
 def cases(options: Options) -> Iterator[dict[str, Any]]:
-    """Yield how long users wait at the prompt, and before a training begins."""
+    """Yield how long users wait at the prompt, and before training begins."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         run_dir, encoder = _tiny_run(options, folder)
         mtdnn, python = [sys.executable, "-m", "mtdnn"], [sys.executable, "-c"]
         train = [*mtdnn, "train", str(run_dir), "--threads", "1"]
-        # Each round retrains: `mtdnn train` redoes a finished training.
+        # Each round retrains: `mtdnn train` redoes a finished run.
         for case, peer, ours, theirs in (
             ("help", "bare_python", [*mtdnn, "--help"], [*python, "pass"]),
             (

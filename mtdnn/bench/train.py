@@ -303,7 +303,7 @@ class Peer:
 
     def steps(self, batches: np.ndarray) -> Steps:
         """Return a step for each row of `batches`."""
-        # Its data set has the sequences one by one; stacking them is part of the step.
+        # Its dataset has the sequences one by one; stacking them is part of the step.
         return [partial(self.step, [self._example(row) for row in rows]) for rows in batches]
 
     def step(self, examples: list[dict[str, torch.Tensor]]) -> None:

@@ -1,6 +1,6 @@
 """`mtdnn`: parses the command line, calls the command, and turns errors into one line.
 
-Each command stands in the module of its group, beside its arguments. Heavy libraries are
+Each command is in the module of its group, next to its arguments. Heavy libraries are
 imported inside the functions that need them, so that `mtdnn --help` answers at once.
 """
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MtdnnError as error:
         for line in lines(error):
             _say(f"error: {line}")
-        status: int = getattr(error, "status", 2)  # 128 + signal, where a signal stopped a training
+        status: int = getattr(error, "status", 2)  # 128 + signal, if a signal stopped training
         return status
     except KeyboardInterrupt:
         _say("interrupted")

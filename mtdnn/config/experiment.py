@@ -100,7 +100,7 @@ class Slice(Closed):
     )
     published: str | None = Field(
         None,
-        description="`split` of the published numbers to show beside this slice; by default `dev` "
+        description="`split` of the published numbers to show next to this slice; by default `dev` "
         "for the first slice and none for the others",
     )
 
@@ -160,7 +160,7 @@ class Experiment(Closed):
     )
     title: str = Field(description="shown above tables, figures and reports")
     notice: str | None = Field(
-        None, description="shown beside all results, for instance that the corpora are synthetic"
+        None, description="shown with all results, for instance that the corpora are synthetic"
     )
     results: str = Field("results", description="folder of all results")
     data_root: str = Field(
@@ -177,10 +177,10 @@ class Experiment(Closed):
     lock: str | None = Field(
         None,
         description="file of resolved Hub revisions and digests; by default `NAME.lock.json` "
-        "beside `NAME.yaml`",
+        "next to `NAME.yaml`",
     )
     published: str | None = Field(
-        None, description="CSV file of published numbers to show beside the measured ones"
+        None, description="CSV file of published numbers to show next to the measured ones"
     )
     encoders: dict[Name, EncoderSettings] = Field(
         min_length=1, description="pretrained encoders by name"

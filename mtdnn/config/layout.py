@@ -141,7 +141,7 @@ class Layout:
         return self.root / "runs" / run.path
 
     def lease(self, run: Path) -> Path:
-        """The folder by which one process at a time holds the run in the folder `run`."""
+        """The folder with which one process at a time holds the run in the folder `run`."""
         return self.root / "state" / "runs" / "-".join(run.parts[-5:])
 
     def state(self, fingerprint: str) -> Path:

@@ -27,7 +27,7 @@ def load(path: Path | str) -> Experiment:
 
 
 def with_lock(experiment: Experiment, path: Path | str) -> Experiment:
-    """Return the experiment with a lock file: by default the one beside its YAML file `path`."""
+    """Return the experiment with a lock file: by default the one next to its YAML file `path`."""
     if experiment.lock:
         return experiment
     return experiment.model_copy(update={"lock": str(Path(path).with_suffix(".lock.json"))})

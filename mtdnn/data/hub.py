@@ -47,7 +47,7 @@ class Fetched:
     """Verified files of a repository.
 
     Attributes:
-        commit: the commit from which they are.
+        commit: the commit they come from.
         paths: where each is on this machine, by its name in the repository.
         sha256: their digests, by the same names.
     """
@@ -104,7 +104,7 @@ def fetch(repository: Repository, names: list[str], locked: dict[str, str]) -> F
     """Return the files `names`, from the cache or the network, each verified.
 
     A file must have the digest that `locked` gives for its name or else the one that the Hub
-    lists. A damaged file in the cache is downloaded once more.
+    lists. A damaged file in the cache is downloaded again.
 
     Raises:
         MtdnnError: a file is not available or has another digest.

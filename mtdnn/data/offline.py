@@ -20,7 +20,7 @@ def fetch(experiment: Experiment, folder: Path) -> dict[str, str]:
     """Download every encoder and corpus of an experiment's runs into `folder` and verify them.
 
     Each is also built once from its downloads, into a temporary folder, so that a bad one is
-    found here and not on the machine without a network. The lock file beside the experiment
+    found here and not on the machine without a network. The lock file next to the experiment
     records what Hub revisions resolved to.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The lock file beside an experiment: the commit and digests behind every Hub revision.
+"""The lock file next to an experiment: the commit and digests behind every Hub revision.
 
 An entry is written when a revision is first used and enforced from then on.
 """
@@ -15,7 +15,7 @@ from mtdnn.machine.locking import exclusive
 
 
 class Locked(Closed):
-    """What one repository, configuration and revision on the Hub resolved to."""
+    """The commit and files to which a repository, configuration and revision resolved."""
 
     commit: str = Field(pattern=r"^[0-9a-f]{40}$")
     sha256: dict[str, Sha256] = Field(description="digest of every file used")
@@ -24,7 +24,7 @@ class Locked(Closed):
 
 
 def read(lock: Path, key: str) -> Locked | None:
-    """Return the entry `key` of the lock file, or None when it has none yet.
+    """Return the entry `key` of the lock file, or None if there is none yet.
 
     Raises:
         MtdnnError: the lock file or the entry is damaged.

@@ -184,7 +184,7 @@ class Tokenizer:
 
     @cached_property
     def frame(self) -> Frame:
-        """The special tokens with which this tokenizer joins a pair, read off an example."""
+        """The special tokens with which this tokenizer joins a pair, read from an example."""
         pair = self.backend.encode("a", "b")
         first = [i for i, s in enumerate(pair.sequence_ids) if s == 0]
         second = [i for i, s in enumerate(pair.sequence_ids) if s == 1]

@@ -226,7 +226,7 @@ def outputs(
 
 
 def _precision(run: RunSettings, device: torch.device) -> torch.autocast:
-    """Return the precision of the forward pass; `auto` is bf16 on a GPU, else the training's."""
+    """Return the precision of the forward pass; `auto` is bf16 on a GPU, else that of training."""
     wanted = run.decoding.precision
     if wanted == "auto":
         wanted = "bf16" if device.type == "cuda" else run.training.precision

@@ -59,7 +59,7 @@ class Score:
 
     Attributes:
         values: the score of each seed, in the score's own unit (EM and F1 in percent).
-        reasons: why seeds are missing; empty if none is.
+        reasons: why seeds are missing; empty if none are.
     """
 
     values: tuple[float, ...]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from mtdnn.config.experiment import Slice, WordCount
 
-# Longer phrases come first. "whom" and "whose" ask for a person as "who" does.
+# Longer phrases come first. "whom" and "whose" ask about a person, as "who" does.
 _INTERROGATIVES = {
     "how many": r"how\s+(?:many|much)",
     "how": "how",
@@ -20,7 +20,7 @@ _FIRST = re.compile(
     rf"\b(?:{'|'.join(f'({pattern})' for pattern in _INTERROGATIVES.values())})\b", re.IGNORECASE
 )
 QUESTION_TYPES = (*_INTERROGATIVES, "other")
-"""What a question can ask for, by its first interrogative."""
+"""The types of questions, by their first interrogative."""
 
 
 def question_type(question: str) -> str:

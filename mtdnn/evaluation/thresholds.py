@@ -19,7 +19,7 @@ def official_best(
 
     The sweep starts with no question answered and the threshold 0.0, then adds one answer at a
     time in ascending order of odds. Of equally good thresholds it keeps the first. Among equal
-    odds it may stop half-way, at a score that no threshold gives; this function does the same.
+    odds it may stop halfway, at a score that no threshold gives; this function does the same.
 
     Args:
         scores: EM or F1 of each of N questions' non-null answers, 0 to 1; N is at least 1.
@@ -51,9 +51,9 @@ def tune(
 ) -> float:
     """Find the threshold with the highest mean score, for use on other questions.
 
-    Unlike the official sweep, this threshold lies halfway between neighbouring odds, not on one
+    Unlike the official sweep, this threshold is halfway between neighbouring odds, not on one
     of them, and never separates questions with equal odds. Outside the lowest and highest odds it
-    lies at a distance of 1. Of equally good thresholds the lowest is taken.
+    is at a distance of 1. Of equally good thresholds the lowest is taken.
 
     Args:
         scores: EM or F1 of each of N questions' non-null answers, 0 to 1.

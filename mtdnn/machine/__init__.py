@@ -1,1 +1,1 @@
-"""What the machine provides: files, locks, GPUs, progress; and the provenance of results."""
+"""The machine's files, locks, GPUs and progress, and the provenance of results."""

@@ -21,7 +21,7 @@ def content_digests(files: Iterable[Path], cache: Path) -> dict[Path, str]:
 
     Args:
         files: existing files.
-        cache: JSON file in which digests are kept; not being able to write it is no error.
+        cache: JSON file in which digests are kept; failing to write it is not an error.
 
     Raises:
         OSError: a file cannot be read.

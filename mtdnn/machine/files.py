@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def replacing(target: Path | str) -> Iterator[Path]:
-    """Yield the path of a draft beside `target`; rename it to `target` when the block succeeds.
+    """Yield the path of a draft next to `target`; rename it to `target` when the block succeeds.
 
     The block creates the draft as a file or as a folder. When it fails, `target` stays as it was.
     """
@@ -68,7 +68,7 @@ def write_json(target: Path | str, value: Any) -> None:
     """Write `value` as indented JSON, atomically.
 
     Raises:
-        ValueError: `value` contains NaN or infinity, which JSON lacks.
+        ValueError: `value` contains NaN or infinity, which JSON does not have.
     """
     write_text(target, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 

@@ -25,13 +25,14 @@ from mtdnn.errors import Busy, MtdnnError
 from mtdnn.machine.files import write_json
 
 BEAT_SECONDS = 15.0
-# Longer than a network file system may report an old date (NFS: a minute) plus several beats.
+# Longer than the time for which a network file system may report an old date (NFS: a minute),
+# plus several beats.
 STALE_SECONDS = 120.0
 # When two processes take over at the same time, the one that writes last holds the folder.
 SETTLE_SECONDS = 3.0
 POLL_SECONDS = 0.5
 
-# The content and date of a lease file: they differ after every beat.
+# The content and date of a lease file, which differ after every beat.
 _Beat = tuple[str, int]
 
 
@@ -82,7 +83,7 @@ class Lease:
         self._beats.join()
         if self._is_ours():
             self._file.unlink(missing_ok=True)
-            if self._lock is not None:  # whoever waits looks for the lock file each time
+            if self._lock is not None:  # a waiting process looks for the lock file each time
                 (self._folder / "lock").unlink(missing_ok=True)
                 with suppress(OSError):  # checkpoints are in it
                     self._folder.rmdir()
@@ -101,7 +102,7 @@ class Lease:
             )
 
     def _attempt(self) -> bool:
-        """Take the folder if nobody holds it or its holder is dead; return whether it is ours."""
+        """Take the folder if nobody holds it or its holder is dead; return whether we have it."""
         if self._lock is None and not self._take_lock():
             self._refuse()
             return False
@@ -211,7 +212,7 @@ class Lease:
 
 
 def _is_at(handle: int, path: Path) -> bool:
-    """Return whether `path` still is the file that was opened as `handle`."""
+    """Return whether `path` is still the file that was opened as `handle`."""
     try:
         current = os.stat(path)
     except FileNotFoundError:

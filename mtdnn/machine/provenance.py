@@ -1,4 +1,4 @@
-"""What produced a result: the digest of its code, the commit, and versions of packages."""
+"""The provenance of a result: the digest of its code, the commit, and package versions."""
 
 import ast
 import platform
@@ -23,7 +23,7 @@ WITHOUT_EFFECT = {
 
 
 def code_digest(*modules: str) -> str:
-    """Return the digest of the code that `mtdnn.{module}` runs: its own and all that it imports.
+    """Return the digest of the code that `mtdnn.{module}` runs: its own and everything it imports.
 
     Only this package counts. Comments, docstrings, formatting, descriptions of settings and the
     messages of errors do not, so that a better explanation never retrains a model. Imports are read
@@ -64,12 +64,12 @@ class _Effective(ast.NodeTransformer):
         return None if node.arg == "description" else self.generic_visit(node)
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST | None:
-        if isinstance(node.exc, ast.Call):  # the kind of the error counts, not what it says
+        if isinstance(node.exc, ast.Call):  # the type of the error counts, not its text
             node.exc = node.exc.func
         return self.generic_visit(node)
 
     def visit_If(self, node: ast.If) -> ast.AST | None:
-        # TYPE_CHECKING is false whenever the code runs: what it guards cannot change a result.
+        # TYPE_CHECKING is false whenever the code runs: the code it guards cannot change a result.
         typed = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
         return None if typed and not node.orelse else self.generic_visit(node)
 

@@ -1,6 +1,6 @@
 """Several files of a folder replaced as one, at the end, whatever interrupts it.
 
-New files are built in a folder beside the old ones. When all of them are complete, that folder is
+New files are built in a folder next to the old ones. When all of them are complete, that folder is
 renamed, which marks it as ready; then its files take the places of the old ones. A process that is
 killed before the rename has changed nothing. One that is killed after it has left everything that
 the next process needs to finish: it calls `finish_publishing` before it looks at the folder.
@@ -51,7 +51,7 @@ def publishing(folder: Path, stale: Iterable[str] = ()) -> Iterator[Path]:
 
 
 def finish_publishing(folder: Path) -> None:
-    """Finish what a killed process had ready; does nothing where nothing is.
+    """Finish what a killed process had ready; do nothing if nothing is.
 
     Every step can be repeated, so being killed here as well loses nothing.
     """

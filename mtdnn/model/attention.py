@@ -1,7 +1,7 @@
 """Attention over packed batches, registered with Hugging Face's attention interface.
 
 An encoder that runs with `attn_implementation="mtdnn_packed"` and gets a `packing` argument
-attends within each sequence of the batch, although all sequences lie end to end in one row.
+attends within each sequence of the batch, although all sequences are end to end in one row.
 """
 
 from collections.abc import Callable
@@ -69,7 +69,7 @@ def one_by_one(
     dropout: float,
     scaling: float | None,
 ) -> torch.Tensor:
-    """Attend by one call for each sequence, without padding; for CPUs, where calls are cheap.
+    """Attend with one call for each sequence, without padding; for CPUs, where calls are cheap.
 
     Shapes as in `packed_attention` without the batch dimension; returns (T, heads, head size).
     """
@@ -127,7 +127,7 @@ def side_by_side(
     dropout: float,
     scaling: float | None,
 ) -> torch.Tensor:
-    """Attend by one call on padded sequences; for GPUs, where calls are expensive.
+    """Attend with one call on padded sequences; for GPUs, where calls are expensive.
 
     Shapes as in `packed_attention` without the batch dimension; returns (T, heads, head size).
     """
@@ -150,7 +150,7 @@ def flash(
     dropout: float,
     scaling: float | None,
 ) -> torch.Tensor:
-    """Attend by torch's own flash attention over sequences end to end; half precision only.
+    """Attend with torch's own flash attention over sequences end to end; half precision only.
 
     This is the operator that nested tensors call: `varlen_attn` would fix dropout at 0. Shapes as
     in `packed_attention` without the batch dimension; returns (T, heads, head size).

@@ -19,7 +19,7 @@ TARGETS = {
 # Flash attention works on blocks of this size, so smaller rows would save nothing.
 BLOCK_TOKENS = 128
 
-# The properties that say where tokens lie; computed on the host, where the lengths are known.
+# The properties that say where tokens are; computed on the host, where the lengths are known.
 _INDICES = (
     "bounds",
     "padded_places",
@@ -70,7 +70,7 @@ class PackedBatch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> "PackedBatch":
-        """Return the same batch in pinned memory, which a GPU copies while the host works on."""
+        """Return the same batch in pinned memory, which a GPU copies while the host continues."""
         return self._each(torch.Tensor.pin_memory)
 
     def copied(self) -> "PackedBatch":
@@ -131,7 +131,7 @@ class PackedBatch:
 
     @cached_property
     def bounds(self) -> torch.Tensor:
-        """First token of each sequence, and T; (S + 1,) int32. With a tail one more, its first."""
+        """First token of each sequence, and T; (S + 1,) int32. A tail adds its first token."""
         return self._place(np.cumsum((0, *self._rows), dtype=np.int32))
 
     @cached_property
@@ -171,14 +171,14 @@ class PackedBatch:
 
     @property
     def mask(self) -> torch.Tensor:
-        """True where a padded row holds a token; (S, longest) bool, with a tail one row more."""
+        """True where a padded row holds a token; (S, longest) bool; a tail adds one row."""
         places = torch.arange(self.longest, device=self.input_ids.device)
         return places < self.bounds.diff()[:, None]
 
     def pad(self, values: torch.Tensor, fill: float | int) -> torch.Tensor:
         """Return values of the tokens, (T, …), as rows, (S, longest, …), padded with `fill`.
 
-        A tail makes one row more.
+        A tail adds one row.
         """
         padded: torch.Tensor = _Pad.apply(values, self, fill)  # type: ignore[no-untyped-call] # torch's
         return padded
@@ -197,7 +197,7 @@ class PackedBatch:
         return torch.as_tensor(numbers, device=self.input_ids.device)
 
     def tensors(self) -> list[torch.Tensor]:
-        """Return everything that lies on the device."""
+        """Return everything that is on the device."""
         indices = (getattr(self, name) for name in _INDICES)
         inputs = (self.input_ids, self.token_type_ids, self.position_ids)
         return [*inputs, *self.targets.values(), *indices]

@@ -58,7 +58,7 @@ def return_memory() -> None:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the device's name as its maker gives it."""
+    """Return the device's name as given by its maker."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

@@ -39,5 +39,5 @@ def plain() -> list[str]:
 
 
 def fast(path: str) -> bool:
-    """Return whether a fast path runs, and not its reference path."""
+    """Return whether a fast path runs instead of its reference path."""
     return path not in plain()

@@ -58,7 +58,7 @@ class Embedding(nn.Embedding):
 
 
 def speed_up(encoder: PreTrainedModel) -> PreTrainedModel:
-    """Replace the dropouts and word embeddings of an encoder by the fast ones; return it."""
+    """Replace the dropouts and word embeddings of an encoder with the fast ones; return it."""
     for part in encoder.modules():
         if type(part) is nn.Dropout and not part.inplace:
             part.__class__ = Dropout

@@ -40,7 +40,7 @@ class MultiTaskModel(nn.Module):
         self.encoder = speed_up(encoder)
         self.pooling = run.encoder.pooling
         hidden = encoder.config.hidden_size
-        # Held apart from the encoder: question answering does not use it.
+        # Kept separate from the encoder: question answering does not use it.
         self.pooler = getattr(encoder, "pooler", None) or Pooler(hidden)
         encoder.pooler = None  # type: ignore[assignment] # a module may be set to None
         self.heads = nn.ModuleDict(
@@ -93,7 +93,7 @@ class MultiTaskModel(nn.Module):
             summary = sums / batch.token_counts[:, None]
         else:
             summary = hidden[batch.first_tokens]
-        if isinstance(self.pooler, nn.Linear):  # ALBERT keeps dense layer and tanh apart
+        if isinstance(self.pooler, nn.Linear):  # ALBERT keeps dense layer and tanh separate
             return torch.tanh(self.pooler(summary))
         pooled: torch.Tensor = self.pooler(summary[:, None])
         return pooled
@@ -123,7 +123,7 @@ def build(encoder: Path, run: RunSettings) -> MultiTaskModel:
         run: the run's settings.
 
     Raises:
-        MtdnnError: the encoder's weights are damaged, or more of them than a pooler are missing.
+        MtdnnError: the encoder's weights are damaged, or more than a pooler is missing.
     """
     torch.manual_seed(run.seed)
     return MultiTaskModel(load_encoder(encoder, run), run)

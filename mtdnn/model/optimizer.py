@@ -108,7 +108,7 @@ class DecoupledAdamax(torch.optim.Optimizer):
 
     @torch.no_grad()
     def apply(self, scale: torch.Tensor | float = 1.0) -> None:
-        """Carry out the step that `advance` began: arithmetic of the device alone."""
+        """Carry out the step that `advance` began: arithmetic on the device alone."""
         for update in self._updates:
             dense: list[torch.Tensor] = []
             gradients: list[torch.Tensor] = []
@@ -127,7 +127,7 @@ class DecoupledAdamax(torch.optim.Optimizer):
 
     @property
     def structure(self) -> tuple[int, ...]:
-        """Sizes of the current step's parts; steps of equal structure differ in numbers only."""
+        """Sizes of the current step's parts; steps of equal structure differ only in numbers."""
         return tuple(len(update.parameters) for update in self._updates)
 
     def _update_rows(
@@ -160,14 +160,14 @@ class DecoupledAdamax(torch.optim.Optimizer):
 
 @dataclass
 class _Update:
-    """One step of the parameters of one group that have made equally many steps.
+    """One step of the parameters in a group that have taken the same number of steps.
 
     Attributes:
         group: their parameter group.
         parameters: the parameters.
         kept: factor of the weights that decay leaves; None where nothing decays.
         rate: learning rate, divided by the bias correction. Both are scalar tensors where the
-            numbers of a step lie on the device.
+            numbers of a step are on the device.
     """
 
     group: dict[str, Any]
@@ -215,7 +215,7 @@ def adamax(
     # Many parameters because it is one kernel: torch compiles it with every number as an argument.
     torch._foreach_mul_(gradients, scale)
     torch._foreach_lerp_(averages, gradients, 1 - beta1)
-    # The gradients are no longer needed: their memory serves for the magnitudes.
+    # The gradients are no longer needed: their memory is reused for the magnitudes.
     torch._foreach_abs_(gradients)
     torch._foreach_add_(gradients, eps)
     torch._foreach_mul_(norms, beta2)
@@ -334,7 +334,7 @@ def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
 
     Args:
         step: number of the step, from 0.
-        steps: number of steps of the whole training.
+        steps: number of steps of the whole run.
         settings: the peak rate and the share of the steps that warm up.
     """
     warmup = int(settings.warmup * steps)

@@ -34,10 +34,10 @@ def read_config(folder: Path) -> PretrainedConfig:
 
 
 def load_encoder(folder: Path, run: RunSettings) -> PreTrainedModel:
-    """Load a run's pretrained encoder, with the dropout that its settings ask for.
+    """Load a run's pretrained encoder, with the dropout that its settings specify.
 
     Raises:
-        MtdnnError: the encoder's weights are damaged, or more of them than a pooler are missing.
+        MtdnnError: the encoder's weights are damaged, or more than a pooler is missing.
     """
     settings = run.training
     config = read_config(folder)
@@ -54,7 +54,7 @@ def load_encoder(folder: Path, run: RunSettings) -> PreTrainedModel:
             config=config,
             attn_implementation=_attention(config, run),
             dtype=torch.float32,
-            use_safetensors=True,  # never a pickle, whatever lies in the folder
+            use_safetensors=True,  # never a pickle, whatever is in the folder
             output_loading_info=True,
         )
     except (OSError, RuntimeError, SafetensorError) as error:

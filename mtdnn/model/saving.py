@@ -32,7 +32,7 @@ TOKENIZER_FILES = (
 def save(model: MultiTaskModel, run: RunSettings, encoder: Path, folder: Path) -> None:
     """Write a trained model as a plain Hugging Face question-answering model.
 
-    The pooler and the other heads lie beside it in `heads.safetensors`.
+    The pooler and the other heads are stored next to it in `heads.safetensors`.
 
     Args:
         model: the trained model.
@@ -64,7 +64,7 @@ def load(folder: Path, run: RunSettings) -> MultiTaskModel:
 
     Raises:
         MtdnnError: a file is missing or damaged, or the weights are not exactly those that the
-            run's settings ask for.
+            run's settings require.
     """
     check_weights(folder)
     model = MultiTaskModel(empty_encoder(folder, run), run)
@@ -93,7 +93,7 @@ def check_weights(folder: Path) -> None:
     for name in WEIGHTS:
         if not (folder / name).exists():
             raise MtdnnError(
-                f"{folder / name}: no such file; put it back, or delete {DESCRIPTION} beside it "
+                f"{folder / name}: no such file; put it back, or delete {DESCRIPTION} next to it "
                 "and train again"
             )
 

@@ -1,1 +1,1 @@
-"""Tables, figures and pages, made from the files of the runs that exist."""
+"""Tables, figures and pages, built from the files of the runs that exist."""

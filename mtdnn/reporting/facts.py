@@ -1,4 +1,4 @@
-"""How the results were made: seeds, commits, corpora, devices, hours, and what is missing."""
+"""How the results were produced: seeds, commits, corpora, devices, hours, and what is missing."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -52,7 +52,7 @@ def line(known: Mapping[str, Any]) -> str:
 
 
 def provenance(results: Iterable[Result]) -> str:
-    """Return one line on how these results were made: commits, devices and training time."""
+    """Return one line on how these results were produced: commits, devices and training time."""
     metrics = [result.metrics for result in results if result.metrics is not None]
     origins = [each.get("provenance", {}) for each in metrics]
     if not metrics:

@@ -10,16 +10,16 @@ from mtdnn.config.experiment import Experiment
 from mtdnn.machine.files import digest, sha256
 
 TRAINING_FIGURES = ("loss", "draws")
-"""Figures of the training that every experiment has: loss curves, and shares of the corpora."""
+"""Training figures that every experiment has: loss curves, and shares of the corpora."""
 
 ANSWER_FIGURES = ("effects", "interference", "groups", "precision_recall", "thresholds")
 """Figures of scores and predictions that every experiment has."""
 
 FIGURES = (*TRAINING_FIGURES, *ANSWER_FIGURES)
-"""All figures beside those that the experiment describes."""
+"""All figures other than those that the experiment describes."""
 
 PAGES = ("cases", "interference", "runs", "settings")
-"""All pages of the HTML report beside those of the tables."""
+"""All pages of the HTML report other than those of the tables."""
 
 
 def templates_digest() -> str:

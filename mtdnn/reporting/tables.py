@@ -1,4 +1,4 @@
-"""Tables of scores as Markdown, CSV and LaTeX, measured beside published."""
+"""Tables of scores as Markdown, CSV and LaTeX, measured next to published."""
 
 import re
 from dataclasses import dataclass, field
@@ -159,7 +159,7 @@ def _score_columns(experiment: Experiment, slice_name: str) -> tuple[Column, ...
 
 
 def main_block(experiment: Experiment, rows: list[RowResult], notes: Notes) -> Block:
-    """Return the scores on the table's slice, beside the published ones if there are any."""
+    """Return the scores on the table's slice, next to the published ones if there are any."""
     first, _ = _slices(experiment, rows)
     columns = _score_columns(experiment, first)
     heading, body = _row_cells(rows)
@@ -244,7 +244,7 @@ def _number(score: Score, digits: int = 2) -> str:
 
 
 def explanation(experiment: Experiment, rows: list[RowResult]) -> str:
-    """Return sentences on what the numbers are: slice, threshold, seeds, tuning."""
+    """Return sentences that explain the numbers: slice, threshold, seeds, tuning."""
     slice_name, _ = _slices(experiment, rows)
     first = experiment.slices[slice_name]
     scored = [result.values(slice_name)[0] for row in rows for result in row.present]

@@ -114,7 +114,7 @@ def badge(word: str | None) -> Markup:
 def segments(
     text: str, spans: Iterable[tuple[int, int]], excerpt: int = EXCERPT_CHARACTERS
 ) -> list[tuple[str, bool]]:
-    """Cut a text into pieces, each with whether it lies in a span; shorten a long text.
+    """Cut a text into pieces, each with whether it is in a span; shorten a long text.
 
     Args:
         text: the context of a question.

@@ -2,7 +2,7 @@
 
 Differences are in points: EM and F1 are in percent. A verdict follows from two hypotheses, "no
 difference" and "the published difference". Their p-values are corrected by Holm (1979) over the
-comparisons of the table on the same questions, at the same threshold and by the same score; a
+comparisons of the table on the same questions, at the same threshold and for the same score; a
 hypothesis is rejected if its corrected p is at most 1 - confidence. A published effect is
 
 - supported if "no difference" is rejected and the measured difference has the published sign;

@@ -12,7 +12,7 @@ arms' means over S seeds each has the variance
 
     sum over arms of Var(seed)/S  +  Var(question[1] - question[0])  +  sum of Var(rest)/S
 
-(the last two are variances of means over all questions). What can be computed:
+(the last two are variances of means over all questions). These can be computed:
 
     between:  Var of the seeds' mean scores / S, summed over arms: estimates terms 1 and 3;
     clusters: the cluster-robust variance of the seed-averaged difference, where paragraphs are
@@ -245,7 +245,7 @@ def permutation_test(
     seed variance that is in the data. The runs carry along the part of the questions' variance
     that differs between runs. The part that all seeds of an arm share (`Components.questions`) is
     added by flipping the sign of each paragraph's seed-averaged difference, shrunk to the variance
-    of that part. So two methods that answer different questions correctly, but equally many of
+    of that part. So two methods that answer different questions correctly, but the same number of
     them, are not found to differ. If the methods do not differ at all and that part is zero, the
     test is exact.
 

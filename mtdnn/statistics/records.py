@@ -60,7 +60,7 @@ def write(experiment: Experiment, names: Iterable[str]) -> None:
     Raises:
         MtdnnError: the published numbers are not readable.
     """
-    # Not at the top: `comparisons` imports this module, and readers need no scipy.
+    # Not at the top: `comparisons` imports this module, and readers do not need scipy.
     from mtdnn.statistics.comparisons import compare_tables
 
     for name, entry in compare_tables(experiment, list(names)):

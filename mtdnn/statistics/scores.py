@@ -1,4 +1,4 @@
-"""Scores of single questions, summed within paragraphs: all that the comparisons need."""
+"""Scores of single questions, summed within paragraphs: everything that the comparisons need."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -59,7 +59,7 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the simulations of a scenario gave; scores are 0 to 1.
+    """Results of simulating a scenario; scores are 0 to 1.
 
     Attributes:
         scenario: the scenario.
@@ -104,7 +104,7 @@ def expected(level: float, seed_variance: float, metric: str) -> float:
 
 
 def truth(scenario: Scenario) -> tuple[tuple[float, float], tuple[float, float], float]:
-    """Derive what is true of a scenario.
+    """Derive the true values of a scenario.
 
     Returns:
         The level of each arm, the standard deviation of each arm's seed effects, and the true

@@ -10,7 +10,7 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 # Set before mlflow is imported, which reads some of them at once. With mlflow's own timeouts, a
-# server that is down would block a step for minutes. What the user has set stays.
+# server that is down would block a step for minutes. Values that the user has set are kept.
 for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
@@ -61,7 +61,7 @@ def create_store(experiment: Experiment) -> None:
 
     Raises:
         StoreUnavailable: the store does not answer.
-        MtdnnError: the store beside the results was created in another folder.
+        MtdnnError: the store next to the results was created in another folder.
     """
     with open_store(experiment) as client:
         experiment_id = ensure_experiment(client, experiment)
@@ -82,7 +82,7 @@ def create_store(experiment: Experiment) -> None:
 def open_store(experiment: Experiment, writes: bool = True) -> Iterator[MlflowClient]:
     """Yield a client of the store; a failure of the store becomes one line.
 
-    Only one process at a time uses a SQLite store: a lock lies beside it. On a server, processes
+    Only one process at a time uses a SQLite store: its lock is next to it. On a server, processes
     that write runs of the same experiment take turns, because each first looks for a run and
     creates it if it is missing.
 
@@ -121,10 +121,10 @@ def ensure_experiment(
     Args:
         client: a client of the store.
         experiment: the experiment.
-        check_folder: whether to check where a store beside the results keeps artifacts.
+        check_folder: whether to check where a store next to the results keeps artifacts.
 
     Raises:
-        MtdnnError: the store beside the results was created in another folder.
+        MtdnnError: the store next to the results was created in another folder.
     """
     found = client.get_experiment_by_name(experiment.experiment)
     folder = Path(experiment.results).absolute() / "mlartifacts" / experiment.experiment

@@ -1,7 +1,7 @@
-"""What MLflow shall hold of a run: settings, points of curves, scores.
+"""The content that MLflow should hold for a run: settings, points of curves, scores.
 
 Nothing here talks to MLflow. Values and times of the points follow from the run's files alone;
-the points of an unfinished training are the first points of the finished one.
+the points of an unfinished run are the first points of the finished one.
 """
 
 import json
@@ -51,8 +51,8 @@ class Curves:
     A point is the mean over a window of steps, at the step and the time of the last of them.
 
     Args:
-        counts: number of steps of each corpus in the whole training.
-        start: start of the training, in milliseconds since 1970.
+        counts: number of steps of each corpus in the whole run.
+        start: start of training, in milliseconds since 1970.
     """
 
     def __init__(self, counts: dict[str, int], start: int):
@@ -65,7 +65,7 @@ class Curves:
     def add(self, lines: Iterable[dict[str, Any]]) -> Iterator[Point]:
         """Yield the points that these lines of a journal complete."""
         for line in lines:
-            # A resumed training's clock continues from its checkpoint, before the last lines.
+            # A resumed run's clock continues from its checkpoint, before the last lines.
             self._seconds = max(self._seconds, line.get("seconds") or 0)
             time = self._start + round(1000 * self._seconds)
             if "readings" in line:
@@ -90,9 +90,9 @@ class Curves:
 
 
 class Source:
-    """A run's files as MLflow shall mirror them; call `read` repeatedly while the run is trained.
+    """A run's files as MLflow should mirror them; call `read` repeatedly while the run is trained.
 
-    The curves come from the journal, or from `training.jsonl` if a finished training has no
+    The curves come from the journal, or from `training.jsonl` if a finished run has no
     complete journal: it was imported, or its disk was full.
 
     Attributes:
@@ -162,13 +162,13 @@ class Source:
 
     @property
     def start(self) -> int | None:
-        """Start of the training, in milliseconds since 1970; None if unknown."""
+        """Start of training, in milliseconds since 1970; None if unknown."""
         started = self.provenance.get("started")
         return round(1000 * datetime.fromisoformat(started).timestamp()) if started else None
 
     @property
     def end(self) -> int | None:
-        """End of the training, in milliseconds since 1970; interruptions do not count."""
+        """End of training, in milliseconds since 1970; interruptions do not count."""
         seconds = self.provenance.get("seconds") or self.record.seconds
         return None if self.start is None else self.start + round(1000 * seconds)
 
@@ -203,7 +203,7 @@ class Source:
         yield from self._curves.add(lines)
 
     def scores(self) -> Iterator[Point]:
-        """Yield what a finished run has once: scores, and totals of the training."""
+        """Yield what a finished run has once: scores, and training totals."""
         end = self.end or 0
         for name, value in scores(self.metrics).items():
             yield Point(name, value, end, 0)

@@ -76,7 +76,7 @@ def follow(
 
 
 def _ends_within(seconds: float, process: int | None) -> bool:
-    """Wait, and return whether a process ended meanwhile; return as soon as it has."""
+    """Wait, and return whether a process ended meanwhile; return as soon as it does."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         if process is not None and not _is_alive(process):
@@ -194,7 +194,7 @@ def reap(experiment: Experiment) -> list[str]:
     the folder of a run is missing, the run exists only in MLflow and is ended there.
 
     Returns:
-        A line for each.
+        A line for each of them.
     """
     layout = experiment.layout
     found: list[str] = []

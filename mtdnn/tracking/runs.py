@@ -146,7 +146,7 @@ class MirroredRun:
         return bool(logged.data.tags.get("content") == self._content())
 
     def _content(self) -> str:
-        """Return a digest of all that is delivered of a run that has ended."""
+        """Return a digest of everything that is delivered for a run that has ended."""
         return digest([self.source.record.steps, self._digests])
 
     def _join(self, client: MlflowClient, experiment_id: str, logged: list[Run]) -> str:
@@ -288,7 +288,7 @@ def _inputs(
         source = manifest.get("source") or corpus.source.model_dump(mode="json", exclude_none=True)
         dataset = Dataset(
             name=name,
-            digest=corpus_digest[:12],  # as shown beside the name; a tag has the whole digest
+            digest=corpus_digest[:12],  # as shown next to the name; a tag has the whole digest
             source_type=corpus.source.kind,
             source=json.dumps(source),
             profile=json.dumps({"rows": rows, "family": corpus.family}),

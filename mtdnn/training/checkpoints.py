@@ -1,6 +1,6 @@
-"""Checkpoints of a training: an interrupted run resumes to the same result, bit for bit.
+"""Checkpoints of a run: interrupted training resumes to the same result, bit for bit.
 
-They lie in a folder named by the run's fingerprint, never among the workflow's outputs:
+They are in a folder named after the run's fingerprint, never among the workflow's outputs:
 Snakemake deletes a failed job's outputs before it tries again.
 """
 
@@ -41,10 +41,10 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-        folder: their folder, named by the run's fingerprint.
+        folder: their folder, named after the run's fingerprint.
         seconds: time from one checkpoint to the next; more where the disk is so slow that
             checkpoints would take more than `MAX_TIME_SHARE` of the time. 0: after each step.
-        origin: what this process runs on; only the same origin gives results equal to the bit.
+        origin: what this process runs on; only the same origin gives bit-identical results.
 
     Attributes:
         parts: the origins of the run so far: {"from_step", **origin} for each part.
@@ -178,7 +178,7 @@ class Checkpoints:
 
 _STATE, _LINES, _DESCRIPTION = "state.safetensors", RunFolder.log, "checkpoint.json"
 _CALLED = {_STATE: "the weights are", _LINES: "the log is"}
-# What reading a damaged or foreign file may raise.
+# Errors that reading a damaged or foreign file may raise.
 _UNUSABLE = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError),
     *(RuntimeError, RecursionError, SafetensorError),

@@ -1,4 +1,4 @@
-"""What determines a trained model, and whether a run's folder holds that model already."""
+"""The identity of a trained model, and whether a run's folder already holds that model."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -16,10 +16,10 @@ from mtdnn.model.fast import plain
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What determines a trained model, in parts and as one digest.
+    """Everything that determines a trained model, in parts and as one digest.
 
     Attributes:
-        config_digest: digest of the settings that matter to the training.
+        config_digest: digest of the settings that matter to training.
         corpora: digest of the rows of each corpus.
         encoder: digest of the encoder's files.
         code: digest of the code that trains, and the fast paths that are turned off.
@@ -53,7 +53,7 @@ class Fingerprint:
 
     @classmethod
     def recorded(cls, record: Mapping[str, Any]) -> "Fingerprint":
-        """Return the fingerprint whose parts stand in a run's description, ignoring its digest."""
+        """Return the fingerprint whose parts are in a run's description, ignoring its digest."""
         parts: dict[str, Any] = {part: record.get(part) for part in cls.__dataclass_fields__}
         return cls(**parts)
 
@@ -63,11 +63,11 @@ class Fingerprint:
         return digest(asdict(self))[:32]
 
     def record(self) -> dict[str, Any]:
-        """Return the parts and their digest, as they stand in a run's description."""
+        """Return the parts and their digest, as they are written in a run's description."""
         return {"fingerprint": self.digest, **asdict(self)}
 
     def is_made_in(self, run_dir: Path) -> bool:
-        """Return whether a run's folder holds a finished training with this fingerprint."""
+        """Return whether a run's folder holds a model trained with this fingerprint."""
         files = RunFolder(run_dir)
         if not files.description.exists() or not files.log.exists():
             return False
@@ -77,7 +77,7 @@ class Fingerprint:
 def trained_code() -> str:
     """Return the digest of the code that trains a run, with the fast paths that are turned off.
 
-    Reference paths draw other dropout masks, so a training resumes only with the paths that it
+    Reference paths draw other dropout masks, so a run resumes only with the paths that it
     started with.
     """
     return "-".join([code_of("train"), *plain()])
@@ -89,7 +89,7 @@ def is_ours(code: str | None) -> bool:
 
 
 def is_finished(run_dir: Path, run: RunSettings) -> bool:
-    """Return whether a run's folder holds what training the run now would make.
+    """Return whether a run's folder holds what training the run now would produce.
 
     Raises:
         MtdnnError: its encoder or its features are missing.
@@ -98,12 +98,12 @@ def is_finished(run_dir: Path, run: RunSettings) -> bool:
 
 
 def check_gpus(layout: Layout, run: RunSettings, fingerprint: Fingerprint) -> None:
-    """Refuse to repeat a training that was started on another number of GPUs.
+    """Refuse to repeat a run that was started on another number of GPUs.
 
-    Another order of sums and other dropout masks would make it another training.
+    Another order of sums and other dropout masks would give a different result.
 
     Raises:
-        MtdnnError: the same run has a checkpoint made on another number of GPUs.
+        MtdnnError: the same run has a checkpoint written on another number of GPUs.
     """
     gpus = run.training.gpus
     for other in range(1, MAX_GPUS + 1):

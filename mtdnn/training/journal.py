@@ -1,4 +1,4 @@
-"""The journal of a training: its progress, line by line, which other processes deliver to MLflow.
+"""The journal of a run: its progress, line by line, which other processes deliver to MLflow.
 
 Training never talks to a server. `journal.jsonl` gets a few lines of JSON a second, written when
 losses are read from the device anyway:
@@ -9,7 +9,7 @@ losses are read from the device anyway:
     {"readings": {name: MiB}, "step", "seconds"}                                   now and then
     {"end": "FINISHED" | "FAILED" | "KILLED", "reason", "seconds"}
 
-A resumed training appends a part. `corpora` holds the number of steps of each corpus, so readers
+A resumed run appends a part. `corpora` holds the number of steps of each corpus, so readers
 know from the beginning which steps make up a point of a curve. A part without an end is being
 trained, or its process was killed.
 """
@@ -37,7 +37,7 @@ Line = dict[str, Any]
 class Journal:
     """Writes the journal of a run, in the one process that leads its training.
 
-    A journal that cannot be written never stops a training: one line on stderr says so.
+    A journal that cannot be written never stops training: one line on stderr says so.
 
     Args:
         folder: the run's folder.
@@ -74,7 +74,7 @@ class Journal:
     def add(self, lines: list[Line]) -> None:
         """Write lines of finished steps, except those that the journal already has.
 
-        A resumed training repeats the steps after its last checkpoint, with the same values.
+        A resumed run repeats the steps after its last checkpoint, with the same values.
         """
         new = [line for line in lines if line["step"] >= self._next]
         if not new:
@@ -89,7 +89,7 @@ class Journal:
     def _open(self) -> None:
         before = Record(self._path.parent)
         before.read()
-        # A finished training that is repeated is another training, not its next part.
+        # A finished run that is trained again starts a new journal, not a new part.
         is_new = before.about.get("fingerprint") != self._about["fingerprint"]
         is_new |= before.status == "FINISHED"
         if is_new:
@@ -146,14 +146,14 @@ class Record:
 
     Attributes:
         about: its first line, with host and process of the last part; empty without a journal.
-        parts: how often the training was started or resumed.
+        parts: how often training was started or resumed.
         steps: number of steps read so far.
         following: number of the next step.
-        seconds: the training's clock at the last line.
+        seconds: the training clock at the last line.
         status: how the last part ended; None while it has not.
         reason: why it failed or was killed; else None.
         whole: whether the file ends with a complete line.
-        replaced: whether the journal of another training has taken its place meanwhile.
+        replaced: whether the journal of another training run has taken its place meanwhile.
     """
 
     def __init__(self, folder: Path):
@@ -214,7 +214,7 @@ class Record:
 
     @property
     def complete(self) -> bool:
-        """Whether it holds every step of the training."""
+        """Whether it holds every step of the run."""
         return bool(self.about) and self.steps == sum(self.about["corpora"].values())
 
 
@@ -225,7 +225,7 @@ def _checked(about: Line) -> Line:
 
 
 def mark_killed(folder: Path, reason: str) -> None:
-    """End the journal of a training whose process was killed before it could do so itself."""
+    """End the journal of a run whose process was killed before it could do so itself."""
     record = Record(folder)
     record.read()
     end = {"end": "KILLED", "reason": reason, "seconds": record.seconds}

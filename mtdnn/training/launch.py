@@ -1,9 +1,9 @@
-"""One training on several processes, which share the batch of each step.
+"""Train one run on several processes, which share the batch of each step.
 
 Each process has a GPU of its own or, on a machine without GPUs, some cores; torchrun starts them
 (`launch`). All hold the same weights and take the same step from the same gradient, which
 DistributedDataParallel averages. The first process leads: it alone holds the run's folder and
-writes. The process that started the others reports what ended the training, once.
+writes. The process that started the others reports what ended training, once.
 """
 
 import ctypes
@@ -42,7 +42,7 @@ def leads() -> bool:
 
 
 def is_to_launch(gpus: int) -> bool:
-    """Return whether this process is to start those that train a run on `gpus` GPUs.
+    """Return whether this process should start the ones that train a run on `gpus` GPUs.
 
     Raises:
         MtdnnError: torchrun started a different number of processes.
@@ -106,7 +106,7 @@ def launch(
     wait_for_it: bool,
     force: bool,
 ) -> None:
-    """Train a run on several processes by torchrun: on GPUs or, without any, on CPU cores.
+    """Train a run on several processes with torchrun: on GPUs or, without any, on CPU cores.
 
     Args:
         run_dir: the run's folder, with its resolved settings.
@@ -142,7 +142,7 @@ def launch(
 def _run_torchrun(
     options: list[str], command: list[str]
 ) -> tuple[BaseException | None, int | None]:
-    """Run a command by torchrun, and pass on a signal to its processes.
+    """Run a command with torchrun, and pass on a signal to its processes.
 
     Returns:
         The error that ended it and the signal that came, if any.
@@ -174,10 +174,10 @@ def _run_torchrun(
 
 
 def _reason(failures: dict[int, Any], gpus: int, number: int | None) -> MtdnnError:
-    """The error that ended a training.
+    """Return the error that ended training.
 
     Args:
-        failures: what torchrun knows of each failed process, by rank.
+        failures: what torchrun knows about each failed process, by rank.
         gpus: number of processes.
         number: the signal that this process got, if any.
     """
@@ -203,7 +203,7 @@ def _reason(failures: dict[int, Any], gpus: int, number: int | None) -> MtdnnErr
 
 @dataclass(frozen=True)
 class _Report:
-    """What a failed process reported, by `reported`.
+    """The report of a failed process, written by `reported`.
 
     Attributes:
         kind: the class of its error, or "Lost" if it only lost another process; None if it was

@@ -73,7 +73,7 @@ class TrainingLog:
     def __init__(self, lines: list[dict[str, Any]], journal: Journal | None, team: Team):
         self._journal, self._team = journal, team
         self._tell(lines)
-        # The clock of a resumed training continues from its last line.
+        # The clock of a resumed run continues from its last line.
         self._clock = time.monotonic() - (lines[-1]["seconds"] if lines else 0.0)
         self.lines = lines
         self.pending: list[_Pending] = []

@@ -54,9 +54,9 @@ def train(
 ) -> None:
     """Train a run from its features; write its model and its training log.
 
-    The schedule is drawn before the first step. An
-    interrupted training resumes from its last checkpoint, to the same result. A run on several
-    GPUs is trained by as many processes, which read its settings from its folder.
+    The schedule is drawn before the first step. An interrupted run resumes from its last
+    checkpoint, to the same result. A run on several GPUs is trained by one process for each GPU;
+    these read its settings from its folder.
 
     Args:
         run_dir: the run's folder.
@@ -64,12 +64,12 @@ def train(
         threads: CPU threads; all cores by default.
         checkpoint_seconds: time between two checkpoints.
         wait: if another process is training the run, wait for it and take its result.
-        force: train the run even if its folder holds the result already.
+        force: train the run even if its folder already holds the result.
 
     Raises:
         MtdnnError: an input is missing or does not fit, or the loss is not finite.
         Busy: another process is training the run, and `wait` is false.
-        Stopped: a signal ended the training; its state is kept.
+        Stopped: a signal ended training; its state is kept.
     """
     layout, gpus = Layout.of_run(run_dir), run.training.gpus
     fingerprint = Fingerprint.of(layout, run)
@@ -88,7 +88,7 @@ def train(
 
 @dataclass(frozen=True)
 class Training:
-    """All that one process needs to train a run.
+    """Everything that one process needs to train a run.
 
     Attributes:
         run_dir: the run's folder.
@@ -125,12 +125,12 @@ class Training:
 def _prepare(
     run_dir: Path, run: RunSettings, threads: int | None, checkpoint_seconds: float, wait: bool
 ) -> Iterator[Training | None]:
-    """Yield the training of a run as its last checkpoint left it; None if it is finished.
+    """Yield a run in training as its last checkpoint left it; None if it is finished.
 
-    Meanwhile the process that leads holds the run and writes its journal; others only follow.
+    Meanwhile the process that leads holds the run and writes its journal; the others only follow.
     """
     layout = Layout.of_run(run_dir)
-    # Now, not at the end: files may change during a long training.
+    # Now, not at the end: files may change during a long run.
     fingerprint, versions = Fingerprint.of(layout, run), environment()
     device = use_device(threads, run.training.deterministic)
     origin = {
@@ -151,7 +151,7 @@ def _prepare(
             if lease:
                 check_unchanged(layout, run, "train")
             features = training_features(layout, run)
-            # Drawn again rather than read: a file could be that of other settings.
+            # Drawn again rather than read: a file could belong to other settings.
             steps = list(schedule.of_run(run, {name: len(f) for name, f in features.items()}))
             started = {"started": datetime.now(UTC).isoformat(timespec="seconds")}
             provenance = {**versions, **origin, "precision": run.training.precision, **started}
@@ -247,7 +247,7 @@ def _is_stopped(training: Training, done: int, stop: StopSignals) -> bool:
     """Read losses and save a checkpoint when it is time; return whether a signal came.
 
     Args:
-        training: the training.
+        training: the run in training.
         done: number of steps that are done.
         stop: the signals so far.
 
@@ -277,7 +277,7 @@ def _is_stopped(training: Training, done: int, stop: StopSignals) -> bool:
 def _wanted(
     stop: StopSignals, checkpoints: Checkpoints, team: Team, read: bool
 ) -> tuple[int, bool]:
-    """The signal that stops the training, or 0, and whether a checkpoint is due.
+    """The signal that stops training, or 0, and whether a checkpoint is due.
 
     Several processes ask each other only when losses are read; at each step it would slow them.
     """

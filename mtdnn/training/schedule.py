@@ -40,7 +40,7 @@ _SECOND_DECK = ""
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a training.
+    """One step of a run.
 
     Attributes:
         step: its number, from 0.
@@ -113,7 +113,7 @@ def draw(
     training: TrainingSettings,
     seed: int,
 ) -> Iterator[Step]:
-    """Draw the steps of a whole training (the paper's algorithm 1).
+    """Draw all steps of a run (the paper's algorithm 1).
 
     With `steps_of_weight` the primary corpus has a second deck, in an order of its own, which
     takes the place of a mixture's other corpora: with the same seed there are as many steps as in
@@ -128,7 +128,7 @@ def draw(
             are passes over the primary corpus.
         seed: the run's seed.
     """
-    # A stream for each corpus and one for the draws: adding a corpus moves no other's batches.
+    # A stream for each corpus and one for the draws: adding a corpus does not move other batches.
     random = np.random.default_rng([seed, 0])
 
     def deck(corpus: str, stream: int) -> _Deck:
@@ -198,10 +198,10 @@ def write(run_dir: Path, run: RunSettings, force: bool = False) -> None:
     Args:
         run_dir: the run's folder.
         run: its resolved settings.
-        force: replace the schedule of a finished training, whose products are then removed.
+        force: replace the schedule of a finished run, whose products are then removed.
 
     Raises:
-        MtdnnError: the folder holds a training with another schedule, and `force` is false.
+        MtdnnError: the folder holds a run with another schedule, and `force` is false.
     """
     files = RunFolder(run_dir)
     sizes = {name: len(f) for name, f in training_features(Layout.of_run(run_dir), run).items()}
@@ -214,8 +214,8 @@ def write(run_dir: Path, run: RunSettings, force: bool = False) -> None:
         pass  # missing or damaged
     if files.description.exists() and not force:
         raise MtdnnError(
-            f"{files.schedule}: belongs to a finished training under other settings; "
-            "train the run again, or use --force to remove what that training made"
+            f"{files.schedule}: belongs to a run trained under other settings; "
+            "train the run again, or use --force to remove its products"
         )
     with publishing(run_dir, outdated_by("schedule")) as folder:
         pq.write_table(table, RunFolder(folder).schedule, compression="zstd")

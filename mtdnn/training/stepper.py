@@ -1,4 +1,4 @@
-"""One step of a training: computed as it comes, or recorded once and replayed (CUDA graphs).
+"""One training step: computed as it comes, or recorded once and replayed (CUDA graphs).
 
 A step of a small batch is a thousand kernels of a few microseconds; launching each from Python
 takes longer than computing it. A recorded step is launched as one. It reads the memory that it
@@ -56,7 +56,7 @@ def stepper_for(
 
 
 class Stepper:
-    """Takes the steps of one training, launching every kernel from Python.
+    """Takes the steps of one run, launching every kernel from Python.
 
     Args:
         model, optimizer: what is trained; changed in place.
@@ -130,11 +130,11 @@ class _Recording:
 
 
 class RecordedSteps(Stepper):
-    """Takes the steps of one training, replaying recordings of shapes that it has met before.
+    """Takes the steps of one run, replaying recordings of shapes that it has met before.
 
     A shape is recorded when it occurs for the second time: the first time lets compilers and
     libraries initialise, and rare shapes cost no recording. Both ways run the same kernels in the
-    same order, so a resumed training, which records again, has the same result.
+    same order, so a resumed run, which records again, has the same result.
 
     Args:
         recorder: makes the recordings; tests have one that needs no GPU.
@@ -181,7 +181,7 @@ class RecordedSteps(Stepper):
         norm = gradient_norm(self.model.parameters())
         self.optimizer.apply(clip_scale(norm, self.settings.clip_norm))
         self._results.copy_(torch.stack([loss, norm]))
-        # The gradients lie in the memory of the recordings, which is used again.
+        # The gradients are in the memory of the recordings, which is reused.
         self.optimizer.zero_grad(set_to_none=True)
 
     def _record(self, corpus: str, batch: PackedBatch, recorder: Recorder) -> _Recording | None:

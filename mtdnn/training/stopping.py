@@ -1,4 +1,4 @@
-"""Signals that stop a training at the end of a step."""
+"""Signals that stop training at the end of a step."""
 
 import signal
 from types import FrameType
@@ -8,7 +8,7 @@ from mtdnn.errors import MtdnnError
 
 
 class Stopped(MtdnnError):
-    """A signal ended the training, whose state is kept.
+    """A signal ended training; its state is kept.
 
     Attributes:
         status: exit status by the convention of shells, 128 + signal.
@@ -20,10 +20,10 @@ class Stopped(MtdnnError):
 
 
 class StopSignals:
-    """Notes SIGTERM, SIGUSR1 and SIGINT, so that the training can end between two steps.
+    """Notes SIGTERM, SIGUSR1 and SIGINT, so that training can end between two steps.
 
     A second Ctrl-C acts at once. A second SIGTERM does not: batch systems send several within a
-    second when a job's time is over, and the checkpoint is written nevertheless.
+    second when a job's time is over, and the checkpoint is still written.
 
     Attributes:
         number: the last signal; None before the first.

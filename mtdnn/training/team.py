@@ -61,7 +61,7 @@ class Team:
                 warnings.simplefilter("ignore", FutureWarning)
                 # With `find_unused_parameters` the order in which gradients are summed is the
                 # same from the first step on; without it torch changes the order after a few
-                # steps, and a resumed training would differ by rounding.
+                # steps, and a resumed run would differ by rounding.
                 self._replica = DistributedDataParallel(
                     _Loss(model),
                     find_unused_parameters=True,
@@ -70,7 +70,7 @@ class Team:
                 )
 
     def loss(self, model: MultiTaskModel, corpus: str, batch: PackedBatch) -> torch.Tensor:
-        """Return `model.loss`, a scalar, by way of the shared model."""
+        """Return `model.loss`, a scalar, via the shared model."""
         loss: torch.Tensor = (self._replica or model.loss)(corpus, batch)
         return loss
 
@@ -137,7 +137,7 @@ def tokens_of(features: Features, rows: np.ndarray) -> np.ndarray:
 
 
 def cut(tokens: np.ndarray, count: int) -> list[list[int]]:
-    """Deal items into `count` parts of about equally many tokens.
+    """Split items into `count` parts of roughly equal token count.
 
     Args:
         tokens: (N,) tokens of each item.

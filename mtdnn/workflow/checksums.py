@@ -9,14 +9,14 @@ from mtdnn.config.layout import DESCRIPTION, FEATURES, MANIFEST
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_json, sha256, write_json
 
-# Folders of work in progress, and the settings, which every call of Snakemake writes anew.
+# Folders of work in progress, and the settings, which every call of Snakemake rewrites.
 _UNSEALED = ("logs", "state", "rates", "experiment.yaml")
 
 
 def write(experiment: Experiment) -> None:
     """Record the digests of all finished files in `checksums.json`.
 
-    Weights, corpora and features are left out: their digests stand in a file beside them, which is
+    Weights, corpora and features are left out: their digests are in a file next to them, which is
     recorded.
     """
     layout = experiment.layout

@@ -116,7 +116,7 @@ def _run_of(experiment: Experiment, settings: RunSettings, place: Path) -> RunId
 
 
 def _foreign_files(folder: Path) -> Iterator[str]:
-    """Yield a line for each file that no training writes: symbolic links, pickles, code."""
+    """Yield a line for each file that training never writes: symbolic links, pickles, code."""
     model = folder / RunFolder.model
     for path in [model, *sorted(folder.glob("*")), *sorted(model.glob("**/*"))]:
         if path.is_symlink():
@@ -213,7 +213,7 @@ def _other_origins(experiment: Experiment, settings: RunSettings, path: Path) ->
 def _set_dates(folder: Path) -> None:
     """Give all files the same date, so that none is newer than what follows from it.
 
-    Scores get an old date, because Snakemake has no record of them and shall redo them.
+    Scores get an old date, because Snakemake has no record of them and must redo them.
     """
     now = time.time()
     for path in folder.rglob("*"):

@@ -1,7 +1,7 @@
-"""What an experiment will cost, before it is started: runs, steps, hours, memory.
+"""The cost of an experiment, before it is started: runs, steps, hours, memory.
 
 Steps are counted from the sizes of the corpora. Times come from rates that were measured on this
-machine (`mtdnn.workflow.rates`) and are kept beside the results. Nothing heavy is imported unless
+machine (`mtdnn.workflow.rates`) and are kept next to the results. Nothing heavy is imported unless
 a rate is missing.
 """
 
@@ -25,12 +25,12 @@ from mtdnn.machine.provenance import code_digest
 from mtdnn.training.schedule import shares
 
 MAX_TABLE_ROWS = 40
-"""Rows of the printed table; a larger grid is folded to encoders and mixtures."""
+"""Rows of the printed table; a larger grid is collapsed into encoders and mixtures."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in their seed only.
+    """Runs that differ only in their seed.
 
     Attributes:
         row: the runs' path without the seed.
@@ -127,7 +127,7 @@ class _Planner:
         self._is_outdated = cache(lambda corpus: bool(changed_sources(experiment, corpus)))
 
     def group(self, runs: list[RunId]) -> Group:
-        """Return the group of runs that differ in their seed only."""
+        """Return the group of runs that differ only in their seed."""
         run, settings = runs[0], self._experiment.resolve(runs[0])
         group = Group(
             row=run.row_path,
@@ -257,7 +257,7 @@ class _Rates:
             return f"the encoder {run.encoder} is missing; `mtdnn encoder` fetches it"
         for name, folder in folders.items():
             if not (folder / FEATURES).exists():
-                return f"the features of {name} are missing; `mtdnn features` makes them"
+                return f"the features of {name} are missing; `mtdnn features` writes them"
         files = {
             name: self._folder / f"{self._key(settings, encoder, folder)}.json"
             for name, folder in folders.items()

@@ -24,7 +24,7 @@ from mtdnn.training.stepper import stepper_for
 WARM_UP_STEPS = 2
 MEASURED_STEPS = 6
 MAX_SECONDS = 10.0
-"""After this time no further training step is begun."""
+"""No further training step begins after this time."""
 PREDICTED_BATCHES = 4
 
 

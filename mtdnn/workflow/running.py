@@ -26,7 +26,7 @@ def train_and_evaluate(
     Needs the features of the runs. The first failure ends it.
 
     Args:
-        runs: some of the experiment's runs.
+        runs: runs of the experiment.
         threads: CPU threads; all cores when absent.
     """
     from mtdnn.evaluation import predictions
@@ -54,7 +54,7 @@ def write_settings(experiment: Experiment, run: RunId) -> None:
 def evaluate(
     folder: Path, settings: RunSettings, threads: int | None = None, force: bool = False
 ) -> None:
-    """Predict a run's dev sets, unless its folder holds the predictions already.
+    """Predict a run's dev sets, unless its folder already holds the predictions.
 
     Raises:
         MtdnnError: weights are missing; existing predictions stay where they are.

@@ -1,4 +1,4 @@
-"""What the Snakefile calls: loads and checks the experiment, builds the report, starts delivery."""
+"""Functions for the Snakefile: load and check the experiment, build the report, start delivery."""
 
 import os
 import shlex
@@ -69,12 +69,12 @@ def missing_files(experiment: Experiment) -> Iterator[str]:
 def report_command(experiment: Path, snakefile: str, reported: Iterable[Path], root: Path) -> str:
     """Return the shell command with which Snakemake writes the report.
 
-    The report is written beside its place and then moved there, so it is never half written.
+    The report is written next to its destination and then moved, so it is never half-written.
 
     Args:
         experiment: the experiment's YAML file.
         snakefile: the Snakefile.
-        reported: the files that the report shall hold.
+        reported: the files that the report should hold.
         root: the experiment's folder.
     """
     report = Layout(root).report

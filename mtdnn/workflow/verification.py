@@ -40,7 +40,7 @@ def experiment_in(folder: Path) -> Experiment:
     """Return the experiment whose results a folder holds, wherever that folder is now.
 
     Raises:
-        MtdnnError: `experiment.yaml` is missing or mistaken, or the folder has another name than
+        MtdnnError: `experiment.yaml` is missing or mistaken, or the folder's name is not that of
             the experiment.
     """
     experiment = load(Layout(folder).experiment)
@@ -201,7 +201,7 @@ def _model(layout: Layout, run: Path) -> Iterator[str]:
 
 
 class Recomputed:
-    """Repeats computations in a folder beside the experiment, and compares the files.
+    """Repeats computations in a folder next to the experiment, and compares the files.
 
     Args:
         experiment: the experiment.
@@ -248,7 +248,7 @@ class Recomputed:
             yield f"{place}: {key}: is {shown[0]}, but the predictions give {shown[1]}"
 
     def predictions(self, run: Path, threads: int | None) -> Iterator[str]:
-        """Yield where predictions differ from those that the model makes now."""
+        """Yield where predictions differ from those that the model gives now."""
         from mtdnn.evaluation.predictions import evaluate
 
         folder = self._run(run, RunFolder.config, RunFolder.model)

@@ -8,7 +8,7 @@ from mtdnn.bench import grid
 from mtdnn.cli.main import main
 
 
-def test_no_step_of_the_grid_benchmark_computes(tmp_path):
+def test_no_step_of_the_grid_benchmark_computes_anything(tmp_path):
     grid.write_snakefile(tmp_path)
     for path in (tmp_path / "workflow" / "rules").iterdir():
         text = path.read_text()

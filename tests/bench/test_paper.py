@@ -10,12 +10,12 @@ from mtdnn.config.loading import load
 
 
 def test_the_papers_steps_follow_from_the_sizes_of_the_corpora():
-    """By hand: 16 in a batch, two epochs; SQuAD's batches end one, the others share the rest."""
+    """By hand: 16 in a batch, two epochs; SQuAD's batches end one; the others share the rest."""
     steps = paper.steps_of_kinds(load(paper.CONFIG))
     batches = -(-130_319 * paper.WINDOWS_PER_QUESTION // 16)
     assert steps["base", "squad"] == pytest.approx(7 * 2 * batches)
     assert steps["large", "squad"] == pytest.approx(2 * 2 * batches)
-    # Beside SQuAD: four corpora at w 0.5, 0.7, 0.8, 0.9; three without SWAG at 0.8; SWAG alone.
+    # Besides SQuAD: four corpora at w 0.5, 0.7, 0.8, 0.9; three without SWAG at 0.8; SWAG alone.
     four = sum((1 - w) / w / 4 for w in (0.5, 0.7, 0.8, 0.9))
     assert steps["base", "cola"] == pytest.approx(2 * batches * (four + 0.25 / 3))
     assert steps["base", "swag"] == pytest.approx(2 * batches * (four + 0.25))

@@ -3,8 +3,8 @@
 #
 #   tests/benchmarks/gpu.sh FOLDER
 #
-# Results are left in FOLDER, named by the device. What else the training core and its tests need is
-# installed when it is missing; from wheels alone where WHEELS names a folder of them.
+# Results are left in FOLDER, named after the device. Anything else that the training core and its
+# tests need is installed if it is missing; only from wheels if WHEELS names a folder of them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 mkdir -p "${1:?FOLDER for the results}"
@@ -23,7 +23,7 @@ bench() { # NAME BENCHMARK OPTIONS …
     >"$target/$device-$1.json" || echo "$1 failed"
 }
 
-# First that recorded steps are equal: else their speed would not matter.
+# First check that recorded steps are equal; otherwise their speed would not matter.
 "$python" -m pytest -q tests/training/test_stepper.py tests/model/test_optimizer.py \
   -k "cuda or compiled" || echo "parity failed"
 bench train-base train --encoder base

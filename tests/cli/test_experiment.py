@@ -38,7 +38,7 @@ def test_plan_prints_a_table(capsys):
 
 
 @pytest.mark.parametrize("command", ["run", "resolve"])
-def test_unknown_runs_are_answered_with_the_known_ones(capsys, command):
+def test_an_unknown_run_gets_a_message_with_the_known_ones(capsys, command):
     assert main([command, DEMO, "base/qa/w1.0/default/seed7"]) == 2
     error = capsys.readouterr().err
     assert "unknown run 'base/qa/w1.0/default/seed7'; known are base/" in error

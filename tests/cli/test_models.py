@@ -1,4 +1,4 @@
-"""Commands for trained models: files that are missing are one line."""
+"""Commands for trained models: missing files give one line."""
 
 import pytest
 

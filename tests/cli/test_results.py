@@ -36,7 +36,7 @@ def written(monkeypatch) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("command", ["table", "figure", "page", "statistics"])
-def test_an_unknown_name_is_answered_with_the_known_ones(file, written, capsys, command):
+def test_an_unknown_name_gets_a_message_with_the_known_ones(file, written, capsys, command):
     assert main([command, file, "other"]) == 2
     error = capsys.readouterr().err
     assert "'other'; known are " in error and ("table1" in error or "figure3" in error)

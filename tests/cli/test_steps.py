@@ -1,4 +1,4 @@
-"""Commands for single steps: names that are unknown, and steps that fail."""
+"""Commands for single steps: unknown names, and steps that fail."""
 
 import json
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_a_failed_step_leaves_its_reason_for_the_tables(run):
     assert failure["reason"].endswith("features.json: no such file")
 
 
-def test_a_run_without_settings_is_refused_and_gets_no_failure(run, capsys):
+def test_a_run_without_settings_is_refused_without_recording_a_failure(run, capsys):
     (run / "config.yaml").unlink()
     for step in ("schedule", "train", "evaluate"):
         assert main([step, str(run)]) == 2
@@ -69,7 +69,7 @@ def test_train_passes_its_options_on(monkeypatch, run, variable, options, second
     assert given[0] == run and given[2:] == [3, seconds, True, False]
 
 
-def test_a_time_that_is_none_is_a_mistake_in_the_command(run, monkeypatch, capsys):
+def test_a_malformed_time_is_refused(run, monkeypatch, capsys):
     monkeypatch.setenv("MTDNN_CHECKPOINT_MINUTES", "often")
     with pytest.raises(SystemExit) as stop:
         main(["train", str(run)])

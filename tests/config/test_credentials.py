@@ -57,7 +57,7 @@ def test_a_uri_without_credentials_stays_as_it_is(uri):
 @pytest.mark.parametrize(
     "uri", ["https://ann:se/cret@host", "https://ann:secret@[::1", "http://a:b"]
 )
-def test_what_is_no_uri_is_refused_without_showing_it(uri):
+def test_a_malformed_uri_is_refused_without_showing_it(uri):
     with pytest.raises(MtdnnError, match=r"^x\.yaml: tracking_uri: is not a URI") as refused:
         take_credentials(uri, "x.yaml: tracking_uri")
     assert "cret" not in str(refused.value)

@@ -30,7 +30,7 @@ def digests(settings: dict) -> dict[str, str]:
     return {step: steps.settings(run, step) for step in ("train", "evaluate", "metrics")}
 
 
-def test_runs_that_differ_only_in_their_seed_share_no_digest():
+def test_runs_that_differ_only_in_their_seed_have_different_digests():
     experiment = parse(small(seeds=[1, 2]), where="small.yaml")
     shared, steps = RunSteps(experiment), ("train", "evaluate", "metrics")
     runs = experiment.runs()
@@ -148,7 +148,7 @@ def test_features_of_a_variant_have_their_own_digest_if_it_changes_them():
     assert features_settings(experiment, "overlap") != default
 
 
-def test_runs_of_several_gpus_are_counted():
+def test_gpus_of_runs_are_counted():
     experiment = parse(small(variants__longer={"training": {"gpus": 2}}), "x")
     steps = RunSteps(experiment)
     assert steps.gpus(RunId("tiny", "qa", 1.0, "default", 1)) == 1

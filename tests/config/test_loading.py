@@ -176,7 +176,7 @@ def test_a_mistake_in_the_settings_of_a_run_names_its_key():
         validate(RunSettings, run, "run")
 
 
-def test_the_lock_file_is_beside_the_experiment_unless_it_names_one(tmp_path):
+def test_the_lock_file_is_next_to_the_experiment_unless_it_names_one(tmp_path):
     path = tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump(small()))
     assert load(path).lock == str(tmp_path / "small.lock.json")

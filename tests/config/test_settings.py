@@ -39,7 +39,7 @@ def test_only_some_settings_determine_the_model(changes, differs):
     assert (qa_sc(**changes).determining() != qa_sc().determining()) is differs
 
 
-def test_the_primary_corpus_is_the_one_of_question_answering():
+def test_the_primary_corpus_is_the_question_answering_corpus():
     settings = qa_sc()
     assert settings.primary == "squad"
     mapping = settings.model_dump()

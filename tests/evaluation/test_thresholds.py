@@ -39,7 +39,7 @@ def test_tuned_threshold_is_as_good_as_any(case):
     assert reached == max(at_threshold(scores, odds, each) for each in [-1e31, *odds])
 
 
-def test_tuned_threshold_lies_between_odds():
+def test_tuned_threshold_is_between_odds():
     right, wrong = ([1, 1, 0, 0], [True, True, False, False])
     assert tune(right, wrong, [True] * 4, [-2.0, 1.0, 4.0, 9.0]) == 2.5
     assert tune([0, 0], [False, False], [True] * 2, [3.0, 5.0]) == 2.0

@@ -53,7 +53,7 @@ def test_a_damaged_cache_costs_nothing_but_time(settled, content):
     assert content_digests([file], cache) == {file: sha256(file)}
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(settled):
+def test_a_cache_that_cannot_be_written_is_not_an_error(settled):
     file, cache, _ = settled
     cache.mkdir()
     assert content_digests([file], cache) == {file: sha256(file)}

@@ -79,7 +79,7 @@ def test_a_waiting_process_says_so_once_and_takes_the_gpu_of_a_killed_one(holder
 
 
 def test_several_gpus_are_taken_together_or_not_at_all(holders):
-    """Two processes that each need two of three GPUs never hold one each and wait for ever."""
+    """Two processes that each need two of three GPUs never hold one each and wait forever."""
     both = [holders.start(count=2) for _ in range(2)]
     message = "mtdnn: fewer than 2 of 3 GPUs are free; waiting for them\n"
     ready, _, _ = select.select([process.stdout for process in both], [], [], 60)

@@ -1,4 +1,4 @@
-"""Progress in a log: one line in a while, with what is done, the speed and the time left."""
+"""Progress in a log: an occasional line, with what is done, the speed and the time left."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from mtdnn.machine.progress import Progress, say, track
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that stands still until it is set."""
+    """A clock that does not move until it is set."""
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
 

@@ -98,7 +98,7 @@ def test_only_code_changes_a_digest(package, old, new, differs):
         ("model/heads.py", True),
         ("data/rows.py", True),  # imported by the head, inside a function
         ("machine/progress.py", False),  # has no effect on a result
-        ("cli/main.py", False),  # imports the training, not the other way round
+        ("cli/main.py", False),  # imports training, not the other way round
     ],
 )
 def test_code_that_is_imported_changes_a_digest(package, name, differs):

@@ -1,4 +1,4 @@
-"""Files are replaced together or not at all, whatever happens at whichever moment."""
+"""Files are replaced together or not at all, whatever happens at any moment."""
 
 import errno
 import os

@@ -121,7 +121,7 @@ def test_each_dropout_acts_by_itself_in_training_only(dropping, corpus):
         assert undropped == loss(1, 1)
 
         model.train()
-        assert loss(1, 0) == loss(1, 0)  # to the bit, as a resumed run needs
+        assert loss(1, 0) == loss(1, 0)  # bit for bit, as a resumed run needs
         different = {loss(1, 0), loss(1, 1), loss(2, 0), undropped}
         assert len(different) == (1 if kind == "none" else 4)
 

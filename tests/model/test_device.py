@@ -1,4 +1,4 @@
-"""The device that a process chooses, and what it says of it."""
+"""The device that a process chooses, and how it describes it."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ def no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
-def test_without_a_gpu_it_is_the_cpu_with_the_threads_asked_for(no_gpu):
+def test_without_a_gpu_the_cpu_uses_the_requested_threads(no_gpu):
     before = torch.get_num_threads()
     try:
         assert device.use_device(3) == torch.device("cpu")

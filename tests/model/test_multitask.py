@@ -33,7 +33,7 @@ def reference(model, corpus, encoder):
 
 
 def reference_loss(plain, corpus, batch):
-    """The mean loss of the batch's items, by Hugging Face's own arithmetic."""
+    """The mean loss of the batch's items, with Hugging Face's own arithmetic."""
     if corpus == "squad":  # one by one: in padded rows the softmax would include the padding
         losses = [
             plain(

@@ -7,7 +7,7 @@ from tests.support.answers import BASELINE, MIXTURE, make
 from tests.support.factories import QA, fail_run, make_experiment
 
 
-def test_the_table_with_the_most_mixtures_beside_qa_alone_is_chosen(tmp_path):
+def test_the_table_with_the_most_mixtures_besides_qa_alone_is_chosen(tmp_path):
     assert table_of_mixtures(make_experiment(tmp_path)) == "table2"
     mixture = {"encoder": "base", "mixture": "qa_mcc", "qa_weight": 0.8}
     for rows in ([QA], [mixture]):

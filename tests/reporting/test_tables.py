@@ -102,7 +102,7 @@ def test_several_seeds_give_mean_and_sample_standard_deviation(tmp_path):
     assert rf"{record.em:.2f} $\pm$ {record.em_sd:.2f}" in read(experiment, "table1", "tex")
 
 
-def test_published_numbers_stand_beside_their_rows_with_signed_differences(tmp_path):
+def test_published_numbers_are_next_to_their_rows_with_signed_differences(tmp_path):
     experiment = make_experiment(tmp_path, published=write_published(tmp_path))
     make_run(experiment, BASE_QA, em=73.044, f1=76.18)
     make_run(experiment, BEST, em=75.0, f1=77.0)

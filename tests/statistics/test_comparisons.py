@@ -78,7 +78,7 @@ def test_contradicted_by_sign_and_by_size(mixtures):
     assert found["em"]["p_published_holm"] < 0.05
 
 
-def test_one_seed_says_that_it_knows_nothing_of_seeds(tmp_path):
+def test_one_seed_says_that_the_variance_between_seeds_is_unknown(tmp_path):
     experiment = make_experiment(tmp_path)
     make_runs(experiment, "table2", [0.3, 0.9, 0.3, 0.9])
     records.write(experiment, ["table2"])

@@ -46,7 +46,7 @@ def test_one_seed_is_the_cluster_robust_regression_of_statsmodels():
 
 
 def test_without_questions_in_the_variance_it_is_welch_s_test():
-    """Every paragraph alike: only seeds vary, and nothing is left of the questions."""
+    """All paragraphs are equal: only seeds vary, and the questions contribute nothing."""
     sizes, means = np.full(50, 10), np.array([[70.0, 71.0, 73.0], [74.0, 74.5, 74.2]])
     first, second = (Arm(np.outer(each, sizes), sizes) for each in means)
     parts, estimate = components(first, second), compare(first, second)
@@ -71,7 +71,7 @@ def test_detectable_difference_is_found_with_eighty_percent():
     assert power == pytest.approx(0.8, abs=0.01)
 
 
-def test_equal_arms_differ_by_nothing():
+def test_equal_arms_do_not_differ():
     sizes = np.array([3, 4, 5])
     arm = Arm(np.array([[1.0, 2.0, 3.0]]), sizes)
     estimate = compare(arm, arm)

@@ -58,7 +58,7 @@ def test_statistics_are_the_same_each_time(mixtures):
 
 @pytest.mark.slow
 def test_nine_runs_of_five_seeds_on_the_official_size(tmp_path):
-    """Half a minute on two cores is at most a minute of one; memory stays below 2 GB."""
+    """Half a minute on two cores is at most a minute on one; memory stays below 2 GB."""
     experiment = make_experiment(tmp_path, seeds=[1, 2, 3, 4, 5])
     rows, random = make_questions(experiment, 1187, 10), np.random.default_rng(0)
     rows += [{**rows[0], "id": f"more{number}"} for number in range(3)]

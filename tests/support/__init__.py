@@ -1,1 +1,1 @@
-"""What several tests need: tiny models and experiments, stand-ins, servers, a SLURM."""
+"""Shared by several tests: tiny models and experiments, stand-ins, servers, a SLURM."""

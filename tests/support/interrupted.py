@@ -1,4 +1,4 @@
-"""Runs for trainings that are interrupted, and their results."""
+"""Runs whose training is interrupted, and their results."""
 
 import json
 from pathlib import Path

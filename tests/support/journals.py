@@ -1,4 +1,4 @@
-"""Journals without a training."""
+"""Journals without training."""
 
 from pathlib import Path
 from typing import Any
@@ -7,16 +7,16 @@ from mtdnn.training.journal import Journal
 
 
 def journal_line(step: int) -> dict[str, Any]:
-    """What a journal says of a step."""
+    """A journal's line for a step."""
     return {"step": step, "corpus": "squad", "loss": 1 / (step + 1), "lr": 0.1, "seconds": step}
 
 
 def make_journal(folder: Path, steps: int = 20, **changes: Any) -> Journal:
-    """A journal of a training of that many steps.
+    """A journal of a run with that many steps.
 
     Args:
         folder: the run's folder.
-        steps: number of steps of the whole training.
+        steps: number of steps of the whole run.
         changes: keys of the journal's first line to replace.
     """
     about = {

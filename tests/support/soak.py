@@ -1,4 +1,4 @@
-"""Kill a training many times; it must end like an undisturbed one.
+"""Kill a training run many times; it must end like an undisturbed one.
 
 `python -m tests.support.soak --kills 20` is the long form; `test_soak.py` runs the short one. A
 third of the signals come at any moment after the start of the process, a third shortly after a
@@ -58,7 +58,7 @@ def result(run_dir: Path) -> str:
 
 
 def soak(folder: Path, kills: int, rows: int, seed: int = 1) -> Counter:
-    """Kill a training `kills` times and compare its result with that of an undisturbed one.
+    """Kill a training run `kills` times and compare its result with that of an undisturbed one.
 
     Returns:
         The number of signals of each kind at each moment.

@@ -68,7 +68,7 @@ class TrackedRun:
         return self.client.get_metric_history(self.only_run().info.run_id, key)
 
     def assert_exact(self) -> None:
-        """Check that MLflow holds each point of the finished training once, in order."""
+        """Check that MLflow holds each point of the finished run once, in order."""
         lines = [json.loads(line) for line in (self.run_dir / "training.jsonl").open()]
         expected = Counter(f"loss/{line['corpus']}" for line in lines)
         expected |= dict.fromkeys(("learning_rate", "grad_norm"), len(lines))

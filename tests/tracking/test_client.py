@@ -61,7 +61,7 @@ def test_dead_server_is_one_line_and_quick(tmp_path):
     assert not (folder / "mlflow.json").exists()
 
 
-def test_file_that_is_no_database_is_one_line(tmp_path):
+def test_file_that_is_not_a_database_is_one_line(tmp_path):
     write_text(tmp_path / "results" / "mlflow.db", "these are not the tables of a database")
     with pytest.raises(MtdnnError, match="not a database"):
         create_store(make_experiment(tmp_path))
@@ -69,7 +69,7 @@ def test_file_that_is_no_database_is_one_line(tmp_path):
 
 @pytest.mark.slow
 def test_many_processes_on_a_fresh_store(tmp_path):
-    """Twelve at once, of which all fail if MLflow alone creates the store."""
+    """Twelve at once, all of which fail if MLflow alone creates the store."""
     experiment = make_experiment(tmp_path)
     folders = [make_run(experiment, run, steps=4) for run in experiment.runs()[:3]]
     path = tmp_path / "experiment.yaml"
@@ -106,7 +106,7 @@ def test_a_store_of_another_folder_is_refused(tmp_path):
     assert said == "MLflow is up to date with 1 run\n"
 
 
-def test_credentials_are_removed_wherever_they_stand():
+def test_credentials_are_removed_wherever_they_are():
     text = "cannot reach http://me:secret@host/x?a=b@c, nor http://other/y"
     assert without_credentials(text) == "cannot reach http://host/x?a=b@c, nor http://other/y"
 

@@ -1,4 +1,4 @@
-"""What MLflow shall hold of a run follows from its files alone."""
+"""The content that MLflow should hold for a run follows from its files alone."""
 
 import json
 import random
@@ -15,7 +15,7 @@ from tests.support.factories import fail_run, make_experiment, make_run
 from tests.support.journals import journal_line, make_journal
 
 RUN = RunId("base", "qa_sc", 0.8, "default", 1)
-START = 1767323045000  # 2026-01-02T03:04:05 UTC, when the made-up trainings start
+START = 1767323045000  # 2026-01-02T03:04:05 UTC, when training of the made-up runs starts
 
 
 @pytest.mark.parametrize("steps", [5, 10, 11, 29, 30, 101])

@@ -25,7 +25,7 @@ def store(tmp_path_factory) -> str:
     return make_store(tmp_path_factory.mktemp("store"))
 
 
-def test_a_failed_training_is_failed_with_its_reason_and_can_be_resumed(
+def test_a_failed_run_is_marked_failed_with_its_reason_and_can_be_resumed(
     store, tmp_path, monkeypatch
 ):
     tracked, whole, count = TrackedRun(tmp_path, store), MultiTaskModel.loss, [0]
@@ -49,7 +49,7 @@ def test_a_failed_training_is_failed_with_its_reason_and_can_be_resumed(
     tracked.assert_exact()
 
 
-def test_a_training_without_a_journal_is_delivered_when_it_is_finished(store, tmp_path, capsys):
+def test_a_run_without_a_journal_is_delivered_when_it_is_finished(store, tmp_path, capsys):
     tracked = TrackedRun(tmp_path, store)
     (tracked.run_dir / "journal.jsonl").mkdir()
     assert main(["train", str(tracked.run_dir), "--threads", "1"]) == 0
@@ -61,7 +61,7 @@ def test_a_training_without_a_journal_is_delivered_when_it_is_finished(store, tm
 
 
 def test_changed_settings_leave_the_run_that_was_logged_alone(store, tmp_path):
-    """Until the training under other settings begins, the journal is still the old one."""
+    """Until training under other settings begins, the journal is still the old one."""
     tracked = TrackedRun(tmp_path, store)
     tracked.train()
     tracked.sync()
@@ -112,7 +112,7 @@ def test_scores_written_during_a_delivery_come_with_the_next_one(store, tmp_path
 
 
 class Passes:
-    """Stands for the passes of a delivery; each fails or succeeds as told."""
+    """Replaces the passes of a delivery; each fails or succeeds as told."""
 
     def __init__(self, monkeypatch, *errors: Exception | None):
         self._errors = list(errors)
@@ -157,7 +157,7 @@ def test_the_end_of_a_process_is_noticed():
         assert not delivery._ends_within(0.01, process.pid)
     finally:
         process.kill()
-    assert delivery._ends_within(60, process.pid)  # a zombie, as nobody has asked for its status
+    assert delivery._ends_within(60, process.pid)  # a zombie, as nobody has requested its status
     process.wait()
     assert delivery._ends_within(60, process.pid)
     assert not delivery._ends_within(0.01, None)
@@ -167,7 +167,7 @@ def test_the_end_of_a_process_is_noticed():
 # --- passes over several runs ----------------------------------------------------------------
 
 
-def test_a_damaged_run_stops_no_other(tmp_path):
+def test_a_damaged_run_does_not_stop_the_others(tmp_path):
     experiment = make_experiment(tmp_path)
     folders = [make_run(experiment, run, steps=4) for run in experiment.runs()[:3]]
     write_text(folders[1] / "config.yaml", "encoder: [")

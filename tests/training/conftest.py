@@ -1,4 +1,4 @@
-"""Runs that several tests of the training read but never change."""
+"""Runs that several tests of training read but never change."""
 
 import pytest
 

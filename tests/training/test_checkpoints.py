@@ -1,4 +1,4 @@
-"""Interrupted trainings end like undisturbed ones."""
+"""Interrupted runs end like undisturbed ones."""
 
 import os
 import random
@@ -24,7 +24,7 @@ def undisturbed(tmp_path_factory):
     return outcome(run_dir)
 
 
-def test_a_training_stopped_several_times_ends_like_an_undisturbed_one(
+def test_a_run_stopped_several_times_ends_like_an_undisturbed_one(
     tmp_path, undisturbed, monkeypatch
 ):
     run_dir, run = fresh(tmp_path)
@@ -90,7 +90,7 @@ def test_two_processes_never_train_the_same_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_training_resumes_from_its_last_checkpoint(tmp_path, undisturbed):
+def test_a_killed_run_resumes_from_its_last_checkpoint(tmp_path, undisturbed):
     """SIGKILL and SIGTERM at random moments, in a real process, until it finishes."""
     run_dir, _ = fresh(tmp_path)
     command = [sys.executable, "-m", "mtdnn", "train", str(run_dir), "--threads", "1"]

@@ -1,4 +1,4 @@
-"""The journal of a training: whole lines, each step once, whatever interrupts it."""
+"""The journal of a run: whole lines, each step once, whatever interrupts it."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def read(folder: Path) -> Record:
     return record
 
 
-def test_a_resumed_training_continues_its_journal_without_repetition(tmp_path):
+def test_a_resumed_run_continues_its_journal_without_repetition(tmp_path):
     with pytest.raises(KeyboardInterrupt), make_journal(tmp_path) as first:
         first.add([journal_line(step) for step in range(10)])
         raise KeyboardInterrupt
@@ -40,9 +40,9 @@ def test_a_resumed_training_continues_its_journal_without_repetition(tmp_path):
     assert (record.parts, record.status, record.complete) == (2, "FINISHED", True)
 
 
-def test_another_training_begins_a_journal_of_its_own(tmp_path):
+def test_another_training_run_begins_a_journal_of_its_own(tmp_path):
     reader = Record(tmp_path)
-    for number, fingerprint in enumerate("abb"):  # the last one repeats a finished training
+    for number, fingerprint in enumerate("abb"):  # the last one repeats a finished run
         started = f"2026-01-0{number + 1}"
         with make_journal(tmp_path, fingerprint=fingerprint, started=started) as new:
             new.add([journal_line(step) for step in range(20)])
@@ -82,7 +82,7 @@ def test_a_torn_line_in_the_middle_is_left_out(tmp_path, torn):
     assert record.complete and record.status == "FINISHED"
 
 
-def test_a_journal_that_cannot_be_opened_is_one_warning_and_no_error(tmp_path, capsys):
+def test_a_journal_that_cannot_be_opened_is_a_warning_and_not_an_error(tmp_path, capsys):
     (tmp_path / "journal.jsonl").mkdir()
     with make_journal(tmp_path) as blocked:
         for step in range(20):
@@ -108,7 +108,7 @@ def test_a_full_disk_is_one_warning_and_leaves_the_lines_before_it(tmp_path, cap
     ("error", "status"),
     [(None, "FINISHED"), (KeyboardInterrupt(), "KILLED"), (ValueError("no\nuse"), "FAILED")],
 )
-def test_its_end_says_how_the_training_ended(tmp_path, error, status):
+def test_its_end_says_how_training_ended(tmp_path, error, status):
     try:
         with make_journal(tmp_path):
             if error:
@@ -150,7 +150,7 @@ def test_memory_is_read_now_and_then(tmp_path, steps, expected):
     assert all(each["readings"] == {"memory_mib": 1.0} for each in readings)
 
 
-def test_lines_of_an_unknown_kind_are_no_steps(tmp_path):
+def test_lines_of_an_unknown_kind_are_not_steps(tmp_path):
     with make_journal(tmp_path, steps=2) as journal:
         journal.add([journal_line(0)])
         with open(tmp_path / "journal.jsonl", "a") as file:

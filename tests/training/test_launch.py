@@ -82,7 +82,7 @@ class Launched:
         return [int(n) for task in tasks.glob("*/children") for n in task.read_text().split()]
 
     def end(self) -> tuple[int, str, str]:
-        """Exit status, output and errors; fails if a process is left."""
+        """Exit status, output and errors; fails if a process is still running."""
         children = self.children()
         try:
             output, errors = self.process.communicate(timeout=PATIENCE_SECONDS)
@@ -179,7 +179,7 @@ def undisturbed(tmp_path_factory):
     return outcome(run_dir)
 
 
-def test_a_stopped_and_resumed_training_ends_like_an_undisturbed_one(tmp_path, undisturbed):
+def test_a_stopped_and_resumed_run_ends_like_an_undisturbed_one(tmp_path, undisturbed):
     """With three processes, so that the order of sums matters."""
     run_dir, run = make(tmp_path, gpus=3, epochs=4, **WITH_DROPOUT)
 

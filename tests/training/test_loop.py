@@ -52,7 +52,7 @@ def test_answers_and_labels_are_learnt(trained):
     assert set(labels["corpus"]) == {"swag", "cola", "mnli"}
 
 
-def test_the_model_records_what_made_it(trained):
+def test_the_model_records_its_origin(trained):
     run_dir, _ = trained
     about = json.loads((run_dir / "model" / "run.json").read_text())
     lines = lines_of(run_dir)
@@ -75,7 +75,7 @@ def weights_of(run_dir):
     return {k: v for f in files for k, v in load_file(run_dir / "model" / f).items()}
 
 
-def test_a_run_trained_twice_has_the_same_weights_to_the_bit(tmp_path):
+def test_a_run_trained_twice_has_bit_identical_weights(tmp_path):
     results = []
     for folder in (tmp_path / "a", tmp_path / "b"):
         run_dir, run = tiny_run(folder)
@@ -184,7 +184,7 @@ def test_sequences_longer_than_the_encoder_allows_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["bert", "electra", "distilbert", "deberta-v2"])
-def test_recomputed_activations_change_no_bit(tmp_path, kind):
+def test_recomputed_activations_do_not_change_a_bit(tmp_path, kind):
     """With dropout, whose masks are drawn again."""
     results = []
     for name, saving in (("kept", False), ("recomputed", True)):
@@ -219,7 +219,7 @@ def test_batches_come_in_the_order_of_the_steps(undropped, monkeypatch, switch):
         assert torch.equal(batch.input_ids, expected.input_ids)
 
 
-def test_a_batch_that_cannot_be_assembled_ends_the_training(undropped):
+def test_a_batch_that_cannot_be_assembled_ends_training(undropped):
     steps = [Step(i, 0, "cola", np.array([10**6])) for i in range(4)]
     with pytest.raises(IndexError):
         list(loop.batches_of(steps, undropped.features, lambda batch: batch))

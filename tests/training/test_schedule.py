@@ -210,7 +210,7 @@ def test_the_seed_determines_everything():
     assert batches(first, "squad")[0] != batches(second, "squad")[0]
 
 
-def test_adding_a_corpus_moves_no_batch_of_the_others():
+def test_adding_a_corpus_does_not_move_other_batches():
     alone = steps_of({"squad": 1.0})
     some = steps_of({"squad": 0.7, "swag": 0.3})
     more = steps_of()

@@ -90,7 +90,7 @@ def like_a_gpu(monkeypatch):
 
 
 class RecordedTraining:
-    """A training whose steps are recorded, with a list of the recordings."""
+    """A run whose steps are recorded, with a list of the recordings."""
 
     def __init__(self, prepared, **changes):
         self.settings = prepared.run.training.model_copy(update={"learning_rate": 3e-3, **changes})
@@ -144,7 +144,7 @@ class RecordedTraining:
 
 @pytest.mark.parametrize("pooling", ["first", "mean"])
 @pytest.mark.parametrize("corpus", FAMILIES)
-def test_a_tail_changes_no_loss_and_no_gradient(undropped, like_a_gpu, corpus, pooling):
+def test_a_tail_does_not_change_losses_and_gradients(undropped, like_a_gpu, corpus, pooling):
     results = []
     for tail in (False, True):
         model = undropped.model("packed").train()
@@ -187,7 +187,7 @@ def test_recorded_steps_equal_unrecorded_ones(undropped, like_a_gpu, pooling, op
 
 
 def test_it_makes_no_difference_when_a_step_is_recorded(undropped, like_a_gpu):
-    """A resumed training, which records later, has the same result to the bit, with dropout."""
+    """A resumed run, which records later, has a bit-identical result, with dropout."""
     outcomes = []
     for known in ("again", "never"):
         training = RecordedTraining(undropped, head_dropout=0.3)
@@ -339,7 +339,7 @@ def test_clipping_is_global(tmp_path):
         torch.testing.assert_close(gradient, whole[name] * 0.01 / norm, rtol=1e-3, atol=1e-9)
 
 
-def test_a_step_touches_the_encoder_and_its_own_head_only(tmp_path):
+def test_a_step_touches_only_the_encoder_and_its_own_head(tmp_path):
     prepared = Prepared(tmp_path)
     model = prepared.model().train()
     optimizer = optimizer_for(model, prepared.run.training)

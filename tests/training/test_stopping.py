@@ -1,4 +1,4 @@
-"""Signals stop a training between two steps."""
+"""Signals stop training between two steps."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""How a batch is dealt to the processes that train together."""
+"""How a batch is split among the processes that train together."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from mtdnn.training.team import Team, cut, tokens_of
 from tests.support.tiny import make_run_folder
 
 
-def test_parts_are_whole_items_of_about_equally_many_tokens():
+def test_parts_are_whole_items_of_roughly_equal_token_count():
     draw = np.random.default_rng(1)
     for count in (1, 2, 3, 8):
         for items in (1, 2, 7, 16):

@@ -1,4 +1,4 @@
-"""The workflow without a network: `mtdnn fetch` downloads all that it needs."""
+"""The workflow without a network: `mtdnn fetch` downloads everything that it needs."""
 
 import shutil
 import sys

@@ -69,7 +69,7 @@ def train_command(monkeypatch):
 
 
 def stop_at(monkeypatch, number: int) -> None:
-    """Stop the training with SIGTERM once the checkpoint of a step is written."""
+    """Stop training with SIGTERM once the checkpoint of a step is written."""
     save = Checkpoints.save
 
     def save_and_stop(self, step, *rest):
@@ -304,7 +304,7 @@ sys.exit(main(["train", sys.argv[1], "--threads", "1", "--checkpoint-minutes", "
 """
 
 
-def test_a_second_interrupt_ends_at_once_and_loses_no_checkpoint(tmp_path, undisturbed):
+def test_a_second_interrupt_ends_at_once_and_does_not_lose_a_checkpoint(tmp_path, undisturbed):
     run_dir, run = fresh(tmp_path)
     (run_dir / "config.yaml").write_text(dump_yaml(run), encoding="utf-8")
     done = subprocess.run(
@@ -339,7 +339,7 @@ def test_checkpoints_on_a_slow_disk_become_rarer(tmp_path, monkeypatch):
     assert checkpoints.due
 
 
-def test_the_second_of_two_trainings_waits_and_takes_what_the_first_made(
+def test_a_second_process_for_the_same_run_waits_and_takes_the_result_of_the_first(
     tmp_path, undisturbed, capsys
 ):
     run_dir, run = fresh(tmp_path)

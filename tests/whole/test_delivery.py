@@ -1,6 +1,6 @@
-"""Journals reach MLflow whole and once, whatever happens to the server or to the training.
+"""Journals reach MLflow whole and once, whatever happens to the server or to training.
 
-Real servers, and trainings in processes of their own. What needs neither is tested in
+Real servers, and training in processes of its own. Everything that needs neither is tested in
 `tests/tracking`.
 """
 
@@ -36,7 +36,7 @@ def proxy(server, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_stopped_training_is_killed_and_continues_the_same_run(store, tmp_path):
+def test_a_stopped_run_is_marked_killed_and_resumes_in_the_same_mlflow_run(store, tmp_path):
     tracked = TrackedRun(tmp_path, store, epochs=30)
     ids = []
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -47,13 +47,13 @@ def test_a_stopped_training_is_killed_and_continues_the_same_run(store, tmp_path
         tracked.sync()
         ids.append(tracked.only_run().info.run_id)
         assert tracked.only_run().info.status == "RUNNING"
-        assert delivery.reap(tracked.experiment) == []  # it lives
+        assert delivery.reap(tracked.experiment) == []  # it is alive
         assert len(tracked.history("learning_rate")) >= 30
         process.send_signal(number)
         process.wait(timeout=60)
         tracked.sync()
         if number == signal.SIGKILL:
-            assert tracked.only_run().info.status == "RUNNING"  # nobody could say otherwise
+            assert tracked.only_run().info.status == "RUNNING"  # nothing could report otherwise
             (found,) = delivery.reap(tracked.experiment)
             assert f"process {process.pid} on" in found and "was killed" in found
         assert tracked.only_run().info.status == "KILLED"
@@ -67,7 +67,7 @@ def test_a_stopped_training_is_killed_and_continues_the_same_run(store, tmp_path
 
 
 @pytest.mark.slow
-def test_lost_answers_make_no_point_twice(proxy, tmp_path):
+def test_lost_answers_do_not_duplicate_points(proxy, tmp_path):
     tracked = TrackedRun(tmp_path, proxy.address)
     tracked.train()
     for mood in ("lose", "500", "drop", "lose", 8.0):
@@ -84,8 +84,8 @@ def test_lost_answers_make_no_point_twice(proxy, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_training_goes_on_whatever_the_server_does(server, proxy, tmp_path):
-    """Killed and restarted, slow, 500, answers that are lost: all of it under a real training."""
+def test_training_continues_whatever_the_server_does(server, proxy, tmp_path):
+    """Killed and restarted, slow, 500, lost answers: all of it while a real run is trained."""
     tracked = TrackedRun(tmp_path, proxy.address, epochs=60, rows=60)
     training = tracked.begin_training()
     wait_until(lambda: tracked.record.steps > 30, "no steps")

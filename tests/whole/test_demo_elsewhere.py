@@ -2,7 +2,7 @@
 
 config/demo.yaml is run twice, unchanged and from scratch: with the profile `default`, the network
 cut off after `mtdnn fetch`, and with the profile `slurm` on a real SLURM. Each takes two cores for
-about eight minutes, one thread for each training:
+about eight minutes, one thread for each run:
 
     python -m pytest -m patient tests/whole/test_demo_elsewhere.py
 """
@@ -87,7 +87,7 @@ def test_the_demo_runs_without_a_network(cut_off):
 @pytest.mark.slurm
 @pytest.mark.skipif(bool(missing()), reason=f"no SLURM: {missing()}")
 def test_the_cluster_produces_the_same_tables(cut_off, fetched, tmp_path_factory):
-    # Two CPUs and two GPUs, so that no more runs at once than without the cluster.
+    # Two CPUs and two GPUs, so that no more jobs run at once than without the cluster.
     with Slurm(tmp_path_factory.mktemp("slurm"), gpus=2, cpus=2) as slurm:
         results = demo(tmp_path_factory.mktemp("cluster") / "workdir", "slurm", **fetched)
         trainings = slurm.of(results.parents[1], "train")

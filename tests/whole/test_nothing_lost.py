@@ -1,4 +1,4 @@
-"""What a finished run holds stays until something better replaces it, all at once."""
+"""A finished run keeps its files until something better replaces them, all at once."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def call(command: str, run_dir: Path, *options: str) -> subprocess.CompletedProc
 
 
 def contents(run_dir: Path) -> dict[str, bytes]:
-    """The run's files; not its journal, which a training begins anew, nor a noted failure."""
+    """The run's files, without its journal, which training restarts, and a recorded failure."""
     return {
         str(path.relative_to(run_dir)): path.read_bytes()
         for path in sorted(run_dir.rglob("*"))
@@ -82,7 +82,7 @@ def test_a_refused_command_changes_nothing(finished, command):
     assert contents(finished) == before
 
 
-def test_another_schedule_is_refused_while_the_old_model_is_there(finished):
+def test_another_schedule_is_refused_while_the_old_model_exists(finished):
     config = RunFolder(finished).config
     config.write_text(config.read_text().replace("epochs: 1", "epochs: 2"))
     before = contents(finished)
@@ -95,7 +95,7 @@ def test_another_schedule_is_refused_while_the_old_model_is_there(finished):
     assert not {"model/run.json", "training.jsonl", "predictions.parquet", "metrics.json"} & {*left}
 
 
-def test_a_new_training_replaces_model_log_and_schedule_and_removes_what_followed(finished):
+def test_retraining_replaces_model_log_and_schedule_and_removes_what_followed(finished):
     change_settings(finished)
     before = contents(finished)
     answer = call("train", finished)
@@ -106,7 +106,7 @@ def test_a_new_training_replaces_model_log_and_schedule_and_removes_what_followe
     assert {*before} - {*after} == {"predictions.parquet", "auxiliary.parquet", "metrics.json"}
 
 
-def test_training_again_by_force_gives_the_same_and_keeps_its_scores(finished):
+def test_training_again_with_force_gives_the_same_and_keeps_its_scores(finished):
     before = contents(finished)
     assert call("train", finished, "--force").returncode == 0
     after = contents(finished)
@@ -143,7 +143,7 @@ def test_a_full_disk_leaves_the_finished_run(finished, command):
 
 @pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_a_whole_run(finished):
-    """The old one or the new one, never a mixture."""
+    """The old one or the new one, never parts of both."""
     change_settings(finished)
     old = contents(finished)
     new = None

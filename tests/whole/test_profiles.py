@@ -39,7 +39,7 @@ for each in workflow.rules:
 
 
 def requested(workdir: Workdir, profile: str | Path) -> tuple[int, int]:
-    """Return the numbers of GPUs and threads that a training requests."""
+    """Return the numbers of GPUs and threads that a training run requests."""
     target = f"results/small/runs/{RUN}/model/run.json"
     (workdir.folder / "encoder").mkdir(exist_ok=True)
     (workdir.folder / "Verbose").write_text(VERBOSE)
@@ -52,7 +52,7 @@ def requested(workdir: Workdir, profile: str | Path) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_a_training_requests_the_gpus_in_its_settings(profile, tmp_path):
+def test_a_training_run_requests_the_gpus_in_its_settings(profile, tmp_path):
     workdir = Workdir(tmp_path)
     one, three = (1, 4), (3, 12)
     if profile == "default":  # limited to what this machine has

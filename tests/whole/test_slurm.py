@@ -1,6 +1,6 @@
 """The workflow on a real SLURM: trouble on a cluster costs time but changes no result.
 
-Each trouble comes at a known moment: trainings are stopped halfway by a change to `Progress` in the
+Each trouble comes at a known moment: training is stopped halfway by a change to `Progress` in the
 copy of the package, which is not part of a run's fingerprint. Everything else is as users have it.
 """
 
@@ -67,7 +67,7 @@ class ClusterWorkdir(Workdir):
         return {**super().environment(), "MTDNN_CHECKPOINT_MINUTES": "0.002"}
 
     def after_each_step(self, code: str) -> None:
-        """Make trainings run `code` after each step."""
+        """Make training run `code` after each step."""
         module = "machine/progress.py"
         self.edit(module, "+= units\n", "+= units\n        _after_step(self._done)\n")
         with open(self.folder / "package/mtdnn" / module, "a", encoding="utf-8") as file:
@@ -96,7 +96,7 @@ class ClusterWorkdir(Workdir):
 
     @property
     def log(self) -> str:
-        """The log of the run's last training."""
+        """The log of the last time the run was trained."""
         return (self.results / "logs" / "train" / f"{RUN}.log").read_text()
 
     def tables(self) -> dict[str, str]:
@@ -114,7 +114,7 @@ class ClusterWorkdir(Workdir):
 
 @dataclass
 class Trouble:
-    """A Snakemake and the SLURM job of its training, which runs into trouble."""
+    """A Snakemake and the SLURM job that trains its run, which runs into trouble."""
 
     workdir: ClusterWorkdir
     process: subprocess.Popen
@@ -122,7 +122,7 @@ class Trouble:
 
 
 def wait_until(condition, what: str, process: subprocess.Popen, workdir: ClusterWorkdir) -> None:
-    """Wait for a condition; fail if Snakemake ends before."""
+    """Wait for a condition; fail if Snakemake ends first."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while not condition():
         assert process.poll() is None, f"{what}: Snakemake has ended\n{workdir.output}"
@@ -140,9 +140,9 @@ def in_training(workdir: ClusterWorkdir) -> list[int]:
 
 
 def stopped(workdir: ClusterWorkdir, process: subprocess.Popen, name: str = "one") -> int:
-    """Wait until a training has stopped halfway, and return its process."""
+    """Wait until a training run has stopped halfway, and return its process."""
     file = workdir.folder / name
-    wait_until(lambda: file.exists() and file.read_text(), "the training stops", process, workdir)
+    wait_until(lambda: file.exists() and file.read_text(), "training stops", process, workdir)
     number = int(file.read_text())
     status = Path(f"/proc/{number}/status")
     wait_until(
@@ -166,7 +166,7 @@ def slurm(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def from_scratch(slurm, tmp_path_factory) -> Trouble:
-    """Start the whole experiment on the cluster; two of its trainings stop halfway."""
+    """Start the whole experiment on the cluster; two of its training runs stop halfway."""
     folder = tmp_path_factory.mktemp("from_scratch")
     make_workdir(folder)
     workdir = ClusterWorkdir(folder)
@@ -187,7 +187,7 @@ def undisturbed(from_scratch, tmp_path_factory) -> ClusterWorkdir:
 
 
 def untrained(undisturbed: ClusterWorkdir, folder: Path) -> ClusterWorkdir:
-    """Copy the experiment and delete the products of one run's training."""
+    """Copy the experiment and delete the products of training one run."""
     shutil.copytree(undisturbed.folder, folder)
     (folder / "output").unlink()
     workdir = ClusterWorkdir(folder)
@@ -205,7 +205,7 @@ def environment(process: int) -> dict[str, str]:
 
 
 def shared_gpus(from_scratch, undisturbed, slurm) -> tuple[list[str], list[str]]:
-    """Return the states of the jobs while two trainings are stopped, and the GPUs of these."""
+    """Return the states of the jobs while two training runs are stopped, and the GPUs of these."""
     workdir, process = from_scratch.workdir, from_scratch.process
     numbers = [stopped(workdir, process, name) for name in ("one", "two")]
     wait_until(lambda: len(slurm.of(workdir.folder, "train")) == 3, "a third job", process, workdir)
@@ -248,7 +248,7 @@ def troubles(shared_gpus, undisturbed, slurm, tmp_path_factory) -> dict[str, Tro
     return begun
 
 
-def test_each_training_has_its_own_gpu(shared_gpus):
+def test_each_training_run_has_its_own_gpu(shared_gpus):
     # There are two GPUs for three runs, so the third waits.
     assert shared_gpus == (["PENDING", "RUNNING", "RUNNING"], ["0", "1"])
 

@@ -236,7 +236,7 @@ def test_a_failed_run_does_not_stop_others_and_is_retried_later(workdir):
     rows = workdir.settings["tables"]["table1"]["rows"]
     rows += [{**rows[1], "qa_weight": weight} for weight in (0.5, 0.6)]
     folders = [workdir.results / f"runs/tiny/qa_sc/w{w}/default/seed1" for w in (0.5, 0.6)]
-    # Trainings with QA weight 0.5 fail; no fingerprint includes this module.
+    # Training runs with QA weight 0.5 fail; no fingerprint includes this module.
     opened = "        self._seconds = 0.0\n"
     broken = (
         f'{opened}        if "w0.5" in str(folder):\n'

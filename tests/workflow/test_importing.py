@@ -1,4 +1,4 @@
-"""`mtdnn import`: a run that was trained elsewhere is taken as a whole, or refused by name."""
+"""`mtdnn import`: a run trained elsewhere is copied as a whole, or refused with the reason."""
 
 import json
 import shutil
@@ -128,7 +128,7 @@ def test_a_run_of_the_reference_paths_is_accepted(tmp_path, here, monkeypatch, p
 # --- what is refused -------------------------------------------------------------------------
 
 
-def test_a_folder_that_is_no_run_is_refused(here, tmp_path):
+def test_a_folder_that_is_not_a_run_is_refused(here, tmp_path):
     (tmp_path / "empty").mkdir()
     assert refusal(here, tmp_path / "empty") == [f"{tmp_path}/empty/config.yaml: no such file"]
 
@@ -299,10 +299,10 @@ def test_a_trained_run_is_not_replaced(here, there):
     write_json(there / "model" / "run.json", {**record, "provenance": {}})
     with pytest.raises(MtdnnError, match="already holds a trained run; delete it to import"):
         import_run(here, there)
-    assert import_run(here, target) == target  # a run in its own place is no other one
+    assert import_run(here, target) == target  # a run already in its place is not another one
 
 
-def test_an_import_that_fails_half_way_leaves_nothing(here, there, monkeypatch):
+def test_an_import_that_fails_halfway_leaves_nothing(here, there, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 

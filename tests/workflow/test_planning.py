@@ -53,7 +53,7 @@ def test_seeds_form_a_group_and_unknown_values_have_a_reason(tmp_path):
     assert any("the encoder base is missing; `mtdnn encoder` fetches it" in x for x in lines)
 
 
-def test_a_large_grid_is_folded_and_planned_at_once(tmp_path):
+def test_a_large_grid_is_collapsed_and_planned_at_once(tmp_path):
     experiment = make_experiment(tmp_path, seeds=list(range(1112)))
     began = time.process_time()
     planned = planning.plan(experiment, threads=1)

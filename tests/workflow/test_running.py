@@ -81,7 +81,7 @@ def test_a_run_of_other_settings_is_retrained(trained):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "heads.safetensors"])
-def test_evaluation_without_weights_loses_no_predictions(trained, capsys, name):
+def test_evaluation_without_weights_keeps_the_predictions(trained, capsys, name):
     before = trained.products()
     (trained.run_dir / "model" / name).unlink()
     assert main(["evaluate", str(trained.run_dir), "--force"]) == 2
@@ -102,7 +102,7 @@ def test_the_first_failure_ends_it_and_names_its_step(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("step", ["schedule", "train", "evaluate", "metrics"])
-def test_a_step_that_succeeds_forgets_an_earlier_failure_alone(tmp_path, step):
+def test_a_step_that_succeeds_removes_only_an_earlier_failure(tmp_path, step):
     write_json(tmp_path / "failure.json", {"step": "metrics", "reason": "an earlier one"})
     (tmp_path / "metrics.json").touch()
     running.run_step(step, tmp_path, lambda: None)
@@ -130,7 +130,7 @@ def test_a_failure_is_kept_in_one_line_and_raised(tmp_path, error, reason):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), Busy("another process trains it")])
-def test_an_interruption_is_no_failure(tmp_path, error):
+def test_an_interruption_is_not_a_failure(tmp_path, error):
     def stop() -> None:
         raise error
 
@@ -139,7 +139,7 @@ def test_an_interruption_is_no_failure(tmp_path, error):
     assert not (tmp_path / "failure.json").exists()
 
 
-def test_a_reason_that_cannot_be_written_hides_no_error(tmp_path, monkeypatch):
+def test_a_reason_that_cannot_be_written_does_not_hide_the_error(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 

@@ -1,4 +1,4 @@
-"""What the Snakefile calls: missing inputs are named, paths are quoted, delivery is started."""
+"""Functions for the Snakefile: missing inputs are named, paths are quoted, delivery is started."""
 
 import copy
 import os

@@ -1,4 +1,4 @@
-# What all rules share: the checked experiment, its paths, and helpers for inputs and resources.
+# Shared by all rules: the checked experiment, its paths, and helpers for inputs and resources.
 
 import gc
 import os

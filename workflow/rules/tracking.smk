@@ -1,10 +1,10 @@
 # Log every run to MLflow, which mirrors the files: no table reads it. These jobs come last and
-# are tried once, so that a server that is down does not delay a training. `mtdnn sync` or the
+# are tried once, so that a server that is down does not delay training. `mtdnn sync` or the
 # next `snakemake` delivers what is missing.
 
 
 rule store:
-    # One rule creates the store and all others wait for it: the first use of one is racy.
+    # One rule creates the store and all others wait for it: the first use of a store is racy.
     output:
         LAYOUT.store,
     log:

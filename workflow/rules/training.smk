@@ -7,8 +7,8 @@ rule train:
         # for those in its `params`.
         unpack(unless_imported("train", training_inputs)),
     output:
-        # Not the weights: whoever deletes those of scored runs to save space must not have the
-        # runs trained again.
+        # Not the weights: deleting those of scored runs to save space must not cause the runs to be
+        # trained again.
         made_by("schedule", "train"),
     log:
         ROOT / "logs/train/{run}.log",
@@ -34,9 +34,9 @@ rule train:
         code=code_of("train"),
     message:
         "Training {wildcards.run}"
-    # `exec`: the training replaces its shell. A signal to all processes of the job would end the
-    # shell at once, then Snakemake and the job, before the checkpoint is written.
-    # `--wait`: a training that outlived a killed Snakemake is waited for, and its result used.
+    # `exec`: the process that trains replaces its shell. A signal to all processes of the job would
+    # end the shell at once, then Snakemake and the job, before the checkpoint is written.
+    # `--wait`: a process that outlived a killed Snakemake is waited for, and its result used.
     shell:
         "exec > {log:q} 2>&1; "
         "python -m mtdnn resolve {params.experiment:q} {wildcards.run:q}; "

@@ -36,7 +36,7 @@ def read(
         Its splits by name, and the resolved source for the manifest.
 
     Raises:
-        MtdnnError: a file is not available, not plain data or differs from what is locked; a bad
+        MtdnnError: a file is not available, not plain data or differs from what is locked; or a bad
             record.
     """
     key = f"datasets/{source.repo}{f':{source.name}' if source.name else ''}@{source.revision}"

@@ -34,7 +34,7 @@ def read(
         Its splits by name, and the resolved source for the manifest: settings and digests.
 
     Raises:
-        MtdnnError: a file is missing, damaged or has another digest than is given; a bad record.
+        MtdnnError: a file is missing, damaged or does not have the given digest; or a bad record.
     """
     if source.format == "squad" and corpus.family != "question_answering":
         raise MtdnnError(f"{root}: format squad is for question_answering, not {corpus.family}")

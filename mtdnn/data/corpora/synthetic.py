@@ -194,7 +194,7 @@ _FILLERS = (
 )
 SHORT_PEOPLE, LONG_PEOPLE = 2, 8
 SHARED_SHARE = 0.2  # of paragraphs: they state one attribute of two people
-GAP_SHARE = 0.05  # of unanswerable questions: their attribute is stated of somebody else only
+GAP_SHARE = 0.05  # of unanswerable questions: their attribute is stated only of somebody else
 LONG_SHARE = 0.03  # of paragraphs
 LONG_WORDS = (150, 230)  # words of a long paragraph: range of the lower bound
 PARAGRAPHS_PER_ARTICLE = 8
@@ -338,7 +338,7 @@ def _state(rng: random.Random, names: _Names, person: str, relation: Relation) -
 def _possible(
     rng: random.Random, sentences: list[Sentence], asked: list[str]
 ) -> tuple[str, list[Answer]]:
-    """Return a question that the sentences answer, mostly none of `asked`, and its answer."""
+    """Return a question that the sentences answer, usually not one of `asked`, and its answer."""
     facts = [(n, sentence) for n, sentence in enumerate(sentences) if isinstance(sentence, Fact)]
     for _ in range(20):
         number, fact = rng.choice(facts)
@@ -354,7 +354,7 @@ def _impossible(
 ) -> tuple[str, list[Answer]]:
     """Return a question that the sentences do not answer, and no answer.
 
-    Mostly its attribute is stated of nobody, but an answer of the same kind is stated for
+    Usually its attribute is stated of nobody, but an answer of the same kind is stated for
     another attribute; in a share of `GAP_SHARE` it is stated of somebody else.
     """
     facts = [sentence for sentence in sentences if isinstance(sentence, Fact)]

@@ -1,4 +1,4 @@
-"""The figures of the answers: precision and recall, scores by null threshold, groups.
+"""The figures of answers: precision and recall, scores by null threshold, groups.
 
 All show the rows of the table of mixtures; see `mtdnn.reporting.answers`.
 """

@@ -1,6 +1,6 @@
 """Shared by all figures: the style, the colours, a canvas with small print, and saving.
 
-Figures do without pyplot, which keeps global state and may ask for a display.
+Figures do not use pyplot, which keeps global state and may require a display.
 """
 
 import re
@@ -83,7 +83,7 @@ def corpus_colours(experiment: Experiment) -> dict[str, str]:
 
 
 def cycle() -> Iterator[str]:
-    """Yield the colours of the palette over and over."""
+    """Yield the colours of the palette, repeatedly."""
     while True:
         yield from COLOURS
 

@@ -1,4 +1,4 @@
-"""The figures of the training: loss curves, and how often each corpus was drawn."""
+"""The figures of training: loss curves, and how often each corpus was drawn."""
 
 from pathlib import Path
 from textwrap import fill
@@ -138,7 +138,7 @@ def _loss_axis(axes: Axes) -> None:
 
 
 def draw_corpus_shares(experiment: Experiment) -> Figure:
-    """Draw each corpus's share of the steps beside its intended share, in a bar for each run."""
+    """Draw each corpus's share of the steps next to its intended share, in a bar for each run."""
     results = read_results(experiment)
     counts = {result.run: _steps_by_corpus(result.folder) for result in results}
     shown = [result for result in results if counts[result.run]]

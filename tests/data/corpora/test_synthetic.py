@@ -66,7 +66,7 @@ def test_questions_are_distributed_as_in_squad(tmp_path):
 
 
 def stated(row: dict) -> tuple[bool, bool]:
-    """Tell whether the context states what is asked: of that person, of anybody."""
+    """Return whether the context states what is asked: about that person, about anybody."""
     for relation in synthetic.RELATIONS:
         for question in relation.questions:
             before, after = question.split("{p}")
@@ -90,7 +90,7 @@ def test_unanswerable_questions_have_no_answer_in_their_context(hard_share, tmp_
         of_person, of_anybody = stated(row)
         assert of_person == bool(row["answer_texts"])
         elsewhere += of_anybody and not of_person
-    # Some can only be told from answerable ones by the person.
+    # For some, only the person distinguishes them from answerable ones.
     assert elsewhere > hard_share * len(train) / 3 / 2
 
 

@@ -8,7 +8,7 @@ from tests.support.published_scores import write_published
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory):
-    """Some of the runs with three seeds, and published numbers."""
+    """An experiment with part of its runs, three seeds, and published numbers."""
     folder = tmp_path_factory.mktemp("drawn")
     experiment = make_experiment(folder, seeds=[1, 2, 3], published=write_published(folder))
     for number, run in enumerate(experiment.runs()):

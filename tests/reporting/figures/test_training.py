@@ -1,4 +1,4 @@
-"""Figures of the training show what the schedules and logs hold."""
+"""Figures of training show what the schedules and logs hold."""
 
 import numpy as np
 import pytest
