@@ -15,6 +15,7 @@ from mtdnn.config.loading import parse, with_lock
 from mtdnn.config.settings import FilesEncoder
 from mtdnn.config.yaml_files import read_yaml
 from mtdnn.errors import MtdnnError
+from mtdnn.machine.files import digest
 
 
 def load_experiment(mapping: Any, files: Iterable[Path]) -> Experiment:
@@ -69,7 +70,8 @@ def missing_files(experiment: Experiment) -> Iterator[str]:
 def report_command(experiment: Path, snakefile: str, reported: Iterable[Path], root: Path) -> str:
     """Return the shell command with which Snakemake writes the report.
 
-    The report is written next to its destination and then moved, so it is never half-written.
+    The report is written elsewhere and then moved, so it is never half-written. Snakemake takes a
+    dollar sign in the draft's name for a variable, so that name is a plain one.
 
     Args:
         experiment: the experiment's YAML file.
@@ -78,13 +80,14 @@ def report_command(experiment: Path, snakefile: str, reported: Iterable[Path], r
         root: the experiment's folder.
     """
     report = Layout(root).report
-    draft = report.with_name(f".{report.name}")
+    draft = f".snakemake/report-{digest(str(root.absolute()))[:12]}.html"
+    beside = shlex.quote(str(report.with_name(f".{report.name}")))
     files = " ".join(shlex.quote(str(file)) for file in reported)
     return (
         f"python -m snakemake {files} --snakefile {shlex.quote(str(snakefile))} "
-        f"--configfile {shlex.quote(str(experiment))} --report {shlex.quote(str(draft))} "
+        f"--configfile {shlex.quote(str(experiment))} --report {draft} "
         f"--nolock --cores 1 --workflow-profile none "
-        f"&& mv {shlex.quote(str(draft))} {shlex.quote(str(report))}"
+        f"&& mv {draft} {beside} && mv {beside} {shlex.quote(str(report))}"
     )
 
 

@@ -204,6 +204,7 @@ def environment(process: int) -> dict[str, str]:
     return dict(entry.split("=", 1) for entry in content.split("\0") if "=" in entry)
 
 
+@pytest.fixture(scope="module")
 def shared_gpus(from_scratch, undisturbed, slurm) -> tuple[list[str], list[str]]:
     """Return the states of the jobs while two training runs are stopped, and the GPUs of these."""
     workdir, process = from_scratch.workdir, from_scratch.process
