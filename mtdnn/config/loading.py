@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from mtdnn.config.credentials import take_credentials
 from mtdnn.config.experiment import Experiment, nearest
@@ -85,7 +86,7 @@ def _mistakes(error: ValidationError, where: str) -> Iterator[str]:
     """Yield a line for each mistake: file, key, what is wrong and what to do."""
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"] if part not in _KINDS)
-        message = item["msg"].removeprefix("Value error, ")
+        message = _wording(item)
         given = item.get("input")
         if item["type"] == "extra_forbidden":
             message = f"unknown key{nearest(str(item['loc'][-1]), _siblings(error, item['loc']))}"
@@ -96,6 +97,40 @@ def _mistakes(error: ValidationError, where: str) -> Iterator[str]:
             message = f"{message}, not {shown if len(shown) <= 80 else shown[:79] + '…'}"
         for line in message.splitlines():
             yield ": ".join(part for part in (where, key, line) if part)
+
+
+_WORDING = {
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "dict_type": "must be a mapping of keys to values",
+    "finite_number": "must be a finite number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "greater_than": "must be greater than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "list_type": "must be a list",
+    "literal_error": "must be {expected}",
+    "model_attributes_type": "must be a mapping of keys to values",
+    "model_type": "must be a mapping of keys to values",
+    "string_pattern_mismatch": "must consist of the characters that {pattern} allows",
+    "string_type": "must be text",
+    "too_short": "needs at least {min_length}",
+    "union_tag_invalid": "kind must be one of {expected_tags}",
+    "union_tag_not_found": "kind is missing",
+}
+
+
+def _wording(item: ErrorDetails) -> str:
+    """Return what is wrong, in our own words."""
+    template = _WORDING.get(item["type"])
+    if template is None:
+        return item["msg"].removeprefix("Value error, ")
+    return template.format(**item.get("ctx", {}))
 
 
 def _siblings(error: ValidationError, place: tuple[int | str, ...]) -> list[str]:

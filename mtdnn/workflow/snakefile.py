@@ -80,7 +80,7 @@ def report_command(experiment: Path, snakefile: str, reported: Iterable[Path], r
         root: the experiment's folder.
     """
     report = Layout(root).report
-    draft = f".snakemake/report-{digest(str(root.absolute()))[:12]}.html"
+    draft = f".snakemake/report-{digest(str(root))[:12]}.html"
     beside = shlex.quote(str(report.with_name(f".{report.name}")))
     files = " ".join(shlex.quote(str(file)) for file in reported)
     return (

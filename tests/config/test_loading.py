@@ -35,11 +35,11 @@ ROW = "tables.table1.rows.1"
         ),
         (
             {"tables__table1__rows__1__qa_weight": 1.2},
-            f"{ROW}.qa_weight: Input should be less than or equal to 1, not 1.2",
+            f"{ROW}.qa_weight: must be at most 1, not 1.2",
         ),
         (
             {"tables__table1__rows__1__qa_weight": 0},
-            f"{ROW}.qa_weight: Input should be greater than 0, not 0",
+            f"{ROW}.qa_weight: must be greater than 0, not 0",
         ),
         (
             {"tables__table1__rows__1__qa_weight": 1},
@@ -53,21 +53,19 @@ ROW = "tables.table1.rows.1"
         ),
         (
             {"training__learning_rate": "fast"},
-            "training.learning_rate: Input should be a valid number, "
-            "unable to parse string as a number, not 'fast'",
+            "training.learning_rate: must be a number, not 'fast'",
         ),
         (
             {"training__learning_rate": float("nan")},
-            "training.learning_rate: Input should be a finite number, not nan",
+            "training.learning_rate: must be a finite number, not nan",
         ),
         (
             {"training__optimizer": "adam"},
-            "training.optimizer: Input should be 'adamax' or 'adamax_legacy', not 'adam'",
+            "training.optimizer: must be 'adamax' or 'adamax_legacy', not 'adam'",
         ),
         (
             {"variants__longer": {"training": {"epochs": "many"}}},
-            "variants.longer: training.epochs: Input should be a valid integer, "
-            "unable to parse string as an integer, not 'many'",
+            "variants.longer: training.epochs: must be a whole number, not 'many'",
         ),
         (
             {"variants__longer": {"training": {"epocs": 3}}},

@@ -2,6 +2,7 @@
 
 import base64
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_nothing_that_a_run_leaves_behind_holds_the_password(tmp_path):
         server.kill()
         # Messages about a server that is gone.
         for command in ("sync", "agreement"):
-            refused = workdir.call("mtdnn", command, "small.yaml")
+            refused = workdir.call(sys.executable, "-m", "mtdnn", command, "small.yaml")
             assert refused.returncode == 2 and "MLflow failed" in refused.stdout
             assert not [form for form in FORMS if form in refused.stdout]
     assert not [form for form in FORMS if form in answer.stdout]
@@ -52,8 +53,8 @@ def test_nothing_that_a_run_leaves_behind_holds_the_password(tmp_path):
 def test_a_password_that_breaks_the_uri_is_not_shown(tmp_path):
     workdir = make_workdir(tmp_path)
     workdir.settings["tracking_uri"] = "https://ann:s3cr/et@host"
-    for command in (("mtdnn", "check", "small.yaml"), ("mtdnn", "plan", "small.yaml")):
-        answer = workdir.call(*command)
+    for command in ("check", "plan"):
+        answer = workdir.call(sys.executable, "-m", "mtdnn", command, "small.yaml")
         assert answer.returncode == 2
         assert answer.stdout.startswith("mtdnn: error: small.yaml: tracking_uri: is not a URI")
         assert "s3cr" not in answer.stdout
