@@ -17,7 +17,7 @@ from mtdnn.reporting.tables import (
     markdown_block,
     signed,
 )
-from mtdnn.statistics.records import CONFIDENCE
+from mtdnn.statistics.level import CONFIDENCE
 
 
 def write(experiment: Experiment, name: str) -> None:

@@ -27,11 +27,8 @@ from mtdnn.config.experiment import Experiment, Row
 from mtdnn.errors import MtdnnError
 from mtdnn.evaluation.results import Result, RowResult, read_rows
 from mtdnn.statistics.inference import Arm, Estimate, compare, flips, labelings, permutation_test
-from mtdnn.statistics.records import CONFIDENCE, RESAMPLES
+from mtdnn.statistics.level import CONFIDENCE, LEVEL, RESAMPLES
 from mtdnn.statistics.scores import METRICS, Answered, Members, Split
-
-LEVEL = 1 - CONFIDENCE
-"""Level of every test."""
 
 _KEYS = {"em": "exact", "f1": "f1"}
 

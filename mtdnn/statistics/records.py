@@ -44,12 +44,7 @@ from typing import Any
 
 from mtdnn.config.experiment import Experiment
 from mtdnn.machine.files import read_json, write_json
-
-CONFIDENCE = 0.95
-"""Confidence of every interval; 1 - confidence is the level of every test."""
-
-RESAMPLES = 10_000
-"""Maximum number of resamples of a permutation test."""
+from mtdnn.statistics.level import CONFIDENCE, RESAMPLES
 
 
 def write(experiment: Experiment, names: Iterable[str]) -> None:
@@ -60,7 +55,7 @@ def write(experiment: Experiment, names: Iterable[str]) -> None:
     Raises:
         MtdnnError: the published numbers are not readable.
     """
-    # Not at the top: `comparisons` imports this module, and readers do not need scipy.
+    # Not at the top: readers do not need scipy.
     from mtdnn.statistics.comparisons import compare_tables
 
     for name, entry in compare_tables(experiment, list(names)):
