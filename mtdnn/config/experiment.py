@@ -17,15 +17,18 @@ from pydantic import Field, field_validator, model_validator
 
 from mtdnn.config.layout import Layout, RunId
 from mtdnn.config.settings import (
+    COLUMNS,
     Closed,
     CorpusSettings,
     DecodingSettings,
     EncoderSettings,
     FeatureSettings,
+    FilesCorpus,
     Name,
     RunSettings,
     ScheduleSettings,
     Seed,
+    SyntheticCorpus,
     TrainingSettings,
 )
 
@@ -33,6 +36,15 @@ VARIED = ("features", "schedule", "training", "decoding")
 """The parts of the settings that a variant may override."""
 
 MAX_GRID_ROWS = 10_000
+
+
+RESERVED_NAMES = {
+    *("all", "fetched", "cases", "encoder", "corpus", "features", "train", "evaluate", "metrics"),
+    *("comparisons", "statistics", "table", "figure", "answers", "pages", "report", "store", "log"),
+    *("agreement", "checksums", "loss", "draws", "effects", "interference", "groups"),
+    *("precision_recall", "thresholds", "runs", "settings"),
+}
+"""Names of the workflow's rules, and of the figures and pages that every experiment has."""
 
 
 class Mixture(Closed):
@@ -258,11 +270,40 @@ class Experiment(Closed):
 
     @model_validator(mode="after")
     def _names_resolve(self) -> "Experiment":
-        wrong = [*self._wrong_mixtures(), *self._wrong_slices(), *self._wrong_tables()]
+        wrong = [
+            *self._wrong_corpora(),
+            *self._wrong_mixtures(),
+            *self._wrong_slices(),
+            *self._wrong_tables(),
+        ]
         wrong += self._wrong_rest()
         if wrong:
             raise ValueError("\n".join(wrong))
         return self
+
+    def _wrong_corpora(self) -> Iterator[str]:
+        for name, corpus in self.corpora.items():
+            source = corpus.source
+            if isinstance(source, SyntheticCorpus):
+                continue
+            place = f"corpora.{name}.source"
+            splits = {*source.splits, *(["dev"] if getattr(source, "dev_ids", None) else [])}
+            for split in ("train", "dev"):
+                if split not in splits:
+                    yield f"{place}.splits: {split} is missing"
+            if isinstance(source, FilesCorpus):
+                answers = corpus.family == "question_answering"
+                if answers != (source.format == "squad"):
+                    yield (
+                        f"{place}.format: {corpus.family} is read from "
+                        f"{'squad' if answers else 'csv, tsv or jsonl'}, not from {source.format}"
+                    )
+            for column in source.columns:
+                if column not in COLUMNS[corpus.family]:
+                    yield (
+                        f"{place}.columns: {corpus.family} has no column {column!r}"
+                        f"{nearest(column, COLUMNS[corpus.family])}"
+                    )
 
     def _wrong_mixtures(self) -> Iterator[str]:
         for name, mixture in self.mixtures.items():
@@ -327,6 +368,12 @@ class Experiment(Closed):
                 "schedule.steps_of_weight: is for question answering alone; set it in a variant "
                 "and use that in rows of question answering alone"
             )
+        for kind, names in (("tables", self.tables), ("figures", self.figures)):
+            for name in names:
+                if name in RESERVED_NAMES:
+                    yield f"{kind}.{name}: is a name that the workflow uses; choose another"
+        for name in self.tables.keys() & self.figures.keys():
+            yield f"figures.{name}: is the name of a table, too; choose another"
         for name, figure in self.figures.items():
             yield from _unknown(f"figures.{name}.table", [figure.table], self.tables)
         held_out = any(corpus.held_out_titles for corpus in self.corpora.values())

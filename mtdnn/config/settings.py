@@ -112,6 +112,14 @@ class HubCorpus(Closed):
     )
 
 
+COLUMNS: dict[Family, tuple[str, ...]] = {
+    "question_answering": ("id", "title", "context", "question", "answers"),
+    "multiple_choice": ("id", "start", "sentence", "choices", "label"),
+    "sequence_classification": ("id", "sentence1", "sentence2", "label"),
+}
+"""Our names of the columns that a corpus of each family may have."""
+
+
 class FilesCorpus(Closed):
     """The publisher's own files, in a local folder or at a URL."""
 
@@ -142,6 +150,23 @@ class FilesCorpus(Closed):
     drop_labels: list[str | int] = Field(
         [], description="label values whose rows are left out and counted"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_of_columns(cls, values: Any) -> Any:
+        """Understand "2" as a number where columns have no names."""
+        if not isinstance(values, dict) or values.get("header", True) is not False:
+            return values
+        columns = values.get("columns")
+        if not isinstance(columns, dict):
+            return values
+
+        def number(column: Any) -> Any:
+            if isinstance(column, list):
+                return [number(part) for part in column]
+            return int(column) if isinstance(column, str) and column.isdecimal() else column
+
+        return {**values, "columns": {name: number(column) for name, column in columns.items()}}
 
 
 class SyntheticCorpus(Closed):

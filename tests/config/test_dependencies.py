@@ -62,7 +62,8 @@ def test_a_step_depends_only_on_settings_that_matter_to_it(changes, steps):
 def mirror(folder: Path, text: str) -> Experiment:
     folder.mkdir()
     (folder / "train.json").write_text(text)
-    source = {"kind": "files", "format": "squad", "splits": {"train": ["train.json"]}}
+    splits = {"train": ["train.json"], "dev": ["train.json"]}
+    source = {"kind": "files", "format": "squad", "splits": splits}
     return parse(small(corpora__squad__source=source, data_root=str(folder)), where="small.yaml")
 
 

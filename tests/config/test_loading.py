@@ -1,14 +1,26 @@
 """Loading an experiment: each mistake is one line that names the file, the key and the remedy."""
 
+import re
+from pathlib import Path
+
 import pytest
 import yaml
 
+from mtdnn.config.experiment import RESERVED_NAMES
 from mtdnn.config.loading import load, load_run, parse, validate
 from mtdnn.config.settings import RunSettings
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError
+from mtdnn.reporting.products import FIGURES, PAGES
 from tests.support.factories import GRID, small
 
+ROOT = Path(__file__).parents[2]
+
+FILES = {
+    "kind": "files",
+    "format": "squad",
+    "splits": {"train": ["train"], "dev": ["dev"]},
+}
 ROW = "tables.table1.rows.1"
 
 
@@ -118,6 +130,36 @@ ROW = "tables.table1.rows.1"
         ),
         ({"seeds": [1, 1]}, "seeds: each may occur only once"),
         (
+            {"tables__train": {"title": "T", "rows": [{"encoder": "tiny", "mixture": "qa"}]}},
+            "tables.train: is a name that the workflow uses; choose another",
+        ),
+        (
+            {"figures__loss": {"title": "F", "table": "table1", "x": "mixture"}},
+            "figures.loss: is a name that the workflow uses; choose another",
+        ),
+        (
+            {"figures__table1": {"title": "F", "table": "table1", "x": "mixture"}},
+            "figures.table1: is the name of a table, too; choose another",
+        ),
+        (
+            {"corpora__squad__source": {**FILES, "splits": {"train": ["a.json"]}}},
+            "corpora.squad.source.splits: dev is missing",
+        ),
+        (
+            {"corpora__squad__source": {**FILES, "format": "csv"}},
+            "corpora.squad.source.format: question_answering is read from squad, not from csv",
+        ),
+        (
+            {"corpora__cola__source": {**FILES, "format": "squad"}},
+            "corpora.cola.source.format: sequence_classification is read from csv, tsv or jsonl, "
+            "not from squad",
+        ),
+        (
+            {"corpora__cola__source": {**FILES, "format": "csv", "columns": {"sentence": "text"}}},
+            "corpora.cola.source.columns: sequence_classification has no column 'sentence'; "
+            "did you mean 'sentence2'?",
+        ),
+        (
             {"tune_threshold_on": "held_out"},
             "tune_threshold_on: held_out needs a corpus with held_out_titles",
         ),
@@ -225,3 +267,22 @@ def test_a_mistake_in_a_grid_is_one_line(changes, message):
 def test_a_table_needs_rows():
     with pytest.raises(MtdnnError, match=r"tables\.grid: has neither rows nor a grid"):
         parse(small(tables__grid={"title": "Grid"}), "x")
+
+
+def test_digits_are_numbers_of_columns_where_columns_have_no_names():
+    columns = {"label": "1", "sentence1": "3", "id": ["0", "2"]}
+    source = {**FILES, "format": "tsv", "columns": columns}
+    for header, expected in ((False, {"label": 1, "sentence1": 3, "id": [0, 2]}), (True, columns)):
+        changes = {"corpora__cola__source": {**source, "header": header}}
+        experiment = parse(small(**changes), "small.yaml")
+        assert experiment.corpora["cola"].source.columns == expected
+
+
+def test_the_names_that_the_workflow_uses_are_reserved():
+    rules = {
+        name
+        for path in [ROOT / "workflow" / "Snakefile", *(ROOT / "workflow" / "rules").glob("*.smk")]
+        for name in re.findall(r"^rule (\w+):", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert len(rules) > 15
+    assert rules | {*FIGURES, *PAGES} == RESERVED_NAMES
