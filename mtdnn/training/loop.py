@@ -143,6 +143,7 @@ def _prepare(
     with checkpoints.sole_writer(held) if launch.leads() else nullcontext() as lease:
         if lease:
             finish_publishing(run_dir)
+            RunFolder(run_dir).failure.unlink(missing_ok=True)  # of an earlier attempt
         team = join(run.training.gpus, device)
         finished = lease and lease.waited and fingerprint.is_made_in(run_dir)
         if any(team.largest(int(bool(finished)))):

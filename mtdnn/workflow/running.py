@@ -83,6 +83,7 @@ def held(folder: Path, what: str) -> Iterator[None]:
     """
     with Lease(Layout.of_run(folder).lease(folder), what):
         finish_publishing(folder)
+        RunFolder(folder).failure.unlink(missing_ok=True)  # of an earlier attempt
         yield
 
 

@@ -247,13 +247,13 @@ def test_a_killed_process_ends_the_others(tmp_path, which):
     run_dir, _ = make(tmp_path, gpus=2, epochs=100, **WITH_DROPOUT)
     launched = Launched(run_dir, "--checkpoint-minutes", "0")
     wait_for_checkpoint(run_dir, launched.process)
-    holder = next(Layout.of_run(run_dir).root.glob("state/*/holder.json"))
+    holder = next(Layout.of_run(run_dir).root.glob("state/runs/*/holder.json"))
     leading = json.loads(holder.read_text())["process"]
     (another,) = set(launched.children()) - {leading}
     if which == "the command":
         launched.process.kill()
         await_end([leading, another])
-        assert holder.parent.exists() and not holder.exists()
+        assert not holder.exists()
         journal = (run_dir / "journal.jsonl").read_text().splitlines()
         assert json.loads(journal[-1])["end"] == "KILLED"
         assert launched.end()[0] == -signal.SIGKILL
@@ -268,12 +268,13 @@ def test_a_killed_process_ends_the_others(tmp_path, which):
 
 @pytest.mark.slow
 def test_an_error_of_all_processes_is_reported_once(tmp_path):
-    run_dir, _ = make(tmp_path, gpus=2)
-    (run_dir / "schedule.parquet").write_text("this is no Parquet file")
+    run_dir, run = make(tmp_path, gpus=2)
+    encoder = Layout.of_run(run_dir).encoder(run.encoder_name)
+    (encoder / "model.safetensors").write_bytes(b"cut off")
     status, _, errors = Launched(run_dir).end()
     assert status == 2
     (line,) = complaints(errors)
-    assert "schedule.parquet: not a readable schedule" in line
+    assert f"{encoder}: no usable encoder weights" in line
 
 
 @pytest.mark.parametrize(("gpus", "started"), [(1, 2), (2, 1), (2, 3)])

@@ -347,7 +347,7 @@ def test_a_second_process_for_the_same_run_waits_and_takes_the_result_of_the_fir
     command = [sys.executable, "-m", "mtdnn", "train", str(run_dir), "--threads", "1"]
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     state = Layout.of_run(run_dir).root / "state"
-    while not list(state.glob("*/holder.json")) and first.poll() is None:
+    while not list(state.glob("runs/*/holder.json")) and first.poll() is None:
         time.sleep(0.01)
     first.send_signal(signal.SIGSTOP)  # so that it does not end before the second begins
     try:

@@ -57,7 +57,7 @@ def begin(workdir: Workdir) -> subprocess.Popen:
 
 def in_training(workdir: Workdir) -> list[Path]:
     """Return the lock files of the runs that are being trained."""
-    return list((workdir.results / "state").glob("*/holder.json"))
+    return list((workdir.results / "state").glob("runs/*/holder.json"))
 
 
 @pytest.mark.patient

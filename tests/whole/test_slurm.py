@@ -133,7 +133,7 @@ def wait_until(condition, what: str, process: subprocess.Popen, workdir: Cluster
 def in_training(workdir: ClusterWorkdir) -> list[int]:
     """Return the processes that are training a run."""
     numbers = []
-    for holder in workdir.results.glob("state/*/holder.json"):
+    for holder in workdir.results.glob("state/runs/*/holder.json"):
         with suppress(MtdnnError):  # it has just ended
             numbers.append(read_json(holder)["process"])
     return numbers
