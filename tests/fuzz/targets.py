@@ -45,7 +45,11 @@ EXPERIMENT = {
             "label": "Q",
             "family": "question_answering",
             "held_out_titles": ["T"],
-            "source": {"kind": "files", "format": "squad", "splits": {"train": ["x"]}},
+            "source": {
+                "kind": "files",
+                "format": "squad",
+                "splits": {"train": ["x"], "dev": ["x"]},
+            },
         },
         "c": {
             "label": "C",

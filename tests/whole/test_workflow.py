@@ -339,7 +339,12 @@ def change(path: str, value: object):
     return apply
 
 
-FILES = {"kind": "files", "format": "squad", "root": "gone", "splits": {"train": ["a"]}}
+FILES = {
+    "kind": "files",
+    "format": "squad",
+    "root": "gone",
+    "splits": {"train": ["a"], "dev": ["a"]},
+}
 
 
 @pytest.mark.parametrize(
