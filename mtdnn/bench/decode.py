@@ -67,10 +67,10 @@ def _predict_case(
     """Time the model's forward pass and the decoding of its logits."""
     run = material.run
     model = build(material.encoder, run).to(device).eval()
-    peer = Peer(material.encoder, model, run.primary, windows).to(device)
+    peer = Peer(material.encoder, model, run.target, windows).to(device)
 
     def predict() -> None:
-        best = answer(model, run.primary, windows.features, len(windows.ids), run, device)
+        best = answer(model, run.target, windows.features, len(windows.ids), run, device)
         predictions_table("dev", windows.ids, windows.contexts, best)
 
     def predict_as_the_example() -> None:
@@ -90,9 +90,9 @@ def _predict_case(
 
 def _dev_set(options: Options, material: Material) -> Path:
     if material.facts["windows"].startswith("synthetic"):
-        return options.folder / "synthetic" / material.run.primary / "train.arrow"
+        return options.folder / "synthetic" / material.run.target / "train.arrow"
     run, layout = material.run, experiment_of(options).layout
-    return layout.features(run.encoder_name, run.features_variant, run.primary) / "dev.arrow"
+    return layout.features(run.encoder_name, run.features_variant, run.target) / "dev.arrow"
 
 
 class Windows:

@@ -73,7 +73,7 @@ def steps_of_kinds(experiment: Experiment) -> dict[tuple[str, str], float]:
     for run in _runs(experiment):
         settings = experiment.resolve(run)
         sizes = {name: items[name] for name in settings.corpora}
-        sizes[settings.primary] *= WINDOWS_PER_QUESTION
+        sizes[settings.target] *= WINDOWS_PER_QUESTION
         for corpus, count in expected_steps(settings, sizes).items():
             kind = SHAPES[run.encoder], corpus
             steps[kind] = steps.get(kind, 0.0) + count

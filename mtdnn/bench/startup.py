@@ -64,16 +64,16 @@ def _tiny_run(options: Options, folder: Path) -> tuple[Path, Path]:
     layout = experiment.layout
     name, mixture = (
         next(iter(experiment.encoders)),
-        next(name for name, mixture in experiment.mixtures.items() if mixture.is_qa_alone),
+        next(name for name, mixture in experiment.mixtures.items() if mixture.is_alone),
     )
     run_id = RunId(name, mixture, 1.0, "default", experiment.seeds[0])
     run, run_dir = experiment.resolve(run_id), layout.run(run_id)
     run = run.model_copy(update={"training": run.training.model_copy(update={"epochs": 1})})
     encoder = random_encoder(layout.encoder(name), "tiny")
-    features = layout.features(name, "default", run.primary)
-    synthetic_features(features.parent, run.primary, "question_answering", ITEMS)
+    features = layout.features(name, "default", run.target)
+    synthetic_features(features.parent, run.target, "question_answering", ITEMS)
     write_json(features / FEATURES, {"corpus_digest": "made up", "splits": {}})
-    write_json(layout.corpus(run.primary) / MANIFEST, {"digest": "made up"})
+    write_json(layout.corpus(run.target) / MANIFEST, {"digest": "made up"})
     write_text(RunFolder(run_dir).config, dump_yaml(run))
     schedule.write(run_dir, run)
     return run_dir, encoder

@@ -83,7 +83,7 @@ def _device() -> torch.device:
 
 def _qa_padded(material: Material, device: torch.device) -> tuple[Steps, Steps]:
     """Take the same random batches on both sides."""
-    corpus = material.run.primary
+    corpus = material.run.target
     batches = random_batches(material.features[corpus])
     peer = Peer(material, corpus, device, pad_to=MAX_LENGTH)
     return Ours(material, corpus, device).steps(batches), peer.steps(batches)
@@ -91,7 +91,7 @@ def _qa_padded(material: Material, device: torch.device) -> tuple[Steps, Steps]:
 
 def _qa_grouped(material: Material, device: torch.device) -> tuple[Steps, Steps]:
     """Give the peer batches of windows of similar length, us the same windows in random order."""
-    corpus = material.run.primary
+    corpus = material.run.target
     features = material.features[corpus]
     pool = np.random.default_rng(2).permutation(len(features))[: BATCH * MEGABATCH]
     order = get_length_grouped_indices(  # type: ignore[no-untyped-call]  # has no types
@@ -121,7 +121,7 @@ def _determinism(material: Material, device: torch.device) -> tuple[Steps, Steps
         torch.use_deterministic_algorithms(deterministic)
         step()
 
-    corpus = material.run.primary
+    corpus = material.run.target
     batches = random_batches(material.features[corpus])
     with_it, without = (
         [partial(take, wanted, step) for step in Ours(material, corpus, device).steps(batches)]
@@ -158,7 +158,7 @@ class _WithoutUpdate(DecoupledAdamax):
 
 def without_and_with_update(material: Material, device: torch.device) -> tuple[Steps, Steps]:
     """Take our QA step without the update of the weights, and with it."""
-    corpus = material.run.primary
+    corpus = material.run.target
     batches = random_batches(material.features[corpus])
     gradients, whole = Ours(material, corpus, device), Ours(material, corpus, device)
     model, optimizer = gradients.trained
@@ -217,7 +217,7 @@ def _utilisation(material: Material, seconds: float, device: torch.device) -> fl
     """
     config = AutoConfig.from_pretrained(material.encoder)
     hidden, layers = config.hidden_size, config.num_hidden_layers
-    features = material.features[material.run.primary]
+    features = material.features[material.run.target]
     lengths = features.lengths[random_batches(features)].astype(float)
     dense = lengths.sum() * (8 * hidden**2 + 4 * hidden * config.intermediate_size)
     attention = 4 * hidden * (lengths**2).sum()

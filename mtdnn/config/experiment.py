@@ -30,6 +30,7 @@ from mtdnn.config.settings import (
     Seed,
     SyntheticCorpus,
     TrainingSettings,
+    renamed,
 )
 
 VARIED = ("features", "schedule", "training", "decoding")
@@ -52,11 +53,24 @@ class Mixture(Closed):
 
     label: str = Field(description="name shown in tables and figures")
     corpora: list[Name] = Field(min_length=1, description="names of corpora")
+    target: Name | None = Field(
+        None,
+        description="the corpus whose scores count and whose batches define the epoch; by default "
+        "the only corpus, or the only one of question answering",
+    )
 
     @property
-    def is_qa_alone(self) -> bool:
+    def is_alone(self) -> bool:
         """Whether it has no auxiliary corpus."""
         return len(self.corpora) == 1
+
+    def target_among(self, corpora: Mapping[str, CorpusSettings]) -> str | None:
+        """Return the name of its target, given the settings of all corpora; None if unclear."""
+        answering = [n for n in self.corpora if corpora[n].family == "question_answering"]
+        candidates = [self.target] if self.target else answering
+        if self.is_alone and not candidates:
+            candidates = self.corpora
+        return candidates[0] if len(candidates) == 1 else None
 
 
 class Variant(Closed):
@@ -122,9 +136,13 @@ class Row(Closed):
 
     encoder: Name = Field(description="name of an encoder")
     mixture: Name = Field(description="name of a mixture")
-    qa_weight: float = Field(1.0, gt=0, le=1, description="probability that a step is a QA step")
+    weight: float = Field(
+        1.0, gt=0, le=1, description="probability that a step is one of the mixture's target"
+    )
     variant: Name = Field("default", description="name of a variant")
     label: str | None = Field(None, description="label of the row; by default that of the mixture")
+
+    _paper_names = renamed(qa_weight="weight")
 
 
 class Grid(Closed):
@@ -132,8 +150,10 @@ class Grid(Closed):
 
     encoders: list[Name] = Field(min_length=1, description="names of encoders")
     mixtures: list[Name] = Field(min_length=1, description="names of mixtures")
-    qa_weights: list[float] = Field(
-        [], description="QA weights for mixtures with auxiliary corpora; that of QA alone is 1.0"
+    weights: list[float] = Field(
+        [],
+        description="weights of the target in mixtures with auxiliary corpora; of a corpus alone "
+        "it is 1.0",
     )
     variants: list[Name] = Field(["default"], min_length=1, description="names of variants")
     settings: dict[str, list[Any]] = Field(
@@ -141,6 +161,8 @@ class Grid(Closed):
         description="values of settings, for instance {training.learning_rate: [1e-5, 3e-5]}; each "
         "combination becomes a variant with its own name",
     )
+
+    _paper_names = renamed(qa_weights="weights")
 
 
 class Table(Closed):
@@ -161,7 +183,12 @@ class Figure(Closed):
 
     title: str = Field(description="shown above the figure")
     table: Name = Field(description="name of the table that it shows")
-    x: Literal["qa_weight", "mixture"] = Field(description="variable on the horizontal axis")
+    x: Literal["weight", "mixture"] = Field(description="variable on the horizontal axis")
+
+    @field_validator("x", mode="before")
+    @classmethod
+    def _paper_name(cls, x: Any) -> Any:
+        return "weight" if x == "qa_weight" else x
 
 
 class Experiment(Closed):
@@ -240,21 +267,21 @@ class Experiment(Closed):
         """Return the rows of a grid; add the variants that they need to `variants`."""
         count = math.prod(len(values) for values in grid.settings.values())
         count *= len(grid.encoders) * len(grid.mixtures) * len(grid.variants)
-        if count * max(1, len(grid.qa_weights)) > MAX_GRID_ROWS:
+        if count * max(1, len(grid.weights)) > MAX_GRID_ROWS:
             raise ValueError(f"{place}: has more than {MAX_GRID_ROWS} combinations")
         rows = []
         for encoder, mixture in itertools.product(grid.encoders, grid.mixtures):
             _check_known(f"{place}.encoders", encoder, self.encoders)
             _check_known(f"{place}.mixtures", mixture, self.mixtures)
-            alone = self.mixtures[mixture].is_qa_alone
-            if not alone and not grid.qa_weights:
-                raise ValueError(f"{place}.qa_weights: {mixture} needs at least one")
-            for weight, base in itertools.product([1] if alone else grid.qa_weights, grid.variants):
+            alone = self.mixtures[mixture].is_alone
+            if not alone and not grid.weights:
+                raise ValueError(f"{place}.weights: {mixture} needs at least one")
+            for weight, base in itertools.product([1] if alone else grid.weights, grid.variants):
                 for values in itertools.product(*grid.settings.values()):
                     chosen = dict(zip(grid.settings, values, strict=True))
                     variant = _varied(base, chosen, place, variants)
                     rows.append(
-                        Row(encoder=encoder, mixture=mixture, qa_weight=weight, variant=variant)
+                        Row(encoder=encoder, mixture=mixture, weight=weight, variant=variant)
                     )
         return rows
 
@@ -311,11 +338,16 @@ class Experiment(Closed):
             yield from unknown
             if unknown:
                 continue
-            families = [self.corpora[corpus].family for corpus in mixture.corpora]
-            if families.count("question_answering") != 1:
+            target = mixture.target_among(self.corpora)
+            if target is None:
                 yield (
-                    f"mixtures.{name}: needs exactly one question_answering corpus, "
-                    f"has {families.count('question_answering')}"
+                    f"mixtures.{name}.target: is missing; name the corpus whose scores count, "
+                    f"one of {', '.join(mixture.corpora)}"
+                )
+            elif target not in mixture.corpora:
+                yield (
+                    f"mixtures.{name}.target: {target!r} is not one of its corpora"
+                    f"{nearest(target, mixture.corpora)}"
                 )
             if len(set(mixture.corpora)) != len(mixture.corpora):
                 yield f"mixtures.{name}: each corpus may occur only once"
@@ -345,15 +377,15 @@ class Experiment(Closed):
         yield from unknown
         if unknown:
             return
-        alone = self.mixtures[row.mixture].is_qa_alone
-        if alone and row.qa_weight != 1:
+        alone = self.mixtures[row.mixture].is_alone
+        if alone and row.weight != 1:
             yield (
-                f"{place}.qa_weight: {row.mixture} has no auxiliary corpus, "
-                f"so its QA weight is 1.0, not {row.qa_weight:g}"
+                f"{place}.weight: {row.mixture} has no auxiliary corpus, "
+                f"so its weight is 1.0, not {row.weight:g}"
             )
-        if not alone and row.qa_weight == 1:
+        if not alone and row.weight == 1:
             yield (
-                f"{place}.qa_weight: with 1.0 the auxiliary corpora of {row.mixture} "
+                f"{place}.weight: with 1.0 the auxiliary corpora of {row.mixture} "
                 "are never drawn; give a weight below 1"
             )
         if not alone and "steps_of_weight" in self.override(row.variant).schedule:
@@ -422,7 +454,7 @@ class Experiment(Closed):
     def runs_of(self, row: Row) -> list[RunId]:
         """Return the runs of a table's row, one for each seed."""
         return [
-            RunId(row.encoder, row.mixture, row.qa_weight, row.variant, seed) for seed in self.seeds
+            RunId(row.encoder, row.mixture, row.weight, row.variant, seed) for seed in self.seeds
         ]
 
     def runs(self) -> list[RunId]:
@@ -456,8 +488,8 @@ class Experiment(Closed):
         return row.label or self.mixtures[row.mixture].label
 
     def long_row_label(self, row: Row) -> str:
-        """Return a row's name in a sentence: label, QA weight and, unless labelled, variant."""
-        parts = [self.row_label(row) + ("" if row.qa_weight == 1 else f" at w {row.qa_weight:g}")]
+        """Return a row's name in a sentence: label, weight and, unless labelled, variant."""
+        parts = [self.row_label(row) + ("" if row.weight == 1 else f" at w {row.weight:g}")]
         parts += [] if row.variant == "default" or row.label else [self.variant_label(row.variant)]
         return ", ".join(parts)
 
@@ -470,7 +502,7 @@ class Experiment(Closed):
         """
         mixture = self.mixtures[run.mixture]
         parts = [mixture.label]
-        parts += [] if mixture.is_qa_alone else [f"w {run.qa_weight:g}"]
+        parts += [] if mixture.is_alone else [f"w {run.weight:g}"]
         if len({row.encoder for table in self.tables.values() for row in table.rows}) > 1:
             parts.append(self.encoders[run.encoder].label)
         parts += [] if run.variant == "default" else [self.variant_label(run.variant)]
@@ -487,8 +519,9 @@ class Experiment(Closed):
             encoder=self.encoders[run.encoder],
             mixture=run.mixture,
             mixture_label=mixture.label,
+            target=mixture.target_among(self.corpora),
             corpora={name: self.corpora[name] for name in mixture.corpora},
-            qa_weight=run.qa_weight,
+            weight=run.weight,
             variant=run.variant,
             seed=run.seed,
             features_variant=self.features_variant(run.variant),

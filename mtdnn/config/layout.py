@@ -26,11 +26,11 @@ WEIGHTS = ("model.safetensors", "heads.safetensors")
 
 @dataclass(frozen=True)
 class RunId:
-    """The identity of a run: encoder × mixture × QA weight × variant × seed."""
+    """The identity of a run: encoder × mixture × weight × variant × seed."""
 
     encoder: str
     mixture: str
-    qa_weight: float
+    weight: float
     variant: str
     seed: int
 
@@ -42,12 +42,12 @@ class RunId:
     @property
     def row_path(self) -> str:
         """The path without its seed: runs that share it make one row of a table."""
-        return f"{self.encoder}/{self.mixture}/w{weight_text(self.qa_weight)}/{self.variant}"
+        return f"{self.encoder}/{self.mixture}/w{weight_text(self.weight)}/{self.variant}"
 
 
-def weight_text(qa_weight: float) -> str:
-    """Return a QA weight as paths and tables show it: `0.8`, or `1.0` rather than `1`."""
-    return f"{qa_weight:g}" if qa_weight % 1 else f"{qa_weight:.1f}"
+def weight_text(weight: float) -> str:
+    """Return a weight as paths and tables show it: `0.8`, or `1.0` rather than `1`."""
+    return f"{weight:g}" if weight % 1 else f"{weight:.1f}"
 
 
 class RunFile:

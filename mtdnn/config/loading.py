@@ -52,7 +52,7 @@ def parse(mapping: Any, where: str) -> Experiment:
     experiment = validate(Experiment, mapping, where)
     for name in experiment.variants:
         row = next(row for table in experiment.tables.values() for row in table.rows)
-        run = RunId(row.encoder, row.mixture, row.qa_weight, name, 0)
+        run = RunId(row.encoder, row.mixture, row.weight, name, 0)
         try:
             experiment.resolve(run)
         except ValidationError as error:

@@ -11,7 +11,7 @@ that a new figure never changes a run.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Family = Literal["question_answering", "multiple_choice", "sequence_classification"]
 Origin = Literal["paper", "code", "reading", "ours"]
@@ -32,6 +32,28 @@ class Closed(BaseModel):
     """A settings object: immutable, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def renamed(**names: str) -> Any:
+    """Return a validator by which a settings class understands further names of its keys.
+
+    Args:
+        names: the key that each further name stands for.
+    """
+
+    def rename(values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        both = [
+            f"{old}: is another name of {new}"
+            for old, new in names.items()
+            if old in values and new in values
+        ]
+        if both:
+            raise ValueError("; ".join(both) + ", which is also given; keep one of them")
+        return {names.get(key, key): value for key, value in values.items()}
+
+    return model_validator(mode="before")(rename)
 
 
 # --- encoders and corpora ---------------------------------------------------------------------
@@ -255,7 +277,7 @@ class ScheduleSettings(Closed):
     spread: Literal["datasets", "families"] = setting(
         "datasets",
         "reading",
-        description="datasets: the share 1 - qa_weight is divided equally among the auxiliary "
+        description="datasets: the share 1 - weight is divided equally among the auxiliary "
         "corpora; families: equally among their families, then equally within each family",
     )
     dry: Literal["refill", "renormalise", "skip"] = setting(
@@ -386,7 +408,7 @@ class DecodingSettings(Closed):
 
 
 class RunSettings(Closed):
-    """Everything that determines one run: encoder × mixture × QA weight × variant × seed."""
+    """Everything that determines one run: encoder × mixture × weight × variant × seed."""
 
     experiment: Name
     notice: str | None = None
@@ -395,7 +417,8 @@ class RunSettings(Closed):
     mixture: Name
     mixture_label: str
     corpora: dict[Name, CorpusSettings]
-    qa_weight: float = Field(gt=0, le=1)
+    target: Name
+    weight: float = Field(gt=0, le=1)
     variant: Name
     seed: Seed
     features: FeatureSettings
@@ -404,22 +427,11 @@ class RunSettings(Closed):
     training: TrainingSettings
     decoding: DecodingSettings
 
-    @field_validator("corpora")
-    @classmethod
-    def _one_question_answering(
-        cls, corpora: dict[str, CorpusSettings]
-    ) -> dict[str, CorpusSettings]:
-        primary = [name for name, c in corpora.items() if c.family == "question_answering"]
-        if len(primary) != 1:
-            raise ValueError(
-                f"a mixture needs exactly one question_answering corpus, not {primary}"
-            )
-        return corpora
-
-    @property
-    def primary(self) -> str:
-        """Name of the question-answering corpus, whose batches define the epoch."""
-        return next(name for name, c in self.corpora.items() if c.family == "question_answering")
+    @model_validator(mode="after")
+    def _target_is_a_corpus(self) -> "RunSettings":
+        if self.target not in self.corpora:
+            raise ValueError(f"target: {self.target!r} is not one of {', '.join(self.corpora)}")
+        return self
 
     def determining(self) -> dict[str, Any]:
         """Return the settings that determine the trained model.
@@ -439,7 +451,8 @@ class RunSettings(Closed):
                 name: {"family": corpus.family, "labels": corpus.labels}
                 for name, corpus in self.corpora.items()
             },
-            "qa_weight": self.qa_weight,
+            "target": self.target,
+            "weight": self.weight,
             "variant": self.variant,
             "seed": self.seed,
             "features": self.features.model_dump(),

@@ -35,7 +35,7 @@ def predict(
     Raises:
         MtdnnError: the model is missing or broken, or `data` is not a SQuAD file with questions.
     """
-    corpus = run.corpora[run.primary]
+    corpus = run.corpora[run.target]
     rows = read_questions(data)
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     columns["row"] = list(range(len(rows)))
@@ -45,7 +45,7 @@ def predict(
         target = Path(temporary) / "questions.arrow"
         tokenise(corpus.family, run.features, Tokenizer(folder), [columns], target)
         features = Features(target, corpus.family)
-        best = answer(model, run.primary, features, len(rows), run, device)
+        best = answer(model, run.target, features, len(rows), run, device)
     table = predictions_table("questions", columns["id"], columns["context"], best)
     limit = run.decoding.null_threshold if threshold is None else threshold
     odds = dict(zip(columns["id"], table["null_odds"].to_pylist(), strict=True))

@@ -93,7 +93,7 @@ def write(run_dir: Path, experiment: Experiment) -> None:
             "run": {
                 "encoder": run.encoder_name,
                 "mixture": run.mixture,
-                "qa_weight": run.qa_weight,
+                "weight": run.weight,
                 "variant": run.variant,
                 "seed": run.seed,
             },
@@ -118,7 +118,7 @@ def _score_slices(
     run_dir: Path, experiment: Experiment, run: RunSettings, layout: Layout
 ) -> dict[str, dict[str, Any]]:
     """Score every slice, in the experiment's order."""
-    corpus = layout.corpus(run.primary)
+    corpus = layout.corpus(run.target)
     tuned_on = experiment.tune_threshold_on
     names: set[str] = {entry.split for entry in experiment.slices.values()}
     if tuned_on:
@@ -273,7 +273,7 @@ def _score_auxiliary(path: Path, run: RunSettings, layout: Layout) -> dict[str, 
     table = read_columns(path, ["corpus", "row", "label", "prediction"]).to_pandas()
     results = {}
     for name, corpus in run.corpora.items():
-        if name == run.primary:
+        if name == run.target:
             continue
         rows = table[table["corpus"] == name]
         expected = read_json(layout.corpus(name) / MANIFEST)["splits"]["dev"]["rows"]

@@ -54,7 +54,7 @@ def _origin(run_dir: Path, run: RunSettings) -> bytes:
 def evaluate(run_dir: Path, run: RunSettings, threads: int | None = None) -> None:
     """Predict a run's dev sets and write its `predictions.parquet` and `auxiliary.parquet`.
 
-    Questions are those of the primary corpus's dev split and, if it exists, held-out split.
+    Questions are those of the target corpus's dev split and, if it exists, held-out split.
 
     Args:
         run_dir: the run's folder, with its trained model.
@@ -89,7 +89,7 @@ def _predict(
     labels = []
     for name, corpus in run.corpora.items():
         folder = layout.features(run.encoder_name, run.features_variant, name)
-        if name != run.primary:
+        if name != run.target:
             features = Features(folder / "dev.arrow", corpus.family)
             labels.append(classify(model, name, features, run, device))
             continue

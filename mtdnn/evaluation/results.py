@@ -83,7 +83,7 @@ class RowResult:
     Attributes:
         row: the row's settings.
         label: how the row is shown.
-        long_label: the label with QA weight and variant, for sentences.
+        long_label: the label with weight and variant, for sentences.
         encoder_label: how its encoder is shown.
         variant_label: how its variant is shown.
         results: its runs, one per seed.
@@ -222,7 +222,7 @@ def read_published(experiment: Experiment) -> list[dict[str, str]]:
 def _published_of(
     experiment: Experiment, table: str, row: Row, published: Iterable[dict[str, str]]
 ) -> dict[str, float]:
-    """Find the published scores for a row: same table, encoder, mixture, QA weight and split.
+    """Find the published scores for a row: same table, encoder, mixture, weight and split.
 
     The CSV may name the encoder by its key, its label or the last part of its repository.
     Variants are our own addition, so they have no published counterpart.
@@ -230,7 +230,7 @@ def _published_of(
     encoder = experiment.encoders[row.encoder]
     repository = getattr(encoder.source, "repo", "").rpartition("/")[2]
     split = experiment.published_split(experiment.slice_of(table))
-    wanted = (table, row.mixture, row.qa_weight, split)
+    wanted = (table, row.mixture, row.weight, split)
     for line in published:
         key = (line["table"], line["mixture"], float(line["qa_weight"]), line["split"])
         same_encoder = line["encoder"] in (row.encoder, encoder.label, repository)

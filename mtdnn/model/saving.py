@@ -42,11 +42,11 @@ def save(model: MultiTaskModel, run: RunSettings, encoder: Path, folder: Path) -
     """
     prefix = model.encoder.base_model_prefix
     weights = {f"{prefix}.{k}": v for k, v in model.encoder.state_dict().items()}
-    spans = model.head(run.primary).linear
+    spans = model.head(run.target).linear
     weights |= {"qa_outputs.weight": spans.weight, "qa_outputs.bias": spans.bias}
     heads = {f"pooler.{k}": v for k, v in model.pooler.state_dict().items()}
     for name, head in model.heads.items():
-        if name != run.primary:
+        if name != run.target:
             heads |= {f"heads.{name}.{k}": v for k, v in head.state_dict().items()}
     config = read_config(encoder)
     config.architectures = [
@@ -74,7 +74,7 @@ def load(folder: Path, run: RunSettings) -> MultiTaskModel:
         if key.startswith(prefix):
             state["encoder." + key.removeprefix(prefix)] = value
         else:
-            state[key.replace("qa_outputs.", f"heads.{run.primary}.linear.")] = value
+            state[key.replace("qa_outputs.", f"heads.{run.target}.linear.")] = value
     state |= _weights(folder / WEIGHTS[1])
     try:
         model.load_state_dict(state)

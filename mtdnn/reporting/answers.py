@@ -132,7 +132,7 @@ def table_of_mixtures(experiment: Experiment) -> str | None:
     def mixtures(name: str) -> set[str]:
         rows = experiment.tables[name].rows
         used = {row.mixture for row in rows if row.variant == "default"}
-        return used if any(experiment.mixtures[mixture].is_qa_alone for mixture in used) else set()
+        return used if any(experiment.mixtures[mixture].is_alone for mixture in used) else set()
 
     best = max(experiment.tables, key=lambda name: len(mixtures(name)))
     return best if len(mixtures(best)) > 1 else None
@@ -150,7 +150,7 @@ def read_answers(experiment: Experiment) -> Answers | None:
     if table is None:
         return None
     rows = [row for row in read_rows(experiment, table) if row.row.variant == "default"]
-    alone = next(row for row in rows if experiment.mixtures[row.row.mixture].is_qa_alone)
+    alone = next(row for row in rows if experiment.mixtures[row.row.mixture].is_alone)
     rows = [alone] + [
         row for row in rows if row is not alone and row.row.encoder == alone.row.encoder
     ]
@@ -158,7 +158,7 @@ def read_answers(experiment: Experiment) -> Answers | None:
     if name is None:
         return None
     entry = experiment.slices[name]
-    corpus = experiment.layout.corpus(experiment.resolve(alone.results[0].run).primary)
+    corpus = experiment.layout.corpus(experiment.resolve(alone.results[0].run).target)
     answered = [_row(experiment, name, row) for row in rows]
     first = next(iter(answered[0].seeds.values()))
     columns = ["id", "title", "context", "question", "answer_texts", "answer_starts"]
@@ -188,8 +188,8 @@ def _row(experiment: Experiment, slice_name: str, row: RowResult) -> RowAnswers:
 def _answered(experiment: Experiment, slice_name: str, result: Result) -> Answered:
     """Read one run's predictions, and apply its threshold to them and to their scores."""
     entry = experiment.slices[slice_name]
-    primary = experiment.resolve(result.run).primary
-    corpus = experiment.layout.corpus(primary)
+    target = experiment.resolve(result.run).target
+    corpus = experiment.layout.corpus(target)
     questions = select(slice_name, entry, read_questions(corpus, entry.split, result.folder))
     threshold = result.values(slice_name)[0]["threshold"]
     columns = ["split", "id", "answer", "answer_start", "answer_end"]

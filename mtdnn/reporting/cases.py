@@ -125,7 +125,7 @@ def _described(row: RowAnswers) -> dict[str, Any]:
         "path": row.path,
         "label": row.label,
         "mixture": row.result.row.mixture,
-        "qa_weight": row.result.row.qa_weight,
+        "weight": row.result.row.weight,
         "seeds": list(row.seeds),
         "missing": list(row.missing),
     }

@@ -97,7 +97,7 @@ def frame(experiment: Experiment, known: list[Kind]) -> pd.DataFrame:
                 "label": kind.label,
                 "encoder": run.encoder,
                 "mixture": run.mixture,
-                "qa_weight": run.qa_weight,
+                "weight": run.weight,
                 "variant": run.variant,
                 "corpus": corpus,
             }

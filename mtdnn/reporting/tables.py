@@ -115,7 +115,7 @@ def frame(experiment: Experiment, name: str, rows: list[RowResult]) -> pd.DataFr
             "label": row.label,
             "encoder": row.encoder_label,
             "mixture": row.row.mixture,
-            "qa_weight": row.row.qa_weight,
+            "weight": row.row.weight,
             "variant": row.row.variant,
             "seeds": len(row.present),
             "seeds_wanted": len(row.results),
@@ -194,13 +194,13 @@ def slices_block(experiment: Experiment, rows: list[RowResult], notes: Notes) ->
 
 
 def _row_cells(rows: list[RowResult]) -> tuple[list[str], list[list[Cell]]]:
-    """The columns that name a row, with its variant if the table has any, and its QA weight."""
+    """The columns that name a row, with its variant if the table has any, and its weight."""
     variants = any(row.row.variant != "default" for row in rows)
-    heading = ["", "Encoder", *(["Variant"] if variants else []), "QA weight"]
+    heading = ["", "Encoder", *(["Variant"] if variants else []), "Weight"]
     body = []
     for row in rows:
         names = [row.label, row.encoder_label, *([row.variant_label] if variants else [])]
-        body.append([Cell(text) for text in (*names, weight_text(row.row.qa_weight))])
+        body.append([Cell(text) for text in (*names, weight_text(row.row.weight))])
     return heading, body
 
 

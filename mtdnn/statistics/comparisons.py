@@ -130,11 +130,11 @@ def pairs(experiment: Experiment, rows: list[RowResult]) -> list[Pair]:
 
 def _is_alone(experiment: Experiment, row: RowResult) -> bool:
     """Return whether a row's runs train on the question-answering corpus alone."""
-    return experiment.mixtures[row.row.mixture].is_qa_alone
+    return experiment.mixtures[row.row.mixture].is_alone
 
 
 def _differ_in_one(above: Row, below: Row) -> bool:
-    same_mixture = (above.mixture, above.qa_weight) == (below.mixture, below.qa_weight)
+    same_mixture = (above.mixture, above.weight) == (below.mixture, below.weight)
     return same_mixture or above.variant == below.variant
 
 
@@ -148,8 +148,8 @@ class _Reader:
         self.answered = cache(self._answered)
         self.signs = cache(self._signs)
 
-    def primary(self, row: RowResult) -> str:
-        return self._experiment.resolve(row.results[0].run).primary
+    def target(self, row: RowResult) -> str:
+        return self._experiment.resolve(row.results[0].run).target
 
     def _split(self, corpus: str, split: str) -> Split:
         return Split(self._experiment.layout.corpus(corpus), split)
@@ -228,8 +228,8 @@ def _arms(
     Raises:
         MtdnnError: the rows cannot be compared; the message is the reason.
     """
-    corpus = reader.primary(pair.first)
-    if corpus != reader.primary(pair.second):
+    corpus = reader.target(pair.first)
+    if corpus != reader.target(pair.second):
         raise MtdnnError("they answer different questions")
     tuned = threshold == "tuned"
     usable = [
@@ -363,7 +363,7 @@ def _flips(
         return None
 
     def mixtures(each: Pair) -> list[tuple[str, str, float]]:
-        return [(r.row.encoder, r.row.mixture, r.row.qa_weight) for r in (each.first, each.second)]
+        return [(r.row.encoder, r.row.mixture, r.row.weight) for r in (each.first, each.second)]
 
     for other, reference in zip(compared, comparisons, strict=True):
         is_default = other.first.row.variant == other.second.row.variant == "default"

@@ -164,7 +164,7 @@ def _experiment_tags(experiment: Experiment) -> dict[str, str]:
     By default MLflow's page shows neither a metric nor a tag.
     """
     columns = [f"metrics.`{name}`" for name in ("em", "f1", *PROMOTED)]
-    columns += [f"tags.`{name}`" for name in ("mixture", "qa_weight", "encoder", "variant", "seed")]
+    columns += [f"tags.`{name}`" for name in ("mixture", "weight", "encoder", "variant", "seed")]
     view = {"selectedColumns": columns, "orderByKey": "metrics.`em`", "orderByAsc": False}
     return {
         "mlflow.note.content": note(experiment),

@@ -227,7 +227,7 @@ class MirroredRun:
             "experiment": experiment.experiment,
             "encoder": settings.encoder_name,
             "mixture": settings.mixture,
-            "qa_weight": f"{settings.qa_weight:g}",
+            "weight": f"{settings.weight:g}",
             "variant": settings.variant,
             "seed": str(settings.seed),
             "fingerprint": self.fingerprint,
@@ -271,7 +271,7 @@ def write_run_id(experiment: Experiment, run_dir: Path, run_id: str, fingerprint
 
 def _run_name(settings: RunSettings) -> str:
     """Return a run's name in MLflow, for instance `QA+SC w0.8 base seed1`."""
-    weight = weight_text(settings.qa_weight)
+    weight = weight_text(settings.weight)
     parts = [settings.mixture_label, f"w{weight}", settings.encoder_name]
     parts += [] if settings.variant == "default" else [settings.variant]
     return " ".join([*parts, f"seed{settings.seed}"])

@@ -219,7 +219,7 @@ def _learn(training: Training) -> None:
         raise MtdnnError("training: its processes found different checkpoints; start it again")
     team.share(training.model)
     total = len(training.steps)
-    title = f"train {run.mixture_label} w{run.qa_weight:g}"
+    title = f"train {run.mixture_label} w{run.weight:g}"
     shown = Progress(title, total, "steps", done=training.first, shown=team.leads)
     with StopSignals() as stop, shown as progress:
         left = training.steps[training.first :]

@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
     ]
 )
 
-# Stands for the primary corpus among the shares and decks of a run with `steps_of_weight`.
+# Stands for the target corpus among the shares and decks of a run with `steps_of_weight`.
 _SECOND_DECK = ""
 
 
@@ -55,19 +55,22 @@ class Step:
     rows: np.ndarray
 
 
-def shares(corpora: dict[str, CorpusSettings], qa_weight: float, spread: str) -> dict[str, float]:
+def shares(
+    corpora: dict[str, CorpusSettings], target: str, weight: float, spread: str
+) -> dict[str, float]:
     """Return the probability of each corpus at a step, in the order of `corpora`.
 
     Args:
         corpora: the mixture.
-        qa_weight: the probability of the question-answering corpus.
+        target: its target.
+        weight: the probability of the target.
         spread: `datasets` or `families`, over which the rest is spread evenly.
     """
     families: dict[Family, list[str]] = {}
     for name, corpus in corpora.items():
-        families.setdefault(corpus.family, []).append(name)
-    (primary,) = families.pop("question_answering")
-    rest = 1 - qa_weight
+        if name != target:
+            families.setdefault(corpus.family, []).append(name)
+    rest = 1 - weight
     if spread == "families":
         auxiliary = {
             name: rest / len(families) / len(names) for names in families.values() for name in names
@@ -75,7 +78,7 @@ def shares(corpora: dict[str, CorpusSettings], qa_weight: float, spread: str) ->
     else:
         count = sum(map(len, families.values()))
         auxiliary = {name: rest / count for names in families.values() for name in names}
-    return {name: qa_weight if name == primary else auxiliary[name] for name in corpora}
+    return {name: weight if name == target else auxiliary[name] for name in corpora}
 
 
 class _Deck:
@@ -106,7 +109,7 @@ class _Deck:
 
 def draw(
     probabilities: dict[str, float],
-    primary: str,
+    target: str,
     sizes: dict[str, int],
     *,
     settings: ScheduleSettings,
@@ -115,17 +118,17 @@ def draw(
 ) -> Iterator[Step]:
     """Draw all steps of a run (the paper's algorithm 1).
 
-    With `steps_of_weight` the primary corpus has a second deck, in an order of its own, which
+    With `steps_of_weight` the target corpus has a second deck, in an order of its own, which
     takes the place of a mixture's other corpora: with the same seed there are as many steps as in
-    a mixture whose first corpus is the primary one.
+    a mixture whose first corpus is the target one.
 
     Args:
         probabilities: share of each corpus, summing to 1.
-        primary: the question-answering corpus; an epoch ends with its last batch.
+        target: the question-answering corpus; an epoch ends with its last batch.
         sizes: number of training items of each corpus.
         settings: what happens when an auxiliary corpus runs dry, and at each new epoch.
         training: the batch size (the last batch of a pass may be smaller) and the epochs, which
-            are passes over the primary corpus.
+            are passes over the target corpus.
         seed: the run's seed.
     """
     # A stream for each corpus and one for the draws: adding a corpus does not move other batches.
@@ -138,25 +141,25 @@ def draw(
     decks = {name: deck(name, 1) for name in probabilities}
     if settings.steps_of_weight:
         weight = settings.steps_of_weight
-        probabilities = {primary: weight, _SECOND_DECK: 1 - weight}
-        decks[_SECOND_DECK] = deck(primary, 2)
+        probabilities = {target: weight, _SECOND_DECK: 1 - weight}
+        decks[_SECOND_DECK] = deck(target, 2)
     number = 0
     for epoch in range(training.epochs):
         for each in decks.values():
             each.refill()
-        while decks[primary]:
-            name = _pick(random.random(), _current(probabilities, primary, decks, settings))
+        while decks[target]:
+            name = _pick(random.random(), _current(probabilities, target, decks, settings))
             if not decks[name]:
                 if settings.dry == "skip":
                     continue
                 decks[name].refill()
-            yield Step(number, epoch, name or primary, decks[name].pop())
+            yield Step(number, epoch, name or target, decks[name].pop())
             number += 1
 
 
 def _current(
     probabilities: dict[str, float],
-    primary: str,
+    target: str,
     decks: dict[str, _Deck],
     settings: ScheduleSettings,
 ) -> dict[str, float]:
@@ -166,11 +169,11 @@ def _current(
     """
     if settings.dry != "renormalise":
         return probabilities
-    left = {n: p for n, p in probabilities.items() if n != primary and decks[n]}
+    left = {n: p for n, p in probabilities.items() if n != target and decks[n]}
     if not left:
-        return {primary: 1.0}
-    scale = (1 - probabilities[primary]) / sum(left.values())
-    return {primary: probabilities[primary], **{n: p * scale for n, p in left.items()}}
+        return {target: 1.0}
+    scale = (1 - probabilities[target]) / sum(left.values())
+    return {target: probabilities[target], **{n: p * scale for n, p in left.items()}}
 
 
 def _pick(uniform: float, probabilities: dict[str, float]) -> str:
@@ -183,8 +186,8 @@ def _pick(uniform: float, probabilities: dict[str, float]) -> str:
 def of_run(run: RunSettings, sizes: dict[str, int]) -> Iterator[Step]:
     """Draw the steps of a run whose corpora have `sizes` training items."""
     return draw(
-        shares(run.corpora, run.qa_weight, run.schedule.spread),
-        run.primary,
+        shares(run.corpora, run.target, run.weight, run.schedule.spread),
+        run.target,
         sizes,
         settings=run.schedule,
         training=run.training,

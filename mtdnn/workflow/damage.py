@@ -33,7 +33,7 @@ def wrong_answers(layout: Layout, files: RunFolder) -> Iterator[str]:
         layout: of the experiment that has the corpus.
         files: the run's files, with its predictions.
     """
-    corpus = layout.corpus(load_run(files.config).primary)
+    corpus = layout.corpus(load_run(files.config).target)
     splits = {split: corpus / f"{split}.parquet" for split in SPLITS}
     contexts = {
         (split, row["id"]): row["context"]

@@ -103,7 +103,7 @@ def _run_of(experiment: Experiment, settings: RunSettings, place: Path) -> RunId
     run = RunId(
         settings.encoder_name,
         settings.mixture,
-        settings.qa_weight,
+        settings.weight,
         settings.variant,
         settings.seed,
     )

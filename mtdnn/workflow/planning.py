@@ -181,11 +181,11 @@ def expected_steps(run: RunSettings, items: dict[str, float]) -> dict[str, float
         run: settings of the run.
         items: number of training items of each corpus (windows, rows).
     """
-    share = shares(run.corpora, run.qa_weight, run.schedule.spread)
+    share = shares(run.corpora, run.target, run.weight, run.schedule.spread)
     batches = {name: ceil(count / run.training.batch_size) for name, count in items.items()}
-    rounds = batches[run.primary] / (run.schedule.steps_of_weight or share[run.primary])
+    rounds = batches[run.target] / (run.schedule.steps_of_weight or share[run.target])
     drawn = {name: rounds * part for name, part in share.items()}
-    others = [name for name in share if name != run.primary]
+    others = [name for name in share if name != run.target]
     if run.schedule.dry == "skip":
         drawn |= {name: min(drawn[name], batches[name]) for name in others}
     elif run.schedule.dry == "renormalise":

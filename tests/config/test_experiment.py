@@ -55,7 +55,7 @@ def test_sensitivity_extends_the_paper_and_shares_its_runs():
 def test_tables_share_their_runs():
     experiment = load_paper()
     of_paper = runs_of(experiment, "table1", "table2", "table3", "validation")
-    assert len({(r.encoder, r.mixture, r.qa_weight) for r in of_paper}) == 9
+    assert len({(r.encoder, r.mixture, r.weight) for r in of_paper}) == 9
     assert len(of_paper) == 9 * 3
     assert len(experiment.runs()) == (9 + 5) * 3
     reduced = load(ROOT / "config" / "reduced.yaml")
@@ -84,7 +84,7 @@ def test_rows_and_runs_are_named_by_what_tells_them_apart():
     assert experiment.run_label(run) == "QA+SC, w 0.8, 3 epochs"
     alone = RunId("tiny", "qa", 1.0, "default", 2)
     assert experiment.run_label(alone, seed=True) == "QA, seed 2"
-    assert experiment.mixtures["qa"].is_qa_alone and not experiment.mixtures["qa_sc"].is_qa_alone
+    assert experiment.mixtures["qa"].is_alone and not experiment.mixtures["qa_sc"].is_alone
 
 
 def test_features_are_shared_with_the_default_unless_a_variant_changes_them():
@@ -135,7 +135,7 @@ def test_a_grid_is_every_combination_with_the_fewest_runs():
     rows = experiment.tables["grid"].rows
     names = ["learning_rate_1e-05-dry_skip", "learning_rate_3e-5-dry_skip"]
     expected = [("qa", 1.0), ("qa_sc", 0.5), ("qa_sc", 0.8)]
-    assert [(r.mixture, r.qa_weight, r.variant) for r in rows] == [
+    assert [(r.mixture, r.weight, r.variant) for r in rows] == [
         (*each, name) for each in expected for name in names
     ]
     rates = {experiment.resolve(experiment.runs_of(r)[0]).training.learning_rate for r in rows}

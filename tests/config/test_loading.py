@@ -22,6 +22,7 @@ FILES = {
     "splits": {"train": ["train"], "dev": ["dev"]},
 }
 ROW = "tables.table1.rows.1"
+COLA = small()["corpora"]["cola"]
 
 
 @pytest.mark.parametrize(
@@ -46,22 +47,22 @@ ROW = "tables.table1.rows.1"
             f"{ROW}.variant: unknown name 'long'; did you mean 'longer'?",
         ),
         (
-            {"tables__table1__rows__1__qa_weight": 1.2},
-            f"{ROW}.qa_weight: must be at most 1, not 1.2",
+            {"tables__table1__rows__1__weight": 1.2},
+            f"{ROW}.weight: must be at most 1, not 1.2",
         ),
         (
-            {"tables__table1__rows__1__qa_weight": 0},
-            f"{ROW}.qa_weight: must be greater than 0, not 0",
+            {"tables__table1__rows__1__weight": 0},
+            f"{ROW}.weight: must be greater than 0, not 0",
         ),
         (
-            {"tables__table1__rows__1__qa_weight": 1},
-            f"{ROW}.qa_weight: with 1.0 the auxiliary corpora of qa_sc are never drawn; "
+            {"tables__table1__rows__1__weight": 1},
+            f"{ROW}.weight: with 1.0 the auxiliary corpora of qa_sc are never drawn; "
             "give a weight below 1",
         ),
         (
-            {"tables__table1__rows__0__qa_weight": 0.5},
-            "tables.table1.rows.0.qa_weight: qa has no auxiliary corpus, "
-            "so its QA weight is 1.0, not 0.5",
+            {"tables__table1__rows__0__weight": 0.5},
+            "tables.table1.rows.0.weight: qa has no auxiliary corpus, "
+            "so its weight is 1.0, not 0.5",
         ),
         (
             {"training__learning_rate": "fast"},
@@ -92,8 +93,18 @@ ROW = "tables.table1.rows.1"
             "mixtures.qa.corpora: unknown name 'squid'; did you mean 'squad'?",
         ),
         (
-            {"mixtures__qa__corpora": ["cola"]},
-            "mixtures.qa: needs exactly one question_answering corpus, has 0",
+            {"corpora__bola": COLA, "mixtures__qa_sc__corpora": ["cola", "bola"]},
+            "mixtures.qa_sc.target: is missing; name the corpus whose scores count, one of cola, "
+            "bola",
+        ),
+        (
+            {"mixtures__qa_sc__target": "coal"},
+            "mixtures.qa_sc.target: 'coal' is not one of its corpora; did you mean 'cola'?",
+        ),
+        (
+            {"tables__table1__rows__1__qa_weight": 0.8},
+            "tables.table1.rows.1: qa_weight: is another name of weight, which is also given; "
+            "keep one of them",
         ),
         (
             {"mixtures__qa_sc__corpora": ["squad", "cola", "cola"]},
@@ -249,13 +260,13 @@ def test_an_experiment_and_its_runs_survive_being_written_and_read(tmp_path):
         ({"mixtures": ["qb"]}, r"tables.grid.grid.mixtures: unknown name 'qb'; known are"),
         ({"encoders": ["tinny"]}, "unknown name 'tinny'"),
         ({"variants": ["shorter"]}, "variants: unknown name 'shorter'"),
-        ({"qa_weights": []}, "grid.qa_weights: qa_sc needs at least one"),
-        ({"qa_weights": [1.2]}, "qa_weight"),
+        ({"weights": []}, "grid.weights: qa_sc needs at least one"),
+        ({"weights": [1.2]}, "weight"),
         ({"settings": {"learning_rate": [1]}}, "'learning_rate' is not a setting; write, for"),
         ({"settings": {"training.learning_rat": [1]}}, "learning_rat: unknown key"),
         ({"settings": {"training.epochs": ["many"]}}, "epochs"),
         ({"settings": {"training.epochs": list(range(1, 9999))}}, "more than 10000 combinations"),
-        ({"weights": [0.5]}, "weights: unknown key"),
+        ({"weight": [0.5]}, "weight: unknown key; did you mean 'weights'?"),
     ],
 )
 def test_a_mistake_in_a_grid_is_one_line(changes, message):

@@ -32,19 +32,19 @@ def qa_sc(**changes: object) -> RunSettings:
         ({"features__max_length": 128}, True),
         ({"schedule__dry": "skip"}, True),
         ({"seeds": [2]}, True),
-        ({"tables__table1__rows__1__qa_weight": 0.5}, True),
+        ({"tables__table1__rows__1__weight": 0.5}, True),
     ],
 )
 def test_only_some_settings_determine_the_model(changes, differs):
     assert (qa_sc(**changes).determining() != qa_sc().determining()) is differs
 
 
-def test_the_primary_corpus_is_the_question_answering_corpus():
+def test_the_target_is_the_question_answering_corpus():
     settings = qa_sc()
-    assert settings.primary == "squad"
+    assert settings.target == "squad"
     mapping = settings.model_dump()
     del mapping["corpora"]["squad"]
-    with pytest.raises(ValidationError, match="exactly one question_answering corpus"):
+    with pytest.raises(ValidationError, match="target: 'squad' is not one of cola"):
         RunSettings.model_validate(mapping)
 
 

@@ -104,7 +104,7 @@ def test_a_run_has_training_features_of_every_corpus(tmp_path):
 
 @pytest.mark.parametrize("kind", ["features", "corpus"])
 def test_changed_files_of_the_given_splits_are_refused(tmp_path, kind):
-    run_dir, run = make_run_folder(tmp_path, mixture="squad", qa_weight=1.0, rows=4)
+    run_dir, run = make_run_folder(tmp_path, mixture="squad", weight=1.0, rows=4)
     layout = Layout.of_run(run_dir)
     files = {
         "features": layout.features("tiny", "default", "squad") / "dev.arrow",

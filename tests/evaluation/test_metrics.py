@@ -51,7 +51,7 @@ EXPERIMENT = {
     },
     "tune_threshold_on": "held_out",
     "tables": {
-        "t": {"title": "T", "rows": [{"encoder": "small", "mixture": "all", "qa_weight": 0.8}]}
+        "t": {"title": "T", "rows": [{"encoder": "small", "mixture": "all", "weight": 0.8}]}
     },
 }
 # (id, title, context, gold answers), and (answer, null odds)
@@ -142,7 +142,7 @@ def test_whole_file(tiny):
     assert result["run"] == {
         "encoder": "small",
         "mixture": "all",
-        "qa_weight": 0.8,
+        "weight": 0.8,
         "variant": "default",
         "seed": 1,
     }

@@ -71,7 +71,7 @@ EXPERIMENT = {
             "title": "T",
             "rows": [
                 {"encoder": "a", "mixture": "q", "variant": "longer"},
-                {"encoder": "a", "mixture": "qc", "qa_weight": 0.8},
+                {"encoder": "a", "mixture": "qc", "weight": 0.8},
             ],
         }
     },

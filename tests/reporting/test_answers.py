@@ -9,7 +9,7 @@ from tests.support.factories import QA, fail_run, make_experiment
 
 def test_the_table_with_the_most_mixtures_besides_qa_alone_is_chosen(tmp_path):
     assert table_of_mixtures(make_experiment(tmp_path)) == "table2"
-    mixture = {"encoder": "base", "mixture": "qa_mcc", "qa_weight": 0.8}
+    mixture = {"encoder": "base", "mixture": "qa_mcc", "weight": 0.8}
     for rows in ([QA], [mixture]):
         tables = {"table1": {"title": "One mixture", "rows": rows}}
         assert table_of_mixtures(make_experiment(tmp_path, tables=tables, figures={})) is None

@@ -13,7 +13,7 @@ def test_the_tables_hold_the_scores_of_the_runs(unfinished):
     frame = interference.frame(unfinished, kinds)
     assert len(frame) == 4 + 4 + 4 + 4 + 1 + 3 + 4  # auxiliary corpora of the mixtures
     for record in frame.to_dict("records"):
-        run = RunId(record["encoder"], record["mixture"], record["qa_weight"], "default", 1)
+        run = RunId(record["encoder"], record["mixture"], record["weight"], "default", 1)
         metrics = read_json(RunFolder(unfinished.layout.run(run)).metrics)["auxiliary"]
         assert record["accuracy"] == metrics[record["corpus"]]["accuracy"]
     text = unfinished.layout.table("interference", "md").read_text()
@@ -24,7 +24,7 @@ def test_the_tables_hold_the_scores_of_the_runs(unfinished):
 
 def test_auxiliary_corpora_are_found_wherever_the_mixture_lists_them(tmp_path):
     mixtures = {"mixed": {"label": "Mixed", "corpora": ["cola", "squad", "swag"]}}
-    rows = [{"encoder": "base", "mixture": "mixed", "qa_weight": 0.8}]
+    rows = [{"encoder": "base", "mixture": "mixed", "weight": 0.8}]
     tables = {"table1": {"title": "Mixed", "rows": rows}}
     experiment = make_experiment(tmp_path, mixtures=mixtures, tables=tables, figures={})
     make_run(experiment, experiment.runs()[0])

@@ -41,7 +41,7 @@ def test_a_table_shows_the_scores_of_the_run(tmp_path):
     tex = [line for line in read(experiment, "table1", "tex").splitlines() if " & 0.8 & " in line]
     assert tex == [" & ".join(row) + r" \\"]
     data = pd.read_csv(experiment.layout.table("table1", "csv"))
-    record = data[data.qa_weight == 0.8].iloc[0]
+    record = data[data.weight == 0.8].iloc[0]
     assert (record.em, record.f1) == (74.123, 77.987)
     assert record.no_ans_accuracy == scores["NoAns_exact"]
     assert record.official_em == pytest.approx(73.123)
@@ -59,7 +59,7 @@ def test_missing_and_failed_runs_show_a_dash_and_the_reason(tmp_path):
     assert r"- \[1\] not run" in text
     assert r"- \[2\] train failed: CUDA out of memory" in text
     assert r"--\textsuperscript{2}" in read(experiment, "table1", "tex")
-    data = pd.read_csv(experiment.layout.table("table1", "csv")).set_index("qa_weight")
+    data = pd.read_csv(experiment.layout.table("table1", "csv")).set_index("weight")
     assert data.em.notna().tolist() == [False, False, False, False, True]
     assert data.reasons[0.8].startswith("train failed: CUDA out of memory")
 

@@ -49,7 +49,7 @@ SMALL = {
             "title": "Mixtures",
             "rows": [
                 {"encoder": "tiny", "mixture": "qa"},
-                {"encoder": "tiny", "mixture": "qa_sc", "qa_weight": 0.8},
+                {"encoder": "tiny", "mixture": "qa_sc", "weight": 0.8},
             ],
         },
     },
@@ -59,7 +59,7 @@ SMALL = {
 GRID = {
     "encoders": ["tiny"],
     "mixtures": ["qa", "qa_sc"],
-    "qa_weights": [0.5, 0.8],
+    "weights": [0.5, 0.8],
     "settings": {"training.learning_rate": [1e-5, "3e-5"], "schedule.dry": ["skip"]},
 }
 """A grid over `SMALL`: six rows of two variants."""
@@ -94,10 +94,8 @@ LABELS = {
     "mrpc": ["not_equivalent", "equivalent"],
     "mnli": ["entailment", "neutral", "contradiction"],
 }
-WEIGHTS = [
-    {"encoder": "base", "mixture": "qa_mcc_sc", "qa_weight": w} for w in (0.5, 0.7, 0.8, 0.9)
-]
-QA = {"encoder": "base", "mixture": "qa", "qa_weight": 1.0}
+WEIGHTS = [{"encoder": "base", "mixture": "qa_mcc_sc", "weight": w} for w in (0.5, 0.7, 0.8, 0.9)]
+QA = {"encoder": "base", "mixture": "qa", "weight": 1.0}
 
 
 def make_experiment(folder: Path, **changes: Any) -> Experiment:
@@ -145,21 +143,21 @@ def make_experiment(folder: Path, **changes: Any) -> Experiment:
                 "title": "Mixtures",
                 "rows": [
                     QA,
-                    {"encoder": "base", "mixture": "qa_mcc", "qa_weight": 0.8},
-                    {"encoder": "base", "mixture": "qa_sc", "qa_weight": 0.8},
-                    {"encoder": "base", "mixture": "qa_mcc_sc", "qa_weight": 0.8},
+                    {"encoder": "base", "mixture": "qa_mcc", "weight": 0.8},
+                    {"encoder": "base", "mixture": "qa_sc", "weight": 0.8},
+                    {"encoder": "base", "mixture": "qa_mcc_sc", "weight": 0.8},
                 ],
             },
             "table3": {
                 "title": "Large encoder",
                 "rows": [
                     {**QA, "encoder": "large"},
-                    {"encoder": "large", "mixture": "qa_mcc_sc", "qa_weight": 0.8},
+                    {"encoder": "large", "mixture": "qa_mcc_sc", "weight": 0.8},
                 ],
             },
         },
         "figures": {
-            "figure3": {"title": "QA weight and scores", "table": "table1", "x": "qa_weight"},
+            "figure3": {"title": "QA weight and scores", "table": "table1", "x": "weight"},
             "figure4": {"title": "Mixture and scores", "table": "table2", "x": "mixture"},
         },
     }
@@ -236,7 +234,7 @@ def make_run(
         "run": {
             "encoder": run.encoder,
             "mixture": run.mixture,
-            "qa_weight": run.qa_weight,
+            "weight": run.weight,
             "variant": run.variant,
             "seed": run.seed,
         },
@@ -253,7 +251,7 @@ def make_run(
                 "rows": 50,
             }
             for name, corpus in settings.corpora.items()
-            if name != settings.primary
+            if name != settings.target
         },
         "fingerprint": fingerprint,
         "provenance": {
@@ -302,10 +300,10 @@ def _slice(label: str, em: float, f1: float, tuned: bool) -> dict[str, Any]:
 
 
 def _write_schedule(folder: Path, settings: Any, steps: int, draw: random.Random) -> list[str]:
-    others = [name for name in settings.corpora if name != settings.primary]
-    weights = [settings.qa_weight]
-    weights += [(1 - settings.qa_weight) / len(others)] * len(others) if others else []
-    names = draw.choices([settings.primary, *others], weights, k=steps)
+    others = [name for name in settings.corpora if name != settings.target]
+    weights = [settings.weight]
+    weights += [(1 - settings.weight) / len(others)] * len(others) if others else []
+    names = draw.choices([settings.target, *others], weights, k=steps)
     schedule = pa.table(
         {
             "step": pa.array(range(steps), pa.int32()),

@@ -12,7 +12,7 @@ from tests.support.tiny import make_run_folder
 
 
 def fresh(folder: Path):
-    run_dir, run = make_run_folder(folder, qa_weight=0.5, rows=60, training={"epochs": 3})
+    run_dir, run = make_run_folder(folder, weight=0.5, rows=60, training={"epochs": 3})
     (run_dir / "config.yaml").write_text(dump_yaml(run), encoding="utf-8")
     return run_dir, run
 

@@ -30,7 +30,7 @@ def make(folder: Path, rows: int) -> Path:
     """A run with checkpoints of several MiB, which take a while to write."""
     sizes = {"hidden_size": 192, "intermediate_size": 384}
     run_dir, run = make_run_folder(
-        folder, qa_weight=0.5, rows=rows, encoder=sizes, training={"batch_size": 8, "epochs": 2}
+        folder, weight=0.5, rows=rows, encoder=sizes, training={"batch_size": 8, "epochs": 2}
     )
     (run_dir / "config.yaml").write_text(dump_yaml(run), encoding="utf-8")
     return run_dir

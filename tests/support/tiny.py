@@ -250,7 +250,7 @@ def make_tiny_experiment(folder: Path, **changes: Any) -> Experiment:
 def make_run_folder(
     folder: Path,
     mixture: str = "squad_swag_cola_mnli",
-    qa_weight: float = 0.5,
+    weight: float = 0.5,
     rows: int = 40,
     kind: str = "bert",
     encoder: dict[str, Any] | None = None,
@@ -261,7 +261,7 @@ def make_run_folder(
     Args:
         folder: the experiment's folder of results.
         mixture: names of the corpora, joined by "_".
-        qa_weight: the QA weight.
+        weight: the QA weight.
         rows: number of rows in each split of each corpus.
         kind: model type of the encoder.
         encoder: values of its configuration.
@@ -272,7 +272,7 @@ def make_run_folder(
     """
     experiment = make_tiny_experiment(folder, **changes)
     layout = experiment.layout
-    run_id = RunId("tiny", mixture, qa_weight, "default", experiment.seeds[0])
+    run_id = RunId("tiny", mixture, weight, "default", experiment.seeds[0])
     run, run_dir = experiment.resolve(run_id), layout.run(run_id)
     make_encoder(layout.encoder("tiny"), kind, **(encoder or {}))
     for name, corpus in run.corpora.items():

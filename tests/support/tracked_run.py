@@ -18,7 +18,7 @@ from mtdnn.training.journal import Record
 from mtdnn.training.loop import train
 from tests.support.tiny import make_run_folder, make_tiny_experiment
 
-MIXTURE = {"mixture": "squad_cola", "qa_weight": 0.5}
+MIXTURE = {"mixture": "squad_cola", "weight": 0.5}
 TABLES = {"t": {"title": "t", "rows": [{"encoder": "tiny", **MIXTURE}]}}
 PATIENCE_SECONDS = 300
 

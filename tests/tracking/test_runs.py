@@ -62,7 +62,7 @@ def test_run_is_mirrored(experiment):
         "experiment": experiment.experiment,
         "encoder": "base",
         "mixture": "qa_sc",
-        "qa_weight": "0.8",
+        "weight": "0.8",
         "variant": "default",
         "seed": "1",
         "fingerprint": metrics["fingerprint"],
@@ -73,7 +73,7 @@ def test_run_is_mirrored(experiment):
     }.items():
         assert run.data.tags[name] == value
     assert run.data.params["training.learning_rate"] == "3e-05"
-    assert run.data.params["qa_weight"] == "0.8"
+    assert run.data.params["weight"] == "0.8"
     assert run.data.params["decoding.null_threshold"] == "0.0"
     scores = metrics["slices"]["official"]
     assert run.data.metrics["em"] == 71.25

@@ -14,7 +14,7 @@ def trained(tmp_path_factory):
     """A run of all four corpora, trained to the end."""
     run_dir, run = make_run_folder(
         tmp_path_factory.mktemp("trained"),
-        qa_weight=0.25,
+        weight=0.25,
         rows=120,
         encoder={"num_hidden_layers": 1},
         training=LEARNABLE,

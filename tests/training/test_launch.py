@@ -28,7 +28,7 @@ WITH_DROPOUT = {"head_dropout": 0.3, "encoder_dropout": 0.1}
 # biases are rounding errors, from which Adamax makes full steps.
 WITHOUT_MEANING = ("attention.self.key.bias", "qa_outputs.bias", "heads.swag.linear.bias")
 # Batches of 4, and one of a single item at the end of each pass.
-SMALL = {"rows": 21, "qa_weight": 0.4, "encoder": {"num_hidden_layers": 1}}
+SMALL = {"rows": 21, "weight": 0.4, "encoder": {"num_hidden_layers": 1}}
 
 
 def make(folder: Path, **settings):

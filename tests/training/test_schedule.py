@@ -52,15 +52,15 @@ def corpora_of(tmp_path, mixture):
 
 def test_the_rest_is_spread_over_corpora_or_over_families(tmp_path):
     corpora = corpora_of(tmp_path, "squad_swag_cola_mnli")
-    assert shares(corpora, 0.7, "datasets") == pytest.approx(
+    assert shares(corpora, "squad", 0.7, "datasets") == pytest.approx(
         {"squad": 0.7, "swag": 0.1, "cola": 0.1, "mnli": 0.1}
     )
-    assert shares(corpora, 0.7, "families") == pytest.approx(
+    assert shares(corpora, "squad", 0.7, "families") == pytest.approx(
         {"squad": 0.7, "swag": 0.15, "cola": 0.075, "mnli": 0.075}
     )
     for spread in ("datasets", "families"):
-        assert shares(corpora_of(tmp_path, "squad"), 1.0, spread) == {"squad": 1.0}
-        two = shares(corpora_of(tmp_path, "squad_swag"), 0.8, spread)
+        assert shares(corpora_of(tmp_path, "squad"), "squad", 1.0, spread) == {"squad": 1.0}
+        two = shares(corpora_of(tmp_path, "squad_swag"), "squad", 0.8, spread)
         assert two == pytest.approx({"squad": 0.8, "swag": 0.2})
 
 
@@ -69,7 +69,7 @@ def test_corpora_are_drawn_as_often_as_their_shares_say(weight):
     rest = (1 - weight) / 3
     probabilities = {"squad": weight, "swag": rest / 2, "cola": rest / 2, "mnli": 2 * rest}
     steps = steps_of(probabilities, {**SIZES, "squad": 8 * 10_000}, epochs=1)
-    # The last step is always one of the primary corpus: the epoch ends with it.
+    # The last step is always one of the target corpus: the epoch ends with it.
     counts = Counter(step.corpus for step in steps[:-1])
     observed = [counts[name] for name in probabilities]
     expected = [p * (len(steps) - 1) for p in probabilities.values()]
@@ -126,7 +126,7 @@ def test_every_schedule(sizes, batch_size, epochs, seed, options):
                 assert sorted(map(len, some)) == sorted([batch_size] * (full - 1) + [last])
             if options["recut"] == "each_epoch":  # the smaller batch comes last
                 assert all(len(batch) == batch_size for batch in some[: full - 1])
-    for epoch in range(epochs):  # an epoch ends with the last batch of the primary corpus
+    for epoch in range(epochs):  # an epoch ends with the last batch of the target corpus
         assert [step for step in steps if step.epoch == epoch][-1].corpus == "squad"
 
 

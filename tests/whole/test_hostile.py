@@ -170,7 +170,7 @@ def spoil_with_depth(folder) -> None:
 
 @pytest.mark.parametrize("spoil", [spoil_with_pickle, spoil_with_code, spoil_with_depth])
 def test_no_pickle_or_code_of_an_encoder_is_run(tmp_path, boom, spoil):
-    _, run = make_run_folder(tmp_path / "run", mixture="squad", qa_weight=1.0, rows=4)
+    _, run = make_run_folder(tmp_path / "run", mixture="squad", weight=1.0, rows=4)
     encoder = make_encoder(tmp_path / "encoder")
     spoil(encoder)
     with pytest.raises(MtdnnError, match="no usable") as error:
@@ -181,7 +181,7 @@ def test_no_pickle_or_code_of_an_encoder_is_run(tmp_path, boom, spoil):
 @pytest.mark.parametrize("spoil", [spoil_with_pickle, spoil_with_code, spoil_with_depth])
 def test_no_pickle_or_code_of_a_model_is_run(tmp_path, boom, spoil):
     run_dir, run = make_run_folder(
-        tmp_path / "run", mixture="squad", qa_weight=1.0, rows=4, training={"epochs": 1}
+        tmp_path / "run", mixture="squad", weight=1.0, rows=4, training={"epochs": 1}
     )
     train(run_dir, run, threads=1)
     spoil(run_dir / "model")

@@ -14,7 +14,7 @@ from mtdnn.config.layout import Layout, RunFolder
 from mtdnn.machine.locking import Lease
 from tests.support.tiny import make_run_folder
 
-SETTINGS = {"qa_weight": 0.5, "rows": 24, "training": {"epochs": 1, "batch_size": 8}}
+SETTINGS = {"weight": 0.5, "rows": 24, "training": {"epochs": 1, "batch_size": 8}}
 
 
 def call(command: str, run_dir: Path, *options: str) -> subprocess.CompletedProcess:

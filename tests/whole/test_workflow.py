@@ -236,7 +236,7 @@ def test_edited_code_redoes_only_the_steps_that_run_it(workdir):
 @pytest.mark.slow
 def test_a_failed_run_does_not_stop_others_and_is_retried_later(workdir):
     rows = workdir.settings["tables"]["table1"]["rows"]
-    rows += [{**rows[1], "qa_weight": weight} for weight in (0.5, 0.6)]
+    rows += [{**rows[1], "weight": weight} for weight in (0.5, 0.6)]
     folders = [workdir.results / f"runs/tiny/qa_sc/w{w}/default/seed1" for w in (0.5, 0.6)]
     # Training runs with QA weight 0.5 fail; no fingerprint includes this module.
     opened = "        self._seconds = 0.0\n"
@@ -262,7 +262,7 @@ def test_a_failed_run_does_not_stop_others_and_is_retried_later(workdir):
     assert trained(workdir.planned("table1")) == {"tiny/qa_sc/w0.5/default/seed1"}
     del rows[2]
     assert workdir.planned("table1") == {"Writing table1", "Writing the comparisons of table1"}
-    rows.insert(2, {**rows[1], "qa_weight": 0.5})
+    rows.insert(2, {**rows[1], "weight": 0.5})
     workdir.edit("training/journal.py", broken, opened)
     answer = workdir.snakemake("table1")
     assert answer.returncode == 0, answer.stdout
@@ -361,8 +361,8 @@ FILES = {
             "not 'all {results}'",
         ),
         (
-            change("tables.table1.rows.1.qa_weight", 1.2),
-            "tables.table1.rows.1.qa_weight: must be at most 1, not 1.2",
+            change("tables.table1.rows.1.weight", 1.2),
+            "tables.table1.rows.1.weight: must be at most 1, not 1.2",
         ),
         (
             change("training.learning_rate", "fast"),

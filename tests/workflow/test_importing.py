@@ -21,7 +21,7 @@ from mtdnn.training.loop import train
 from mtdnn.workflow.importing import import_run
 from tests.support.tiny import make_run_folder, make_tiny_experiment
 
-MIXTURE = {"mixture": "squad_cola", "qa_weight": 0.5}
+MIXTURE = {"mixture": "squad_cola", "weight": 0.5}
 CHANGES = {
     "training": {"epochs": 1, "batch_size": 8},
     "tables": {"t": {"title": "t", "rows": [{"encoder": "tiny", **MIXTURE}]}},
@@ -134,7 +134,7 @@ def test_a_folder_that_is_not_a_run_is_refused(here, tmp_path):
 
 
 def test_a_run_that_no_table_needs_is_refused(there, tmp_path):
-    row = {"encoder": "tiny", "mixture": "squad", "qa_weight": 1.0}
+    row = {"encoder": "tiny", "mixture": "squad", "weight": 1.0}
     other = make_tiny_experiment(
         tmp_path / "here", **{**CHANGES, "tables": {"t": {"title": "t", "rows": [row]}}}
     )

@@ -20,7 +20,7 @@ SIZES = {"squad": 600, "swag": 90, "cola": 300, "mrpc": 40, "mnli": 500}
 @pytest.mark.parametrize("weight", [0.5, 0.8])
 def test_expected_steps_are_the_mean_of_drawn_schedules(tmp_path, dry, weight):
     experiment = make_experiment(tmp_path, schedule={"dry": dry}, training={"batch_size": 4})
-    run = next(r for r in experiment.runs() if r.mixture == "qa_mcc_sc" and r.qa_weight == weight)
+    run = next(r for r in experiment.runs() if r.mixture == "qa_mcc_sc" and r.weight == weight)
     settings = experiment.resolve(run)
     expected = planning.expected_steps(settings, SIZES)
     drawn = dict.fromkeys(SIZES, 0.0)
@@ -61,7 +61,7 @@ def test_a_large_grid_is_collapsed_and_planned_at_once(tmp_path):
     assert time.process_time() - began < 5
 
     rows = [
-        {"encoder": "base", "mixture": "qa_sc", "qa_weight": round(w, 3)}
+        {"encoder": "base", "mixture": "qa_sc", "weight": round(w, 3)}
         for w in np.linspace(0.1, 0.9, 60)
     ]
     experiment = make_experiment(
@@ -73,7 +73,7 @@ def test_a_large_grid_is_collapsed_and_planned_at_once(tmp_path):
 
 def test_rates_are_measured_once_if_features_exist(tmp_path, monkeypatch):
     run_dir, settings = make_run_folder(tmp_path, "squad_cola", 0.8, rows=24)
-    row = {"encoder": "tiny", "mixture": "squad_cola", "qa_weight": 0.8}
+    row = {"encoder": "tiny", "mixture": "squad_cola", "weight": 0.8}
     experiment = make_tiny_experiment(
         tmp_path, seeds=[1, 2], tables={"t": {"title": "t", "rows": [row]}}
     )

@@ -17,7 +17,7 @@ CHANGES = {
     "tables": {
         "t": {
             "title": "t",
-            "rows": [{"encoder": "tiny", "mixture": "squad_cola", "qa_weight": 0.5}],
+            "rows": [{"encoder": "tiny", "mixture": "squad_cola", "weight": 0.5}],
         }
     },
 }

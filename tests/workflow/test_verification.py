@@ -26,7 +26,7 @@ RUN = "runs/tiny/squad_cola/w0.5/default/seed1"
 TABLES = {
     "t": {
         "title": "t",
-        "rows": [{"encoder": "tiny", "mixture": "squad_cola", "qa_weight": 0.5}],
+        "rows": [{"encoder": "tiny", "mixture": "squad_cola", "weight": 0.5}],
     }
 }
 

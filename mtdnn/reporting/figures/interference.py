@@ -21,7 +21,7 @@ def draw(experiment: Experiment) -> Figure:
         if kind.reasons:
             notes.append(f"Incomplete: {kind.label}: {'; '.join(kind.reasons)}.")
     size = (1.6 + 1.75 * (len(corpora) + 1), 1.3 + 0.3 * max(len(known), 2))
-    figure, body = canvas(experiment, size, "Scores of every task by mixture and QA weight", notes)
+    figure, body = canvas(experiment, size, "Scores of every task by mixture and weight", notes)
     panels = body.subplots(1, len(corpora) + 1, sharey=True, squeeze=False)[0]
     colours, levels = corpus_colours(experiment), majority(known)
     _panel(panels[0], [kind.f1 for kind in known], COLOURS[-1], "Question answering", "F1 (%)")

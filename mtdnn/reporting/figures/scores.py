@@ -1,4 +1,4 @@
-"""A table drawn as a figure: scores against QA weight or mixture."""
+"""A table drawn as a figure: scores against weight or mixture."""
 
 import math
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ def draw(experiment: Experiment, name: str) -> Figure:
     """Draw EM and F1 of a table's rows, in two panels that span the same number of points."""
     settings = experiment.figures[name]
     rows = read_rows(experiment, settings.table)
-    by_weight = settings.x == "qa_weight"
+    by_weight = settings.x == "weight"
     ticks, series = _by_weight(experiment, rows) if by_weight else _by_mixture(experiment, rows)
     first = experiment.slice_of(settings.table)
     entry = experiment.slices[first]
@@ -73,7 +73,7 @@ def draw(experiment: Experiment, name: str) -> Figure:
         axes.set_ylabel(f"{metric.upper()} (%)")
         axes.set_xticks(list(ticks), list(ticks.values()))
         axes.grid(axis="x", visible=False)
-        axes.set_xlabel("QA weight (probability that a step is a QA step)" if by_weight else "")
+        axes.set_xlabel("weight of the target (share of the steps)" if by_weight else "")
         margin = 0.06 if by_weight else 0.5
         axes.set_xlim(min(ticks) - margin, max(ticks) + margin)
         drawn.append(values)
@@ -94,22 +94,22 @@ def draw(experiment: Experiment, name: str) -> Figure:
 def _by_weight(
     experiment: Experiment, rows: list[RowResult]
 ) -> tuple[dict[float, str], list[Series]]:
-    """Place rows by QA weight, with a series for each mixture, encoder and variant."""
+    """Place rows by weight, with a series for each mixture, encoder and variant."""
     groups: dict[tuple[str, str, str], list[tuple[float, RowResult]]] = {}
     for row in rows:
         key = (row.row.mixture, row.row.encoder, row.row.variant)
-        groups.setdefault(key, []).append((row.row.qa_weight, row))
+        groups.setdefault(key, []).append((row.row.weight, row))
     colours = iter(cycle())
     series: list[Series] = []
     for members in groups.values():
         row = members[0][1]
         mixture = experiment.mixtures[row.row.mixture]
-        name = mixture.label + (" alone" if mixture.is_qa_alone else "")
+        name = mixture.label + (" alone" if mixture.is_alone else "")
         label = ", ".join([name, *_distinctive(row, rows)])
-        grey = mixture.is_qa_alone and all(each.colour != GREY for each in series)
+        grey = mixture.is_alone and all(each.colour != GREY for each in series)
         colour = GREY if grey else next(colours)
         series.append(Series(label, colour, sorted(members, key=lambda member: member[0])))
-    weights = sorted({row.row.qa_weight for row in rows})
+    weights = sorted({row.row.weight for row in rows})
     return {weight: weight_text(weight) for weight in weights}, series
 
 
@@ -119,13 +119,13 @@ def _by_mixture(
     """Place rows by mixture in the table's order, with a series for each encoder and variant."""
     weights: dict[str, set[float]] = {}
     for row in rows:
-        weights.setdefault(row.row.mixture, set()).add(row.row.qa_weight)
+        weights.setdefault(row.row.mixture, set()).add(row.row.weight)
     places: dict[str, int] = {}
     groups: dict[tuple[str, str], list[tuple[float, RowResult]]] = {}
     for row in rows:
         label = experiment.mixtures[row.row.mixture].label.replace("+", "\n+")
         if len(weights[row.row.mixture]) > 1:
-            label += f"\nw {row.row.qa_weight:g}"
+            label += f"\nw {row.row.weight:g}"
         place = places.setdefault(label, len(places))
         groups.setdefault((row.row.encoder, row.row.variant), []).append((place, row))
     series = [
@@ -137,7 +137,7 @@ def _by_mixture(
 
 def _is_alone(experiment: Experiment, series: Series) -> bool:
     """Whether a series by weight is a baseline: question answering alone."""
-    return experiment.mixtures[series.rows[0][1].row.mixture].is_qa_alone
+    return experiment.mixtures[series.rows[0][1].row.mixture].is_alone
 
 
 def _distinctive(row: RowResult, rows: list[RowResult]) -> list[str]:

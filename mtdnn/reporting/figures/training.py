@@ -183,7 +183,7 @@ def _draw_bar(
 ) -> None:
     """Draw one run's bar, with a tick above and below it at each intended boundary."""
     total, left, boundary = sum(counts.values()), 0.0, 0.0
-    intended = shares(settings.corpora, settings.qa_weight, settings.schedule.spread)
+    intended = shares(settings.corpora, settings.target, settings.weight, settings.schedule.spread)
     for corpus, share in intended.items():
         width = 100 * counts.get(corpus, 0) / total
         axes.barh(place, width, left=left, height=0.62, color=colours.get(corpus, GREY), zorder=2)

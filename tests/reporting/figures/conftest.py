@@ -12,6 +12,6 @@ def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("drawn")
     experiment = make_experiment(folder, seeds=[1, 2, 3], published=write_published(folder))
     for number, run in enumerate(experiment.runs()):
-        if run.encoder == "base" and run.qa_weight != 0.9:
+        if run.encoder == "base" and run.weight != 0.9:
             make_run(experiment, run, em=70 + number % 7, steps=60)
     return experiment

@@ -47,7 +47,7 @@ def test_a_row_that_is_not_drawn_is_named_with_its_variant(tmp_path):
         tmp_path,
         variants={"legacy": {"label": "old code", "training": {"epochs": 3}}},
         tables={"table1": {"title": "Variants", "rows": [QA, {**QA, "variant": "legacy"}]}},
-        figures={"figure3": {"title": "Variants", "table": "table1", "x": "qa_weight"}},
+        figures={"figure3": {"title": "Variants", "table": "table1", "x": "weight"}},
     )
     make_run(experiment, RunId("base", "qa", 1.0, "default", 1))
     text = scores.draw(experiment, "figure3").subfigs[1].texts[0].get_text()
