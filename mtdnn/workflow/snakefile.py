@@ -13,9 +13,9 @@ from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import MANIFEST, Layout
 from mtdnn.config.loading import parse, with_lock
 from mtdnn.config.settings import FilesEncoder
-from mtdnn.config.yaml_files import read_yaml
+from mtdnn.config.yaml_files import dump_yaml, read_yaml
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import digest
+from mtdnn.machine.files import digest, write_text
 
 
 def load_experiment(mapping: Any, files: Iterable[Path]) -> Experiment:
@@ -23,7 +23,7 @@ def load_experiment(mapping: Any, files: Iterable[Path]) -> Experiment:
 
     Args:
         mapping: the merged keys and values.
-        files: the YAML files.
+        files: the YAML files; none for a module whose settings are given in the Snakefile.
 
     Raises:
         MtdnnError: a line for each mistake and each missing input.
@@ -31,11 +31,25 @@ def load_experiment(mapping: Any, files: Iterable[Path]) -> Experiment:
     names = [os.path.relpath(file) for file in files]
     for name in names:
         read_yaml(name)  # refuses repeated keys, which Snakemake's own reader accepts
-    experiment = with_lock(parse(mapping, where=" + ".join(names)), names[0])
+    where = " + ".join(names) or "config of the module"
+    experiment = parse(mapping, where)
+    experiment = with_lock(experiment, names[0] if names else f"{experiment.experiment}.yaml")
     missing = sorted(missing_files(experiment))
     if missing:
-        raise MtdnnError("\n".join(f"{names[0]}: {line}" for line in missing))
+        raise MtdnnError("\n".join(f"{where}: {line}" for line in missing))
     return experiment
+
+
+def keep_experiment(experiment: Experiment) -> None:
+    """Write the experiment's settings where every step reads them, unless a call is at work here.
+
+    For a workflow that imports this one as a module: Snakemake runs no `onstart` of a module. A
+    call that is at work holds Snakemake's lock, and its steps keep their settings; a real call
+    beside it is refused by Snakemake, and a dry run needs no file.
+    """
+    locks = Path(".snakemake/locks")
+    if not (locks.is_dir() and any(locks.iterdir())):
+        write_text(experiment.layout.experiment, dump_yaml(experiment))
 
 
 def missing_files(experiment: Experiment) -> Iterator[str]:

@@ -27,7 +27,12 @@ from mtdnn.reporting.products import (
     TRAINING_FIGURES,
     templates_digest,
 )
-from mtdnn.workflow.snakefile import load_experiment, report_command, start_delivery
+from mtdnn.workflow.snakefile import (
+    keep_experiment,
+    load_experiment,
+    report_command,
+    start_delivery,
+)
 
 # Planning thousands of runs makes millions of objects that are all kept; with Python's default
 # thresholds, garbage collection takes a fifth of the planning time.
@@ -42,6 +47,8 @@ os.environ.update(
 
 try:
     experiment = load_experiment(config, workflow.configfiles)
+    if workflow.modifier.is_module and workflow.is_main_process:
+        keep_experiment(experiment)
     RUNS = {run.path: run for run in experiment.runs()}
     RUN_STEPS = RunSteps(experiment)
     IMPORTED = {run: RUN_STEPS.imported(run) for run in RUNS.values()}
@@ -55,25 +62,6 @@ EXPERIMENT = LAYOUT.experiment
 RUN_FILES = RunFolder(ROOT / "runs/{run}")
 # Written once all runs are logged to MLflow.
 LOGGED = ROOT / "logged"
-
-
-# These run on the machine that runs Snakemake, because they take seconds, need the network or
-# write to MLflow. Only `features`, `train` and `evaluate` become jobs on a cluster.
-localrules:
-    encoder,
-    corpus,
-    metrics,
-    store,
-    log,
-    agreement,
-    checksums,
-    comparisons,
-    statistics,
-    table,
-    figure,
-    answers,
-    pages,
-    report,
 
 
 wildcard_constraints:

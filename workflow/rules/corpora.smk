@@ -16,6 +16,7 @@ rule encoder:
         ROOT / "logs/encoder/{encoder}.log",
     conda:
         "../../envs/environment.yaml"
+    localrule: True
     params:
         experiment=EXPERIMENT,
         settings=lambda wildcards: encoder_settings(experiment, wildcards.encoder),
@@ -36,6 +37,7 @@ rule corpus:
         ROOT / "logs/corpus/{corpus}.log",
     conda:
         "../../envs/environment.yaml"
+    localrule: True
     params:
         experiment=EXPERIMENT,
         settings=lambda wildcards: corpus_settings(experiment, wildcards.corpus),

@@ -41,6 +41,7 @@ rule metrics:
         ROOT / "logs/metrics/{run}.log",
     conda:
         "../../envs/environment.yaml"
+    localrule: True
     params:
         experiment=EXPERIMENT,
         folder=folder,

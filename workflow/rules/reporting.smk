@@ -30,6 +30,7 @@ rule comparisons:
         ROOT / "logs/comparisons/{table}.log",
     conda:
         "../../envs/environment.yaml"
+    localrule: True
     params:
         experiment=EXPERIMENT,
         settings=digest(experiment.model_dump(mode="json")),
@@ -49,6 +50,7 @@ rule statistics:
         ROOT / "logs/statistics.log",
     conda:
         "../../envs/environment.yaml"
+    localrule: True
     params:
         experiment=EXPERIMENT,
     message:
@@ -67,6 +69,7 @@ rule table:
         ROOT / "logs/table/{table}.log",
     conda:
         "../../envs/environment.yaml"
+    localrule: True
     params:
         experiment=EXPERIMENT,
         settings=digest(experiment.model_dump(mode="json")),
@@ -97,6 +100,7 @@ rule figure:
         ROOT / "logs/figure/{figure}.log",
     conda:
         "../../envs/environment.yaml"
+    localrule: True
     params:
         experiment=EXPERIMENT,
         settings=digest(experiment.model_dump(mode="json")),
@@ -121,6 +125,7 @@ rule answers:
         ROOT / "logs/answers.log",
     conda:
         "../../envs/environment.yaml"
+    localrule: True
     params:
         experiment=EXPERIMENT,
         figures=ANSWER_FIGURES,
@@ -146,6 +151,7 @@ rule pages:
         ROOT / "logs/pages.log",
     conda:
         "../../envs/environment.yaml"
+    localrule: True
     params:
         experiment=EXPERIMENT,
         settings=digest(experiment.model_dump(mode="json")),
@@ -166,6 +172,7 @@ rule report:
         ROOT / "logs/report.log",
     conda:
         "../../envs/environment.yaml"
+    localrule: True
     params:
         # A second Snakemake, which only reads and so needs no lock.
         command=REPORT,

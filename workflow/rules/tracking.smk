@@ -12,6 +12,7 @@ rule store:
     priority: -1
     conda:
         "../../envs/environment.yaml"
+    localrule: True
     params:
         experiment=EXPERIMENT,
         uri=experiment.tracking_uri or "",
@@ -35,6 +36,7 @@ rule log:
     retries: 0
     conda:
         "../../envs/environment.yaml"
+    localrule: True
     params:
         experiment=EXPERIMENT,
         code=code_of("log"),
@@ -60,6 +62,7 @@ rule agreement:
     retries: 0
     conda:
         "../../envs/environment.yaml"
+    localrule: True
     params:
         experiment=EXPERIMENT,
         code=code_of("agreement"),
@@ -86,6 +89,7 @@ rule checksums:
         ROOT / "logs/checksums.log",
     conda:
         "../../envs/environment.yaml"
+    localrule: True
     params:
         experiment=EXPERIMENT,
     message:
