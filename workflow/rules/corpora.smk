@@ -14,9 +14,9 @@ rule encoder:
         ],
     log:
         ROOT / "logs/encoder/{encoder}.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
-    localrule: True
     params:
         experiment=EXPERIMENT,
         settings=lambda wildcards: encoder_settings(experiment, wildcards.encoder),
@@ -35,9 +35,9 @@ rule corpus:
         ],
     log:
         ROOT / "logs/corpus/{corpus}.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
-    localrule: True
     params:
         experiment=EXPERIMENT,
         settings=lambda wildcards: corpus_settings(experiment, wildcards.corpus),

@@ -39,9 +39,9 @@ rule metrics:
         made_by("metrics"),
     log:
         ROOT / "logs/metrics/{run}.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
-    localrule: True
     params:
         experiment=EXPERIMENT,
         folder=folder,

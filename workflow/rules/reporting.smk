@@ -28,9 +28,9 @@ rule comparisons:
         comparisons_of(["{table}"]),
     log:
         ROOT / "logs/comparisons/{table}.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
-    localrule: True
     params:
         experiment=EXPERIMENT,
         settings=digest(experiment.model_dump(mode="json")),
@@ -48,9 +48,9 @@ rule statistics:
         LAYOUT.all_statistics,
     log:
         ROOT / "logs/statistics.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
-    localrule: True
     params:
         experiment=EXPERIMENT,
     message:
@@ -67,9 +67,9 @@ rule table:
         tables_of(["{table}"]),
     log:
         ROOT / "logs/table/{table}.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
-    localrule: True
     params:
         experiment=EXPERIMENT,
         settings=digest(experiment.model_dump(mode="json")),
@@ -98,9 +98,9 @@ rule figure:
         [LAYOUT.figure("{figure}", end) for end in ("png", "pdf")],
     log:
         ROOT / "logs/figure/{figure}.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
-    localrule: True
     params:
         experiment=EXPERIMENT,
         settings=digest(experiment.model_dump(mode="json")),
@@ -123,9 +123,9 @@ rule answers:
         [LAYOUT.figure(name, end) for name in ANSWER_FIGURES for end in ("png", "pdf")],
     log:
         ROOT / "logs/answers.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
-    localrule: True
     params:
         experiment=EXPERIMENT,
         figures=ANSWER_FIGURES,
@@ -149,9 +149,9 @@ rule pages:
         [reported_page(name) for name in [*experiment.tables, *PAGES]],
     log:
         ROOT / "logs/pages.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
-    localrule: True
     params:
         experiment=EXPERIMENT,
         settings=digest(experiment.model_dump(mode="json")),
@@ -170,9 +170,9 @@ rule report:
         LAYOUT.report,
     log:
         ROOT / "logs/report.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
-    localrule: True
     params:
         # A second Snakemake, which only reads and so needs no lock.
         command=REPORT,

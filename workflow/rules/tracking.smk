@@ -10,9 +10,9 @@ rule store:
     log:
         ROOT / "logs/store.log",
     priority: -1
+    localrule: True
     conda:
         "../../envs/environment.yaml"
-    localrule: True
     params:
         experiment=EXPERIMENT,
         uri=experiment.tracking_uri or "",
@@ -34,9 +34,9 @@ rule log:
         ROOT / "logs/log.log",
     priority: -1
     retries: 0
+    localrule: True
     conda:
         "../../envs/environment.yaml"
-    localrule: True
     params:
         experiment=EXPERIMENT,
         code=code_of("log"),
@@ -60,9 +60,9 @@ rule agreement:
     log:
         ROOT / "logs/agreement.log",
     retries: 0
+    localrule: True
     conda:
         "../../envs/environment.yaml"
-    localrule: True
     params:
         experiment=EXPERIMENT,
         code=code_of("agreement"),
@@ -87,9 +87,9 @@ rule checksums:
         LAYOUT.checksums,
     log:
         ROOT / "logs/checksums.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
-    localrule: True
     params:
         experiment=EXPERIMENT,
     message:

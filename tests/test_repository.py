@@ -1,0 +1,36 @@
+"""The files by which strangers judge, cite and run the project agree with its code."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+import mtdnn
+
+ROOT = Path(__file__).parents[1]
+
+
+def read(name: str):
+    return yaml.safe_load((ROOT / name).read_text())
+
+
+def test_the_citation_has_the_version_and_licence_of_the_package():
+    citation = read("CITATION.cff")
+    assert citation["version"] == mtdnn.__version__
+    assert f"license = {citation['license']}\n" in (ROOT / "setup.cfg").read_text()
+    assert (ROOT / "LICENSE").read_text().startswith(f"{citation['license']} License")
+
+
+@pytest.mark.parametrize("workflow", ["tests", "environments"])
+def test_public_checks_run_what_is_here(workflow):
+    jobs = read(f".github/workflows/{workflow}.yml")["jobs"]
+    commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    assert commands
+    for word in " ".join(commands).split():
+        if word.startswith(("envs/", ".ci/")):
+            assert (ROOT / word).exists(), word
+
+
+def test_the_catalog_names_a_config_that_exists():
+    usage = read(".snakemake-workflow-catalog.yml")["usage"]
+    assert (ROOT / usage["mandatory-flags"]["flags"].split()[-1]).exists()
