@@ -1,5 +1,6 @@
 """The workflow imported as a module by another workflow, as Snakemake's documentation shows it."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -69,8 +70,8 @@ def test_a_module_with_a_prefix_takes_what_is_there(imported, tmp_path):
     (folder / "copied.md").unlink()
     answer = outer(Workdir(folder), " as paper_*")
     assert answer.returncode == 0, answer.stdout
-    assert "rule paper_table:" in answer.stdout
-    assert "rule paper_train:" not in answer.stdout
+    assert re.search(r"^paper_table +1$", answer.stdout, re.MULTILINE)
+    assert "paper_train" not in answer.stdout
     assert "localrules directive" not in answer.stdout
     assert "QA+SC" in (folder / "copied.md").read_text()
 
@@ -78,7 +79,6 @@ def test_a_module_with_a_prefix_takes_what_is_there(imported, tmp_path):
 @pytest.mark.slow
 def test_a_mistake_in_the_settings_of_a_module_is_one_line(imported, tmp_path):
     folder = Path(shutil.copytree(imported.folder, tmp_path / "copy"))
-    (folder / "outer.yaml").write_text("{}")
     snakefile = (folder / "Snakefile").read_text().replace('config["pipeline"]', "{'seeds': [1]}")
     (folder / "Snakefile").write_text(snakefile)
     answer = Workdir(folder).call(sys.executable, "-m", "snakemake", "--cores", "2")

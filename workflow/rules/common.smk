@@ -46,8 +46,9 @@ os.environ.update(
 )
 
 try:
-    experiment = load_experiment(config, workflow.configfiles)
-    if workflow.modifier.is_module and workflow.is_main_process:
+    is_module = workflow.modifier.is_module
+    experiment = load_experiment(config, [] if is_module else workflow.configfiles)
+    if is_module and workflow.is_main_process:
         keep_experiment(experiment)
     RUNS = {run.path: run for run in experiment.runs()}
     RUN_STEPS = RunSteps(experiment)
