@@ -1,9 +1,6 @@
 """Recorded steps equal the steps that they replace; accumulation, clipping and precision.
 
-Without a GPU a recorder of our own stands in for CUDA graphs. It keeps every operation that torch
-runs, with its arguments, and runs the same operations again: what the host decided is fixed, as in
-a CUDA graph. It refuses what cannot be recorded on a GPU: values read by the host, sizes that
-depend on values, and tensors made from the host's memory.
+Without a GPU, `tests.support.recorder` stands in for CUDA graphs.
 """
 
 import math
@@ -12,11 +9,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
 
 from mtdnn.model import attention
-from mtdnn.model.batches import PackedBatch
 from mtdnn.model.optimizer import learning_rate, optimizer_for
 from mtdnn.training.loop import random_state
 from mtdnn.training.stepper import (
@@ -28,6 +22,7 @@ from mtdnn.training.stepper import (
     stepper_for,
 )
 from tests.support.packed import Prepared
+from tests.support.recorder import Recording, StandIn, state_of
 from tests.support.tiny import FAMILIES
 
 CPU = torch.device("cpu")
@@ -36,50 +31,6 @@ STEPS = 50
 IGNORED = ("heads.squad.linear.bias", "heads.swag.linear.bias")
 # Heads reach equal and different numbers of steps.
 ORDER = ("squad", "cola", "squad", "mnli", "swag", "squad", "cola", "cola")
-READS_VALUES = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal")
-# On a deterministic GPU the host checks the indices of these first. (The gradient of an index does
-# not need that, but shows up here as `index_put`.)
-CHECKS_INDICES = ("index_put_", "index_copy_", "index_copy", "index_add_", "scatter_", "scatter")
-
-
-class Recording(TorchDispatchMode):
-    """Records operations; `replay` runs them again, on the same memory."""
-
-    def __init__(self, known):
-        super().__init__()
-        self.operations, self.known = [], {t.untyped_storage().data_ptr() for t in known}
-        self.kept = list(known)
-
-    def __torch_dispatch__(self, function, types, arguments=(), options=None):
-        options = options or {}
-        name = function.overloadpacket.__name__
-        indices = arguments[1] if name == "index" else ()
-        by_values = any(index is not None and index.dtype == torch.bool for index in indices)
-        waits = by_values or name in (*READS_VALUES, *CHECKS_INDICES)
-        assert not waits, f"{name}: the host would wait for the device"
-        for tensor in tensors((arguments, options)):
-            place = tensor.untyped_storage().data_ptr()
-            assert place in self.known or not tensor.numel(), f"{name}: a tensor of the host"
-        results = function(*arguments, **options)
-        given = {t.untyped_storage().data_ptr() for t in tensors((arguments, options))}
-        made = [t for t in tensors(results) if t.untyped_storage().data_ptr() not in given]
-        self.known |= {t.untyped_storage().data_ptr() for t in made}
-        self.kept += made  # so that their memory is not reused
-        self.operations.append((function, arguments, options, made))
-        return results
-
-    @torch.no_grad()
-    def replay(self):
-        for function, arguments, options, made in self.operations:
-            results = function(*arguments, **options)
-            given = {t.untyped_storage().data_ptr() for t in tensors((arguments, options))}
-            again = [t for t in tensors(results) if t.untyped_storage().data_ptr() not in given]
-            for old, new in zip(made, again, strict=True):
-                old.copy_(new)
-
-
-def tensors(tree):
-    return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, torch.Tensor)]
 
 
 @pytest.fixture
@@ -94,36 +45,20 @@ class RecordedTraining:
 
     def __init__(self, prepared, **changes):
         self.settings = prepared.run.training.model_copy(update={"learning_rate": 3e-3, **changes})
-        self.prepared, self.recordings = prepared, []
+        self.prepared = prepared
         self.model = prepared.model("packed").train()
         self.optimizer = optimizer_for(self.model, self.settings)
-        self.stepper = RecordedSteps(
-            self.model, self.optimizer, self.settings, CPU, lambda work: self.record(work)
+        self.recorder = StandIn()
+        self.stepper = self.recorder.stepper = RecordedSteps(
+            self.model, self.optimizer, self.settings, CPU, self.recorder
         )
 
-    def record(self, work):
-        """Record work and undo it: on a GPU a recording does not change the weights."""
-        before = {name: value.clone() for name, value in self.state().items()}
-        known = [*self.state().values(), *self.model.buffers()]
-        known += [self.stepper._results, self.optimizer._factors]
-        cells = (cell.cell_contents for cell in work.__closure__)
-        known += next(cell for cell in cells if isinstance(cell, PackedBatch)).tensors()
-        with torch.random.fork_rng(), Recording(known) as recording:
-            work()
-        with torch.no_grad():
-            for name, value in self.state().items():
-                value.copy_(before[name])
-        self.recordings.append(recording)
-        return recording.replay
+    @property
+    def recordings(self):
+        return self.recorder.recordings
 
     def state(self):
-        moments = {
-            f"{name}.{kind}": value
-            for name, parameter in self.model.named_parameters()
-            for kind, value in self.optimizer.state.get(parameter, {}).items()
-            if isinstance(value, torch.Tensor)
-        }
-        return {**{n: p.data for n, p in self.model.named_parameters()}, **moments}
+        return state_of(self.stepper)
 
     def run(self, stepper=None, steps=range(STEPS)):
         stepper, losses = stepper or self.stepper, []
@@ -217,7 +152,7 @@ def test_steps_continue_where_recording_fails(undropped, like_a_gpu, capsys):
     for fails in (True, False):
         training = RecordedTraining(undropped)
         if fails:
-            training.record = refuse
+            training.stepper._recorder = refuse
         outcomes.append(training.run(steps=range(12)))
     assert outcomes[0] == outcomes[1]
     said = capsys.readouterr().out

@@ -1,0 +1,765 @@
+"""Prove the GPU path right, then measure it: one command, one process, at most nine minutes.
+
+    python tests/benchmarks/gpu.py FOLDER              # on a machine with a GPU
+    python tests/benchmarks/gpu.py FOLDER --rehearse   # every line on a CPU, on tiny shapes
+
+The machine needs Python, torch, transformers and the training core's other packages; those that
+are missing are installed from the wheels in the folder that WHEELS names. Every result is a line of
+JSON in FOLDER/<device>-<date>.jsonl, written at once. Sections run in order of importance, each
+only if enough time is left. A result that makes later ones meaningless ends the command.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+NEEDED = ("filelock", "pyarrow", "pydantic", "yaml", "safetensors", "tokenizers", "tqdm")
+
+
+def install_missing() -> None:
+    """Install what the training core needs and this machine lacks, from the wheels in WHEELS."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing and (wheels := os.environ.get("WHEELS")):
+        names = ["PyYAML" if name == "yaml" else name for name in missing]
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index"]
+        subprocess.run([*command, "--find-links", wheels, *names], check=True)
+        importlib.invalidate_caches()
+
+
+install_missing()
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from mtdnn.bench import harness, material, paper, train  # noqa: E402
+from mtdnn.data.features import Features  # noqa: E402
+from mtdnn.machine.files import sha256  # noqa: E402
+from mtdnn.machine.provenance import commit  # noqa: E402
+from mtdnn.model import attention  # noqa: E402
+from mtdnn.model.batches import PackedBatch, batch_of  # noqa: E402
+from mtdnn.model.device import device_name, use_device  # noqa: E402
+from mtdnn.model.multitask import build  # noqa: E402
+from mtdnn.model.optimizer import clip_scale, gradient_norm, learning_rate  # noqa: E402
+from mtdnn.model.optimizer import optimizer_for as optimizer_of  # noqa: E402
+from mtdnn.training.checkpoints import Checkpoints  # noqa: E402
+from mtdnn.training.loop import random_state  # noqa: E402
+from mtdnn.training.stepper import RecordedSteps, cuda_recorder, precision  # noqa: E402
+from tests.support.recorder import StandIn, state_of  # noqa: E402
+
+
+class Wrong(Exception):
+    """A result that is not what it must be."""
+
+
+@dataclass
+class Bench:
+    """What every section needs: the device, the place of the results, the time that is left.
+
+    Attributes:
+        device: where everything runs.
+        out: the folder of the results.
+        rehearsal: whether this is a rehearsal on a CPU.
+        ends: when the command must be over, by `time.monotonic`.
+        lines: the file of the results.
+    """
+
+    device: torch.device
+    out: Path
+    rehearsal: bool
+    ends: float
+    lines: Path
+    _materials: dict[tuple[str, str], material.Material] = field(default_factory=dict)
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left."""
+        return self.ends - time.monotonic()
+
+    def record(self, section: str, case: str, **values: Any) -> None:
+        """Append a result to the file, so that it survives whatever comes next."""
+        line = {"section": section, "case": case, **values}
+        with self.lines.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        print(f"{section}: {case}: {json.dumps(values)[:300]}", flush=True)
+
+    def check(self, section: str, case: str, right: bool, **values: Any) -> None:
+        """Record whether something is right.
+
+        Raises:
+            Wrong: it is not.
+        """
+        self.record(section, case, right=bool(right), **values)
+        if not right:
+            raise Wrong(f"{section}: {case}: {values}")
+
+    def material(self, shape: str = "base", kind: str = "bf16") -> material.Material:
+        """Return the encoder of a shape, with random weights, and windows of real lengths."""
+        shape = "tiny" if self.rehearsal else shape
+        if (shape, kind) not in self._materials:
+            options = self.options(encoder=shape, precision=kind)
+            self._materials[shape, kind] = material.gather(options)
+        return self._materials[shape, kind]
+
+    def options(self, **changes: Any) -> harness.Options:
+        """Return the options of a benchmark."""
+        given: dict[str, Any] = {
+            "experiment": ROOT / "config" / "reduced.yaml",
+            "encoder": "base",
+            "folder": self.out / "material",
+            "threads": None,
+            "rounds": 2 if self.rehearsal else 7,
+        }
+        return harness.Options(**{**given, **changes})
+
+    def recorder(self) -> "Callable[..., Any]":
+        """Return a recorder of the device: CUDA graphs, or the stand-in of a rehearsal."""
+        return StandIn() if self.rehearsal else cuda_recorder()
+
+    def wait(self) -> None:
+        """Wait for the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def seconds(self, work: Callable[[], object], times: int = 10) -> float:
+        """Return the mean seconds of work, after a warm-up."""
+        times = 2 if self.rehearsal else times
+        for _ in range(2):
+            work()
+        self.wait()
+        started = time.perf_counter()
+        for _ in range(times):
+            work()
+        self.wait()
+        return (time.perf_counter() - started) / times
+
+
+# --- 1. ceilings -----------------------------------------------------------------------------
+
+
+def ceilings(bench: Bench) -> None:
+    """What this device can do at most."""
+    import transformers
+
+    bench.record(
+        "ceilings",
+        "versions",
+        device=device_name(bench.device),
+        torch=torch.__version__,
+        cuda=torch.version.cuda,
+        transformers=transformers.__version__,
+        python=platform.python_version(),
+        commit=commit(),
+        rehearsal=bench.rehearsal,
+    )
+    size = 128 if bench.rehearsal else 8192
+    for kind in ("bfloat16", "float32"):
+        matrix = torch.randn(size, size, device=bench.device, dtype=getattr(torch, kind))
+        taken = bench.seconds(lambda matrix=matrix: matrix @ matrix, 20)
+        bench.record("ceilings", f"product_{kind}", size=size, tflops=2 * size**3 / taken / 1e12)
+    source = torch.empty((1 << 20) if bench.rehearsal else (1 << 30), device=bench.device)
+    target = torch.empty_like(source)
+    taken = bench.seconds(lambda: target.copy_(source), 20)
+    bench.record("ceilings", "copy", gb_per_s=2 * source.numel() * 4 / taken / 1e9)
+
+
+# --- 2. attention ----------------------------------------------------------------------------
+
+
+def lengths_of(bench: Bench, count: int = 16) -> list[int]:
+    """Draw lengths of real windows."""
+    places = np.linspace(0, 1, 11)
+    draw = np.random.default_rng(3).random(count)
+    known = [length // 8 for length in material.LENGTHS["squad"]]
+    return (
+        np.interp(draw, places, known if bench.rehearsal else material.LENGTHS["squad"])
+        .astype(int)
+        .tolist()
+    )
+
+
+def packing_of(bench: Bench, lengths: list[int]) -> PackedBatch:
+    """Return a batch that has only lengths, with a tail as a recorded step has one."""
+    numbers = torch.zeros(sum(lengths), dtype=torch.int64)
+    batch = PackedBatch(numbers, numbers, numbers, tuple(lengths), np.arange(len(lengths) + 1), {})
+    return batch.with_tail().to(bench.device)
+
+
+def attention_is_right(bench: Bench) -> None:
+    """Packed attention against fp64, sequence by sequence; leaks, bits, dropout."""
+    lengths = lengths_of(bench)
+    packing = packing_of(bench, lengths)
+    for size in (64, 8, 32):
+        heads = 2 if bench.rehearsal else 12
+        shape = (1, heads, packing.tokens, size)
+        half = torch.float32 if bench.rehearsal else torch.bfloat16
+        torch.manual_seed(1)
+        given = [torch.randn(shape, device=bench.device, dtype=half) for _ in range(3)]
+        _parity(bench, f"heads_of_{size}", given, packing)
+        _no_leak(bench, f"heads_of_{size}", given, packing)
+        _same_bits(bench, f"heads_of_{size}", given, packing)
+        _dropout(bench, f"heads_of_{size}", given, packing)
+
+
+def _attend(given: list[torch.Tensor], packing: PackedBatch, dropout: float = 0.0) -> torch.Tensor:
+    output, _ = attention.packed_attention(
+        torch.nn.Identity(), *given, None, dropout=dropout, packing=packing
+    )
+    return output[0]
+
+
+def _parity(bench: Bench, case: str, given: list[torch.Tensor], packing: PackedBatch) -> None:
+    """Forward and gradients: at most twice as far from fp64 as torch's own products are."""
+    torch.manual_seed(2)
+    weights = torch.randn_like(_attend(given, packing))
+
+    def gradients(dtype: torch.dtype, attend: Callable[..., torch.Tensor]) -> list[torch.Tensor]:
+        inputs = [tensor.detach().to(dtype).requires_grad_() for tensor in given]
+        output = attend(inputs)
+        output.backward(weights.to(output.dtype))
+        return [output.detach(), *(tensor.grad for tensor in inputs)]
+
+    def one_by_one(inputs: list[torch.Tensor]) -> torch.Tensor:
+        parts, start = [], 0
+        for length in (*packing.lengths, packing.tail):
+            q, k, v = (tensor[0, :, start : start + length] for tensor in inputs)
+            scores = torch.softmax(q @ k.transpose(1, 2) * q.shape[-1] ** -0.5, dim=-1)
+            parts.append((scores @ v).transpose(0, 1))
+            start += length
+        return torch.cat(parts)
+
+    ours = gradients(given[0].dtype, lambda inputs: _attend(inputs, packing))
+    plain = gradients(given[0].dtype, one_by_one)
+    exact = gradients(torch.float64, one_by_one)
+    for name, mine, its, truth in zip(
+        ["output", "query", "key", "value"], ours, plain, exact, strict=True
+    ):
+        error = (mine.double() - truth).abs().max().item()
+        allowed = 2 * (its.double() - truth).abs().max().item() + 1e-6
+        bench.check("attention", f"{case}_{name}", error <= allowed, error=error, allowed=allowed)
+
+
+def _no_leak(bench: Bench, case: str, given: list[torch.Tensor], packing: PackedBatch) -> None:
+    before = _attend(given, packing)
+    start = packing.lengths[0]
+    own = slice(start, start + packing.lengths[1])
+    changed = [tensor.clone() for tensor in given]
+    for tensor in changed:
+        tensor[:, :, own] += 1
+    after = _attend(changed, packing)
+    moved = (before != after).flatten(1).any(dim=1)
+    inside = bool(moved[own].any())
+    moved[own] = False
+    bench.check("attention", f"{case}_no_leak", inside and not bool(moved.any()))
+
+
+def _same_bits(bench: Bench, case: str, given: list[torch.Tensor], packing: PackedBatch) -> None:
+    results = []
+    for _ in range(2):
+        inputs = [tensor.detach().clone().requires_grad_() for tensor in given]
+        torch.manual_seed(3)
+        _attend(inputs, packing, 0.1).float().square().sum().backward()
+        results.append([tensor.grad for tensor in inputs])
+    equal = all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+    bench.check("attention", f"{case}_backward_twice", equal)
+
+
+def _dropout(bench: Bench, case: str, given: list[torch.Tensor], packing: PackedBatch) -> None:
+    """With values of one, an output is the sum of the kept weights, whose mean is one."""
+    query, key, value = given
+    ones = torch.ones_like(value)
+    sums = []
+    for seed in range(16):
+        torch.manual_seed(seed)
+        sums.append(
+            _attend([query, key, ones], packing, 0.1)[: sum(packing.lengths), :, 0].double()
+        )
+    means = torch.stack(sums).mean(dim=(1, 2))
+    error, noise = abs(means.mean().item() - 1), means.std().item() / 4
+    # Rounding to bf16 has a bias of its own, far below a dropout that is off by a thousandth.
+    bench.check("attention", f"{case}_dropout", error <= 6 * noise + 1e-3, error=error, noise=noise)
+
+
+# --- 3. whole steps --------------------------------------------------------------------------
+
+
+@dataclass
+class Twelve:
+    """Twelve steps over three shapes and two corpora, recorded or as they come."""
+
+    bench: Bench
+    recorded: bool
+    recorder: Any = None
+
+    def __post_init__(self) -> None:
+        self.material = self.bench.material()
+        self.run = self.material.run
+        training = self.run.training.model_copy(update={"deterministic": True})
+        self.settings = training
+        run = self.run.model_copy(update={"training": training})
+        self.model = build(self.material.encoder, run).to(self.bench.device).train()
+        self.optimizer = optimizer_of(self.model, training)
+        recorder = self.recorder or self.bench.recorder()
+        self.stepper = RecordedSteps(
+            self.model, self.optimizer, training, self.bench.device, recorder
+        )
+        if isinstance(recorder, StandIn):
+            recorder.stepper = self.stepper
+        if not self.recorded:
+            self.stepper._recorder = None
+        small = train.smallest(self.material)
+        qa = self.run.target
+        draw = np.random.default_rng(5)
+        self.batches = [
+            (corpus, draw.permutation(len(self.material.features[corpus]))[: train.BATCH])
+            for corpus in (qa, qa, small)
+        ]
+
+    def take(self, steps: range = range(12)) -> list[list[float]]:
+        """Take steps; return loss and norm of each."""
+        results = []
+        for step in steps:
+            corpus, rows = self.batches[(step * 5 + step // 3) % 3]
+            batch = self.stepper.prepare(batch_of(self.material.features[corpus], rows))
+            random_state(1, step)
+            rate = learning_rate(step + 1, 100, self.settings)
+            results.append(torch.stack(self.stepper.take(corpus, batch, rate)))
+        return torch.stack(results).tolist()
+
+    @property
+    def recordings(self) -> int:
+        """How many shapes are recorded."""
+        return sum(1 for recording in self.stepper._recordings.values() if recording)
+
+
+def different(one: RecordedSteps, other: RecordedSteps) -> list[str]:
+    """Return the names of weights and moments that differ in any bit."""
+    mine, its = state_of(one), state_of(other)
+    return [name for name in mine if name not in its or not torch.equal(mine[name], its[name])]
+
+
+def whole_steps(bench: Bench) -> None:
+    """Recorded steps equal eager ones in every bit, also after a stop and a resume."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        eager, recorded = Twelve(bench, False), Twelve(bench, True)
+        expected, found = eager.take(), recorded.take()
+    bench.check(
+        "steps",
+        "nothing_fell_back",
+        "continuing without" not in said.getvalue(),
+        said=said.getvalue()[-500:],
+    )
+    bench.check("steps", "recordings", recorded.recordings == 3, recordings=recorded.recordings)
+    bench.check("steps", "losses_and_norms", expected == found, first=expected[0], last=found[-1])
+    wrong = different(eager.stepper, recorded.stepper)
+    bench.check("steps", "weights_and_moments", not wrong, differ=wrong[:5])
+    del recorded
+    stopped = Twelve(bench, True)
+    first = stopped.take(range(6))
+    folder = bench.out / "checkpoint"
+    Checkpoints(folder, 0.0).save(6, stopped.model, stopped.optimizer, [])
+    resumed = Twelve(bench, True)
+    step, _ = Checkpoints(folder, 0.0).restore(resumed.model, resumed.optimizer)
+    rest = resumed.take(range(step, 12))
+    shutil.rmtree(folder)
+    bench.check("steps", "resumed_losses", first + rest == expected)
+    wrong = different(eager.stepper, resumed.stepper)
+    bench.check("steps", "resumed_weights", not wrong, differ=wrong[:5])
+
+
+# --- 4. a recording that fails ---------------------------------------------------------------
+
+
+def failing_recording(bench: Bench) -> None:
+    """Training goes on, to the same result, when a recording fails in its middle."""
+
+    class Failing:
+        """Fails while it records: the host reads a value, which a graph cannot."""
+
+        def __init__(self) -> None:
+            self.inner, self.count = bench.recorder(), 0
+
+        def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
+            self.count += 1
+            if self.count == 1:
+                if isinstance(self.inner, StandIn):
+                    self.inner.stepper = self.stepper
+                return self.inner(work)
+
+            def broken() -> None:
+                work()
+                raise torch.OutOfMemoryError("made up: out of memory while recording")
+
+            if isinstance(self.inner, StandIn):
+                raise torch.OutOfMemoryError("made up: out of memory while recording")
+            return self.inner(broken)
+
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        eager = Twelve(bench, False)
+        failing = Twelve(bench, True, recorder=Failing())
+        failing.stepper._recorder.stepper = failing.stepper
+        expected, found = eager.take(), failing.take()
+    bench.check("failure", "is_said", "continuing without" in said.getvalue())
+    bench.check("failure", "losses_and_norms", expected == found)
+    wrong = different(eager.stepper, failing.stepper)
+    bench.check("failure", "weights_and_moments", not wrong, differ=wrong[:5])
+
+
+# --- 5. where the time goes ------------------------------------------------------------------
+
+
+def where_time_goes(bench: Bench) -> None:
+    """Forward, backward, norm and update of an eager QA step; the kernels of a recorded one."""
+    ours = train.Ours(bench.material(), bench.material().run.target, bench.device)
+    model, optimizer = ours.trained
+    settings, corpus = ours.run.training, ours.corpus
+    (rows,) = train.random_batches(ours.features, 1)
+    batch = ours.stepper.prepare(batch_of(ours.features, rows)).to(bench.device)
+
+    def forward() -> torch.Tensor:
+        with precision(settings, bench.device):
+            return model.loss(corpus, batch)
+
+    def backward() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        forward().backward()
+
+    def update() -> None:
+        optimizer.advance(model.trained_by(corpus))
+        optimizer.apply(clip_scale(gradient_norm(model.parameters()), settings.clip_norm))
+
+    times = {"forward": bench.seconds(forward), "forward_and_backward": bench.seconds(backward)}
+    backward()
+    times["norm"] = bench.seconds(lambda: gradient_norm(model.parameters()))
+    times["norm_and_update"] = bench.seconds(update)
+    steps = ours.steps(train.random_batches(ours.features))
+    times["step"] = bench.seconds(lambda: [step() for step in steps]) / len(steps)
+    bench.record("time", "qa_step", tokens=batch.tokens, **{f"{n}_s": t for n, t in times.items()})
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    activities += [] if bench.rehearsal else [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        for step in steps:
+            step()
+        bench.wait()
+    averages = profile.key_averages()
+    key = "self_cpu_time_total" if bench.rehearsal else "self_device_time_total"
+    for event in sorted(averages, key=lambda event: -getattr(event, key))[:15]:
+        seconds = getattr(event, key) / 1e6 / len(steps)
+        bench.record("time", "kernel", name=event.key[:80], calls=event.count, step_s=seconds)
+
+
+# --- 6. what recording costs -----------------------------------------------------------------
+
+
+def cost_of_recording(bench: Bench) -> None:
+    """Time and memory of each recording, and how many shapes a run meets."""
+    for corpus in bench.material().features:
+        ours = train.Ours(bench.material(), corpus, bench.device)
+        if bench.rehearsal:
+            recorder = bench.recorder()
+            ours.stepper = recorder.stepper = RecordedSteps(
+                *ours.trained, ours.run.training, bench.device, recorder
+            )
+        steps = ours.steps(train.random_batches(ours.features, 3))
+        for step in steps:
+            step()
+        bench.wait()
+        before = torch.cuda.memory_reserved() if bench.device.type == "cuda" else 0
+        started = time.perf_counter()
+        for step in steps:  # the second time: each is recorded and replayed
+            step()
+        bench.wait()
+        twice = time.perf_counter() - started
+        after = torch.cuda.memory_reserved() if bench.device.type == "cuda" else 0
+        started = time.perf_counter()
+        for step in steps:
+            step()
+        bench.wait()
+        replayed = time.perf_counter() - started
+        bench.record(
+            "recording",
+            corpus,
+            shape_s=(twice - replayed) / len(steps),
+            replay_s=replayed / len(steps),
+            shape_mib=(after - before) / 2**20 / len(steps),
+            shapes_in_1000_steps=_shapes(ours.features, 20 if bench.rehearsal else 1000),
+        )
+
+
+def _shapes(features: Features, steps: int) -> int:
+    draw, found = np.random.default_rng(7), set()
+    for _ in range(steps):
+        rows = draw.choice(len(features), min(train.BATCH, len(features)), replace=False)
+        found.add(batch_of(features, rows).with_tail().shape)
+    return len(found)
+
+
+# --- 7. switches, 8. peers -------------------------------------------------------------------
+
+
+def switches(bench: Bench) -> None:
+    """What each fast path and each precision is worth, on the QA step and the smallest one."""
+    for case in ("attention", "compile", "graphs", "prefetch"):
+        _against(bench, "switches", f"without_{case}", {"MTDNN_PLAIN": case}, {})
+    _against(bench, "switches", "not_deterministic", {}, {"deterministic": False})
+    _against(bench, "switches", "fp32", {}, {"precision": "fp32"})
+    _against(bench, "switches", "fp32_with_tf32", {"TF32": "1"}, {"precision": "fp32"})
+
+
+def _against(
+    bench: Bench, section: str, case: str, environment: dict[str, str], changes: dict[str, Any]
+) -> None:
+    """Time the steps as they are against those under other settings."""
+    corpora = (bench.material().run.target, train.smallest(bench.material()))
+    for corpus in corpora:
+        ours = train.Ours(bench.material(), corpus, bench.device)
+        with _environment(environment):
+            training = bench.material().run.training.model_copy(update=changes)
+            run = bench.material().run.model_copy(update={"training": training})
+            changed = material.Material(
+                run, bench.material().encoder, bench.material().features, bench.material().facts
+            )
+            other = train.Ours(changed, corpus, bench.device)
+        batches = train.random_batches(ours.features)
+
+        def take(step: Callable[[], object], environment=environment, changes=changes) -> None:
+            deterministic = changes.get("deterministic", True)
+            torch.use_deterministic_algorithms(deterministic and not bench.rehearsal)
+            with _environment(environment):
+                step()
+
+        ours_steps = ours.steps(batches)
+        other_steps = [lambda step=step: take(step) for step in other.steps(batches)]
+        timing = harness.Timing.on(bench.device, 2 if bench.rehearsal else 5, 2)
+        result = harness.compare(case, "changed", ours_steps, other_steps, timing, {})
+        bench.record(section, case, corpus=corpus, **_numbers(result))
+
+
+@contextlib.contextmanager
+def _environment(changes: dict[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    tf32 = torch.backends.cuda.matmul.allow_tf32
+    os.environ.update({name: value for name, value in changes.items() if name != "TF32"})
+    torch.backends.cuda.matmul.allow_tf32 = "TF32" in changes
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+
+
+def _numbers(result: dict[str, Any]) -> dict[str, Any]:
+    return {k: result[k] for k in ("ours_s", "peer_s", "ratio", "ratio_spread")}
+
+
+def peers(bench: Bench) -> None:
+    """QA steps against `Trainer`'s: padded, grouped by length, and both compiled."""
+    _peers(bench, "base", compiled=True)
+
+
+def _peers(bench: Bench, shape: str, compiled: bool) -> None:
+    given = bench.material(shape)
+    timing = harness.Timing.on(bench.device, bench.options().rounds, 3)
+    for (case, peer), sides in train.SIDES.items():
+        for mode in ("eager", "compiled") if compiled else ("eager",):
+            ours, theirs = sides(given, bench.device)
+            if mode == "compiled":
+                other = theirs[0].func.__self__
+                if bench.rehearsal:
+                    continue  # the CPU's compiler says nothing about a GPU's
+                other.model = torch.compile(other.model, dynamic=peer != "trainer_padded")
+            result = harness.compare(case, peer, ours, theirs, timing, {})
+            share = {}
+            if bench.device.type == "cuda" and case == "qa_step":
+                share["mfu"] = train._utilisation(given, result["ours_s"], bench.device)
+            bench.record("peers", f"{case}_{peer}_{mode}", shape=shape, **_numbers(result), **share)
+    memory = {}
+    for side, name in enumerate(("ours", "peer")):
+        if bench.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            for step in train._qa_padded(given, bench.device)[side]:
+                step()
+            memory[f"{name}_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    bench.record("peers", "memory", shape=shape, **memory)
+
+
+# --- 9. the real commands --------------------------------------------------------------------
+
+
+def real_commands(bench: Bench) -> None:
+    """`mtdnn train` whole, and stopped and resumed: equal files. Then `mtdnn evaluate`."""
+    from tests.support.tiny import make_run_folder
+
+    sizes = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128}
+    training = {"precision": "bf16", "epochs": 8, "batch_size": 8, "gpus": 1}
+    folders = []
+    for name in ("whole", "stopped"):
+        folder, _ = make_run_folder(bench.out / name, rows=200, encoder=sizes, training=training)
+        folders.append(folder)
+    began = time.perf_counter()
+    _mtdnn(bench, "train", str(folders[0]))
+    bench.record("commands", "train", seconds=time.perf_counter() - began)
+    process = _start("train", str(folders[1]), "--checkpoint-seconds", "0")
+    state = folders[1].parents[5] / "state"
+    while process.poll() is None and not list(state.glob("*/step*[5-9]")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=60)
+    bench.record("commands", "stopped", status=process.returncode)
+    _mtdnn(bench, "train", str(folders[1]))
+    digests = [
+        {
+            name: sha256(folder / "model" / name)
+            for name in ("model.safetensors", "heads.safetensors")
+        }
+        for folder in folders
+    ]
+    bench.check("commands", "stopped_equals_whole", digests[0] == digests[1])
+    began = time.perf_counter()
+    _mtdnn(bench, "evaluate", str(folders[0]))
+    bench.record("commands", "evaluate", seconds=time.perf_counter() - began)
+    for name in ("whole", "stopped"):
+        shutil.rmtree(bench.out / name)
+
+
+def _start(*arguments: str) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "mtdnn", *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _mtdnn(bench: Bench, *arguments: str) -> None:
+    process = _start(*arguments)
+    said, _ = process.communicate(timeout=max(10.0, bench.left))
+    if process.returncode:
+        raise Wrong(f"mtdnn {arguments[0]}: exit status {process.returncode}: {said[-500:]}")
+
+
+# --- 10. the large encoder, 11. the paper ----------------------------------------------------
+
+
+def large(bench: Bench) -> None:
+    """The same peers on the large shape."""
+    _peers(bench, "large", compiled=False)
+
+
+def nine_runs(bench: Bench) -> None:
+    """The paper's nine runs from measured steps, in the precision that its config says."""
+    encoder = "tiny" if bench.rehearsal else "base"
+    for case in paper.cases(bench.options(encoder=encoder)):
+        bench.record(
+            "paper",
+            case["case"],
+            seconds=case["ours_s"],
+            kinds=case["kinds"],
+            precision=case["precision"],
+        )
+
+
+# --- the command -----------------------------------------------------------------------------
+
+# Name, function, seconds that it needs, whether a failure makes the rest meaningless.
+SECTIONS: tuple[tuple[str, Callable[[Bench], None], float, bool], ...] = (
+    ("ceilings", ceilings, 10, False),
+    ("attention", attention_is_right, 20, True),
+    ("steps", whole_steps, 60, True),
+    ("failure", failing_recording, 20, False),
+    ("time", where_time_goes, 20, False),
+    ("recording", cost_of_recording, 30, False),
+    ("switches", switches, 60, False),
+    ("peers", peers, 60, False),
+    ("commands", real_commands, 60, False),
+    ("large", large, 40, False),
+    ("paper", nine_runs, 60, False),
+)
+
+
+def run(bench: Bench, only: list[str]) -> int:
+    """Run the sections; return the number of those that went wrong."""
+    wrong = 0
+    for name, section, needed, decides in SECTIONS:
+        if only and name not in only:
+            continue
+        if bench.left < needed:
+            bench.record(name, "left_out", left_s=bench.left, needed_s=needed)
+            continue
+        began = time.monotonic()
+        try:
+            section(bench)
+            bench.record(name, "done", seconds=time.monotonic() - began)
+        except Exception as error:
+            wrong += 1
+            where = traceback.format_exc().splitlines()[-6:]
+            bench.record(
+                name, "failed", error=f"{type(error).__name__}: {error}"[:500], where=where
+            )
+            if decides:
+                break
+        if bench.device.type == "cuda":
+            torch.cuda.empty_cache()
+    return wrong
+
+
+def main() -> int:
+    """Read the command line and run the sections."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the results go")
+    parser.add_argument("--seconds", type=float, default=540, help="time limit (default: 540)")
+    parser.add_argument("--only", nargs="*", default=[], choices=[name for name, *_ in SECTIONS])
+    parser.add_argument("--rehearse", action="store_true", help="on a CPU, on tiny shapes")
+    options = parser.parse_args()
+    ends = time.monotonic() + options.seconds
+    if not options.rehearse and not torch.cuda.is_available():
+        print("gpu.py: no GPU here; --rehearse runs everything on the CPU", file=sys.stderr)
+        return 2
+    device = torch.device("cpu") if options.rehearse else use_device(None)
+    if options.rehearse:
+        train.BATCH = 2
+        # The paths of a GPU that a CPU can run.
+        os.environ["MTDNN_PLAIN"] = "attention, dropout, embedding, optimizer"
+        attention.one_by_one = attention.side_by_side
+    options.folder.mkdir(parents=True, exist_ok=True)
+    name = f"{device_name(device)}-{datetime.now(UTC):%Y-%m-%d}".replace(" ", "-").replace("/", "-")
+    name += "-rehearsal" if options.rehearse else ""
+    bench = Bench(
+        device,
+        options.folder.resolve(),
+        options.rehearse,
+        ends,
+        options.folder.resolve() / f"{name}.jsonl",
+    )
+    return 1 if run(bench, options.only) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
