@@ -18,7 +18,7 @@ from mtdnn.config.settings import RunSettings
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_json, sha256
 
-SPLITS = ("train", "dev", "held_out")
+SPLITS = ("train", "dev", "held_out", "test")
 ROWS_AT_A_TIME = 2_000
 """Rows of a corpus that are tokenised, or read, together; the chunks of a feature file."""
 
