@@ -17,6 +17,7 @@ Family = Literal["question_answering", "multiple_choice", "sequence_classificati
 Origin = Literal["paper", "code", "reading", "ours"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+EvaluationSplit = Literal["dev", "held_out", "test"]
 MAX_GPUS = 64
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=64)]
 
@@ -123,7 +124,7 @@ class HubCorpus(Closed):
     revision: str = Field(
         "main", description="branch, tag or commit; resolved at first use, then locked"
     )
-    splits: dict[Literal["train", "dev"], list[str]] = Field(
+    splits: dict[Literal["train", "dev", "test"], list[str]] = Field(
         description="for each of our splits, one or more splits of the repository"
     )
     columns: dict[str, str | list[str]] = Field(
@@ -136,10 +137,22 @@ class HubCorpus(Closed):
 
 COLUMNS: dict[Family, tuple[str, ...]] = {
     "question_answering": ("id", "title", "context", "question", "answers"),
-    "multiple_choice": ("id", "start", "sentence", "choices", "label"),
-    "sequence_classification": ("id", "sentence1", "sentence2", "label"),
+    "multiple_choice": ("id", "start", "sentence", "choices", "label", "cluster"),
+    "sequence_classification": ("id", "sentence1", "sentence2", "label", "cluster"),
 }
-"""Our names of the columns that a corpus of each family may have."""
+"""Our names of the columns that a corpus of each family may have.
+
+`cluster` is what items share that makes them resemble each other: a premise, a video, a document.
+"""
+
+METRICS: dict[str, tuple[str, ...]] = {
+    "question_answering": ("exact", "f1"),
+    "multiple_choice": ("accuracy",),
+    "sequence_classification": ("accuracy", "f1", "matthews"),
+    "regression": ("pearson", "spearman"),
+    "token_classification": ("entity_f1", "accuracy"),
+}
+"""The measures of each family by name; `mtdnn.evaluation.measures` defines them."""
 
 
 class FilesCorpus(Closed):
@@ -154,7 +167,7 @@ class FilesCorpus(Closed):
         description="squad: SQuAD JSON; tsv: tab-separated, without quoting"
     )
     header: bool = Field(True, description="csv and tsv: the first line names the columns")
-    splits: dict[Literal["train", "dev"], list[str]] = Field(
+    splits: dict[Literal["train", "dev", "test"], list[str]] = Field(
         description="for each of our splits, one or more files below the root"
     )
     dev_ids: str | None = Field(
@@ -202,6 +215,9 @@ class SyntheticCorpus(Closed):
         ge=1, description="number of rows (questions, items or sentences) for training"
     )
     dev: int = Field(ge=1, description="number of rows for evaluation")
+    test: int | None = Field(
+        None, ge=1, description="number of rows of a test split; by default there is none"
+    )
     seed: int = Field(1, ge=0, description="seed of the generator")
     shuffle_answers: bool = Field(
         False, description="a control: training answers are random words of the context, or none"
@@ -224,7 +240,14 @@ class CorpusSettings(Closed):
         description="question answering: articles of the train split to leave out of training; "
         "null thresholds are tuned on them (split `held_out`)",
     )
-    rows: dict[Literal["train", "dev"], int] = Field(
+    metrics: list[str] = Field(
+        [],
+        description="its measures; verdicts and figures show the first; by default all of its "
+        "family: exact and f1 (question answering), accuracy (multiple choice), accuracy, f1 and "
+        "matthews (sequence classification), pearson and spearman (regression), entity_f1 and "
+        "accuracy by token (token classification)",
+    )
+    rows: dict[Literal["train", "dev", "test"], int] = Field(
         {},
         description="expected number of rows by split; a corpus with another number is refused",
     )
@@ -240,6 +263,27 @@ class CorpusSettings(Closed):
             raise ValueError(f"labels: only for sequence_classification, not {self.family}")
         if self.held_out_titles and self.family != "question_answering":
             raise ValueError(f"held_out_titles: only for question_answering, not {self.family}")
+        return self
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that it will have once it is fetched."""
+        source = self.source
+        if isinstance(source, SyntheticCorpus):
+            names = {"train", "dev", *(["test"] if source.test else [])}
+        else:
+            names = {*source.splits, *(["dev"] if getattr(source, "dev_ids", None) else [])}
+        names |= {"held_out"} if self.held_out_titles else set()
+        return tuple(split for split in ("train", "dev", "held_out", "test") if split in names)
+
+    @model_validator(mode="after")
+    def _metrics_fit_family(self) -> "CorpusSettings":
+        known = METRICS[self.family]
+        for name in self.metrics:
+            if name not in known:
+                raise ValueError(f"metrics: {name!r} is none of {self.family}: {', '.join(known)}")
+        if len(set(self.metrics)) != len(self.metrics):
+            raise ValueError("metrics: each may occur only once")
         return self
 
 
@@ -408,7 +452,13 @@ class DecodingSettings(Closed):
 
 
 class RunSettings(Closed):
-    """Everything that determines one run: encoder × mixture × weight × variant × seed."""
+    """Everything that determines one run: encoder × mixture × weight × variant × seed.
+
+    Attributes:
+        scored: further corpora, which the run is only evaluated on.
+        evaluated: splits on which slices score the run, by corpus, beyond the dev split of each
+            corpus of its mixture.
+    """
 
     experiment: Name
     notice: str | None = None
@@ -418,6 +468,8 @@ class RunSettings(Closed):
     mixture_label: str
     corpora: dict[Name, CorpusSettings]
     target: Name
+    scored: dict[Name, CorpusSettings] = {}
+    evaluated: dict[Name, list[EvaluationSplit]] = {}
     weight: float = Field(gt=0, le=1)
     variant: Name
     seed: Seed
@@ -432,6 +484,21 @@ class RunSettings(Closed):
         if self.target not in self.corpora:
             raise ValueError(f"target: {self.target!r} is not one of {', '.join(self.corpora)}")
         return self
+
+    def settings_of(self, corpus: str) -> CorpusSettings:
+        """Return the settings of a corpus that it is trained or evaluated on."""
+        return self.corpora[corpus] if corpus in self.corpora else self.scored[corpus]
+
+    def head_of(self, corpus: str) -> str:
+        """Return the corpus whose head predicts a corpus: itself if trained on, else the target."""
+        return corpus if corpus in self.corpora else self.target
+
+    def splits_of(self, corpus: str) -> list[EvaluationSplit]:
+        """Return the splits of a corpus to predict, if they exist."""
+        wanted = set(self.evaluated.get(corpus, []))
+        wanted |= {"dev"} if corpus in self.corpora else set()
+        wanted |= {"held_out"} if corpus == self.target else set()
+        return [split for split in ("dev", "held_out", "test") if split in wanted]
 
     def determining(self) -> dict[str, Any]:
         """Return the settings that determine the trained model.

@@ -17,6 +17,9 @@ from mtdnn.data.corpora.rows import SCHEMAS, Row, Split, normalise
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import replacing, sha256, write_json
 
+SEEDS_APART = 1_000_003
+"""Distance of the seed of a synthetic test split from that of the other splits."""
+
 
 def fetch(name: str, corpus: CorpusSettings, *, root: str, lock: Path, output: Path) -> None:
     """Write a corpus into the folder `output`: `{split}.parquet` of each split, and a manifest.
@@ -36,7 +39,9 @@ def fetch(name: str, corpus: CorpusSettings, *, root: str, lock: Path, output: P
     for split in ("train", "dev"):
         if split not in splits:
             raise MtdnnError(f"corpus {name}: splits: {split} is missing")
-        _check_count(name, split, len(splits[split].rows), corpus.rows.get(split))
+    for split, expected in corpus.rows.items():
+        if split in splits:
+            _check_count(name, split, len(splits[split].rows), expected)
     if corpus.held_out_titles:
         splits["held_out"] = _hold_out(name, splits["train"], corpus.held_out_titles)
     empty = [split for split, content in splits.items() if not content.rows]
@@ -73,6 +78,42 @@ def read_questions(path: Path) -> list[Row]:
     return rows
 
 
+def read_unlabelled(path: Path, corpus: CorpusSettings) -> list[Row]:
+    """Read items of a corpus's family from a file; labels are neither needed nor read.
+
+    Args:
+        path: JSON lines, CSV or TSV (by its suffix; tables with a header), with the columns of the
+            corpus's own files or under our names.
+        corpus: the corpus, which is not one of question answering.
+
+    Raises:
+        MtdnnError: the file has another suffix or no rows; or a bad row with its place.
+    """
+    readers = {
+        ".jsonl": lambda: publishers.jsonl(path, str(path)),
+        ".csv": lambda: publishers.table(path, str(path), quoted=True, header=True),
+        ".tsv": lambda: publishers.table(path, str(path), quoted=False, header=True),
+    }
+    if path.suffix not in readers:
+        raise MtdnnError(f"{path}: must end in {', '.join(readers)}, which says its format")
+    records = [(place, dict(record)) for place, record in readers[path.suffix]()]
+    if not records:
+        raise MtdnnError(f"{path}: has no rows")
+    gold = {"label", "tags", "cluster"}
+    mapped: dict[str, Any] = getattr(corpus.source, "columns", {})
+    mapped = {name: column for name, column in mapped.items() if name not in gold}
+    wanted = [
+        part for each in mapped.values() for part in (each if isinstance(each, list) else [each])
+    ]
+    columns = mapped if all(part in records[0][1] for part in wanted) else {}
+    for _, record in records:
+        tokens = record.get(columns.get("tokens", "tokens"))
+        record["label"] = 0
+        record["tags"] = [0] * len(tokens) if isinstance(tokens, list) else []
+    source = FilesCorpus(kind="files", format="jsonl", splits={}, columns=columns)
+    return normalise("row", corpus, source, records).rows
+
+
 def rows_digest(splits: dict[str, list[Row]]) -> str:
     """Return the digest of all rows, which depends on their content alone, not on any file."""
     hashed = hashlib.sha256()
@@ -97,11 +138,16 @@ def _read(corpus: CorpusSettings, root: str, lock: Path) -> tuple[dict[str, Spli
             with tempfile.TemporaryDirectory() as folder:
                 files = synthetic.write(corpus, source, Path(folder))
                 splits, resolved = publishers.read(corpus, files, folder)
+                if source.test:
+                    # The dev split of another seed: other items about the same people and places.
+                    other = {"dev": source.test, "seed": source.seed + SEEDS_APART, "train": 1}
+                    files = synthetic.write(corpus, source.model_copy(update=other), Path(folder))
+                    splits["test"] = publishers.read(corpus, files, folder)[0]["dev"]
             return splits, {**source.model_dump(), "sha256": resolved["sha256"]}
 
 
-def _check_count(name: str, split: str, found: int, expected: int | None) -> None:
-    if expected is not None and found != expected:
+def _check_count(name: str, split: str, found: int, expected: int) -> None:
+    if found != expected:
         raise MtdnnError(f"corpus {name}: {split} has {found} rows, expected {expected}")
 
 
@@ -123,7 +169,10 @@ def _hold_out(name: str, train: Split, titles: list[str]) -> Split:
 def write_split(folder: Path, split: str, content: Split, corpus: CorpusSettings) -> dict[str, Any]:
     """Write `{split}.parquet` into `folder` and return its entry for the manifest."""
     path = folder / f"{split}.parquet"
-    table = pa.Table.from_pylist(content.rows, schema=SCHEMAS[corpus.family])
+    schema = SCHEMAS[corpus.family]
+    if "cluster" in content.rows[0]:
+        schema = schema.append(pa.field("cluster", pa.string()))
+    table = pa.Table.from_pylist(content.rows, schema=schema)
     pa.parquet.write_table(table, path)
     return {
         "rows": len(content.rows),
