@@ -137,7 +137,7 @@ def table_of_mixtures(experiment: Experiment) -> str | None:
     """
 
     def mixtures(name: str) -> set[str]:
-        rows = [row for row in experiment.tables[name].rows if _answers(experiment, row)]
+        rows = [row for row in experiment.tables[name].own_rows if _answers(experiment, row)]
         used = {row.mixture for row in rows if row.variant == "default"}
         return used if any(experiment.mixtures[mixture].is_alone for mixture in used) else set()
 
@@ -157,7 +157,9 @@ def read_answers(experiment: Experiment) -> Answers | None:
     if table is None:
         return None
     rows = [
-        row for row in read_rows(experiment, table) if is_answering(row) and row.row.variant == "default"
+        row
+        for row in read_rows(experiment, table)
+        if is_answering(row) and row.row.variant == "default" and not row.row.origin
     ]
     alone = next(row for row in rows if experiment.mixtures[row.row.mixture].is_alone)
     same = (alone.row.encoder, alone.target)

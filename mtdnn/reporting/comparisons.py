@@ -12,6 +12,7 @@ from mtdnn.reporting.tables import (
     Block,
     Cell,
     csv_text,
+    headlines,
     interval,
     latex_table,
     markdown,
@@ -96,11 +97,6 @@ def are_judged(comparisons: list[dict[str, Any]], rows: list[RowResult]) -> bool
     return any(map(is_answering, rows)) or any(each["published"] for each in comparisons)
 
 
-def headlines(rows: list[RowResult]) -> str:
-    """Return the label of the rows' first measure; rows may have different targets."""
-    return " or ".join(dict.fromkeys(row.measures[0].label for row in rows))
-
-
 def _measured(comparison: dict[str, Any], name: str) -> list[str]:
     """A difference with its interval, and its p value; rows with another target have neither."""
     numbers = comparison["measures"].get(name)
@@ -176,8 +172,8 @@ def _record(comparison: dict[str, Any], rows: list[RowResult]) -> dict[str, Any]
     """One record of the CSV, with all digits."""
     families = [row.family for row in rows]
     record = {key: comparison[key] for key in ("kind", "from", "to", "slice", "threshold")}
-    record[items(families)] = comparison["questions"]
-    record[clusters(families)] = comparison["clusters"]
+    record |= {items(families): comparison["questions"]}
+    record |= {clusters(families): comparison["clusters"]}
     record["seeds"] = " ".join(map(str, comparison["seeds"]))
     for name, numbers in comparison["measures"].items():
         published = comparison["published"] or {}

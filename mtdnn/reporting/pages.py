@@ -16,7 +16,7 @@ from mtdnn.evaluation.measures import measures_of
 from mtdnn.evaluation.results import read_results, read_rows
 from mtdnn.machine.files import read_json, write_text
 from mtdnn.reporting import interference, tables
-from mtdnn.reporting.comparisons import are_judged, headlines
+from mtdnn.reporting.comparisons import are_judged
 from mtdnn.reporting.facts import compare_link, facts, line, run_link
 from mtdnn.reporting.templating import render
 from mtdnn.reporting.wording import clusters, is_answering, items, targets, union
@@ -36,22 +36,22 @@ def write_page(experiment: Experiment, name: str) -> None:
 def _table(experiment: Experiment, name: str) -> dict[str, Any]:
     rows, notes = read_rows(experiment, name), tables.Notes()
     main = tables.main_block(experiment, rows, notes)
-    others = tables.slices_block(experiment, rows, notes)
     statistics = read_statistics(experiment)
     found = statistics["tables"].get(name, {"comparisons": [], "left_out": []})
+    others = tables.slices_block(experiment, rows, notes, found["comparisons"])
     return {
         "table": experiment.tables[name],
         "main": main,
         "others": others,
         "notes": notes.reasons,
-        "links": [compare_link(experiment, row.present) for row in rows],
+        "links": [compare_link(row.experiment, row.present) for row in rows],
         "explanation": tables.explanation(experiment, rows),
         "statistics": statistics,
         "comparisons": found["comparisons"],
         "left_out": found["left_out"],
         "own": rows[0].slice_name,
         "measures": union(row.measures for row in rows),
-        "headlines": headlines(rows),
+        "headlines": tables.headlines(rows),
         "judged": are_judged(found["comparisons"], rows),
         "thresholds": any(map(is_answering, rows)),
         "items": items(row.family for row in rows),

@@ -10,7 +10,8 @@ from mtdnn.errors import MtdnnError
 from mtdnn.evaluation.measures import Measure
 from mtdnn.evaluation.results import RowResult, read_rows
 from mtdnn.machine.files import write_text
-from mtdnn.reporting.comparisons import are_judged, headlines
+from mtdnn.reporting.comparisons import are_judged
+from mtdnn.reporting.tables import headlines
 from mtdnn.reporting.templating import render
 from mtdnn.reporting.wording import clusters, is_answering, items, targets, union
 from mtdnn.statistics.records import read_statistics

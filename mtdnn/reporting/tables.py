@@ -13,8 +13,11 @@ from mtdnn.evaluation.results import RowResult, Score, read_rows
 from mtdnn.machine.files import read_json, replacing, write_text
 from mtdnn.reporting.facts import provenance
 from mtdnn.reporting.wording import in_unit, is_answering, items, union
+from mtdnn.statistics.level import CONFIDENCE
 
 MISSING = "–"
+
+SURE = f"{CONFIDENCE:.0%} interval"
 
 OTHER_TARGET = "another target"
 """Why a row has no score in a column that belongs to rows with another target."""
@@ -100,10 +103,12 @@ def write(experiment: Experiment, name: str) -> None:
     layout = experiment.layout
     notes = Notes()
     main = main_block(experiment, rows, notes)
-    tex = _latex(experiment, name, main, list(notes.reasons), rows)
-    others = slices_block(experiment, rows, notes)
+    of_main = list(notes.reasons)
+    others = slices_block(experiment, rows, notes, read_comparisons(experiment, name))
     write_text(layout.table(name, "md"), _markdown(experiment, name, main, others, notes, rows))
-    write_text(layout.table(name, "tex"), tex)
+    further = any(experiment.slices[each].corpus for each in _slices(experiment, rows)[1])
+    blocks, reasons = ((main, others), notes.reasons) if further else ((main, None), of_main)
+    write_text(layout.table(name, "tex"), _latex(experiment, name, blocks, reasons, rows))
     with replacing(layout.table(name, "csv")) as draft:
         draft.write_text(csv_text(frame(experiment, name, rows)), encoding="utf-8")
 
@@ -125,6 +130,7 @@ def frame(experiment: Experiment, name: str, rows: list[RowResult]) -> pd.DataFr
     """Return the content of the CSV: one record for each row, every slice, all digits."""
     first, others = _slices(experiment, rows)
     measures = union(row.measures for row in rows)
+    origins = any(row.row.origin for row in rows)
     records = []
     for row in rows:
         record: dict[str, Any] = {
@@ -133,6 +139,7 @@ def frame(experiment: Experiment, name: str, rows: list[RowResult]) -> pd.DataFr
             "mixture": row.row.mixture,
             "weight": row.row.weight,
             "variant": row.row.variant,
+            **({"experiment": row.experiment.experiment} if origins else {}),
             "seeds": len(row.present),
             "seeds_wanted": len(row.results),
         }
@@ -213,11 +220,16 @@ def main_block(experiment: Experiment, rows: list[RowResult], notes: Notes) -> B
     return Block(heading, body, text_columns)
 
 
-def slices_block(experiment: Experiment, rows: list[RowResult], notes: Notes) -> Block | None:
+def slices_block(
+    experiment: Experiment,
+    rows: list[RowResult],
+    notes: Notes,
+    comparisons: list[dict[str, Any]],
+) -> Block | None:
     """Return the measures on the other slices; None if there is only one slice.
 
-    A slice on another corpus than the target has a column of differences from the baseline, too,
-    once the statistics exist.
+    A slice of a corpus that it names has a second column: how the rows' first measure differs
+    from the baseline's there, if the table's comparisons have it.
     """
     _, others = _slices(experiment, rows)
     if not others:
@@ -233,7 +245,29 @@ def slices_block(experiment: Experiment, rows: list[RowResult], notes: Notes) ->
             measured = any(score.values for score in scores)
             text = " / ".join(map(_number, scores)) if measured else MISSING
             cells.append(notes.cell(text, () if measured else reasons))
+        from_baseline = {
+            each["to"]: each["measures"][each["headline"]]
+            for each in comparisons
+            if (each["kind"], each["slice"], each["threshold"]) == ("baseline", other, "zero")
+        }
+        if experiment.slices[other].corpus and from_baseline:
+            heading.append(f"{experiment.slices[other].label}: Δ {headlines(rows)} ({SURE})")
+            for row, cells in zip(rows, body, strict=True):
+                numbers = from_baseline.get(row.path)
+                cells.append(Cell(interval(numbers) if numbers else MISSING))
     return Block(heading, body, text_columns)
+
+
+def headlines(rows: list[RowResult]) -> str:
+    """Return the label of the rows' first measure; rows may have different targets."""
+    return " or ".join(dict.fromkeys(row.measures[0].label for row in rows))
+
+
+def read_comparisons(experiment: Experiment, name: str) -> list[dict[str, Any]]:
+    """Return the comparisons of a table's rows; none before the statistics exist."""
+    path = experiment.layout.statistics(name)
+    comparisons: list[dict[str, Any]] = read_json(path)["comparisons"] if path.exists() else []
+    return comparisons
 
 
 def _slashed(columns: list[Column]) -> str:
@@ -241,12 +275,15 @@ def _slashed(columns: list[Column]) -> str:
 
 
 def _row_cells(rows: list[RowResult]) -> tuple[list[str], list[list[Cell]]]:
-    """The columns that name a row, with its variant if the table has any, and its weight."""
+    """The columns that name a row, with its variant and experiment if the table has several."""
     variants = any(row.row.variant != "default" for row in rows)
-    heading = ["", "Encoder", *(["Variant"] if variants else []), "Weight"]
+    origins = any(row.row.origin for row in rows)
+    heading = ["", "Encoder", *(["Variant"] if variants else [])]
+    heading += [*(["Experiment"] if origins else []), "Weight"]
     body = []
     for row in rows:
         names = [row.label, row.encoder_label, *([row.variant_label] if variants else [])]
+        names += [row.experiment.experiment] if origins else []
         body.append([Cell(text) for text in (*names, weight_text(row.row.weight))])
     return heading, body
 
@@ -336,14 +373,12 @@ def _scored(experiment: Experiment, rows: list[RowResult]) -> str:
 
 def comparison_lines(experiment: Experiment, name: str) -> list[str]:
     """Return a line for each row against its baseline; none before the statistics exist."""
-    path = experiment.layout.statistics(name)
-    entry = read_json(path) if path.exists() else {"comparisons": []}
+    own = ("baseline", experiment.slice_of(name), "zero")
     return [
         f"{each['to_label']} against {each['from_label']}: {_differences(each)}. "
         f"{each['verdict']['text']}"
-        for each in entry["comparisons"]
-        if each["kind"] == "baseline"
-        and (each["slice"], each["threshold"]) == (entry["slice"], "zero")
+        for each in read_comparisons(experiment, name)
+        if (each["kind"], each["slice"], each["threshold"]) == own
     ]
 
 
@@ -415,7 +450,11 @@ def markdown(text: str) -> str:
 
 
 def _latex(
-    experiment: Experiment, name: str, block: Block, notes: list[str], rows: list[RowResult]
+    experiment: Experiment,
+    name: str,
+    blocks: tuple[Block, Block | None],
+    notes: list[str],
+    rows: list[RowResult],
 ) -> str:
     note = experiment.tables[name].note
     below = [note] if note else []
@@ -423,22 +462,38 @@ def _latex(
     below.append(explanation(experiment, rows))
     below += comparison_lines(experiment, name)
     below.append(provenance(result for row in rows for result in row.results))
-    return latex_table(experiment, experiment.tables[name].title, name, block, below)
+    block, second = blocks
+    return latex_table(experiment, experiment.tables[name].title, name, block, below, second)
 
 
 def latex_table(
-    experiment: Experiment, title: str, label: str, block: Block, below: list[str]
+    experiment: Experiment,
+    title: str,
+    label: str,
+    block: Block,
+    below: list[str],
+    second: Block | None = None,
 ) -> str:
     """Return a floating table with small print, for `\\input`; it needs booktabs and graphicx."""
     caption = latex(f"{title} ({experiment.title})")
     notice = rf" \emph{{{latex(experiment.notice)}}}" if experiment.notice else ""
-    align = "".join("l" if n < block.text_columns else "r" for n, _ in enumerate(block.heading))
     lines = [
         r"% needs \usepackage{booktabs,graphicx}",
         r"\begin{table}",
         r"\centering\setlength{\tabcolsep}{3pt}",
         rf"\caption{{{caption}.{notice}}}",
         rf"\label{{tab:{label}}}",
+        *_tabular(block),
+        *([r"\par\medskip", *_tabular(second)] if second else []),
+        r"\par\smallskip\footnotesize\raggedright",
+        *(rf"{latex(text)}\par" for text in below),
+    ]
+    return "\n".join([*lines, r"\end{table}", ""])
+
+
+def _tabular(block: Block) -> list[str]:
+    align = "".join("l" if n < block.text_columns else "r" for n, _ in enumerate(block.heading))
+    return [
         # Shrink a table that is wider than the text; never enlarge one.
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{align}}}",
@@ -448,10 +503,7 @@ def latex_table(
         *(" & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in block.body),
         r"\bottomrule",
         r"\end{tabular}}",
-        r"\par\smallskip\footnotesize\raggedright",
-        *(rf"{latex(text)}\par" for text in below),
     ]
-    return "\n".join([*lines, r"\end{table}", ""])
 
 
 def _latex_cell(cell: Cell) -> str:

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from mtdnn.config.experiment import Experiment
+from mtdnn.evaluation.results import read_rows
 from mtdnn.reporting.figures.drawing import COLOURS, GREY, canvas, say_empty
 from mtdnn.reporting.wording import clusters
 from mtdnn.statistics.level import LEVEL
@@ -93,11 +94,7 @@ def _labels(experiment: Experiment, name: str, comparisons: Comparisons) -> list
         longest = max(len(f"{to} − {origin}") for to, origin in labels)
         between = "\n− " if longest > MAX_LINE_CHARACTERS else " − "
         return [f"{to}{between}{origin}" for to, origin in labels]
-    rows = experiment.tables[name].rows
-    names = {
-        experiment.runs_of(row)[0].row_path: row.label or experiment.variant_label(row.variant)
-        for row in rows
-    }
+    names = {row.path: row.row.label or row.variant_label for row in read_rows(experiment, name)}
     return [
         fill(names.get(each["to"], each["to_label"]), MAX_LINE_CHARACTERS) for each in comparisons
     ]
