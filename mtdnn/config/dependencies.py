@@ -71,8 +71,9 @@ def corpus_settings(experiment: Experiment, corpus: str) -> str:
     """
     settings = experiment.corpora[corpus]
     if not is_local(settings.source):
-        return digest(settings.model_dump(mode="json", exclude={"label"}))
-    values = settings.model_dump(mode="json", exclude={"label": True, "source": {"root"}})
+        return digest(settings.model_dump(mode="json", exclude={"label", "metrics"}))
+    shown = {"label": True, "metrics": True}
+    values = settings.model_dump(mode="json", exclude={**shown, "source": {"root"}})
     files = source_files(experiment, corpus)
     return digest([values, _source_digests(experiment, files, experiment.layout.corpus(corpus))])
 
@@ -114,6 +115,7 @@ class _Resolved:
 
     determining: dict[str, Any]
     decoding: dict[str, Any]
+    evaluated: dict[str, Any]
     everything: dict[str, Any]
     gpus: int
 
@@ -131,15 +133,15 @@ class RunSteps:
     def settings(self, run: RunId, step: str) -> str:
         """Return the digest of the settings that matter to `train`, `evaluate` or `metrics`.
 
-        `train` (and the schedule) does not depend on decoding. `evaluate` does. `metrics` also
-        depends on the slices and on every label.
+        `train` (and the schedule) does not depend on decoding. `evaluate` does, and on the splits
+        that slices need. `metrics` also depends on the slices and on every label.
         """
         settings = self._resolve(run)
         determining = {**settings.determining, "seed": run.seed}
         if step == "train":
             return digest(determining)
         if step == "evaluate":
-            return digest([determining, settings.decoding])
+            return digest([determining, settings.decoding, settings.evaluated])
         return digest([{**settings.everything, "seed": run.seed}, self._slices])
 
     def gpus(self, run: RunId) -> int:
@@ -182,6 +184,7 @@ class RunSteps:
             self._resolved[seedless] = _Resolved(
                 determining=settings.determining(),
                 decoding=settings.decoding.model_dump(),
+                evaluated=settings.evaluated,
                 everything=settings.model_dump(mode="json"),
                 gpus=settings.training.gpus,
             )

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from mtdnn.config.layout import Layout, RunId
 from mtdnn.config.settings import (
@@ -22,6 +22,7 @@ from mtdnn.config.settings import (
     CorpusSettings,
     DecodingSettings,
     EncoderSettings,
+    EvaluationSplit,
     FeatureSettings,
     FilesCorpus,
     Name,
@@ -94,11 +95,20 @@ class WordCount(Closed):
 
 
 class Slice(Closed):
-    """The questions on which a score is computed: those that meet every given condition."""
+    """The items on which a score is computed: those of a split that meet every given condition."""
 
     label: str = Field(description="name shown in tables and figures")
-    split: Literal["dev", "held_out"] = Field("dev", description="split of the corpus")
-    titles: list[str] = Field([], description="only questions of these articles; by default of all")
+    corpus: Name | None = Field(
+        None,
+        description="name of a corpus of the target's family; by default the target itself. A run "
+        "that was not trained on it predicts it with the head of its target",
+    )
+    split: EvaluationSplit = Field("dev", description="split of the corpus")
+    titles: list[str] = Field(
+        [],
+        description="question answering, as all further conditions: only questions of these "
+        "articles; by default of all",
+    )
     exclude_titles: list[str] = Field([], description="no questions of these articles")
     only: Literal["answerable", "unanswerable"] | None = Field(
         None, description="only questions with an answer, or only those without one"
@@ -116,7 +126,9 @@ class Slice(Closed):
         None, description="only answerable questions whose shortest gold answer has this length"
     )
     questions: int | None = Field(
-        None, description="expected number of questions; a slice with another number is refused"
+        None,
+        description="expected number of questions or other items; a slice with another number is "
+        "refused",
     )
     answerable: int | None = Field(None, description="expected number of questions with an answer")
     tune_threshold_on: Name | None = Field(
@@ -130,10 +142,31 @@ class Slice(Closed):
         "for the first slice and none for the others",
     )
 
+    @property
+    def conditions(self) -> list[str]:
+        """The names of its conditions, all of which are about questions."""
+        return [key for key in CONDITIONS if getattr(self, key) not in (None, [])]
+
+
+CONDITIONS = (
+    *("titles", "exclude_titles", "only", "question_types", "question_words", "context_words"),
+    *("answer_words", "answerable", "tune_threshold_on"),
+)
+"""What a slice can ask of questions alone."""
+
 
 class Row(Closed):
     """One row of a table: runs that differ only in their seed."""
 
+    model_config = ConfigDict(populate_by_name=True)
+
+    origin: str | None = Field(
+        None,
+        alias="from",
+        description="folder of another experiment's results, for instance results/other, whose "
+        "runs the row shows; they are read where they are, and never made. Names and labels are "
+        "those of that experiment",
+    )
     encoder: Name = Field(description="name of an encoder")
     mixture: Name = Field(description="name of a mixture")
     weight: float = Field(
@@ -179,6 +212,11 @@ class Table(Closed):
     grid: Grid | None = Field(
         None, description="further rows, one for every combination of some values"
     )
+
+    @property
+    def own_rows(self) -> list[Row]:
+        """The rows whose runs belong to this experiment."""
+        return [row for row in self.rows if not row.origin]
 
 
 class Figure(Closed):
@@ -242,7 +280,14 @@ class Experiment(Closed):
         min_length=1, description="each row of each table is run with every seed"
     )
     slices: dict[Name, Slice] = Field(
-        min_length=1, description="sets of questions to score, by name; tables show the first"
+        {},
+        description="sets of items to score, by name; tables show the first; by default the "
+        "target's dev split",
+    )
+    evaluate_on: list[Name] = Field(
+        [],
+        description="further corpora of a target's family: each becomes a slice of the same name, "
+        "on its test split if it has one, else on its dev split",
     )
     tune_threshold_on: Literal["held_out"] | None = Field(
         None,
@@ -288,6 +333,20 @@ class Experiment(Closed):
                     )
         return rows
 
+    @model_validator(mode="after")
+    def _further_sets_are_slices(self) -> "Experiment":
+        """Add the slices of `evaluate_on`, so that all other code sees only slices."""
+        slices = dict(self.slices) or {"dev": Slice(label="dev")}
+        for index, name in enumerate(self.evaluate_on):
+            _check_known(f"evaluate_on.{index}", name, self.corpora)
+            corpus = self.corpora[name]
+            split: EvaluationSplit = "test" if "test" in corpus.splits else "dev"
+            entry = Slice(label=corpus.label, corpus=name, split=split)
+            if slices.setdefault(name, entry) != entry:
+                raise ValueError(f"evaluate_on.{index}: {name} is the name of a slice; rename that")
+        self.__dict__.update(slices=slices)  # frozen, but not in use yet
+        return self
+
     @field_validator("results")
     @classmethod
     def _usable_in_paths(cls, results: str) -> str:
@@ -317,9 +376,8 @@ class Experiment(Closed):
             if isinstance(source, SyntheticCorpus):
                 continue
             place = f"corpora.{name}.source"
-            splits = {*source.splits, *(["dev"] if getattr(source, "dev_ids", None) else [])}
             for split in ("train", "dev"):
-                if split not in splits:
+                if split not in corpus.splits:
                     yield f"{place}.splits: {split} is missing"
             if isinstance(source, FilesCorpus):
                 answers = corpus.family == "question_answering"
@@ -357,11 +415,40 @@ class Experiment(Closed):
 
     def _wrong_slices(self) -> Iterator[str]:
         for name, entry in self.slices.items():
+            unknown = [*_unknown(f"slices.{name}.corpus", [entry.corpus or ""], self.corpora)]
+            yield from unknown if entry.corpus else []
+            if not (entry.corpus and unknown):
+                yield from self._wrong_corpus_of(name, entry)
             if entry.tune_threshold_on:
                 place = f"slices.{name}.tune_threshold_on"
                 yield from _unknown(place, [entry.tune_threshold_on], self.slices)
                 if entry.tune_threshold_on == name:
                     yield f"{place}: a slice cannot be tuned on itself; name another"
+
+    def _wrong_corpus_of(self, name: str, entry: Slice) -> Iterator[str]:
+        """Yield what a slice asks that the corpora to which it applies do not have."""
+        used = [each for each in self._used_mixtures() if self.target_of(each)]
+        if entry.corpus and used and not any(self.scored_corpus(each, name) for each in used):
+            yield (
+                f"slices.{name}.corpus: {entry.corpus} has not the family and labels of any "
+                "mixture's target"
+            )
+        found = [entry.corpus] if entry.corpus else [self.target_of(each) for each in used]
+        for corpus in dict.fromkeys(each for each in found if each in self.corpora):
+            settings = self.corpora[corpus]
+            if settings.family != "question_answering":
+                for key in entry.conditions:
+                    yield (
+                        f"slices.{name}.{key}: is for question answering, and {corpus} is "
+                        f"{settings.family}"
+                    )
+            if entry.split not in ("dev", *settings.splits):
+                yield f"slices.{name}.split: {corpus} has no split {entry.split}"
+
+    def _used_mixtures(self) -> list[str]:
+        """Return the names of the mixtures of this experiment's own rows."""
+        own = (row.mixture for table in self.tables.values() for row in table.own_rows)
+        return [name for name in dict.fromkeys(own) if name in self.mixtures]
 
     def _wrong_tables(self) -> Iterator[str]:
         for name, table in self.tables.items():
@@ -371,6 +458,8 @@ class Experiment(Closed):
                 yield from self._wrong_row(f"tables.{name}.rows.{index}", row)
 
     def _wrong_row(self, place: str, row: Row) -> Iterator[str]:
+        if row.origin:
+            return
         unknown = [
             *_unknown(f"{place}.encoder", [row.encoder], self.encoders),
             *_unknown(f"{place}.mixture", [row.mixture], self.mixtures),
@@ -442,8 +531,33 @@ class Experiment(Closed):
         """Return the name of the slice on which a table scores its runs."""
         return self.tables[table].slice or next(iter(self.slices))
 
+    def target_of(self, mixture: str) -> str | None:
+        """Return the name of a mixture's target; None if it is unclear or unknown."""
+        corpora = self.mixtures[mixture].corpora
+        if any(name not in self.corpora for name in corpora):
+            return None
+        target = self.mixtures[mixture].target_among(self.corpora)
+        return target if target in self.corpora else None
+
+    def scored_corpus(self, mixture: str, slice_name: str) -> str | None:
+        """Return the corpus on which a slice scores a mixture's runs.
+
+        None if they cannot be scored there: it has not the family of their target, or has other
+        labels and no head of its own.
+        """
+        target = self.target_of(mixture)
+        if target is None:
+            return None
+        corpus = self.slices[slice_name].corpus or target
+        ours, theirs = self.corpora[target], self.corpora[corpus]
+        has_head = corpus in self.mixtures[mixture].corpora or ours.labels == theirs.labels
+        return corpus if ours.family == theirs.family and has_head else None
+
     def tuned_on(self, slice_name: str) -> str | None:
         """Return the label of what a slice's null threshold is tuned on, or None."""
+        found = (self.scored_corpus(mixture, slice_name) for mixture in self.mixtures)
+        if "question_answering" not in {self.corpora[each].family for each in found if each}:
+            return None
         other = self.slices[slice_name].tune_threshold_on
         if other:
             return self.slices[other].label
@@ -463,7 +577,10 @@ class Experiment(Closed):
     def runs(self) -> list[RunId]:
         """Return the fewest runs that fill all tables, in the order of their first use."""
         every = (
-            run for table in self.tables.values() for row in table.rows for run in self.runs_of(row)
+            run
+            for table in self.tables.values()
+            for row in table.own_rows
+            for run in self.runs_of(row)
         )
         return list(dict.fromkeys(every))
 
@@ -506,7 +623,7 @@ class Experiment(Closed):
         mixture = self.mixtures[run.mixture]
         parts = [mixture.label]
         parts += [] if mixture.is_alone else [f"w {run.weight:g}"]
-        if len({row.encoder for table in self.tables.values() for row in table.rows}) > 1:
+        if len({row.encoder for table in self.tables.values() for row in table.own_rows}) > 1:
             parts.append(self.encoders[run.encoder].label)
         parts += [] if run.variant == "default" else [self.variant_label(run.variant)]
         parts += [f"seed {run.seed}"] if seed and len(self.seeds) > 1 else []
@@ -515,6 +632,14 @@ class Experiment(Closed):
     def resolve(self, run: RunId) -> RunSettings:
         """Return everything that determines a run, with the overrides of its variant applied."""
         mixture = self.mixtures[run.mixture]
+        target = mixture.target_among(self.corpora)
+        evaluated: dict[str, list[EvaluationSplit]] = {}
+        for name, entry in self.slices.items():
+            corpus = self.scored_corpus(run.mixture, name)
+            always = ["dev"] if corpus in mixture.corpora else []
+            always += ["held_out"] if corpus == target else []
+            if corpus and entry.split not in [*always, *evaluated.get(corpus, [])]:
+                evaluated.setdefault(corpus, []).append(entry.split)
         return RunSettings(
             experiment=self.experiment,
             notice=self.notice,
@@ -522,8 +647,10 @@ class Experiment(Closed):
             encoder=self.encoders[run.encoder],
             mixture=run.mixture,
             mixture_label=mixture.label,
-            target=mixture.target_among(self.corpora),
+            target=target,
             corpora={name: self.corpora[name] for name in mixture.corpora},
+            scored={n: self.corpora[n] for n in evaluated if n not in mixture.corpora},
+            evaluated=evaluated,
             weight=run.weight,
             variant=run.variant,
             seed=run.seed,

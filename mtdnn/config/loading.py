@@ -1,5 +1,6 @@
 """Load an experiment from its YAML file, or report every mistake in one line."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,8 +51,8 @@ def parse(mapping: Any, where: str) -> Experiment:
     if isinstance(uri, str):
         mapping = {**mapping, "tracking_uri": take_credentials(uri, f"{where}: tracking_uri")}
     experiment = validate(Experiment, mapping, where)
-    for name in experiment.variants:
-        row = next(row for table in experiment.tables.values() for row in table.rows)
+    own = [row for table in experiment.tables.values() for row in table.own_rows]
+    for name, row in itertools.product(experiment.variants, own[:1]):
         run = RunId(row.encoder, row.mixture, row.weight, name, 0)
         try:
             experiment.resolve(run)

@@ -265,6 +265,17 @@ class CorpusSettings(Closed):
             raise ValueError(f"held_out_titles: only for question_answering, not {self.family}")
         return self
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that it will have once it is fetched."""
+        source = self.source
+        if isinstance(source, SyntheticCorpus):
+            names = {"train", "dev", *(["test"] if source.test else [])}
+        else:
+            names = {*source.splits, *(["dev"] if getattr(source, "dev_ids", None) else [])}
+        names |= {"held_out"} if self.held_out_titles else set()
+        return tuple(split for split in ("train", "dev", "held_out", "test") if split in names)
+
     @model_validator(mode="after")
     def _metrics_fit_family(self) -> "CorpusSettings":
         known = METRICS[self.family]

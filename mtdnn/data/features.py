@@ -170,11 +170,13 @@ def training_features(layout: Layout, run: RunSettings) -> dict[str, Features]:
 def check_unchanged(layout: Layout, run: RunSettings, *splits: str) -> None:
     """Check the files of a run's features and corpora, of the given splits, by their digests.
 
+    Corpora that the run is only scored on are checked too, unless `train` is among the splits.
+
     Raises:
         MtdnnError: a file was cut off or changed since it was written, or features were
             prepared from another version of their corpus.
     """
-    for name in run.corpora:
+    for name in run.corpora if "train" in splits else [*run.corpora, *run.scored]:
         features = layout.features(run.encoder_name, run.features_variant, name)
         description, corpus = read_json(features / FEATURES), layout.corpus(name)
         manifest = read_json(corpus / MANIFEST)

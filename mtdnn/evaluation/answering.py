@@ -46,7 +46,7 @@ def predict(
         tokenise(corpus.family, run.features, Tokenizer(folder), [columns], target)
         features = Features(target, corpus.family)
         best = answer(model, run.target, features, len(rows), run, device)
-    table = predictions_table("questions", columns["id"], columns["context"], best)
+    table = predictions_table(run.target, "questions", columns["id"], columns["context"], best)
     limit = run.decoding.null_threshold if threshold is None else threshold
     odds = dict(zip(columns["id"], table["null_odds"].to_pylist(), strict=True))
     texts = dict(zip(columns["id"], table["answer"].to_pylist(), strict=True))

@@ -27,6 +27,7 @@ Its null odds exceed every threshold but stay finite, so JSON can hold them.
 
 PREDICTIONS = pa.schema(
     [
+        ("corpus", pa.string()),
         ("split", pa.string()),
         ("id", pa.string()),
         ("answer", pa.string()),
@@ -171,11 +172,12 @@ def decode(logits: SpanLogits, n_questions: int, settings: DecodingSettings) -> 
 
 
 def predictions_table(
-    split: str, ids: Sequence[str], contexts: Sequence[str], answers: Answers
+    corpus: str, split: str, ids: Sequence[str], contexts: Sequence[str], answers: Answers
 ) -> pa.Table:
     """Return rows of predictions.parquet: each question's best non-null answer and null odds.
 
     Args:
+        corpus: name of the corpus, the same for all rows.
         split: the corpus's split, the same for all rows.
         ids: ids of the N questions.
         contexts: contexts of the N questions, into which the character offsets point.
@@ -187,6 +189,7 @@ def predictions_table(
     spans = zip(contexts, answers.char_start.tolist(), answers.char_end.tolist(), strict=True)
     texts = [context[start:end] if start >= 0 else "" for context, start, end in spans]
     columns = {
+        "corpus": [corpus] * len(texts),
         "split": [split] * len(texts),
         "id": ids,
         "answer": texts,

@@ -48,7 +48,8 @@ class Items:
 
     def take(self, places: NDArray[np.int64]) -> "Items":
         """Return the items at `places`, in that order."""
-        return Items({k: column[places] for k, column in self.columns.items()}, self.classes)
+        columns: dict[str, Array] = {name: each[places] for name, each in self.columns.items()}
+        return Items(columns, self.classes)
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,14 @@ class Measure:
     Attributes:
         key: its name in `metrics.json`.
         label: its heading.
+        name: its name in a sentence.
         linearised: from N items, at least one, to an (N,) array of scores with its value as mean.
         column: its name in `statistics.json`, in tables' files and among published scores.
     """
 
     key: str
     label: str
+    name: str
     linearised: Callable[[Items], Array]
     column: str
 
@@ -86,7 +89,8 @@ def _ratio(numerator: Array, denominator: Array) -> Array:
 
 
 def _accuracy(items: Items) -> Array:
-    return (items["label"] == items["prediction"]).astype(np.float64)
+    right: NDArray[np.bool_] = items["label"] == items["prediction"]
+    return right.astype(np.float64)
 
 
 def _f1(items: Items) -> Array:
@@ -241,21 +245,26 @@ def tag_counts(
 
 # --- the measures of each family -------------------------------------------------------------
 
-EXACT = Measure("exact", "EM", lambda items: items["exact"], "em")
-ANSWER_F1 = Measure("f1", "F1", lambda items: items["f1"], "f1")
-ACCURACY = Measure("accuracy", "Acc.", _accuracy, "accuracy")
-F1 = Measure("f1", "F1", _f1, "f1")
-MATTHEWS = Measure("matthews", "MCC", _matthews, "matthews")
-PEARSON = Measure("pearson", "Pearson", _pearson, "pearson")
-SPEARMAN = Measure("spearman", "Spearman", _spearman, "spearman")
+EXACT = Measure("exact", "EM", "EM", lambda items: items["exact"], "em")
+ANSWER_F1 = Measure("f1", "F1", "F1", lambda items: items["f1"], "f1")
+ACCURACY = Measure("accuracy", "Acc.", "accuracy", _accuracy, "accuracy")
+F1 = Measure("f1", "F1", "F1", _f1, "f1")
+MATTHEWS = Measure("matthews", "MCC", "MCC", _matthews, "matthews")
+PEARSON = Measure("pearson", "Pearson", "Pearson correlation", _pearson, "pearson")
+SPEARMAN = Measure("spearman", "Spearman", "Spearman correlation", _spearman, "spearman")
 ENTITY_F1 = Measure(
     "entity_f1",
     "Entity F1",
+    "entity F1",
     lambda items: _ratio(2 * items["found"], items["gold"] + items["predicted"]),
     "entity_f1",
 )
 TOKEN_ACCURACY = Measure(
-    "accuracy", "Acc.", lambda items: _ratio(items["right"], items["tokens"]), "accuracy"
+    "accuracy",
+    "Acc.",
+    "accuracy by token",
+    lambda items: _ratio(items["right"], items["tokens"]),
+    "accuracy",
 )
 
 MEASURES: dict[str, tuple[Measure, ...]] = {

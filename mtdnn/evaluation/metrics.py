@@ -1,6 +1,6 @@
 """Score a run's predictions on every slice and every auxiliary dev set: its metrics.json."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from mtdnn.config.layout import MANIFEST, Layout, RunFolder
 from mtdnn.config.loading import load_run
 from mtdnn.config.settings import RunSettings
 from mtdnn.errors import MtdnnError
+from mtdnn.evaluation import items
+from mtdnn.evaluation.measures import measures_of
 from mtdnn.evaluation.scoring import Scores, best, score_answers, summary
 from mtdnn.evaluation.slices import belongs
 from mtdnn.evaluation.thresholds import null_odds_auc, tune
@@ -65,9 +67,12 @@ class Questions:
 def write(run_dir: Path, experiment: Experiment) -> None:
     """Score a run's predictions and write its `metrics.json`.
 
-    EM and F1 are in percent, as evaluate-v2.0.py gives them; `mtdnn.evaluation.scoring` says how.
-    A slice that shares a question id or a context with the run's training split is not measurable
-    and gets no scores. With `tune_threshold_on`, each slice is scored again at the null threshold
+    All measures are times 100; EM and F1 of answers are as evaluate-v2.0.py gives them
+    (`mtdnn.evaluation.scoring`), other measures are defined in `mtdnn.evaluation.measures`.
+    A slice that shares a question id or a context with the run's training splits is not measurable
+    and gets no scores; nor does a slice of other items if more than `items.MAX_SEEN_SHARE` of them
+    have the texts of training items, or a slice on a corpus that is not of the target's kind.
+    With `tune_threshold_on`, each slice is scored again at the null threshold
     that maximises F1 on another split or slice. Questions that the run was trained on are left
     out of the tuning, and a slice that shares questions or contexts with the remaining ones gets
     no tuned scores.
@@ -84,7 +89,10 @@ def write(run_dir: Path, experiment: Experiment) -> None:
         _check_corpus(name, trained, layout, files.path)
 
     slices = _score_slices(files.path, experiment, run, layout)
-    first = next(iter(slices.values()))
+    first, target = next(iter(slices.values())), run.corpora[run.target]
+    measures = measures_of(target)
+    answers = target.family == "question_answering"
+    top = {"em": "exact", "f1": "f1"} if answers else {each.key: each.key for each in measures}
     write_json(
         files.metrics,
         {
@@ -96,77 +104,161 @@ def write(run_dir: Path, experiment: Experiment) -> None:
                 "weight": run.weight,
                 "variant": run.variant,
                 "seed": run.seed,
+                "target": run.target,
             },
-            "em": first.get("exact"),
-            "f1": first.get("f1"),
+            "measures": [measure.key for measure in measures],
+            **{name: first.get(key) for name, key in top.items()},
             "slices": slices,
-            "auxiliary": _score_auxiliary(files.auxiliary, run, layout),
+            "auxiliary": _score_auxiliary(files, run, layout),
             "fingerprint": trained["fingerprint"],
             "provenance": {
                 **trained["provenance"],
                 "scored": {"commit": commit()},
-                "corpora": trained["corpora"],
+                "corpora": {
+                    **trained["corpora"],
+                    **{
+                        name: read_json(layout.corpus(name) / MANIFEST)["digest"]
+                        for name in run.scored
+                    },
+                },
             },
         },
     )
 
 
-# --- question answering ----------------------------------------------------------------------
+# --- slices ----------------------------------------------------------------------------------
 
 
 def _score_slices(
     run_dir: Path, experiment: Experiment, run: RunSettings, layout: Layout
 ) -> dict[str, dict[str, Any]]:
     """Score every slice, in the experiment's order."""
-    corpus = layout.corpus(run.target)
-    tuned_on = experiment.tune_threshold_on
-    names: set[str] = {entry.split for entry in experiment.slices.values()}
-    if tuned_on:
-        names.add(tuned_on)
-    splits = {name: read_questions(corpus, name, run_dir) for name in sorted(names)}
-    training = read_columns(corpus / "train.parquet", ["id", "context"])
-    trained_on = set(training["id"].to_pylist()), set(training["context"].unique().to_pylist())
-    measured = {
-        name: select(name, entry, splits[entry.split]) for name, entry in experiment.slices.items()
+    corpora = {name: experiment.scored_corpus(run.mixture, name) for name in experiment.slices}
+    answered = {
+        name: corpus
+        for name, corpus in corpora.items()
+        if corpus and run.settings_of(corpus).family == "question_answering"
     }
-    tuning = {
-        name: _tune((measured | splits)[name], trained_on)
-        for name in {entry.tune_threshold_on or tuned_on for entry in experiment.slices.values()}
-        if name
-    }
+    scored = dict(_score_answers(run_dir, experiment, run, answered))
     results: dict[str, dict[str, Any]] = {}
     for name, entry in experiment.slices.items():
+        corpus = corpora[name]
+        if corpus is None:
+            numbers = {"measurable": False, "reason": "another target"}
+        elif name in scored:
+            numbers = scored[name]
+        else:
+            numbers = _score_items(RunFolder(run_dir), (name, entry, corpus), run, layout)
+        place = {"corpus": corpus, "split": entry.split} if numbers.get("measurable", True) else {}
+        results[name] = {"label": entry.label, **place, **numbers}
+    return results
+
+
+def _score_items(
+    files: RunFolder, named: tuple[str, Slice, str], run: RunSettings, layout: Layout
+) -> dict[str, Any]:
+    """Score a slice of items that are not questions, given by its name, settings and corpus."""
+    name, entry, corpus = named
+    settings = run.settings_of(corpus)
+    path = layout.corpus(corpus) / f"{entry.split}.parquet"
+    found = items.texts(path)
+    if entry.questions not in (None, len(found)):
+        raise MtdnnError(f"slices.{name}: has {len(found)} items, {entry.questions} are expected")
+    trained_on: set[str] = set()
+    for other, corpus_settings in run.corpora.items():
+        if corpus_settings.family == settings.family:
+            trained_on.update(items.texts(layout.corpus(other) / "train.parquet"))
+    return items.score(
+        items.read_items(files.auxiliary, corpus, entry.split, settings, len(found)),
+        measures_of(run.corpora[run.target]),
+        seen=sum(each in trained_on for each in found),
+        clusters=len(set(items.clusters_of(path).tolist())),
+    )
+
+
+# --- question answering ----------------------------------------------------------------------
+
+
+class _Training:
+    """What the run's training splits share with questions: their ids and contexts."""
+
+    def __init__(self, run: RunSettings, layout: Layout):
+        self._ids: dict[str, set[str]] = {}
+        self._contexts: set[str] = set()
+        for name, corpus in run.corpora.items():
+            if corpus.family == "question_answering":
+                columns = read_columns(layout.corpus(name) / "train.parquet", ["id", "context"])
+                self._ids[name] = set(columns["id"].to_pylist())
+                self._contexts.update(columns["context"].unique().to_pylist())
+
+    def of(self, corpus: str) -> tuple[set[str], set[str]]:
+        """Return the ids of the corpus's own training split, and the contexts of all."""
+        return self._ids.get(corpus, set()), self._contexts
+
+
+def _score_answers(
+    run_dir: Path, experiment: Experiment, run: RunSettings, corpora: Mapping[str, str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Score the slices of questions, whose corpora are given; yield their names and numbers."""
+    layout = experiment.layout
+    entries = {name: experiment.slices[name] for name in corpora}
+    tuned_on = experiment.tune_threshold_on
+    places = {(corpora[name], entry.split) for name, entry in entries.items()}
+    if tuned_on and corpora and run.corpora[run.target].family == "question_answering":
+        places.add((run.target, tuned_on))
+    splits = {
+        (corpus, split): read_questions(layout.corpus(corpus), split, run_dir)
+        for corpus, split in sorted(places)
+    }
+    training = _Training(run, layout)
+    measured = {
+        name: select(name, entry, splits[corpora[name], entry.split])
+        for name, entry in entries.items()
+    }
+    tunable = {n: (questions, corpora[n]) for n, questions in measured.items()}
+    tunable |= {
+        n: (questions, run.target) for (c, n), questions in splits.items() if c == run.target
+    }
+    tuning = {
+        name: _tune(tunable[name][0], training.of(tunable[name][1]))
+        for name in {entry.tune_threshold_on or tuned_on for entry in entries.values()}
+        if name in tunable
+    }
+    for name, entry in entries.items():
         questions = measured[name]
-        seen = sum(questions.overlap(*trained_on))
+        seen = sum(questions.overlap(*training.of(corpora[name])))
         if seen:
-            results[name] = {
-                "label": entry.label,
-                "measurable": False,
-                "reason": f"{seen} of its {len(questions)} questions are about contexts "
-                "that the run was trained on",
-            }
+            reason = (
+                f"{seen} of its {len(questions)} questions are about contexts "
+                "that the run was trained on"
+            )
+            yield name, {"measurable": False, "reason": reason}
             continue
-        threshold = run.decoding.null_threshold
-        results[name] = {
-            "label": entry.label,
-            "questions": len(questions),
-            "threshold": threshold,
-            **summary(questions.scores, questions.odds, threshold),
-            **best(questions.scores, questions.odds),
-            "null_odds_auc": null_odds_auc(questions.odds, questions.scores.answerable),
-            "tuned": None,
-        }
+        numbers = _numbers(questions, run.decoding.null_threshold)
         other = entry.tune_threshold_on or tuned_on
         outcome = tuning.get(other) if other else None
         if outcome:
             tuned, others = outcome
             if not any(questions.overlap(set(others.ids), set(others.contexts))):
-                results[name]["tuned"] = {
+                numbers["tuned"] = {
                     "threshold": tuned,
                     "tuned_on": other,
                     **summary(questions.scores, questions.odds, tuned),
                 }
-    return results
+        yield name, numbers
+
+
+def _numbers(questions: Questions, threshold: float) -> dict[str, Any]:
+    """Return the scores of questions at the run's threshold, and at the best ones."""
+    return {
+        "questions": len(questions),
+        "clusters": len(set(questions.contexts)),
+        "threshold": threshold,
+        **summary(questions.scores, questions.odds, threshold),
+        **best(questions.scores, questions.odds),
+        "null_odds_auc": null_odds_auc(questions.odds, questions.scores.answerable),
+        "tuned": None,
+    }
 
 
 def _tune(
@@ -225,7 +317,7 @@ def read_questions(corpus: Path, split: str, run_dir: Path) -> Questions:
 
     Args:
         corpus: the corpus's folder.
-        split: `dev` or `held_out`.
+        split: `dev`, `held_out` or `test`.
         run_dir: the run's folder.
 
     Raises:
@@ -235,10 +327,11 @@ def read_questions(corpus: Path, split: str, run_dir: Path) -> Questions:
     columns = ["id", "title", "context", "question", "answer_texts"]
     table = read_columns(corpus / f"{split}.parquet", columns)
     ids, titles, contexts, texts, golds = (table[column].to_pylist() for column in columns)
+    given = read_columns(path, ["corpus", "split", "id", "answer", "null_odds"])
     predictions = {
         row["id"]: row
-        for row in read_columns(path, ["split", "id", "answer", "null_odds"]).to_pylist()
-        if row["split"] == split
+        for row in given.to_pylist()
+        if (row["corpus"], row["split"]) == (corpus.name, split)
     }
     missing = [identifier for identifier in ids if identifier not in predictions]
     if missing:
@@ -261,37 +354,32 @@ def read_questions(corpus: Path, split: str, run_dir: Path) -> Questions:
 # --- auxiliary corpora -----------------------------------------------------------------------
 
 
-def _score_auxiliary(path: Path, run: RunSettings, layout: Layout) -> dict[str, dict[str, Any]]:
-    """Score the predicted labels of every auxiliary corpus on its own dev set.
+def _score_auxiliary(
+    files: RunFolder, run: RunSettings, layout: Layout
+) -> dict[str, dict[str, Any]]:
+    """Score every corpus but the target on its own dev set, by its own measures, times 100.
 
-    F1 is that of label 1 if the corpus has two labels, else the mean over labels (macro).
-    Accuracy, F1 and the share of the majority label are in percent; the Matthews correlation is
-    from -1 to 1.
+    Answers are scored at threshold 0. `majority` is the accuracy of the most frequent label;
+    `floor` is the first measure without any signal, for questions that of answering none.
     """
-    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-
-    table = read_columns(path, ["corpus", "row", "label", "prediction"]).to_pandas()
     results = {}
     for name, corpus in run.corpora.items():
         if name == run.target:
             continue
-        rows = table[table["corpus"] == name]
-        expected = read_json(layout.corpus(name) / MANIFEST)["splits"]["dev"]["rows"]
-        if sorted(rows["row"]) != list(range(expected)):
-            raise MtdnnError(
-                f"{path}: {name}: must have each of the {expected} dev rows once, has "
-                f"{rows['row'].nunique()} of them in {len(rows)} rows; evaluate the run again"
-            )
-        labels, predictions = rows["label"].to_numpy(), rows["prediction"].to_numpy()
-        average = "binary" if len(corpus.labels) == 2 else "macro"
-        results[name] = {
-            "label": corpus.label,
-            "accuracy": 100.0 * float(accuracy_score(labels, predictions)),
-            "matthews": float(matthews_corrcoef(labels, predictions)),
-            "f1": 100.0 * float(f1_score(labels, predictions, average=average, zero_division=0)),
-            "majority": 100.0 * int(rows["label"].value_counts().max()) / expected,
-            "rows": expected,
-        }
+        measures = measures_of(corpus)
+        rows = read_json(layout.corpus(name) / MANIFEST)["splits"]["dev"]["rows"]
+        if corpus.family == "question_answering":
+            questions = read_questions(layout.corpus(name), "dev", files.path)
+            totals = summary(questions.scores, questions.odds, 0.0)
+            scores = {measure.key: totals[measure.key] for measure in measures}
+            unanswerable = len(questions) - sum(questions.scores.answerable)
+            scores |= {"floor": 100.0 * unanswerable / len(questions)}
+        else:
+            found = items.read_items(files.auxiliary, name, "dev", corpus, rows)
+            scores = {measure.key: 100.0 * measure.value(found) for measure in measures}
+            scores |= items.floor(found, corpus.family)
+        keys = [measure.key for measure in measures]
+        results[name] = {"label": corpus.label, "measures": keys, **scores, "rows": rows}
     return results
 
 

@@ -1,4 +1,4 @@
-"""Predict with a run's model: answers to every question, labels of every auxiliary dev set."""
+"""Predict with a run's model: answers to questions, and labels of all other items."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +12,7 @@ from mtdnn.config.dependencies import code_of
 from mtdnn.config.layout import Layout, RunFolder, outdated_by
 from mtdnn.config.settings import RunSettings
 from mtdnn.data.features import ROWS_AT_A_TIME, Features, Sequences, check_unchanged
+from mtdnn.evaluation import items
 from mtdnn.evaluation.decoding import PREDICTIONS, Answers, Decoder, SpanLogits, predictions_table
 from mtdnn.machine.files import digest, read_json
 from mtdnn.machine.progress import Progress
@@ -48,13 +49,16 @@ def _origin(run_dir: Path, run: RunSettings) -> bytes:
     """Digest of what determines the predictions of a trained run."""
     description = RunFolder(run_dir).description
     fingerprint = read_json(description).get("fingerprint") if description.exists() else None
-    return digest([fingerprint, run.decoding.model_dump(), code_of("evaluate")]).encode()
+    wanted = {name: run.splits_of(name) for name in run.evaluated}
+    return digest([fingerprint, run.decoding.model_dump(), wanted, code_of("evaluate")]).encode()
 
 
 def evaluate(run_dir: Path, run: RunSettings, threads: int | None = None) -> None:
-    """Predict a run's dev sets and write its `predictions.parquet` and `auxiliary.parquet`.
+    """Predict a run's evaluation sets: write `predictions.parquet` and `auxiliary.parquet`.
 
-    Questions are those of the target corpus's dev split and, if it exists, held-out split.
+    These are the dev split of each of its corpora, the held-out split of its target if it has
+    one, and every further split that a slice needs. Answers to questions go to the former file,
+    all other predictions to the latter.
 
     Args:
         run_dir: the run's folder, with its trained model.
@@ -67,14 +71,15 @@ def evaluate(run_dir: Path, run: RunSettings, threads: int | None = None) -> Non
     """
     device = use_device(threads)
     layout, origin = Layout.of_run(run_dir), {_MADE_FROM: _origin(run_dir, run)}
-    check_unchanged(layout, run, "dev", "held_out")
+    check_unchanged(layout, run, "dev", "held_out", "test")
     model = load(RunFolder(run_dir).model, run).to(device).eval()
     with publishing(run_dir, outdated_by("evaluate")) as folder:
         files = RunFolder(folder)
         schema = PREDICTIONS.with_metadata(origin)
         with pq.ParquetWriter(files.predictions, schema, compression="zstd") as writer:
             labels = _predict(run, layout, model, device, writer)
-        table = pa.concat_tables([_no_labels(), *labels]).replace_schema_metadata(origin)
+        table = pa.concat_tables([items.PREDICTIONS.empty_table(), *labels])
+        table = table.replace_schema_metadata(origin)
         pq.write_table(table, files.auxiliary, compression="zstd")
 
 
@@ -85,32 +90,45 @@ def _predict(
     device: torch.device,
     writer: pq.ParquetWriter,
 ) -> list[pa.Table]:
-    """Write the answers to every question; return the labels of each auxiliary corpus."""
+    """Write the answers to every question; return the predictions of all other items."""
     labels = []
-    for name, corpus in run.corpora.items():
+    for name in [*run.corpora, *run.scored]:
+        family, head = run.settings_of(name).family, run.head_of(name)
         folder = layout.features(run.encoder_name, run.features_variant, name)
-        if name != run.target:
-            features = Features(folder / "dev.arrow", corpus.family)
-            labels.append(classify(model, name, features, run, device))
-            continue
-        for split in ("dev", "held_out"):
-            if (folder / f"{split}.arrow").exists():
-                features = Features(folder / f"{split}.arrow", corpus.family)
-                rows = layout.corpus(name) / f"{split}.parquet"
-                questions = pq.read_metadata(rows).num_rows
-                best = answer(model, name, features, questions, run, device)
-                for table in _predictions(split, rows, best):
-                    writer.write_table(table)
+        for split in run.splits_of(name):
+            path = folder / f"{split}.arrow"
+            if split == "held_out" and not path.exists():
+                continue  # only a corpus with held-out titles has it
+            features = Features(path, family)
+            if family != "question_answering":
+                labels.append(_named(name, split, classify(model, head, features, run, device)))
+                continue
+            rows = layout.corpus(name) / f"{split}.parquet"
+            questions = pq.read_metadata(rows).num_rows
+            best = answer(model, head, features, questions, run, device)
+            for table in _answers(name, split, rows, best):
+                writer.write_table(table)
     return labels
 
 
-def _predictions(split: str, rows: Path, best: Answers) -> Iterator[pa.Table]:
+def _answers(corpus: str, split: str, rows: Path, best: Answers) -> Iterator[pa.Table]:
     """Look up the answers' text, a portion at a time: all contexts may not fit in memory."""
     first = 0
     for batch in pq.ParquetFile(rows).iter_batches(ROWS_AT_A_TIME, columns=["id", "context"]):
         part = best.part(first, first + len(batch))
         first += len(batch)
-        yield predictions_table(split, batch["id"].to_pylist(), batch["context"].to_pylist(), part)
+        ids, contexts = batch["id"].to_pylist(), batch["context"].to_pylist()
+        yield predictions_table(corpus, split, ids, contexts, part)
+
+
+def _named(corpus: str, split: str, predicted: pa.Table) -> pa.Table:
+    """Return predictions of a corpus's split in the columns `items.PREDICTIONS`; missing ones are null."""
+    columns = {name: predicted[name] for name in predicted.column_names}
+    columns |= {
+        name: [value] * len(predicted) for name, value in (("corpus", corpus), ("split", split))
+    }
+    filled = {name: columns.get(name, [None] * len(predicted)) for name in items.PREDICTIONS.names}
+    return pa.table(filled).cast(items.PREDICTIONS)
 
 
 def answer(
@@ -155,34 +173,32 @@ def answer(
 
 
 def classify(
-    model: MultiTaskModel, corpus: str, features: Features, run: RunSettings, device: torch.device
+    model: MultiTaskModel, head: str, features: Features, run: RunSettings, device: torch.device
 ) -> pa.Table:
-    """Predict the label of every item of an auxiliary corpus.
+    """Predict the label of every item.
 
     Args:
         model: the model, on `device` and in evaluation mode.
-        corpus: name of the corpus, whose head decides.
-        features: the corpus's items.
+        head: name of the corpus whose head decides.
+        features: the items.
         run: the run's settings.
         device: where the model computes.
 
     Returns:
-        One row per item, in the corpus's order: `corpus`, `row`, gold `label`, `prediction`.
+        One row per item, in the corpus's order: `row`, gold `label`, `prediction`.
     """
-    head, tables = model.heads[corpus], []
-    assert isinstance(head, ChoiceHead | LabelHead), f"{corpus} has no labels"
+    layer, tables = model.heads[head], []
+    assert isinstance(layer, ChoiceHead | LabelHead), f"{head} has no labels"
     batches = batches_by_length(features, TOKENS_PER_BATCH[device.type])
-    for sequences, logits in outputs(model, corpus, features, run, device, batches):
+    for sequences, logits in outputs(model, head, features, run, device, batches):
         first = sequences.items[:-1]
-        scores = head.scores(torch.from_numpy(logits), pack(sequences, features.family))
-        tables.append(
-            _labels(
-                corpus,
-                sequences.columns["example"][first],
-                sequences.columns["label"][first],
-                scores.argmax(dim=1).numpy(),
-            )
-        )
+        scores = layer.scores(torch.from_numpy(logits), pack(sequences, features.family))
+        columns = {
+            "row": sequences.columns["example"][first],
+            "label": sequences.columns["label"][first],
+            "prediction": scores.argmax(dim=1).numpy(),
+        }
+        tables.append(pa.table(columns))
     return pa.concat_tables(tables).sort_by("row")
 
 
@@ -243,18 +259,3 @@ def batches_by_length(features: Features, tokens: int) -> Iterator[np.ndarray]:
     order = np.argsort(-lengths, kind="stable")
     batch = (np.cumsum(lengths[order]) - lengths[order]) // tokens
     yield from np.split(order, np.flatnonzero(np.diff(batch)) + 1)
-
-
-def _labels(corpus: str, rows: np.ndarray, labels: np.ndarray, predictions: np.ndarray) -> pa.Table:
-    return pa.table(
-        {
-            "corpus": pa.array([corpus] * len(rows), pa.string()),
-            "row": pa.array(rows, pa.int32()),
-            "label": pa.array(labels, pa.int32()),
-            "prediction": pa.array(predictions, pa.int32()),
-        }
-    )
-
-
-def _no_labels() -> pa.Table:
-    return _labels("", *(np.array([], np.int32) for _ in range(3)))

@@ -3,13 +3,15 @@
 import csv
 import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mtdnn.config.experiment import Experiment, Row
-from mtdnn.config.layout import RunFolder, RunId
+from mtdnn.config.experiment import Experiment, Row, nearest
+from mtdnn.config.layout import Layout, RunFolder, RunId
+from mtdnn.config.loading import load
 from mtdnn.errors import MtdnnError
+from mtdnn.evaluation.measures import Measure, measures_of
 from mtdnn.machine.files import read_json
 
 
@@ -37,8 +39,9 @@ class Result:
             tuned: whether to return the scores at the threshold tuned on other questions.
 
         Returns:
-            Scores by the keys of `mtdnn.evaluation.scoring.summary` (EM and F1 in percent), empty
-            if there are none; and the reason, None if there are scores.
+            Scores by the keys of measures, for questions also those of
+            `mtdnn.evaluation.scoring.summary`, all times 100; empty if there are none. And the
+            reason, None if there are scores.
         """
         if self.metrics is None:
             return {}, self.missing
@@ -58,7 +61,7 @@ class Score:
     """One score of a table's row, with a value for each seed that has it.
 
     Attributes:
-        values: the score of each seed, in the score's own unit (EM and F1 in percent).
+        values: the score of each seed, in the score's own unit (measures times 100).
         reasons: why seeds are missing; empty if none are.
     """
 
@@ -82,6 +85,7 @@ class RowResult:
 
     Attributes:
         row: the row's settings.
+        experiment: the experiment to which its runs belong, which need not be the table's.
         label: how the row is shown.
         long_label: the label with weight and variant, for sentences.
         encoder_label: how its encoder is shown.
@@ -89,9 +93,14 @@ class RowResult:
         results: its runs, one per seed.
         published: published `em` and `f1` in percent; empty if there are none.
         slice_name: the slice on which the table scores.
+        target: the name of its runs' target.
+        target_label: how the target is shown.
+        family: the family of the target.
+        measures: the measures of the target, the headline first.
     """
 
     row: Row
+    experiment: Experiment
     label: str
     long_label: str
     encoder_label: str
@@ -99,11 +108,28 @@ class RowResult:
     results: tuple[Result, ...]
     published: dict[str, float]
     slice_name: str
+    target: str
+    target_label: str
+    family: str
+    measures: tuple[Measure, ...]
 
     @property
     def path(self) -> str:
-        """The path that its runs share, for instance `base/qa_sc/w0.8/default`."""
-        return self.results[0].run.row_path
+        """The path that its runs share, for instance `base/qa_sc/w0.8/default`.
+
+        It is the whole path if they belong to another experiment.
+        """
+        path = self.results[0].run.row_path
+        return f"{self.row.origin}/runs/{path}" if self.row.origin else path
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether its runs train on the target alone."""
+        return self.experiment.mixtures[self.row.mixture].is_alone
+
+    def corpus(self, slice_name: str) -> str | None:
+        """Return the name of the corpus on which a slice scores its runs; None if it cannot."""
+        return self.experiment.scored_corpus(self.row.mixture, slice_name)
 
     @property
     def present(self) -> list[Result]:
@@ -168,23 +194,92 @@ def read_results(experiment: Experiment) -> list[Result]:
 def read_rows(experiment: Experiment, table: str) -> list[RowResult]:
     """Read the rows of a table with their runs and published numbers.
 
+    Runs of another experiment are read where they are; their labels name that experiment.
+
     Raises:
-        MtdnnError: the file of published numbers is not readable or not valid.
+        MtdnnError: the file of published numbers is not readable or not valid, or the other
+            experiment of a row is missing or has no such run.
     """
     published = read_published(experiment)
-    return [
-        RowResult(
-            row=row,
-            label=experiment.row_label(row),
-            long_label=experiment.long_row_label(row),
-            encoder_label=experiment.encoders[row.encoder].label,
-            variant_label=experiment.variant_label(row.variant),
-            results=tuple(read_result(experiment, run) for run in experiment.runs_of(row)),
-            published=_published_of(experiment, table, row, published),
-            slice_name=experiment.slice_of(table),
+    others: dict[str, Experiment] = {}
+    rows = []
+    for index, row in enumerate(experiment.tables[table].rows):
+        if row.origin is None:
+            found = _published_of(experiment, table, row, published)
+            rows.append(_read_row(experiment, experiment, table, row, found))
+        else:
+            other = others.setdefault(row.origin, other_experiment(row.origin))
+            _check_names(f"tables.{table}.rows.{index}", other, row)
+            rows.append(_read_row(experiment, other, table, row, {}))
+    return rows
+
+
+def other_experiment(folder: str) -> Experiment:
+    """Return the experiment whose results are in a folder, as a row's `from` names it.
+
+    Raises:
+        MtdnnError: the folder holds no experiment.
+    """
+    other = load(Layout(Path(folder)).experiment)
+    update = {"results": str(Path(folder).absolute().parent), "experiment": Path(folder).name}
+    return other.model_copy(update=update)
+
+
+def _check_names(place: str, other: Experiment, row: Row) -> None:
+    variants = {"default", *other.variants}
+    for key, names in (
+        ("encoder", other.encoders),
+        ("mixture", other.mixtures),
+        ("variant", variants),
+    ):
+        name = getattr(row, key)
+        if name not in names:
+            raise MtdnnError(f"{place}.{key}: {row.origin} has no {name!r}{nearest(name, names)}")
+
+
+def _read_row(
+    experiment: Experiment, own: Experiment, table: str, row: Row, published: dict[str, float]
+) -> RowResult:
+    """Read a row of a table of `experiment`, whose runs belong to the experiment `own`."""
+    target = own.target_of(row.mixture)
+    assert target is not None, "an experiment is checked when it is loaded"
+    results = tuple(read_result(own, run) for run in own.runs_of(row))
+    origin = ""
+    if own is not experiment:
+        results = tuple(_on_same_slices(each, experiment, own) for each in results)
+        origin = f" ({own.experiment})"
+    return RowResult(
+        row=row,
+        experiment=own,
+        label=own.row_label(row) + origin,
+        long_label=own.long_row_label(row) + origin,
+        encoder_label=own.encoders[row.encoder].label,
+        variant_label=own.variant_label(row.variant),
+        results=results,
+        published=published,
+        slice_name=experiment.slice_of(table),
+        target=target,
+        target_label=own.corpora[target].label,
+        family=own.corpora[target].family,
+        measures=measures_of(own.corpora[target]),
+    )
+
+
+def _on_same_slices(result: Result, experiment: Experiment, other: Experiment) -> Result:
+    """Return another experiment's result without slices that select other items than ours."""
+    if result.metrics is None:
+        return result
+    shown = {"label", "published", "questions", "answerable"}
+    slices = dict(result.metrics["slices"])
+    for name in slices.keys() & experiment.slices.keys():
+        theirs, ours = (
+            each.slices[name].model_dump(exclude=shown) if name in each.slices else None
+            for each in (other, experiment)
         )
-        for row in experiment.tables[table].rows
-    ]
+        if theirs != ours:
+            reason = f"the slice {name} of {other.experiment} is another"
+            slices[name] = {"measurable": False, "reason": reason}
+    return replace(result, metrics={**result.metrics, "slices": slices})
 
 
 def read_published(experiment: Experiment) -> list[dict[str, str]]:
@@ -225,8 +320,11 @@ def _published_of(
     """Find the published scores for a row: same table, encoder, mixture, weight and split.
 
     The CSV may name the encoder by its key, its label or the last part of its repository.
-    Variants are our own addition, so they have no published counterpart.
+    Variants are our own addition, so they have no published counterpart; nor have other targets
+    than question answering.
     """
+    if experiment.corpora[experiment.target_of(row.mixture) or ""].family != "question_answering":
+        return {}
     encoder = experiment.encoders[row.encoder]
     repository = getattr(encoder.source, "repo", "").rpartition("/")[2]
     split = experiment.published_split(experiment.slice_of(table))

@@ -1,9 +1,10 @@
 """Compare the rows of a table and judge the published effects.
 
-Differences are in points: EM and F1 are in percent. A verdict follows from two hypotheses, "no
-difference" and "the published difference". Their p-values are corrected by Holm (1979) over the
-comparisons of the table on the same questions, at the same threshold and for the same score; a
-hypothesis is rejected if its corrected p is at most 1 - confidence. A published effect is
+Differences are in points, because all measures are times 100. A verdict follows from two
+hypotheses, "no difference" and "the published difference". Their p-values are corrected by Holm
+(1979) over the comparisons of the table on the same items, at the same threshold and for the same
+measure; a hypothesis is rejected if its corrected p is at most 1 - confidence. A published effect
+is
 
 - supported if "no difference" is rejected and the measured difference has the published sign;
 - contradicted if "no difference" is rejected and the sign is the opposite, or if "the published
@@ -24,13 +25,13 @@ from numpy.typing import NDArray
 from statsmodels.stats.multitest import multipletests
 
 from mtdnn.config.experiment import Experiment, Row
+from mtdnn.config.settings import CorpusSettings
 from mtdnn.errors import MtdnnError
+from mtdnn.evaluation.measures import Measure
 from mtdnn.evaluation.results import Result, RowResult, read_rows
 from mtdnn.statistics.inference import Arm, Estimate, compare, flips, labelings, permutation_test
 from mtdnn.statistics.level import CONFIDENCE, LEVEL, RESAMPLES
-from mtdnn.statistics.scores import METRICS, Answered, Members, Split
-
-_KEYS = {"em": "exact", "f1": "f1"}
+from mtdnn.statistics.scores import Members, Predicted, Split, open_split
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,12 @@ class Pair:
             "to_label": self.second.long_label,
         }
 
+    @property
+    def measures(self) -> list[Measure]:
+        """The measures that both rows have, the headline first."""
+        keys = {measure.key for measure in self.second.measures}
+        return [measure for measure in self.first.measures if measure.key in keys]
+
 
 def compare_tables(
     experiment: Experiment, names: list[str]
@@ -75,11 +82,11 @@ def compare_tables(
         rows = read_rows(experiment, name)
         first = experiment.slice_of(name)
         slices = [first, *(other for other in experiment.slices if other != first)]
-        families = [(each, "zero") for each in slices]
-        families += [(each, "tuned") for each in slices if experiment.tuned_on(each)]
+        groups = [_Group(each, "zero") for each in slices]
+        groups += [_Group(each, "tuned") for each in slices if experiment.tuned_on(each)]
         comparisons, left_out = [], []
-        for slice_name, threshold in families:
-            compared, impossible = _family(experiment, reader, rows, slice_name, threshold)
+        for group in groups:
+            compared, impossible = _family(experiment, reader, rows, group)
             comparisons += compared
             left_out += impossible
         yield (
@@ -94,28 +101,31 @@ def compare_tables(
         )
 
 
-def pairs(experiment: Experiment, rows: list[RowResult]) -> list[Pair]:
+def pairs(rows: list[RowResult]) -> list[Pair]:
     """Return the pairs of a table's rows to compare: each row with its baseline and the row above.
 
-    The baseline is question answering alone with the same encoder: of the same variant if the
-    table has such a row, else of the default variant. If the table has neither, it is the
-    encoder's first row. Adjacent rows are compared if they share the encoder and differ either in
-    the variant or in mixture and weight, but not in both.
+    The baseline is the target alone with the same encoder: of the same variant if the table has
+    such a row, else of the default variant. If the table has neither, it is the first row with
+    that encoder and target. Adjacent rows are compared if they share the encoder and differ either
+    in the variant or in mixture and weight, but not in both.
     """
 
     def baseline(row: RowResult) -> RowResult:
-        same = [each for each in rows if each.row.encoder == row.row.encoder]
+        same = [
+            each
+            for each in rows
+            if (each.row.encoder, each.target) == (row.row.encoder, row.target)
+        ]
         for variant in dict.fromkeys((row.row.variant, "default")):
             for each in same:
-                alone = _is_alone(experiment, each)
-                if alone and each.row.variant == variant and each is not row:
+                if each.is_alone and each.row.variant == variant and each is not row:
                     return each
         return same[0]
 
     found = [
         Pair("baseline", baseline(row), row)
         for row in rows
-        if not (_is_alone(experiment, row) and row.row.variant == "default")
+        if row.row.origin or not (row.is_alone and row.row.variant == "default")
     ]
     found += [
         Pair("neighbour", above, row)
@@ -128,11 +138,6 @@ def pairs(experiment: Experiment, rows: list[RowResult]) -> list[Pair]:
     return [pair for paths, pair in unique.items() if len(paths) == 2]
 
 
-def _is_alone(experiment: Experiment, row: RowResult) -> bool:
-    """Return whether a row's runs train on the question-answering corpus alone."""
-    return experiment.mixtures[row.row.mixture].is_alone
-
-
 def _differ_in_one(above: Row, below: Row) -> bool:
     same_mixture = (above.mixture, above.weight) == (below.mixture, below.weight)
     return same_mixture or above.variant == below.variant
@@ -143,41 +148,71 @@ class _Reader:
 
     def __init__(self, experiment: Experiment):
         self._experiment = experiment
+        self._settings: dict[Path, CorpusSettings] = {}
         self.split = cache(self._split)
         self.members = cache(self._members)
-        self.answered = cache(self._answered)
+        self.predicted = cache(self._predicted)
         self.signs = cache(self._signs)
 
-    def target(self, row: RowResult) -> str:
-        return self._experiment.resolve(row.results[0].run).target
+    def place(self, row: RowResult, corpus: str) -> Path:
+        """Return the folder of a corpus of a row's experiment."""
+        folder = row.experiment.layout.corpus(corpus)
+        self._settings[folder] = row.experiment.corpora[corpus]
+        return folder
 
-    def _split(self, corpus: str, split: str) -> Split:
-        return Split(self._experiment.layout.corpus(corpus), split)
+    def _split(self, place: Path, split: str) -> Split:
+        return open_split(place, split, self._settings[place])
 
-    def _members(self, corpus: str, slice_name: str) -> Members:
+    def _members(self, place: Path, slice_name: str) -> Members:
         entry = self._experiment.slices[slice_name]
-        return self.split(corpus, entry.split).members(entry)
+        return self.split(place, entry.split).members(entry)
 
-    def _answered(self, corpus: str, split: str, run_dir: Path) -> Answered:
-        return self.split(corpus, split).answered(run_dir)
+    def _predicted(self, place: Path, split: str, run_dir: Path, corpus: str) -> Predicted:
+        return self.split(place, split).predicted(run_dir, corpus)
 
-    def _signs(self, paragraphs: int) -> NDArray[np.float32]:
-        return flips(paragraphs, RESAMPLES, np.random.default_rng(paragraphs))
+    def _signs(self, clusters: int) -> NDArray[np.float32]:
+        return flips(clusters, RESAMPLES, np.random.default_rng(clusters))
 
     def sums(
-        self, corpus: str, slice_name: str, result: Result, threshold: str
+        self, place: Path, row: RowResult, result: Result, group: "_Group", measures: list[Measure]
     ) -> NDArray[np.float64]:
-        """Return (2, paragraphs) sums of a run's EM and F1, each question counting 0 to 100."""
-        entry = self._experiment.slices[slice_name]
-        scores, _ = result.values(slice_name, threshold == "tuned")
-        answered = self.answered(corpus, entry.split, result.folder)
-        split, members = self.split(corpus, entry.split), self.members(corpus, slice_name)
-        sums: NDArray[np.float64] = 100 * split.sums(answered, members, scores["threshold"])
+        """Return (measures, clusters) sums of a run's scores, each item counting times 100.
+
+        Args:
+            place: folder of the corpus on which the run was scored, or of an equal one.
+            row: the run's row.
+            result: the run.
+            group: slice and threshold.
+            measures: what to score.
+        """
+        split = self._experiment.slices[group.slice_name].split
+        scores, _ = result.values(group.slice_name, group.tuned)
+        corpus = row.corpus(group.slice_name)
+        assert corpus is not None, "a row that has scores has a corpus"
+        predicted = self.predicted(place, split, result.folder, corpus)
+        sums: NDArray[np.float64] = 100 * self.split(place, split).sums(
+            predicted,
+            self.members(place, group.slice_name),
+            scores.get("threshold", 0.0),
+            measures,
+        )
         return sums
 
 
+@dataclass(frozen=True)
+class _Group:
+    """The slice and the null threshold of a family of comparisons."""
+
+    slice_name: str
+    threshold: str
+
+    @property
+    def tuned(self) -> bool:
+        return self.threshold == "tuned"
+
+
 def _family(
-    experiment: Experiment, reader: _Reader, rows: list[RowResult], slice_name: str, threshold: str
+    experiment: Experiment, reader: _Reader, rows: list[RowResult], group: _Group
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Compare the rows of a table on one slice at one threshold.
 
@@ -187,11 +222,14 @@ def _family(
     comparisons: list[dict[str, Any]] = []
     left_out: list[dict[str, Any]] = []
     compared: list[Pair] = []
-    for pair in pairs(experiment, rows):
+    for pair in pairs(rows):
+        if group.tuned and pair.first.family != "question_answering":
+            continue
+        slice_name, threshold = group.slice_name, group.threshold
         place = {"slice": slice_name, "slice_label": experiment.slices[slice_name].label}
         place["threshold"] = threshold
         try:
-            seeds, arms, members = _arms(reader, pair, slice_name, threshold)
+            seeds, arms, members = _arms(reader, pair, group)
             estimates = [compare(*both, CONFIDENCE) for both in arms]
         except (MtdnnError, ValueError) as error:
             left_out.append({**pair.names, **place, "reason": str(error)})
@@ -199,69 +237,99 @@ def _family(
         is_published = slice_name == pair.first.slice_name and threshold == "zero"
         published = _published(pair) if is_published else None
         permuted = _permuted(reader, arms, len(seeds))
+        names = [measure.column for measure in pair.measures]
+        numbers = {
+            name: _numbers(estimate, p, published.get(name) if published else None)
+            for name, estimate, p in zip(names, estimates, permuted, strict=True)
+        }
         entry: dict[str, Any] = {**pair.names, **place, "seeds": seeds}
-        entry |= {"questions": len(members.questions), "paragraphs": len(members.sizes)}
-        for metric, estimate, p in zip(METRICS, estimates, permuted, strict=True):
-            entry[metric] = _numbers(estimate, p, published[metric] if published else None)
+        entry |= {"target": pair.first.target, "family": pair.first.family}
+        entry |= {"questions": len(members.items), "clusters": len(members.sizes)}
+        entry |= {"measures": numbers, "headline": names[0]}
+        entry["labels"] = {measure.column: measure.label for measure in pair.measures}
         entry["published"] = published
-        entry["notes"] = list(_notes(experiment, pair, slice_name, threshold, seeds))
+        entry["notes"] = list(_notes(experiment, pair, group, seeds))
+        headline = pair.measures[0].name
         if not estimates[0].error:
-            entry["notes"].append("Nothing varies here, so the uncertainty of EM is unknown.")
+            entry["notes"].append(
+                f"Nothing varies here, so the uncertainty of {headline} is unknown."
+            )
         comparisons.append(entry)
         compared.append(pair)
     _correct(comparisons)
-    for entry in comparisons:
-        entry["verdict"], entry["conclusion"] = _verdict(entry), _conclusion(entry)
+    for entry, pair in zip(comparisons, compared, strict=True):
+        entry["verdict"] = _verdict(entry, pair.measures[0].name)
+        entry["conclusion"] = _conclusion(entry)
     for entry, pair in zip(comparisons, compared, strict=True):
         entry["flips"] = _flips(entry, pair, comparisons, compared)
     return comparisons, left_out
 
 
 def _arms(
-    reader: _Reader, pair: Pair, slice_name: str, threshold: str
+    reader: _Reader, pair: Pair, group: _Group
 ) -> tuple[list[int], list[tuple[Arm, Arm]], Members]:
     """Read the scores of a pair of rows.
 
     Returns:
-        The seeds that both rows have, the arms for EM and for F1, and the slice's questions.
+        The seeds that both rows have, the arms for each measure, and the slice's items.
 
     Raises:
         MtdnnError: the rows cannot be compared; the message is the reason.
     """
-    corpus = reader.target(pair.first)
-    if corpus != reader.target(pair.second):
-        raise MtdnnError("they answer different questions")
-    tuned = threshold == "tuned"
+    first, second = pair.first, pair.second
+    if first.experiment is second.experiment and first.target != second.target:
+        raise MtdnnError("they have different targets")
     usable = [
         {
             result.run.seed: result
             for result in row.results
-            if result.values(slice_name, tuned)[1] is None
+            if result.values(group.slice_name, group.tuned)[1] is None
         }
-        for row in (pair.first, pair.second)
+        for row in (first, second)
     ]
     seeds = [seed for seed in usable[0] if seed in usable[1]]
     if not seeds:
-        raise MtdnnError(_reasons(pair, slice_name, tuned) or "they have no seed in common")
+        raise MtdnnError(_reasons(pair, group) or "they have no seed in common")
+    if first.experiment is not second.experiment:
+        _check_same_items(pair, group, usable)
+    corpus = first.corpus(group.slice_name)
+    assert corpus is not None, "a row that has scores has a corpus"
+    place = reader.place(first, corpus)
     sums = np.array(
         [
-            [reader.sums(corpus, slice_name, results[seed], threshold) for seed in seeds]
-            for results in usable
+            [reader.sums(place, row, results[seed], group, pair.measures) for seed in seeds]
+            for row, results in zip((first, second), usable, strict=True)
         ]
     )
-    members = reader.members(corpus, slice_name)
+    members = reader.members(place, group.slice_name)
     arms = [
         (Arm(sums[0, :, number], members.sizes), Arm(sums[1, :, number], members.sizes))
-        for number in range(len(METRICS))
+        for number in range(len(pair.measures))
     ]
     return seeds, arms, members
 
 
-def _reasons(pair: Pair, slice_name: str, tuned: bool) -> str:
+def _check_same_items(pair: Pair, group: _Group, usable: list[dict[int, Result]]) -> None:
+    """Check that rows of different experiments were scored on the same items, by digest.
+
+    Raises:
+        MtdnnError: they were not.
+    """
+    found = set()
+    for row, results in zip((pair.first, pair.second), usable, strict=True):
+        corpus = row.corpus(group.slice_name)
+        for result in results.values():
+            digests = result.metrics["provenance"]["corpora"] if result.metrics else {}
+            found.add((row.family, digests.get(corpus)))
+    if len(found) > 1 or None in {digest for _, digest in found} or not pair.measures:
+        raise MtdnnError("their experiments score them on different items")
+
+
+def _reasons(pair: Pair, group: _Group) -> str:
     """Return why seeds of a pair are missing, by row."""
     parts = []
     for row in (pair.first, pair.second):
-        reasons = row.score(slice_name, "exact", tuned).reasons
+        reasons = row.score(group.slice_name, row.measures[0].key, group.tuned).reasons
         parts += [f"{row.long_label}: {', '.join(reasons)}"] if reasons else []
     return "; ".join(parts)
 
@@ -290,13 +358,16 @@ def _numbers(estimate: Estimate, permuted: float, published: float | None) -> di
 
 def _correct(family: list[dict[str, Any]]) -> None:
     """Fill in the p-values corrected by Holm over a family of comparisons."""
-    for metric in METRICS:
-        for key in ("p", "p_published"):
-            numbers = [each[metric] for each in family if each[metric][key] is not None]
-            if numbers:
-                corrected = multipletests([each[key] for each in numbers], method="holm")[1]
-                for each, p in zip(numbers, corrected, strict=True):
-                    each[f"{key}_holm"] = float(p)
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for entry in family:
+        for column, numbers in entry["measures"].items():
+            for key in ("p", "p_published"):
+                if numbers[key] is not None:
+                    groups.setdefault((entry["target"], column, key), []).append(numbers)
+    for (_, _, key), group in groups.items():
+        corrected = multipletests([each[key] for each in group], method="holm")[1]
+        for each, p in zip(group, corrected, strict=True):
+            each[f"{key}_holm"] = float(p)
 
 
 def _published(pair: Pair) -> dict[str, float] | None:
@@ -304,20 +375,20 @@ def _published(pair: Pair) -> dict[str, float] | None:
     before, after = pair.first.published, pair.second.published
     if not before or not after:
         return None
-    return {metric: round(after[metric] - before[metric], 6) for metric in METRICS}
+    return {column: round(after[column] - before[column], 6) for column in before}
 
 
-def _verdict(entry: dict[str, Any]) -> dict[str, str | None]:
-    """Return a word for each score, and a sentence on EM."""
-    words = {metric: _word(entry, metric) for metric in METRICS}
+def _verdict(entry: dict[str, Any], name: str) -> dict[str, str | None]:
+    """Return a word for each score, and a sentence on the headline, whose name is given."""
+    words = {column: _word(entry, column) for column in entry["measures"]}
     to, origin = entry["to_label"], entry["from_label"]
-    measured, word = _conclusion(entry), words["em"]
+    measured, word = _conclusion(entry), words[entry["headline"]]
     seeds = "with one seed" if len(entry["seeds"]) == 1 else "with this many seeds"
     if word == "supported":
-        text = f"Supported: {to} has a {measured} EM than {origin}, as published."
+        text = f"Supported: {to} has a {measured} {name} than {origin}, as published."
     elif word == "contradicted" and measured != "open":
         text = (
-            f"Contradicted: {to} has a {measured} EM than {origin}, contrary to the published "
+            f"Contradicted: {to} has a {measured} {name} than {origin}, contrary to the published "
             "scores."
         )
     elif word == "contradicted":
@@ -326,18 +397,19 @@ def _verdict(entry: dict[str, Any]) -> dict[str, str | None]:
             "is ruled out."
         )
     elif word:
-        text = f"Not decidable {seeds}: whether {to} differs from {origin} in EM as published."
+        text = f"Not decidable {seeds}: whether {to} differs from {origin} in {name} as published."
     elif measured == "open":
-        text = f"Not decidable {seeds}: whether {to} differs from {origin} in EM."
+        text = f"Not decidable {seeds}: whether {to} differs from {origin} in {name}."
     else:
-        text = f"{to} has a {measured} EM than {origin}."
+        text = f"{to} has a {measured} {name} than {origin}."
     return {**words, "text": text}
 
 
-def _word(entry: dict[str, Any], metric: str) -> str | None:
-    if entry["published"] is None:
+def _word(entry: dict[str, Any], column: str) -> str | None:
+    published = (entry["published"] or {}).get(column)
+    if published is None:
         return None
-    numbers, published = entry[metric], entry["published"][metric]
+    numbers = entry["measures"][column]
     if len(entry["seeds"]) == 1 or published == 0:
         return "not decidable"
     if numbers["p_holm"] <= LEVEL:
@@ -349,10 +421,11 @@ def _word(entry: dict[str, Any], metric: str) -> str | None:
 
 
 def _conclusion(entry: dict[str, Any]) -> str:
-    """Return what the measured EM says about the methods."""
-    if len(entry["seeds"]) == 1 or entry["em"]["p_holm"] > LEVEL:
+    """Return what the measured headline says about the methods."""
+    numbers = entry["measures"][entry["headline"]]
+    if len(entry["seeds"]) == 1 or numbers["p_holm"] > LEVEL:
         return "open"
-    return "higher" if entry["em"]["difference"] > 0 else "lower"
+    return "higher" if numbers["difference"] > 0 else "lower"
 
 
 def _flips(
@@ -372,9 +445,7 @@ def _flips(
     return None
 
 
-def _notes(
-    experiment: Experiment, pair: Pair, slice_name: str, threshold: str, seeds: list[int]
-) -> Iterator[str]:
+def _notes(experiment: Experiment, pair: Pair, group: _Group, seeds: list[int]) -> Iterator[str]:
     if len(seeds) == 1:
         yield (
             "One seed: interval and p are about these two models and do not include the variance "
@@ -382,22 +453,22 @@ def _notes(
         )
     elif 2 / math.comb(2 * len(seeds), len(seeds)) > LEVEL:
         yield "With so few seeds, the permutation test can hardly reach a small p."
-    missing = _reasons(pair, slice_name, threshold == "tuned")
+    missing = _reasons(pair, group)
     if missing:
         yield f"Seeds are missing: {missing}."
-    split = experiment.published_split(slice_name)
-    if split not in (None, "dev") and threshold == "zero":
+    split = experiment.published_split(group.slice_name)
+    if pair.first.family == "question_answering" and split not in (None, "dev") and not group.tuned:
         yield f"The published scores are for the split {split}; these questions stand in for it."
 
 
 def _cells(experiment: Experiment, row: RowResult) -> dict[str, Any]:
-    """Return a row's means and deviations over seeds on every slice, in percent."""
-    cells = {}
+    """Return a row's means and deviations over seeds on every slice, times 100."""
+    cells: dict[str, dict[str, Any]] = {}
     for name in experiment.slices:
-        scores = {metric: row.score(name, key) for metric, key in _KEYS.items()}
         seeds = [r.run.seed for r in row.results if r.values(name)[1] is None]
-        cells[name] = {
-            metric: {"mean": score.mean, "deviation": score.deviation, "seeds": seeds}
-            for metric, score in scores.items()
-        }
+        cells[name] = {}
+        for measure in row.measures:
+            score = row.score(name, measure.key)
+            numbers = {"mean": score.mean, "deviation": score.deviation, "seeds": seeds}
+            cells[name][measure.column] = numbers
     return cells

@@ -167,7 +167,7 @@ def components(first: Arm, second: Arm) -> Components:
     arms = (first, second)
     seeds, paragraphs = first.sums.shape
     if paragraphs < 2:
-        raise ValueError("fewer than two paragraphs")
+        raise ValueError("fewer than two clusters of items")
     small_sample = paragraphs / (paragraphs - 1)
     difference = second.deviations.mean(axis=0) - first.deviations.mean(axis=0)
     clusters = small_sample * float(np.square(difference).sum())

@@ -13,30 +13,36 @@ compared and how verdicts follow, `simulation` checks the intervals and tests ag
     tables        for each table:
         title, slice
         comparisons   those on the table's slice at the zero threshold come first; each has
-            kind          "baseline" (`from` is QA alone with the same encoder and, if the table has
-                          it, the same variant) or "neighbour" (`from` is the row above); each
-                          pair of rows occurs once
+            kind          "baseline" (`from` is the target alone with the same encoder and, if the
+                          table has it, the same variant) or "neighbour" (`from` is the row
+                          above); each pair of rows occurs once
             from, to      the rows: a run's path without its seed; from_label, to_label
             slice         the slice's name; slice_label
             threshold     "zero" or "tuned"
             seeds         the seeds that both rows have
-            questions, paragraphs   their numbers
-            em, f1        in points, `to` minus `from`:
+            target, family          the rows' target and its family
+            questions, clusters     numbers of questions or other items, and of their clusters
+            measures      for each measure by its column, the headline first; in points, `to` minus
+                          `from`:
                 difference, low, high, error (standard error), degrees (of freedom)
                 p, p_holm                       of the hypothesis of no difference
                 p_permutation                   of the permutation test
                 p_published, p_published_holm   of the published difference; null if there is none
                 detectable                      smallest difference detected with probability 0.8
+            labels        the heading of each measure
+            headline      the measure on which conclusion and sentence are based
             published     {em, f1}: the published difference in points, or null
-            verdict       {em, f1: "supported" | "contradicted" | "not decidable", or null if no
-                          difference is published; text: one sentence on EM}
-            conclusion    "higher" | "lower" | "open": what the measured EM says
+            verdict       for each measure "supported" | "contradicted" | "not decidable", or null
+                          if no difference is published; text: one sentence on the headline
+            conclusion    "higher" | "lower" | "open": what the measured headline says
             flips         for a variant: whether its conclusion differs from that without the
                           variant; otherwise null
             notes         sentences
         left_out      comparisons that were not possible: kind, from, to, slice, threshold, reason
-    cells         for each row and slice: {em, f1: {mean, deviation, seeds}}, in percent; deviation
-                  is null below two seeds
+    cells         for each row, slice and measure of the row's target: mean, deviation, seeds;
+                  times 100; deviation is null below two seeds
+
+The columns of question answering are `em` and `f1`; those of other measures are their keys.
 """
 
 from collections.abc import Iterable

@@ -1,5 +1,11 @@
-"""Scores of single questions, summed within paragraphs: everything that the comparisons need."""
+"""Scores of single items, summed within clusters: everything that the comparisons need.
 
+Questions about one paragraph are a cluster. Other items are clustered by their corpus's column
+`cluster` if it has one (a premise, a video, a document), else each is a cluster of its own.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,62 +15,146 @@ from numpy.typing import NDArray
 
 from mtdnn.config.experiment import Slice
 from mtdnn.config.layout import RunFolder
+from mtdnn.config.settings import CorpusSettings
 from mtdnn.errors import MtdnnError
+from mtdnn.evaluation.items import clusters_of, read_items
+from mtdnn.evaluation.measures import Items, Measure
 from mtdnn.evaluation.scoring import score_answers
 from mtdnn.evaluation.slices import belongs
 from mtdnn.machine.files import read_columns
 
-METRICS = ("em", "f1")
-"""The scores that are compared, in the order of every array's score axis."""
-
-
-@dataclass(frozen=True)
-class Answered:
-    """One run's best non-null answers to the N questions of a split, scored.
-
-    Attributes:
-        scores: (2, N) exact match and F1, 0 to 1.
-        odds: (N,) null odds, in logits.
-    """
-
-    scores: NDArray[np.float64]
-    odds: NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class Members:
-    """The n questions of a slice and the paragraphs that they belong to.
+    """The n items of a slice and the clusters that they belong to.
 
     Attributes:
-        questions: (n,) places of the questions in their split.
-        paragraphs: (n,) number of each question's paragraph, from 0.
+        items: (n,) places of the items in their split.
+        clusters: (n,) number of each item's cluster, from 0.
     """
 
-    questions: NDArray[np.int64]
-    paragraphs: NDArray[np.int64]
+    items: NDArray[np.int64]
+    clusters: NDArray[np.int64]
 
     @property
     def sizes(self) -> NDArray[np.int64]:
-        """(paragraphs,) number of questions in each paragraph."""
-        return np.bincount(self.paragraphs)
+        """(clusters,) number of items in each cluster."""
+        return np.bincount(self.clusters)
 
 
-class Split:
-    """The questions of one split of a corpus; scores each distinct answer only once.
+@dataclass(frozen=True)
+class Predicted:
+    """One run's predictions of the N items of a split."""
+
+    predictions: Items
+
+    def items(self, threshold: float) -> Items:
+        """Return the items with their final predictions."""
+        return self.predictions
+
+
+@dataclass(frozen=True)
+class Answered(Predicted):
+    """One run's best non-null answers to the N questions of a split, scored.
+
+    Attributes:
+        odds: (N,) null odds, in logits.
+        unanswerable: (N,) whether a question has no answer.
+    """
+
+    odds: NDArray[np.float64]
+    unanswerable: NDArray[np.bool_]
+
+    def items(self, threshold: float) -> Items:
+        """Return the scores of the final answers: "" where the odds are above the threshold."""
+        columns = self.predictions.columns.items()
+        null = self.odds > threshold
+        return Items({name: np.where(null, self.unanswerable, each) for name, each in columns})
+
+
+class Split(ABC):
+    """The items of one split of a corpus."""
+
+    @abstractmethod
+    def members(self, entry: Slice) -> Members:
+        """Return the items that belong to a slice."""
+
+    @abstractmethod
+    def predicted(self, folder: Path, corpus: str) -> Predicted:
+        """Read a run's predictions of this split.
+
+        Args:
+            folder: the run's folder.
+            corpus: the corpus's name in the run's experiment.
+
+        Raises:
+            MtdnnError: the predictions are missing, not readable or not those of this split.
+        """
+
+    def sums(
+        self,
+        predicted: Predicted,
+        members: Members,
+        threshold: float,
+        measures: Sequence[Measure],
+    ) -> NDArray[np.float64]:
+        """Sum the linearised scores of a slice's items within clusters.
+
+        Args:
+            predicted: a run's predictions of this split.
+            members: the slice's items.
+            threshold: answers with higher null odds than this count as "".
+            measures: what to score; `mtdnn.evaluation.measures` says what linearised means.
+
+        Returns:
+            (measures, clusters) sums, as fractions; their total divided by the number of items is
+            the measure.
+        """
+        items = predicted.items(threshold).take(members.items)
+        return np.array(
+            [np.bincount(members.clusters, each.linearised(items)) for each in measures]
+        )
+
+
+def open_split(corpus: Path, split: str, settings: CorpusSettings) -> Split:
+    """Return a split of a corpus.
 
     Args:
         corpus: the corpus's folder.
-        split: `dev` or `held_out`.
+        split: `dev`, `held_out` or `test`.
+        settings: the corpus's settings.
 
     Raises:
         MtdnnError: the split's file is missing or not readable.
     """
+    if settings.family == "question_answering":
+        return QuestionSplit(corpus, split)
+    return ItemSplit(corpus, split, settings)
+
+
+class ItemSplit(Split):
+    """A split of items that are not questions, as `open_split` returns it."""
+
+    def __init__(self, corpus: Path, split: str, settings: CorpusSettings):
+        self._split, self._settings = split, settings
+        self._clusters = clusters_of(corpus / f"{split}.parquet")
+
+    def members(self, entry: Slice) -> Members:
+        return Members(np.arange(len(self._clusters)), self._clusters)
+
+    def predicted(self, folder: Path, corpus: str) -> Predicted:
+        path, rows = RunFolder(folder).auxiliary, len(self._clusters)
+        return Predicted(read_items(path, corpus, self._split, self._settings, rows))
+
+
+class QuestionSplit(Split):
+    """A split of questions, as `open_split` returns it; scores each distinct answer only once."""
 
     def __init__(self, corpus: Path, split: str):
         path = corpus / f"{split}.parquet"
         columns = ["id", "title", "context", "question", "answer_texts"]
         table = read_columns(path, columns)
-        self.name = split
+        self._split = split
         self._ids = table["id"].to_pylist()
         self._rows = list(zip(*(table[column].to_pylist() for column in columns[1:]), strict=True))
         self._unanswerable = np.array([not row[3] for row in self._rows])
@@ -72,28 +162,22 @@ class Split:
         self._scored: dict[tuple[int, str], tuple[float, float]] = {}
 
     def members(self, entry: Slice) -> Members:
-        """Return the questions that belong to a slice; those with one context are a paragraph."""
         chosen = [place for place, row in enumerate(self._rows) if belongs(entry, *row)]
         contexts: dict[str, int] = {}
-        paragraphs = [contexts.setdefault(self._rows[n][1], len(contexts)) for n in chosen]
-        return Members(np.array(chosen, int), np.array(paragraphs, int))
+        clusters = [contexts.setdefault(self._rows[n][1], len(contexts)) for n in chosen]
+        return Members(np.array(chosen, int), np.array(clusters, int))
 
-    def answered(self, folder: Path) -> Answered:
-        """Read a run's answers to this split and score them.
-
-        Args:
-            folder: the run's folder, with its predictions.
-
-        Raises:
-            MtdnnError: the predictions are missing, not readable or not those of this split.
-        """
+    def predicted(self, folder: Path, corpus: str) -> Answered:
         path = RunFolder(folder).predictions
-        table = read_columns(path, ["split", "id", "answer", "null_odds"])
-        table = table.filter(pa.compute.equal(table["split"], self.name))
+        table = read_columns(path, ["corpus", "split", "id", "answer", "null_odds"])
+        own = pa.compute.and_(
+            pa.compute.equal(table["corpus"], corpus), pa.compute.equal(table["split"], self._split)
+        )
+        table = table.filter(own)
         places = [self._places.get(each, -1) for each in table["id"].to_pylist()]
         if sorted(places) != list(range(len(self._ids))):
             raise MtdnnError(
-                f"{path}: must have each {self.name} question of the corpus once; "
+                f"{path}: must have each {self._split} question of the corpus once; "
                 "evaluate the run again"
             )
         keys = list(zip(places, table["answer"].to_pylist(), strict=True))
@@ -104,20 +188,5 @@ class Split:
         scores, odds = np.empty((2, len(keys))), np.empty(len(keys))
         scores[:, places] = np.array([self._scored[key] for key in keys], float).T
         odds[places] = table["null_odds"].to_numpy()
-        return Answered(scores, odds)
-
-    def sums(self, answered: Answered, members: Members, threshold: float) -> np.ndarray:
-        """Sum the final scores of a slice's questions within paragraphs.
-
-        Args:
-            answered: a run's answers to this split.
-            members: the slice's questions.
-            threshold: answers with higher null odds than this count as "".
-
-        Returns:
-            (2, paragraphs) sums of EM and F1, each question counting 0 to 1.
-        """
-        final = np.where(answered.odds > threshold, self._unanswerable, answered.scores)
-        return np.array(
-            [np.bincount(members.paragraphs, each) for each in final[:, members.questions]]
-        )
+        items = Items(dict(zip(("exact", "f1"), scores, strict=True)))
+        return Answered(items, odds, self._unanswerable)

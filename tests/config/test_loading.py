@@ -208,8 +208,8 @@ def test_all_unknown_names_are_reported_at_once():
 
 def test_a_missing_key_is_named():
     settings = small()
-    del settings["slices"]
-    with pytest.raises(MtdnnError, match=r"^small.yaml: slices: is missing$"):
+    del settings["seeds"]
+    with pytest.raises(MtdnnError, match=r"^small.yaml: seeds: is missing$"):
         parse(settings, where="small.yaml")
 
 

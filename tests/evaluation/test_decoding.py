@@ -172,9 +172,10 @@ def test_predictions_table_holds_the_answers_text():
         np.array([2.5, NO_SCORE]),
         np.array([1.0, -1.0]),
     )
-    table = predictions_table("dev", ["q1", "q2"], ["Die Zwölf Brüder", "x"], answers)
+    table = predictions_table("squad", "dev", ["q1", "q2"], ["Die Zwölf Brüder", "x"], answers)
     assert table.to_pylist() == [
         {
+            "corpus": "squad",
             "split": "dev",
             "id": "q1",
             "answer": "Zwölf",
@@ -185,6 +186,7 @@ def test_predictions_table_holds_the_answers_text():
             "null_odds": -1.5,
         },
         {
+            "corpus": "squad",
             "split": "dev",
             "id": "q2",
             "answer": "",

@@ -98,7 +98,9 @@ def test_entities_by_hand(tags, expected):
 
 def draw_tags(random, sentences):
     gold = [random.integers(0, 5, random.integers(1, 12)) for _ in range(sentences)]
-    guesses = [np.where(random.random(len(s)) < 0.7, s, random.integers(0, 5, len(s))) for s in gold]
+    guesses = [
+        np.where(random.random(len(s)) < 0.7, s, random.integers(0, 5, len(s))) for s in gold
+    ]
     return [s.tolist() for s in gold], [s.tolist() for s in guesses]
 
 
@@ -107,7 +109,11 @@ def test_entity_f1_is_that_of_the_sums_over_sentences(seed):
     gold, guesses = draw_tags(np.random.default_rng(seed), 30)
     items = Items(tag_counts(gold, guesses, NAMES))
     sides = [
-        {(number, *each) for number, s in enumerate(side) for each in entities([NAMES[t] for t in s])}
+        {
+            (number, *each)
+            for number, s in enumerate(side)
+            for each in entities([NAMES[t] for t in s])
+        }
         for side in (gold, guesses)
     ]
     everything = sorted(sides[0] | sides[1])
@@ -131,9 +137,7 @@ def by_weights(measure, items, weights):
 
 
 CLASSES = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=2, max_size=30)
-NUMBERS = st.lists(
-    st.tuples(st.integers(-5, 5), st.integers(-50, 50)), min_size=2, max_size=30
-)
+NUMBERS = st.lists(st.tuples(st.integers(-5, 5), st.integers(-50, 50)), min_size=2, max_size=30)
 
 
 @given(CLASSES)

@@ -10,7 +10,7 @@ import pytest
 from mtdnn.config.loading import parse
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError
-from mtdnn.evaluation import metrics
+from mtdnn.evaluation import items, metrics
 from mtdnn.machine.files import read_json, write_json, write_text
 
 SYNTHETIC = {"kind": "synthetic", "train": 10, "dev": 10}
@@ -113,17 +113,19 @@ def tiny(tmp_path):
             )
             pq.write_table(table, layout.corpus("squad") / f"{split}.parquet")
         predictions = [
-            {"split": split, "id": row[0], "answer": row[4], "null_odds": row[5]}
+            {"corpus": "squad", "split": split, "id": row[0], "answer": row[4], "null_odds": row[5]}
             for split in ("held_out", "dev")
             for row in reversed(splits[split])
         ]
         pq.write_table(pa.Table.from_pylist(predictions), folder / "predictions.parquet")
         labels = [
-            {"corpus": name, "row": row, "label": label, "prediction": prediction}
+            {"corpus": name, "split": "dev", "row": row, "label": label, "prediction": prediction}
             for name, pairs in auxiliary.items()
             for row, (label, prediction) in enumerate(pairs)
         ]
-        pq.write_table(pa.Table.from_pylist(labels), folder / "auxiliary.parquet")
+        pq.write_table(
+            pa.Table.from_pylist(labels, items.PREDICTIONS), folder / "auxiliary.parquet"
+        )
         return experiment, folder
 
     return build
@@ -145,7 +147,9 @@ def test_whole_file(tiny):
         "weight": 0.8,
         "variant": "default",
         "seed": 1,
+        "target": "squad",
     }
+    assert result["measures"] == ["exact", "f1"]
     assert list(result["slices"]) == ["tea", "rest", "every", "held"]
     tea = result["slices"]["tea"]
     assert result["em"] == tea["exact"] == pytest.approx(200 / 3)
@@ -162,7 +166,10 @@ def test_scores_of_a_slice_by_hand(tiny):
     tuned = tea.pop("tuned")
     assert tea == {
         "label": "Tea",
+        "corpus": "squad",
+        "split": "dev",
         "questions": 3,
+        "clusters": 2,
         "threshold": 0.5,
         "exact": pytest.approx(100 * 2 / 3),
         "f1": pytest.approx(100 * 2 / 3),
@@ -244,17 +251,17 @@ def test_auxiliary_scores_by_hand(tiny):
     assert auxiliary == {
         "cola": {
             "label": "Grammar",
+            "measures": ["accuracy", "f1", "matthews"],
             "accuracy": 60.0,
-            "matthews": pytest.approx(1 / 6),
             "f1": pytest.approx(100 * 2 / 3),
+            "matthews": pytest.approx(100 / 6),
             "majority": 60.0,
             "rows": 5,
         },
         "swag": {
             "label": "Endings",
+            "measures": ["accuracy"],
             "accuracy": pytest.approx(200 / 3),
-            "matthews": pytest.approx(2 / 3),
-            "f1": 50.0,
             "majority": pytest.approx(100 / 3),
             "rows": 3,
         },

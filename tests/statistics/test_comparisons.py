@@ -43,9 +43,9 @@ def test_statistics_of_a_table_by_hand(mixtures):
         for name, w in (("qa", 1.0), ("qa_mcc_sc", 0.8))
     }
     expected = 100 * (np.mean(of["qa_mcc_sc"]) - np.mean(of["qa"]))
-    assert found["em"]["difference"] == pytest.approx(expected)
-    assert found["em"]["low"] < expected < found["em"]["high"]
-    assert (found["questions"], found["paragraphs"]) == (200, 40)
+    assert found["measures"]["em"]["difference"] == pytest.approx(expected)
+    assert found["measures"]["em"]["low"] < expected < found["measures"]["em"]["high"]
+    assert (found["questions"], found["clusters"]) == (200, 40)
     assert found["seeds"] == [1, 2, 3]
     assert found["published"] == {"em": 1.036, "f1": 0.97}
     assert found["verdict"]["em"] == "supported"
@@ -56,9 +56,11 @@ def test_statistics_of_a_table_by_hand(mixtures):
     # Published: a fall of 0.428, as measured; the largest published effect is far smaller.
     assert worse["conclusion"] == "lower" and worse["verdict"]["em"] == "supported"
     family = [each for each in entry["comparisons"] if each["slice"] == "paper_dev"]
-    ps = sorted(each["em"]["p"] for each in family)
-    assert min(each["em"]["p_holm"] for each in family) == pytest.approx(min(1, 5 * ps[0]))
-    assert all(each["em"]["p_holm"] >= each["em"]["p"] for each in family)
+    ps = sorted(each["measures"]["em"]["p"] for each in family)
+    assert min(each["measures"]["em"]["p_holm"] for each in family) == pytest.approx(
+        min(1, 5 * ps[0])
+    )
+    assert all(each["measures"]["em"]["p_holm"] >= each["measures"]["em"]["p"] for each in family)
     other = comparison(entry, "baseline", "qa_mcc_sc", "first")
     assert other["questions"] == 30 and other["published"] is None
     assert other["verdict"]["em"] is None
@@ -75,7 +77,7 @@ def test_contradicted_by_sign_and_by_size(mixtures):
     records.write(mixtures, ["table2"])
     found = comparison(read_json(mixtures.layout.statistics("table2")), "baseline", "qa_mcc_sc")
     assert found["verdict"]["em"] == "contradicted" and found["conclusion"] == "open"
-    assert found["em"]["p_published_holm"] < 0.05
+    assert found["measures"]["em"]["p_published_holm"] < 0.05
 
 
 def test_one_seed_says_that_the_variance_between_seeds_is_unknown(tmp_path):
@@ -83,7 +85,7 @@ def test_one_seed_says_that_the_variance_between_seeds_is_unknown(tmp_path):
     make_runs(experiment, "table2", [0.3, 0.9, 0.3, 0.9])
     records.write(experiment, ["table2"])
     found = comparison(read_json(experiment.layout.statistics("table2")), "baseline", "qa_mcc")
-    assert found["em"]["low"] > 0 and found["em"]["p_permutation"] < 0.01
+    assert found["measures"]["em"]["low"] > 0 and found["measures"]["em"]["p_permutation"] < 0.01
     assert any("do not include the variance between seeds" in note for note in found["notes"])
     assert found["conclusion"] == "open"
     assert found["verdict"]["text"].startswith("Not decidable with one seed")

@@ -71,6 +71,7 @@ def test_nine_runs_of_five_seeds_on_the_official_size(tmp_path):
         folder = make_run(experiment, run)
         words = random.integers(0, 40, (len(rows), 3)).astype(str)
         table = {
+            "corpus": ["squad"] * len(rows),
             "split": ["dev"] * len(rows),
             "id": [row["id"] for row in rows],
             "answer": [" ".join(each) for each in words],

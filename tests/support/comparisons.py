@@ -69,6 +69,7 @@ def answer(experiment: Experiment, run: RunId, rows: list[dict[str, Any]], right
     folder = make_run(experiment, run, em=100 * float(np.mean(right)))
     predictions = [
         {
+            "corpus": "squad",
             "split": "dev",
             "id": row["id"],
             "answer": "yes" if good else "no",

@@ -16,7 +16,7 @@ from mtdnn.config.layout import RunId
 from mtdnn.config.loading import parse
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.data.corpora.rows import SCHEMAS
-from mtdnn.evaluation import metrics
+from mtdnn.evaluation import items, metrics
 from mtdnn.machine.files import digest, write_json, write_text
 
 SMALL = {
@@ -237,7 +237,9 @@ def make_run(
             "weight": run.weight,
             "variant": run.variant,
             "seed": run.seed,
+            "target": settings.target,
         },
+        "measures": ["exact", "f1"],
         "em": first.get("exact"),
         "f1": first.get("f1"),
         "slices": scores,
@@ -341,6 +343,7 @@ def _write_predictions(folder: Path, draw: random.Random) -> None:
     odds = [draw.gauss(0, 3) for _ in range(20)]
     predictions = pa.table(
         {
+            "corpus": ["squad"] * 20,
             "split": ["dev"] * 20,
             "id": [f"q{number}" for number in range(20)],
             "answer": ["seven"] * 20,
@@ -397,6 +400,7 @@ def make_answers(experiment: Experiment, run: RunId, answers: dict[str, tuple[st
         start = row["context"].index(text)
         rows.append(
             {
+                "corpus": "squad",
                 "split": "dev",
                 "id": row["id"],
                 "answer": text,
@@ -409,13 +413,12 @@ def make_answers(experiment: Experiment, run: RunId, answers: dict[str, tuple[st
         )
     pq.write_table(pa.Table.from_pylist(rows), folder / "predictions.parquet")
     corpora = [name for name in experiment.resolve(run).corpora if name != "squad"]
-    labels = [(name, row, row % 2, row % 2) for name in corpora for row in range(4)]
-    columns = [("corpus", pa.string())]
-    columns += [(name, pa.int32()) for name in ("row", "label", "prediction")]
     rows = [
-        dict(zip(("corpus", "row", "label", "prediction"), each, strict=True)) for each in labels
+        {"corpus": name, "split": "dev", "row": row, "label": row % 2, "prediction": row % 2}
+        for name in corpora
+        for row in range(4)
     ]
-    pq.write_table(pa.Table.from_pylist(rows, pa.schema(columns)), folder / "auxiliary.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, items.PREDICTIONS), folder / "auxiliary.parquet")
     metrics.write(folder, experiment)
     return folder
 
@@ -431,12 +434,12 @@ def make_statistics(experiment: Experiment) -> dict[str, Any]:
         for path in paths:
             cells[path] = {
                 slice_name: {
-                    metric: {
+                    column: {
                         "mean": draw.uniform(60, 80),
                         "deviation": draw.uniform(0, 1) if len(experiment.seeds) > 1 else None,
                         "seeds": experiment.seeds,
                     }
-                    for metric in ("em", "f1")
+                    for column in ("em", "f1")
                 }
                 for slice_name in experiment.slices
             }

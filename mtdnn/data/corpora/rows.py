@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mtdnn.config.settings import CorpusSettings, FilesCorpus, HubCorpus
+from mtdnn.config.settings import COLUMNS, CorpusSettings, FilesCorpus, HubCorpus
 from mtdnn.errors import MtdnnError
 
 # Far beyond any article; longer texts take minutes and gigabytes to tokenise.
@@ -72,7 +72,7 @@ def normalise(
 ) -> Split:
     """Check every record of a split and convert it to a row of the family's schema.
 
-    Optional columns (id, title, start, sentence2) are read when `source` maps them or the
+    Optional columns (id, title, start, sentence2, cluster) are read when `source` maps them or the
     first record has them; then every record must have them.
 
     Args:
@@ -102,7 +102,10 @@ def normalise(
         if identifier in ids:
             raise fields.refuse(f"duplicate id {identifier!r}")
         ids.add(identifier)
-        collected.rows.append({"id": identifier, **make(fields)})
+        row = {"id": identifier, **make(fields)}
+        if "cluster" in COLUMNS[corpus.family] and fields.has("cluster"):
+            row["cluster"] = fields.joined("cluster")
+        collected.rows.append(row)
     return collected
 
 
@@ -152,10 +155,14 @@ class Fields:
         """Return the record's id, joined by "-" when columns share it; None without an id."""
         if not self.has("id"):
             return None
-        value = self.raw("id")
+        return self.joined("id")
+
+    def joined(self, name: str) -> str:
+        """Return our column `name`, texts or numbers, joined by "-" when columns share it."""
+        value = self.raw(name)
         parts = value if isinstance(value, list) else [value]
         return "-".join(
-            str(p) if type(p) is int and abs(p) < 2**63 else self.string(p, "id") for p in parts
+            str(p) if type(p) is int and abs(p) < 2**63 else self.string(p, name) for p in parts
         )
 
     def index(self, value: Any, size: int) -> int | None:
@@ -282,7 +289,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-_OPTIONAL = ("id", "title", "start", "sentence2")
+_OPTIONAL = ("id", "title", "start", "sentence2", "cluster")
 _FAMILIES = {
     "question_answering": _question_answering,
     "multiple_choice": _multiple_choice,
