@@ -207,6 +207,9 @@ class Table(Closed):
     """A table of scores; the runs of a row differ only in their seed."""
 
     title: str = Field(description="shown above the table")
+    note: str | None = Field(
+        None, description="shown below the table, for instance what others found before"
+    )
     slice: Name | None = Field(
         None, description="slice on which the runs are scored; by default the first"
     )

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from mtdnn.config.experiment import Experiment
+from mtdnn.config.experiment import Experiment, Row
 from mtdnn.config.layout import RunFolder
 from mtdnn.evaluation.metrics import Questions, read_questions, select
 from mtdnn.evaluation.results import Result, RowResult, read_rows
+from mtdnn.reporting.wording import ANSWERING, has_answers, is_answering
 
 NO_ANSWERS = "No table compares a mixture with question answering alone on a scored slice."
+NO_QUESTIONS = "No run of this experiment has question answering as its target."
 """Why `read_answers` finds nothing, for readers."""
 
 
@@ -123,6 +125,11 @@ class Answers:
         return np.array([bool(question.golds) for question in self.questions])
 
 
+def why_none(experiment: Experiment) -> str:
+    """Return a sentence on why there are no answers to read."""
+    return NO_ANSWERS if has_answers(experiment) else NO_QUESTIONS
+
+
 def table_of_mixtures(experiment: Experiment) -> str | None:
     """Return the table that compares the most mixtures with question answering alone.
 
@@ -130,7 +137,7 @@ def table_of_mixtures(experiment: Experiment) -> str | None:
     """
 
     def mixtures(name: str) -> set[str]:
-        rows = experiment.tables[name].rows
+        rows = [row for row in experiment.tables[name].own_rows if _answers(experiment, row)]
         used = {row.mixture for row in rows if row.variant == "default"}
         return used if any(experiment.mixtures[mixture].is_alone for mixture in used) else set()
 
@@ -141,7 +148,7 @@ def table_of_mixtures(experiment: Experiment) -> str | None:
 def read_answers(experiment: Experiment) -> Answers | None:
     """Read the answers of the table of mixtures on the first slice that its baseline has.
 
-    Only rows with the baseline's encoder and the default variant are compared.
+    Only rows with the baseline's target and encoder and the default variant are compared.
 
     Returns:
         None if no table compares mixtures, or if no run of the baseline has been scored.
@@ -149,10 +156,15 @@ def read_answers(experiment: Experiment) -> Answers | None:
     table = table_of_mixtures(experiment)
     if table is None:
         return None
-    rows = [row for row in read_rows(experiment, table) if row.row.variant == "default"]
+    rows = [
+        row
+        for row in read_rows(experiment, table)
+        if is_answering(row) and row.row.variant == "default" and not row.row.origin
+    ]
     alone = next(row for row in rows if experiment.mixtures[row.row.mixture].is_alone)
+    same = (alone.row.encoder, alone.target)
     rows = [alone] + [
-        row for row in rows if row is not alone and row.row.encoder == alone.row.encoder
+        row for row in rows if row is not alone and (row.row.encoder, row.target) == same
     ]
     name = _scored_slice(experiment, alone)
     if name is None:
@@ -166,6 +178,12 @@ def read_answers(experiment: Experiment) -> Answers | None:
     by_id = {row["id"]: row for row in table_rows}
     questions = tuple(_question(by_id[each]) for each in first.questions.ids)
     return Answers(table, name, entry.label, questions, tuple(answered))
+
+
+def _answers(experiment: Experiment, row: Row) -> bool:
+    """Whether the target of a row is question answering, told without reading its runs."""
+    target = experiment.mixtures[row.mixture].target_among(experiment.corpora)
+    return target is not None and experiment.corpora[target].family == ANSWERING
 
 
 def _scored_slice(experiment: Experiment, row: RowResult) -> str | None:

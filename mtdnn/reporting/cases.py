@@ -16,12 +16,12 @@ from mtdnn.evaluation.scoring import normalise
 from mtdnn.evaluation.slices import QUESTION_TYPES, answer_words, question_type
 from mtdnn.machine.files import write_json, write_text
 from mtdnn.reporting.answers import (
-    NO_ANSWERS,
     Answered,
     Answers,
     Question,
     RowAnswers,
     read_answers,
+    why_none,
 )
 
 MAX_CASES = 3
@@ -104,7 +104,7 @@ def find(experiment: Experiment) -> dict[str, Any]:
     head = {"experiment": experiment.experiment, "notice": experiment.notice}
     answers = read_answers(experiment)
     if answers is None:
-        return {**head, "reason": NO_ANSWERS}
+        return {**head, "reason": why_none(experiment)}
     return {
         **head,
         "reason": None,
@@ -399,6 +399,7 @@ def _verdict_on_corpus(
         for mixture, entry in experiment.mixtures.items()
         if corpus in entry.corpora
         and len(entry.corpora) == 2
+        and entry.target_among(experiment.corpora) != corpus
         and any(run.mixture == mixture for run in experiment.runs())
     ]
     text = (

@@ -5,42 +5,53 @@ from typing import Any
 import pandas as pd
 
 from mtdnn.config.experiment import Experiment
+from mtdnn.evaluation.results import RowResult, read_rows
 from mtdnn.machine.files import read_json, replacing, write_text
 from mtdnn.reporting.tables import (
     MISSING,
     Block,
     Cell,
     csv_text,
+    headlines,
     interval,
     latex_table,
     markdown,
     markdown_block,
     signed,
 )
+from mtdnn.reporting.wording import ANSWERING, clusters, is_answering, items, union
 from mtdnn.statistics.level import CONFIDENCE
 
 
 def write(experiment: Experiment, name: str) -> None:
     """Write `comparisons/{name}.md`, `.csv` and `.tex` from the table's statistics."""
-    entry = read_json(experiment.layout.statistics(name))
+    entry, rows = read_json(experiment.layout.statistics(name)), read_rows(experiment, name)
     layout, title = experiment.layout, f"{entry['title']}: comparisons"
-    write_text(layout.comparison(name, "md"), _markdown(experiment, title, entry))
-    block = _block([each for each in entry["comparisons"] if _is_main(entry, each)])
-    below = [EXPLANATION, *_sentences(entry)]
+    write_text(layout.comparison(name, "md"), _markdown(experiment, title, entry, rows))
+    block = _block([each for each in entry["comparisons"] if _is_main(entry, each)], rows)
+    below = [explanation(rows), *_sentences(entry, rows)]
     tex = latex_table(experiment, title, f"{name}-comparisons", block, below)
     write_text(layout.comparison(name, "tex"), tex)
     with replacing(layout.comparison(name, "csv")) as draft:
-        records = pd.DataFrame([_record(each) for each in entry["comparisons"]])
+        records = pd.DataFrame([_record(each, rows) for each in entry["comparisons"]])
         draft.write_text(csv_text(records), encoding="utf-8")
 
 
-EXPLANATION = (
-    f"Differences are in points, with {CONFIDENCE:.0%} intervals over seeds and over questions, "
-    "which are clustered by paragraph. p: p value of no difference, corrected by Holm's method "
-    "within this table. Permutation: p value of a permutation test of EM, uncorrected. "
-    "Detectable: the smallest difference in EM that this design finds with a probability of 80%, "
-    "before correction."
-)
+def explanation(rows: list[RowResult]) -> str:
+    """Return sentences that explain the numbers of a table's comparisons."""
+    headline = headlines(rows)
+    over = (
+        "questions, which are clustered by paragraph"
+        if all(map(is_answering, rows))
+        else "items, which are clustered where their corpus has clusters"
+    )
+    return (
+        f"Differences are in points, with {CONFIDENCE:.0%} intervals over seeds and over {over}. "
+        "p: p value of no difference, corrected by Holm's method within this table. Permutation: "
+        f"p value of a permutation test of {headline}, uncorrected. Detectable: the smallest "
+        f"difference in {headline} that this design finds with a probability of 80%, before "
+        "correction."
+    )
 
 
 def _is_main(entry: dict[str, Any], comparison: dict[str, Any]) -> bool:
@@ -48,33 +59,57 @@ def _is_main(entry: dict[str, Any], comparison: dict[str, Any]) -> bool:
     return (comparison["slice"], comparison["threshold"]) == (entry["slice"], "zero")
 
 
-def _block(comparisons: list[dict[str, Any]]) -> Block:
+def _block(comparisons: list[dict[str, Any]], rows: list[RowResult]) -> Block:
+    """One row for each comparison; what is missing in all of them has no column."""
+    measures = union(row.measures for row in rows)
+    judged = are_judged(comparisons, rows)
     flips = any(each["flips"] is not None for each in comparisons)
-    heading = ["From", "To", "Δ EM", "p (EM)", "Permutation", "Detectable", "Δ F1", "p (F1)"]
-    heading += ["Published Δ EM", "Published Δ F1", "Verdict (EM)", "Verdict (F1)"]
+    heading = ["From", "To"]
+    for number, measure in enumerate(measures):
+        heading += [f"Δ {measure.label}", f"p ({measure.label})"]
+        heading += ["Permutation", "Detectable"] if number == 0 else []
+    if judged:
+        heading += [f"Published Δ {measure.label}" for measure in measures]
+        heading += [f"Verdict ({measure.label})" for measure in measures]
+    else:
+        heading.append("Conclusion")
     heading += ["Flips"] if flips else []
     heading += ["Seeds"]
-    body = [
-        [
-            Cell(each["from_label"]),
-            Cell(each["to_label"]),
-            Cell(interval(each["em"])),
-            Cell(p_value(each["em"]["p_holm"])),
-            Cell(p_value(each["em"]["p_permutation"])),
-            Cell(f"{each['em']['detectable']:.2f}"),
-            Cell(interval(each["f1"])),
-            Cell(p_value(each["f1"]["p_holm"])),
-            *(
-                Cell(signed(each["published"][metric]) if each["published"] else MISSING)
-                for metric in ("em", "f1")
-            ),
-            *(Cell(each["verdict"][metric] or MISSING) for metric in ("em", "f1")),
-            *([Cell(_FLIPS[each["flips"]])] if flips else []),
-            Cell(str(len(each["seeds"]))),
-        ]
-        for each in comparisons
-    ]
+    body = []
+    for each in comparisons:
+        texts = [each["from_label"], each["to_label"]]
+        for number, measure in enumerate(measures):
+            texts += _measured(each, measure.column)
+            texts += _of_headline(each) if number == 0 else []
+        if judged:
+            published, verdict = each["published"] or {}, each["verdict"]
+            texts += [_signed(published.get(measure.column)) for measure in measures]
+            texts += [verdict.get(measure.column) or MISSING for measure in measures]
+        else:
+            texts.append(each["conclusion"])
+        texts += [_FLIPS[each["flips"]]] if flips else []
+        body.append([Cell(text) for text in [*texts, str(len(each["seeds"]))]])
     return Block(heading, body, 2)
+
+
+def are_judged(comparisons: list[dict[str, Any]], rows: list[RowResult]) -> bool:
+    """Return whether verdicts on published differences are shown: for answers always."""
+    return any(map(is_answering, rows)) or any(each["published"] for each in comparisons)
+
+
+def _measured(comparison: dict[str, Any], name: str) -> list[str]:
+    """A difference with its interval, and its p value; rows with another target have neither."""
+    numbers = comparison["measures"].get(name)
+    return [interval(numbers), p_value(numbers["p_holm"])] if numbers else [MISSING] * 2
+
+
+def _of_headline(comparison: dict[str, Any]) -> list[str]:
+    numbers = comparison["measures"][comparison["headline"]]
+    return [p_value(numbers["p_permutation"]), f"{numbers['detectable']:.2f}"]
+
+
+def _signed(value: float | None) -> str:
+    return MISSING if value is None else signed(value)
 
 
 _FLIPS = {True: "yes", False: "no", None: MISSING}
@@ -85,7 +120,9 @@ def p_value(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
-def _markdown(experiment: Experiment, title: str, entry: dict[str, Any]) -> str:
+def _markdown(
+    experiment: Experiment, title: str, entry: dict[str, Any], rows: list[RowResult]
+) -> str:
     parts = [f"## {markdown(title)}"]
     parts.append(f"Experiment {markdown(experiment.experiment)}: {markdown(experiment.title)}")
     parts += [f"> {markdown(experiment.notice)}"] if experiment.notice else []
@@ -93,40 +130,55 @@ def _markdown(experiment: Experiment, title: str, entry: dict[str, Any]) -> str:
     for each in entry["comparisons"]:
         groups.setdefault((each["slice_label"], each["threshold"]), []).append(each)
     for (label, threshold), members in groups.items():
-        where = "the configured null threshold" if threshold == "zero" else "the tuned threshold"
-        parts.append(
-            f"On {markdown(label)} at {where} ({members[0]['questions']:,} questions in "
-            f"{members[0]['paragraphs']:,} paragraphs):"
-        )
-        parts.append(markdown_block(_block(members)))
-    sentences = _sentences(entry)
+        parts.append(f"On {markdown(label)}{_at(threshold, rows)} ({_size(members[0])}):")
+        parts.append(markdown_block(_block(members, rows)))
+    sentences = _sentences(entry, rows)
     parts += ["\n".join(f"- {markdown(each)}" for each in sentences)] if sentences else []
-    parts.append(markdown(EXPLANATION))
+    parts.append(markdown(explanation(rows)))
     return "\n\n".join(parts) + "\n"
 
 
-def _sentences(entry: dict[str, Any]) -> list[str]:
+def _at(threshold: str, rows: list[RowResult]) -> str:
+    """The threshold of comparisons, if any row has one."""
+    if not any(map(is_answering, rows)):
+        return ""
+    return f" at the {'configured null' if threshold == 'zero' else 'tuned'} threshold"
+
+
+def _size(comparison: dict[str, Any]) -> str:
+    """How many items were compared, in how many clusters."""
+    number, clustered = comparison["questions"], comparison["clusters"]
+    what = [comparison["family"]]
+    size = f"{number:,} {items(what)}"
+    apart = what != [ANSWERING] and clustered == number
+    return size if apart else f"{size} in {clustered:,} {clusters(what)}"
+
+
+def _sentences(entry: dict[str, Any], rows: list[RowResult]) -> list[str]:
     """Verdicts on the table's own slice, notes, and reasons for missing comparisons; each once."""
     main = [each for each in entry["comparisons"] if _is_main(entry, each)]
     lines = [each["verdict"]["text"] for each in main]
     lines += [note for each in entry["comparisons"] for note in each["notes"]]
+    at = " at threshold {}" if any(map(is_answering, rows)) else ""
     lines += [
-        f"{each['from_label']} and {each['to_label']} are not compared on {each['slice_label']} at "
-        f"threshold {each['threshold']}: {each['reason']}."
+        f"{each['from_label']} and {each['to_label']} are not compared on {each['slice_label']}"
+        f"{at.format(each['threshold'])}: {each['reason']}."
         for each in entry["left_out"]
     ]
     return list(dict.fromkeys(lines))
 
 
-def _record(comparison: dict[str, Any]) -> dict[str, Any]:
+def _record(comparison: dict[str, Any], rows: list[RowResult]) -> dict[str, Any]:
     """One record of the CSV, with all digits."""
-    plain = ("kind", "from", "to", "slice", "threshold", "questions", "paragraphs")
-    record = {key: comparison[key] for key in plain}
+    families = [row.family for row in rows]
+    record = {key: comparison[key] for key in ("kind", "from", "to", "slice", "threshold")}
+    record |= {items(families): comparison["questions"]}
+    record |= {clusters(families): comparison["clusters"]}
     record["seeds"] = " ".join(map(str, comparison["seeds"]))
-    for metric in ("em", "f1"):
+    for name, numbers in comparison["measures"].items():
         published = comparison["published"] or {}
-        record |= {f"{metric}_{key}": value for key, value in comparison[metric].items()}
-        record |= {f"{metric}_published": published.get(metric)}
-        record |= {f"{metric}_verdict": comparison["verdict"][metric]}
+        record |= {f"{name}_{key}": value for key, value in numbers.items()}
+        record |= {f"{name}_published": published.get(name)}
+        record |= {f"{name}_verdict": comparison["verdict"].get(name)}
     record |= {"conclusion": comparison["conclusion"], "flips": comparison["flips"]}
     return record | {"text": comparison["verdict"]["text"], "notes": " ".join(comparison["notes"])}

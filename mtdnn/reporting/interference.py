@@ -7,10 +7,28 @@ import pandas as pd
 
 from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import RunId
+from mtdnn.evaluation.measures import Measure, measures_of
 from mtdnn.evaluation.results import Result, Score, read_results
 from mtdnn.machine.files import replacing, write_text
+from mtdnn.reporting import wording
 
-METRICS = ("accuracy", "matthews", "f1")
+@dataclass(frozen=True)
+class Target:
+    """The target of some runs, and the measure that is shown of it.
+
+    Attributes:
+        name: name of its corpus.
+        title: how it is called, above a panel.
+        called: how it is called in a sentence.
+        heading: how its column is titled.
+        measure: F1 if it is question answering, else its headline.
+    """
+
+    name: str
+    title: str
+    called: str
+    heading: str
+    measure: Measure
 
 
 @dataclass(frozen=True)
@@ -19,35 +37,38 @@ class Kind:
 
     label: str
     results: tuple[Result, ...]
+    target: str
 
     @property
     def run(self) -> RunId:
         """The run with the first seed."""
         return self.results[0].run
 
-    def score(self, corpus: str, metric: str) -> Score:
-        """Return a corpus's own dev score over seeds; it is empty if the mixture lacks the corpus.
+    def score(self, corpus: str, measure: Measure) -> Score:
+        """Return a corpus's own dev score over seeds; it is empty if the runs have none.
 
         Args:
             corpus: name of an auxiliary corpus.
-            metric: one of `METRICS`: `accuracy` and `f1` in percent, `matthews` from -1 to 1.
+            measure: one of its measures, in percent or times 100.
         """
-        values = [
-            result.metrics["auxiliary"][corpus][metric]
+        found = [
+            result.metrics["auxiliary"].get(corpus, {}).get(measure.key)
             for result in self.results
-            if result.metrics and corpus in result.metrics["auxiliary"]
+            if result.metrics
         ]
-        return Score(tuple(values), tuple(self.reasons))
+        return Score(tuple(value for value in found if value is not None), tuple(self.reasons))
 
     @property
     def reasons(self) -> list[str]:
         """Why seeds have no scores."""
         return list(dict.fromkeys(str(each.missing) for each in self.results if each.missing))
 
-    @property
-    def f1(self) -> Score:
-        """F1 of question answering on the run's first slice."""
-        values = [result.metrics["f1"] for result in self.results if result.metrics]
+    def own(self, target: Target) -> Score:
+        """Return the score of a target on the runs' first slice; empty if it is not theirs."""
+        if target.name != self.target:
+            return Score(())
+        scored = [result.metrics for result in self.results if result.metrics]
+        values = [metrics.get(target.measure.column) for metrics in scored]
         return Score(tuple(value for value in values if value is not None))
 
 
@@ -57,18 +78,64 @@ def kinds(experiment: Experiment) -> list[Kind]:
     for result in read_results(experiment):
         groups.setdefault(result.run.row_path, []).append(result)
     return [
-        Kind(experiment.run_label(results[0].run), tuple(results)) for results in groups.values()
+        Kind(
+            experiment.run_label(results[0].run),
+            tuple(results),
+            experiment.resolve(results[0].run).target,
+        )
+        for results in groups.values()
     ]
+
+
+def targets(experiment: Experiment) -> list[Target]:
+    """Return the targets of the experiment's runs, in the experiment's order."""
+    names = wording.targets(experiment)
+    found = []
+    for name in names:
+        corpus = experiment.corpora[name]
+        measures = {measure.key: measure for measure in measures_of(corpus)}
+        measure = measures.get("f1") if corpus.family == wording.ANSWERING else None
+        measure = measure or next(iter(measures.values()))
+        called = (corpus.label, corpus.label, f"{corpus.label} {measure.label}")
+        if len(names) == 1 and corpus.family == wording.ANSWERING:
+            called = ("Question answering", "question answering", f"QA {measure.label}")
+        found.append(Target(name, *called, measure))
+    return found
 
 
 def auxiliary(experiment: Experiment) -> list[str]:
     """Return the auxiliary corpora that any run is trained on, in the experiment's order."""
-    used = {name for run in experiment.runs() for name in experiment.mixtures[run.mixture].corpora}
-    return [
-        name
-        for name, corpus in experiment.corpora.items()
-        if name in used and corpus.family != "question_answering"
-    ]
+    used = {name for run in experiment.runs() for name in _auxiliary_of(experiment, run)}
+    return [name for name in experiment.corpora if name in used]
+
+
+def _auxiliary_of(experiment: Experiment, run: RunId) -> list[str]:
+    settings = experiment.resolve(run)
+    return [name for name in settings.corpora if name != settings.target]
+
+
+def measures(experiment: Experiment) -> list[Measure]:
+    """Return the measures of all auxiliary corpora."""
+    return wording.union(measures_of(experiment.corpora[name]) for name in auxiliary(experiment))
+
+
+def headline(experiment: Experiment, corpus: str) -> Measure:
+    """Return the first measure of a corpus."""
+    return measures_of(experiment.corpora[corpus])[0]
+
+
+def shown(experiment: Experiment) -> dict[str, Any]:
+    """Return the values that the templates of the table and of the page use."""
+    known = kinds(experiment)
+    return {
+        "kinds": known,
+        "corpora": auxiliary(experiment),
+        "measures": measures(experiment),
+        "headlines": {name: headline(experiment, name) for name in auxiliary(experiment)},
+        "targets": targets(experiment),
+        "majority": majority(known),
+        "axis": wording.axis,
+    }
 
 
 def write(experiment: Experiment) -> None:
@@ -76,13 +143,12 @@ def write(experiment: Experiment) -> None:
     from mtdnn.reporting.tables import csv_text
     from mtdnn.reporting.templating import render
 
-    layout, known = experiment.layout, kinds(experiment)
-    values = {"kinds": known, "corpora": auxiliary(experiment), "majority": majority(known)}
+    layout, values = experiment.layout, shown(experiment)
     for suffix in ("md", "tex"):
         text = render(f"interference.{suffix}", experiment, **values)
         write_text(layout.table("interference", suffix), text)
     with replacing(layout.table("interference", "csv")) as draft:
-        draft.write_text(csv_text(frame(experiment, known)), encoding="utf-8")
+        draft.write_text(csv_text(frame(experiment, values["kinds"])), encoding="utf-8")
 
 
 def frame(experiment: Experiment, known: list[Kind]) -> pd.DataFrame:
@@ -90,9 +156,7 @@ def frame(experiment: Experiment, known: list[Kind]) -> pd.DataFrame:
     records = []
     for kind in known:
         run = kind.run
-        for corpus in experiment.mixtures[run.mixture].corpora:
-            if experiment.corpora[corpus].family == "question_answering":
-                continue
+        for corpus in _auxiliary_of(experiment, run):
             record: dict[str, Any] = {
                 "label": kind.label,
                 "encoder": run.encoder,
@@ -101,11 +165,11 @@ def frame(experiment: Experiment, known: list[Kind]) -> pd.DataFrame:
                 "variant": run.variant,
                 "corpus": corpus,
             }
-            for metric in METRICS:
-                score = kind.score(corpus, metric)
-                record |= {metric: score.mean, f"{metric}_sd": score.deviation}
-            record["seeds"] = len(kind.score(corpus, "accuracy").values)
-            record["reasons"] = "; ".join(kind.score(corpus, "accuracy").reasons)
+            for measure in measures(experiment):
+                score = kind.score(corpus, measure)
+                record |= {measure.column: score.mean, f"{measure.column}_sd": score.deviation}
+            first = kind.score(corpus, headline(experiment, corpus))
+            record |= {"seeds": len(first.values), "reasons": "; ".join(first.reasons)}
             records.append(record)
     return pd.DataFrame(records)
 
@@ -118,4 +182,5 @@ def majority(known: list[Kind]) -> dict[str, float]:
         for result in kind.results
         if result.metrics
         for corpus, values in result.metrics["auxiliary"].items()
+        if "majority" in values
     }

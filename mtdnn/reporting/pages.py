@@ -12,11 +12,14 @@ from pydantic.fields import FieldInfo
 from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import MANIFEST
 from mtdnn.config.reference import DESCRIBED
+from mtdnn.evaluation.measures import measures_of
 from mtdnn.evaluation.results import read_results, read_rows
 from mtdnn.machine.files import read_json, write_text
 from mtdnn.reporting import interference, tables
+from mtdnn.reporting.comparisons import are_judged
 from mtdnn.reporting.facts import compare_link, facts, line, run_link
 from mtdnn.reporting.templating import render
+from mtdnn.reporting.wording import clusters, is_answering, items, targets, union
 from mtdnn.statistics.records import read_statistics
 
 
@@ -33,20 +36,26 @@ def write_page(experiment: Experiment, name: str) -> None:
 def _table(experiment: Experiment, name: str) -> dict[str, Any]:
     rows, notes = read_rows(experiment, name), tables.Notes()
     main = tables.main_block(experiment, rows, notes)
-    others = tables.slices_block(experiment, rows, notes)
     statistics = read_statistics(experiment)
     found = statistics["tables"].get(name, {"comparisons": [], "left_out": []})
+    others = tables.slices_block(experiment, rows, notes, found["comparisons"])
     return {
         "table": experiment.tables[name],
         "main": main,
         "others": others,
         "notes": notes.reasons,
-        "links": [compare_link(experiment, row.present) for row in rows],
+        "links": [compare_link(row.experiment, row.present) for row in rows],
         "explanation": tables.explanation(experiment, rows),
         "statistics": statistics,
         "comparisons": found["comparisons"],
         "left_out": found["left_out"],
         "own": rows[0].slice_name,
+        "measures": union(row.measures for row in rows),
+        "headlines": tables.headlines(rows),
+        "judged": are_judged(found["comparisons"], rows),
+        "thresholds": any(map(is_answering, rows)),
+        "items": items(row.family for row in rows),
+        "clusters": clusters(row.family for row in rows),
     }
 
 
@@ -55,18 +64,14 @@ def _cases(experiment: Experiment) -> dict[str, Any]:
 
 
 def _interference(experiment: Experiment) -> dict[str, Any]:
-    known = interference.kinds(experiment)
-    return {
-        "kinds": known,
-        "corpora": interference.auxiliary(experiment),
-        "majority": interference.majority(known),
-        "compare_link": compare_link,
-    }
+    return {**interference.shown(experiment), "compare_link": compare_link}
 
 
 def _runs(experiment: Experiment) -> dict[str, Any]:
+    measures = union(measures_of(experiment.corpora[name]) for name in targets(experiment))
     return {
         "results": read_results(experiment),
+        "measures": measures,
         "corpora": [_corpus(experiment, name) for name in experiment.corpora],
         "run_link": run_link,
     }

@@ -3,11 +3,17 @@
 Every number comes from `statistics.json` or from a run's `metrics.json`.
 """
 
+from typing import Any
+
 from mtdnn.config.experiment import Experiment
 from mtdnn.errors import MtdnnError
-from mtdnn.evaluation.results import read_rows
+from mtdnn.evaluation.measures import Measure
+from mtdnn.evaluation.results import RowResult, read_rows
 from mtdnn.machine.files import write_text
+from mtdnn.reporting.comparisons import are_judged
+from mtdnn.reporting.tables import headlines
 from mtdnn.reporting.templating import render
+from mtdnn.reporting.wording import clusters, is_answering, items, targets, union
 from mtdnn.statistics.records import read_statistics
 
 
@@ -21,18 +27,43 @@ def write(experiment: Experiment) -> None:
     if not path.exists():
         raise MtdnnError(f"{path}: no such file; run mtdnn statistics first")
     statistics = read_statistics(experiment)
-    tables = {}
-    for name, table in experiment.tables.items():
-        rows = [
-            (row.long_label, statistics["cells"].get(row.path, {}), row.missing)
-            for row in read_rows(experiment, name)
-        ]
-        tables[name] = {
-            "title": table.title,
-            "rows": rows,
-            **{key: statistics["tables"][name][key] for key in ("comparisons", "left_out")},
-        }
-    write_text(
-        experiment.layout.summary,
-        render("summary.md", experiment, statistics=statistics, tables=tables),
-    )
+    tables = {name: _table(experiment, name, statistics) for name in experiment.tables}
+    families = {experiment.corpora[name].family for name in targets(experiment)}
+    values = {"statistics": statistics, "tables": tables, "clusters": clusters(families)}
+    write_text(experiment.layout.summary, render("summary.md", experiment, **values))
+
+
+def _table(experiment: Experiment, name: str, statistics: dict[str, Any]) -> dict[str, Any]:
+    """The values of one table that the template uses."""
+    rows, found = read_rows(experiment, name), statistics["tables"][name]
+    measures = union(row.measures for row in rows)
+    return {
+        "title": experiment.tables[name].title,
+        "note": experiment.tables[name].note,
+        "measures": measures,
+        "scored": items(row.family for row in rows),
+        "lines": [
+            line
+            for row in rows
+            for line in _lines(experiment, row, statistics["cells"].get(row.path, {}), measures)
+        ],
+        "comparisons": found["comparisons"],
+        "left_out": found["left_out"],
+        "headlines": headlines(rows),
+        "judged": are_judged(found["comparisons"], rows),
+        "thresholds": any(map(is_answering, rows)),
+    }
+
+
+def _lines(
+    experiment: Experiment, row: RowResult, cells: dict[str, Any], measures: list[Measure]
+) -> list[tuple[str, str, list[int], list[dict[str, Any] | None]]]:
+    """A row's label, slice, seeds and cells for each slice that has scores; else the reason."""
+    lines = []
+    for name, scored in cells.items():
+        scores = [scored.get(measure.column) for measure in measures]
+        known = [each for each in scores if each and each["mean"] is not None]
+        if known:
+            label = experiment.slices[name].label
+            lines.append((row.long_label, label, known[0]["seeds"], scores))
+    return lines or [(row.long_label, "; ".join(row.missing), [], [None] * len(measures))]

@@ -8,32 +8,50 @@ import pandas as pd
 
 from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import weight_text
+from mtdnn.evaluation.measures import Measure
 from mtdnn.evaluation.results import RowResult, Score, read_rows
 from mtdnn.machine.files import read_json, replacing, write_text
 from mtdnn.reporting.facts import provenance
+from mtdnn.reporting.wording import in_unit, is_answering, items, union
+from mtdnn.statistics.level import CONFIDENCE
 
 MISSING = "–"
 
+SURE = f"{CONFIDENCE:.0%} interval"
+
+OTHER_TARGET = "another target"
+"""Why a row has no score in a column that belongs to rows with another target."""
+
 
 class Column(NamedTuple):
-    """A column of scores on a table's slice: its heading, its name in the CSV, an official key."""
+    """A column of scores on a table's slice.
+
+    Attributes:
+        heading: its title.
+        name: its name in the CSV.
+        key: the score's key in `metrics.json`.
+        answering: whether only question answering has it; else the rows with this measure have.
+        tuned: whether it shows the score at a tuned threshold.
+    """
 
     heading: str
     name: str
     key: str
+    answering: bool = False
     tuned: bool = False
 
+    def score(self, row: RowResult, slice_name: str) -> Score:
+        """Return the score of a row; without values and with the reason if its target has none."""
+        known = {measure.key for measure in row.measures}
+        if is_answering(row) if self.answering else self.key in known:
+            return row.score(slice_name, self.key, self.tuned)
+        return Score((), (OTHER_TARGET,))
 
-_SCORES = (
-    Column("EM", "em", "exact"),
-    Column("F1", "f1", "f1"),
-    Column("HasAns F1", "has_ans_f1", "HasAns_f1"),
-    Column("NoAns acc.", "no_ans_accuracy", "NoAns_exact"),
-    Column("Null AUC", "null_odds_auc", "null_odds_auc"),
-)
-_TUNED = (
-    Column("EM tuned", "tuned_em", "exact", tuned=True),
-    Column("F1 tuned", "tuned_f1", "f1", tuned=True),
+
+_OF_ANSWERS = (
+    Column("HasAns F1", "has_ans_f1", "HasAns_f1", answering=True),
+    Column("NoAns acc.", "no_ans_accuracy", "NoAns_exact", answering=True),
+    Column("Null AUC", "null_odds_auc", "null_odds_auc", answering=True),
 )
 
 
@@ -85,10 +103,12 @@ def write(experiment: Experiment, name: str) -> None:
     layout = experiment.layout
     notes = Notes()
     main = main_block(experiment, rows, notes)
-    tex = _latex(experiment, name, main, list(notes.reasons), rows)
-    others = slices_block(experiment, rows, notes)
+    of_main = list(notes.reasons)
+    others = slices_block(experiment, rows, notes, read_comparisons(experiment, name))
     write_text(layout.table(name, "md"), _markdown(experiment, name, main, others, notes, rows))
-    write_text(layout.table(name, "tex"), tex)
+    further = any(experiment.slices[each].corpus for each in _slices(experiment, rows)[1])
+    blocks, reasons = ((main, others), notes.reasons) if further else ((main, None), of_main)
+    write_text(layout.table(name, "tex"), _latex(experiment, name, blocks, reasons, rows))
     with replacing(layout.table(name, "csv")) as draft:
         draft.write_text(csv_text(frame(experiment, name, rows)), encoding="utf-8")
 
@@ -109,6 +129,8 @@ def csv_text(records: pd.DataFrame) -> str:
 def frame(experiment: Experiment, name: str, rows: list[RowResult]) -> pd.DataFrame:
     """Return the content of the CSV: one record for each row, every slice, all digits."""
     first, others = _slices(experiment, rows)
+    measures = union(row.measures for row in rows)
+    origins = any(row.row.origin for row in rows)
     records = []
     for row in rows:
         record: dict[str, Any] = {
@@ -117,26 +139,27 @@ def frame(experiment: Experiment, name: str, rows: list[RowResult]) -> pd.DataFr
             "mixture": row.row.mixture,
             "weight": row.row.weight,
             "variant": row.row.variant,
+            **({"experiment": row.experiment.experiment} if origins else {}),
             "seeds": len(row.present),
             "seeds_wanted": len(row.results),
         }
         reasons: dict[str, None] = {}
-        for column in _score_columns(experiment, first):
-            score = row.score(first, column.key, column.tuned)
+        for column in _score_columns(experiment, first, rows):
+            score = column.score(row, first)
             record |= {column.name: score.mean, f"{column.name}_sd": score.deviation}
             reasons |= dict.fromkeys(score.reasons)
         if experiment.published:
-            for metric in ("em", "f1"):
+            for metric in (measure.column for measure in measures):
                 measured, published = record[metric], row.published.get(metric)
                 record[f"published_{metric}"] = published
                 both = measured is not None and published is not None
                 record[f"{metric}_difference"] = measured - published if both else None
         for other in others:
-            for metric, key in (("em", "exact"), ("f1", "f1")):
-                score = row.score(other, key)
+            for column in _measure_columns(rows):
+                score = column.score(row, other)
                 record |= {
-                    f"{other}_{metric}": score.mean,
-                    f"{other}_{metric}_sd": score.deviation,
+                    f"{other}_{column.name}": score.mean,
+                    f"{other}_{column.name}_sd": score.deviation,
                 }
                 reasons |= {f"{other}: {reason}": None for reason in score.reasons}
         record["fingerprints"] = " ".join(
@@ -144,6 +167,8 @@ def frame(experiment: Experiment, name: str, rows: list[RowResult]) -> pd.DataFr
         )
         record |= {"reasons": "; ".join(reasons), "notice": experiment.notice or ""}
         record["title"] = experiment.tables[name].title
+        if experiment.tables[name].note:
+            record["note"] = experiment.tables[name].note
         records.append(record)
     return pd.DataFrame(records)
 
@@ -154,52 +179,111 @@ def _slices(experiment: Experiment, rows: list[RowResult]) -> tuple[str, list[st
     return first, [other for other in experiment.slices if other != first]
 
 
-def _score_columns(experiment: Experiment, slice_name: str) -> tuple[Column, ...]:
-    return _SCORES + (_TUNED if experiment.tuned_on(slice_name) else ())
+def _measure_columns(rows: list[RowResult]) -> list[Column]:
+    """The measures of all rows."""
+    measures = union(row.measures for row in rows)
+    return [Column(measure.label, measure.column, measure.key) for measure in measures]
+
+
+def _score_columns(experiment: Experiment, slice_name: str, rows: list[RowResult]) -> list[Column]:
+    """The measures of all rows and, if any row answers questions, what else its scores say."""
+    columns = _measure_columns(rows)
+    answering = [row for row in rows if is_answering(row)]
+    if answering:
+        columns += _OF_ANSWERS
+    if answering and experiment.tuned_on(slice_name):
+        columns += [
+            Column(f"{each.heading} tuned", f"tuned_{each.name}", each.key, True, tuned=True)
+            for each in _measure_columns(answering)
+        ]
+    return columns
 
 
 def main_block(experiment: Experiment, rows: list[RowResult], notes: Notes) -> Block:
     """Return the scores on the table's slice, next to the published ones if there are any."""
     first, _ = _slices(experiment, rows)
-    columns = _score_columns(experiment, first)
+    measures = union(row.measures for row in rows)
+    columns = _score_columns(experiment, first, rows)
     heading, body = _row_cells(rows)
     text_columns = len(heading) - 1
     heading += [column.heading for column in columns] + ["Seeds"]
     if experiment.published:
-        heading += ["Published EM", "Published F1", "Δ EM", "Δ F1"]
+        heading += [f"Published {measure.label}" for measure in measures]
+        heading += [f"Δ {measure.label}" for measure in measures]
     for row, cells in zip(rows, body, strict=True):
         for column in columns:
             digits = 3 if column.key == "null_odds_auc" else 2
-            cells.append(_score_cell(row.score(first, column.key, column.tuned), notes, digits))
+            cells.append(_score_cell(column.score(row, first), notes, digits))
         cells.append(_seeds_cell(row, first, notes))
         if experiment.published:
-            cells += _published_cells(row, first)
+            cells += _published_cells(row, first, measures)
     return Block(heading, body, text_columns)
 
 
-def slices_block(experiment: Experiment, rows: list[RowResult], notes: Notes) -> Block | None:
-    """Return EM / F1 on the other slices; None if there is only one slice."""
+def slices_block(
+    experiment: Experiment,
+    rows: list[RowResult],
+    notes: Notes,
+    comparisons: list[dict[str, Any]],
+) -> Block | None:
+    """Return the measures on the other slices; None if there is only one slice.
+
+    A slice of a corpus that it names has a second column: how the rows' first measure differs
+    from the baseline's there, if the table's comparisons have it.
+    """
     _, others = _slices(experiment, rows)
     if not others:
         return None
     heading, body = _row_cells(rows)
     text_columns = len(heading) - 1
-    heading += [f"{experiment.slices[other].label}: EM / F1" for other in others]
-    for row, cells in zip(rows, body, strict=True):
-        for other in others:
-            em, f1 = row.score(other, "exact"), row.score(other, "f1")
-            text = f"{_number(em)} / {_number(f1)}" if em.values else MISSING
-            cells.append(notes.cell(text, () if em.values else em.reasons))
+    columns = _measure_columns(rows)
+    for other in others:
+        heading.append(f"{experiment.slices[other].label}: {_slashed(columns)}")
+        for row, cells in zip(rows, body, strict=True):
+            scores = [column.score(row, other) for column in columns]
+            reasons = row.score(other, row.measures[0].key).reasons
+            measured = any(score.values for score in scores)
+            text = " / ".join(map(_number, scores)) if measured else MISSING
+            cells.append(notes.cell(text, () if measured else reasons))
+        from_baseline = {
+            each["to"]: each["measures"][each["headline"]]
+            for each in comparisons
+            if (each["kind"], each["slice"], each["threshold"]) == ("baseline", other, "zero")
+        }
+        if experiment.slices[other].corpus and from_baseline:
+            heading.append(f"{experiment.slices[other].label}: Δ {headlines(rows)} ({SURE})")
+            for row, cells in zip(rows, body, strict=True):
+                numbers = from_baseline.get(row.path)
+                cells.append(Cell(interval(numbers) if numbers else MISSING))
     return Block(heading, body, text_columns)
 
 
+def headlines(rows: list[RowResult]) -> str:
+    """Return the label of the rows' first measure; rows may have different targets."""
+    return " or ".join(dict.fromkeys(row.measures[0].label for row in rows))
+
+
+def read_comparisons(experiment: Experiment, name: str) -> list[dict[str, Any]]:
+    """Return the comparisons of a table's rows; none before the statistics exist."""
+    path = experiment.layout.statistics(name)
+    comparisons: list[dict[str, Any]] = read_json(path)["comparisons"] if path.exists() else []
+    return comparisons
+
+
+def _slashed(columns: list[Column]) -> str:
+    return " / ".join(column.heading for column in columns)
+
+
 def _row_cells(rows: list[RowResult]) -> tuple[list[str], list[list[Cell]]]:
-    """The columns that name a row, with its variant if the table has any, and its weight."""
+    """The columns that name a row, with its variant and experiment if the table has several."""
     variants = any(row.row.variant != "default" for row in rows)
-    heading = ["", "Encoder", *(["Variant"] if variants else []), "Weight"]
+    origins = any(row.row.origin for row in rows)
+    heading = ["", "Encoder", *(["Variant"] if variants else [])]
+    heading += [*(["Experiment"] if origins else []), "Weight"]
     body = []
     for row in rows:
         names = [row.label, row.encoder_label, *([row.variant_label] if variants else [])]
+        names += [row.experiment.experiment] if origins else []
         body.append([Cell(text) for text in (*names, weight_text(row.row.weight))])
     return heading, body
 
@@ -212,15 +296,19 @@ def _score_cell(score: Score, notes: Notes, digits: int) -> Cell:
 
 def _seeds_cell(row: RowResult, slice_name: str, notes: Notes) -> Cell:
     """How many of the row's seeds have scores."""
-    score = row.score(slice_name, "exact")
+    score = row.score(slice_name, row.measures[0].key)
     text = f"{len(score.values)}/{len(row.results)}"
     # If no seed has scores, the cells of the scores already have the notes.
     return notes.cell(text, score.reasons if score.values else ())
 
 
-def _published_cells(row: RowResult, slice_name: str) -> list[Cell]:
-    published = [row.published.get("em"), row.published.get("f1")]
-    measured = [row.score(slice_name, "exact").mean, row.score(slice_name, "f1").mean]
+def _published_cells(row: RowResult, slice_name: str, measures: list[Measure]) -> list[Cell]:
+    published = [row.published.get(measure.column) for measure in measures]
+    known = {measure.key for measure in row.measures}
+    measured = [
+        row.score(slice_name, measure.key).mean if measure.key in known else None
+        for measure in measures
+    ]
     shown = [MISSING if value is None else f"{value:g}" for value in published]
     differences = [
         MISSING if ours is None or theirs is None else signed(ours - theirs)
@@ -239,24 +327,27 @@ def signed(value: float) -> str:
 
 def _number(score: Score, digits: int = 2) -> str:
     """The mean, with ± standard deviation if there are several seeds."""
+    if score.mean is None:
+        return MISSING
     text = f"{score.mean:.{digits}f}"
     return text if score.deviation is None else f"{text} ± {score.deviation:.{digits}f}"
 
 
 def explanation(experiment: Experiment, rows: list[RowResult]) -> str:
-    """Return sentences that explain the numbers: slice, threshold, seeds, tuning."""
+    """Return sentences that explain the numbers: measures, slice, threshold, seeds, tuning."""
     slice_name, _ = _slices(experiment, rows)
-    first = experiment.slices[slice_name]
-    scored = [result.values(slice_name)[0] for row in rows for result in row.present]
-    questions = next((s["total"] for s in scored if s.get("total")), first.questions)
-    size = f" ({questions:,} questions)" if questions else ""
-    threshold = experiment.decoding.null_threshold
-    parts = [f"EM and F1 in percent on {first.label}{size} at null threshold {threshold:g}."]
-    parts.append(
-        "Null AUC: area under the ROC curve of the null odds as a test for unanswerable questions."
-    )
+    targets = dict.fromkeys(row.target_label for row in rows)
+    parts = [_scored(experiment, [row for row in rows if row.target_label == t]) for t in targets]
+    if len(targets) > 1 or not is_answering(rows[0]):
+        parts = [f"{target}: {part}" for target, part in zip(targets, parts, strict=True)]
+    answering = any(map(is_answering, rows))
+    if answering:
+        parts.append(
+            "Null AUC: area under the ROC curve of the null odds as a test for unanswerable "
+            "questions."
+        )
     tuned_on = experiment.tuned_on(slice_name)
-    if tuned_on:
+    if answering and tuned_on:
         parts.append(f"Tuned: at the null threshold that scores best on {tuned_on}.")
     if len(experiment.seeds) > 1:
         parts.append("Several seeds: mean ± sample standard deviation.")
@@ -268,17 +359,35 @@ def explanation(experiment: Experiment, rows: list[RowResult]) -> str:
     return " ".join(parts)
 
 
+def _scored(experiment: Experiment, rows: list[RowResult]) -> str:
+    """Say how rows with one target are scored: measures, slice, number of items, threshold."""
+    slice_name, family = rows[0].slice_name, rows[0].family
+    entry = experiment.slices[slice_name]
+    scored = [result.values(slice_name)[0] for row in rows for result in row.present]
+    number = next((s["questions"] for s in scored if s.get("questions")), entry.questions)
+    size = f" ({number:,} {items([family])})" if number else ""
+    threshold = f" at null threshold {experiment.decoding.null_threshold:g}"
+    measured = in_unit(rows[0].measures)
+    return f"{measured} on {entry.label}{size}{threshold if is_answering(rows[0]) else ''}."
+
+
 def comparison_lines(experiment: Experiment, name: str) -> list[str]:
     """Return a line for each row against its baseline; none before the statistics exist."""
-    path = experiment.layout.statistics(name)
-    entry = read_json(path) if path.exists() else {"comparisons": []}
+    own = ("baseline", experiment.slice_of(name), "zero")
     return [
-        f"{each['to_label']} against {each['from_label']}: Δ EM {interval(each['em'])}, "
-        f"Δ F1 {interval(each['f1'])}. {each['verdict']['text']}"
-        for each in entry["comparisons"]
-        if each["kind"] == "baseline"
-        and (each["slice"], each["threshold"]) == (entry["slice"], "zero")
+        f"{each['to_label']} against {each['from_label']}: {_differences(each)}. "
+        f"{each['verdict']['text']}"
+        for each in read_comparisons(experiment, name)
+        if (each["kind"], each["slice"], each["threshold"]) == own
     ]
+
+
+def _differences(comparison: dict[str, Any]) -> str:
+    """The difference in every measure with its interval."""
+    return ", ".join(
+        f"Δ {comparison['labels'][name]} {interval(numbers)}"
+        for name, numbers in comparison["measures"].items()
+    )
 
 
 def interval(numbers: dict[str, Any]) -> str:
@@ -305,7 +414,10 @@ def _markdown(
         parts.append(f"> {markdown(experiment.notice)}")
     parts.append(markdown_block(main))
     if others:
-        parts += ["On other questions:", markdown_block(others)]
+        what = items(row.family for row in rows)
+        parts += [f"On other {what}:", markdown_block(others)]
+    note = experiment.tables[name].note
+    parts += [markdown(note)] if note else []
     if notes.reasons:
         numbered = enumerate(notes.reasons, start=1)
         parts.append("\n".join(f"- \\[{n}\\] {markdown(reason)}" for n, reason in numbered))
@@ -338,28 +450,50 @@ def markdown(text: str) -> str:
 
 
 def _latex(
-    experiment: Experiment, name: str, block: Block, notes: list[str], rows: list[RowResult]
+    experiment: Experiment,
+    name: str,
+    blocks: tuple[Block, Block | None],
+    notes: list[str],
+    rows: list[RowResult],
 ) -> str:
-    below = [f"[{number}] {reason}" for number, reason in enumerate(notes, start=1)]
+    note = experiment.tables[name].note
+    below = [note] if note else []
+    below += [f"[{number}] {reason}" for number, reason in enumerate(notes, start=1)]
     below.append(explanation(experiment, rows))
     below += comparison_lines(experiment, name)
     below.append(provenance(result for row in rows for result in row.results))
-    return latex_table(experiment, experiment.tables[name].title, name, block, below)
+    block, second = blocks
+    return latex_table(experiment, experiment.tables[name].title, name, block, below, second)
 
 
 def latex_table(
-    experiment: Experiment, title: str, label: str, block: Block, below: list[str]
+    experiment: Experiment,
+    title: str,
+    label: str,
+    block: Block,
+    below: list[str],
+    second: Block | None = None,
 ) -> str:
     """Return a floating table with small print, for `\\input`; it needs booktabs and graphicx."""
     caption = latex(f"{title} ({experiment.title})")
     notice = rf" \emph{{{latex(experiment.notice)}}}" if experiment.notice else ""
-    align = "".join("l" if n < block.text_columns else "r" for n, _ in enumerate(block.heading))
     lines = [
         r"% needs \usepackage{booktabs,graphicx}",
         r"\begin{table}",
         r"\centering\setlength{\tabcolsep}{3pt}",
         rf"\caption{{{caption}.{notice}}}",
         rf"\label{{tab:{label}}}",
+        *_tabular(block),
+        *([r"\par\medskip", *_tabular(second)] if second else []),
+        r"\par\smallskip\footnotesize\raggedright",
+        *(rf"{latex(text)}\par" for text in below),
+    ]
+    return "\n".join([*lines, r"\end{table}", ""])
+
+
+def _tabular(block: Block) -> list[str]:
+    align = "".join("l" if n < block.text_columns else "r" for n, _ in enumerate(block.heading))
+    return [
         # Shrink a table that is wider than the text; never enlarge one.
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{align}}}",
@@ -369,10 +503,7 @@ def latex_table(
         *(" & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in block.body),
         r"\bottomrule",
         r"\end{tabular}}",
-        r"\par\smallskip\footnotesize\raggedright",
-        *(rf"{latex(text)}\par" for text in below),
     ]
-    return "\n".join([*lines, r"\end{table}", ""])
 
 
 def _latex_cell(cell: Cell) -> str:

@@ -55,7 +55,7 @@ def _differing_cells(
     """
     with tempfile.TemporaryDirectory() as folder:
         copy = experiment.model_copy(update={"results": folder})
-        for row in experiment.tables[name].rows:
+        for row in experiment.tables[name].own_rows:
             for run in experiment.runs_of(row):
                 _copy_as_logged(experiment, experiment.layout.run(run), copy.layout.run(run))
         text = csv_text(frame(copy, name, read_rows(copy, name)))

@@ -35,8 +35,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from mtdnn.config.credentials import with_credentials, without_credentials
 from mtdnn.config.experiment import Experiment
 from mtdnn.errors import MtdnnError
+from mtdnn.evaluation.measures import measures_of
 from mtdnn.machine.files import write_json
 from mtdnn.machine.locking import Lease
+from mtdnn.reporting.wording import has_answers, targets, union
 from mtdnn.tracking.content import PROMOTED
 
 # MLflow's limits for one call of log_batch.
@@ -163,9 +165,12 @@ def _experiment_tags(experiment: Experiment) -> dict[str, str]:
 
     By default MLflow's page shows neither a metric nor a tag.
     """
-    columns = [f"metrics.`{name}`" for name in ("em", "f1", *PROMOTED)]
+    measures = union(measures_of(experiment.corpora[name]) for name in targets(experiment))
+    names = [measure.column for measure in measures]
+    names += PROMOTED if has_answers(experiment) else ()
+    columns = [f"metrics.`{name}`" for name in names]
     columns += [f"tags.`{name}`" for name in ("mixture", "weight", "encoder", "variant", "seed")]
-    view = {"selectedColumns": columns, "orderByKey": "metrics.`em`", "orderByAsc": False}
+    view = {"selectedColumns": columns, "orderByKey": columns[0], "orderByAsc": False}
     return {
         "mlflow.note.content": note(experiment),
         "mlflow.experimentKind": "custom_model_development",

@@ -16,6 +16,7 @@ import numpy as np
 from mtdnn.config.layout import Layout, RunFolder
 from mtdnn.config.loading import load_run
 from mtdnn.config.yaml_files import read_yaml
+from mtdnn.evaluation.measures import MEASURES
 from mtdnn.machine.files import digest, read_json
 from mtdnn.training.journal import Record
 from mtdnn.training.log import read_training
@@ -24,9 +25,11 @@ MAX_POINTS = 1000
 """Points of a curve; a longer curve is averaged over this many windows of equal length."""
 
 PROMOTED = ("HasAns_f1", "NoAns_exact", "null_odds_auc")
-"""Scores of the first slice that have no prefix in MLflow; em and f1 have none either."""
+"""Scores of answers on the first slice that have no prefix in MLflow; measures have none either."""
 
 MAX_PARAM_CHARACTERS = 6000
+
+_COLUMNS = {measure.column: None for family in MEASURES.values() for measure in family}
 
 
 class Point(NamedTuple):
@@ -213,7 +216,7 @@ class Source:
 
 
 def scores(metrics: dict[str, Any]) -> dict[str, float]:
-    """Return a run's numbers by name: `em`, `f1`, `slices/{slice}/…`, `auxiliary/{corpus}/…`."""
+    """Return a run's numbers by name: `em` or another measure, `slices/{slice}/…`, `auxiliary/…`."""
     return {
         name: float(value)
         for name, path in paths(metrics).items()
@@ -223,7 +226,7 @@ def scores(metrics: dict[str, Any]) -> dict[str, float]:
 
 def paths(metrics: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     """Return the keys that lead to each of MLflow's scores in `metrics.json`, by score."""
-    found: dict[str, tuple[str, ...]] = {"em": ("em",), "f1": ("f1",)}
+    found: dict[str, tuple[str, ...]] = {name: (name,) for name in _COLUMNS if name in metrics}
     slices = metrics.get("slices", {})
     first = next(iter(slices), "")
     found |= {name: ("slices", first, name) for name in PROMOTED}
@@ -289,15 +292,14 @@ def summary_verdicts(statistics: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def _compared(
     statistics: dict[str, Any],
 ) -> Iterator[tuple[str, str, dict[str, Any], str | None]]:
-    """Yield name, metric, numbers and verdict of each comparison."""
+    """Yield name, measure, numbers and verdict of each comparison."""
     for table, entry in statistics["tables"].items():
         for each in entry["comparisons"]:
             pair = f"{each['to']} vs {each['from']}"
             threshold = "" if each["threshold"] == "zero" else f"/{each['threshold']}"
             name = f"{table}/{pair}/{each['slice']}{threshold}"
-            for metric in ("em", "f1"):
-                verdict = (each.get("verdict") or {}).get(metric)
-                yield name, metric, each[metric], verdict
+            for metric, numbers in each["measures"].items():
+                yield name, metric, numbers, (each.get("verdict") or {}).get(metric)
 
 
 def run_folders(layout: Layout) -> list[Path]:

@@ -18,7 +18,7 @@ def test_comparisons_in_three_formats_and_in_the_notes_of_the_table(tmp_path):
     products.write_table(mixtures, "table2")
     entry = read_json(mixtures.layout.statistics("table2"))
     found = comparison(entry, "baseline", "qa_mcc_sc")
-    shown = tables.interval(found["em"])
+    shown = tables.interval(found["measures"]["em"])
     for path in (mixtures.layout.table("table2", "md"), mixtures.layout.comparison("table2", "md")):
         text = path.read_text()
         assert shown in text and found["verdict"]["text"] in text.replace("\\", "")
@@ -27,7 +27,7 @@ def test_comparisons_in_three_formats_and_in_the_notes_of_the_table(tmp_path):
     with open(mixtures.layout.comparison("table2", "csv"), newline="") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == len(entry["comparisons"])
-    assert float(lines[2]["em_difference"]) == found["em"]["difference"]
+    assert float(lines[2]["em_difference"]) == found["measures"]["em"]["difference"]
 
 
 def test_a_flipped_conclusion_is_marked(tmp_path):

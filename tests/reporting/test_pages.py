@@ -67,5 +67,5 @@ def test_differences_are_on_the_page_of_their_table(tmp_path):
     for each in statistics["tables"]["table2"]["comparisons"]:
         word = each["verdict"]["em"]
         assert f'<span class="verdict {word.replace(" ", "-")}">{word}</span>' in text
-        assert f"{abs(each['em']['difference']):.2f}" in text
+        assert f"{abs(each['measures']['em']['difference']):.2f}" in text
         assert each["verdict"]["text"] in text

@@ -63,10 +63,10 @@ def test_every_number_of_the_summary_has_its_source(experiment):
                 line
                 for line in text.splitlines()
                 if line.startswith(f"| {each['to_label']} − ")
-                and f"{abs(each['em']['difference']):.2f}" in line
+                and f"{abs(each['measures']['em']['difference']):.2f}" in line
             )
             assert each["verdict"]["em"] in line
-            assert f"{abs(each['em']['low']):.2f}" in line
+            assert f"{abs(each['measures']['em']['low']):.2f}" in line
 
 
 def test_latex_of_the_summary_is_balanced_and_complete(experiment):

@@ -46,7 +46,7 @@ def test_agreement_is_written_and_a_summary_is_logged_once(logged):
     first = statistics["tables"]["table2"]["comparisons"][0]
     name = f"table2/{first['to']} vs {first['from']}/{first['slice']}"
     for key in ("difference", "low", "high"):
-        assert summary.data.metrics[f"{name}/em/{key}"] == first["em"][key]
+        assert summary.data.metrics[f"{name}/em/{key}"] == first["measures"]["em"][key]
     if first["verdict"]["em"]:
         assert summary.data.tags[f"verdict/{name}/em"] == first["verdict"]["em"]
     client = MlflowClient(logged.store_uri)

@@ -156,7 +156,8 @@ def test_curves_of_an_incomplete_journal_come_from_the_training_log(tmp_path):
 
 def test_the_numbers_and_verdicts_of_the_summary_have_names():
     scores = {"difference": 1.5, "low": 0.5, "high": None}
-    comparison = {"from": "QA", "to": "QA+SC", "slice": "dev", "em": scores, "f1": scores}
+    comparison = {"from": "QA", "to": "QA+SC", "slice": "dev"}
+    comparison["measures"] = {"em": scores, "f1": scores}
     statistics = {
         "cells": {"base/qa": {"dev": {"em": {"mean": 70.0, "deviation": None}}}},
         "tables": {

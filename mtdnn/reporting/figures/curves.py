@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.reporting.answers import NO_ANSWERS, Answered, Answers, RowAnswers, read_answers
+from mtdnn.reporting.answers import Answered, Answers, RowAnswers, read_answers, why_none
 from mtdnn.reporting.cases import group_differences
 from mtdnn.reporting.figures.drawing import GREY, canvas, cycle, say_empty
 
@@ -236,6 +236,6 @@ def _faint(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, row: RowAnswer
 
 
 def _empty(experiment: Experiment, title: str) -> Figure:
-    figure, body = canvas(experiment, _SIZE, title, [NO_ANSWERS])
+    figure, body = canvas(experiment, _SIZE, title, [why_none(experiment)])
     say_empty(body.subplots())
     return figure

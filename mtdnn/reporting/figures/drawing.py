@@ -134,7 +134,7 @@ def same_span(panels: Iterable[Axes], drawn: list[list[float]]) -> None:
     """Let all panels span the same number of points, so that their heights can be compared.
 
     Args:
-        panels: axes that show values in percent.
+        panels: axes that show values in percent, or correlations times 100.
         drawn: the values drawn into each of them.
     """
     if not any(drawn):
@@ -147,7 +147,8 @@ def same_span(panels: Iterable[Axes], drawn: list[list[float]]) -> None:
             say_empty(axes)
             continue
         middle = (max(values) + min(values)) / 2
-        axes.set_ylim(max(middle - span / 2, -1), min(middle + span / 2, 101))
+        lowest = -1 if min(values) >= 0 else -101  # only correlations are negative
+        axes.set_ylim(max(middle - span / 2, lowest), min(middle + span / 2, 101))
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
 
 

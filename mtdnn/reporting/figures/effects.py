@@ -1,50 +1,57 @@
 """The figure of differences between rows with their intervals, from `statistics.json`."""
 
+from textwrap import fill
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from mtdnn.config.experiment import Experiment
+from mtdnn.evaluation.results import read_rows
 from mtdnn.reporting.figures.drawing import COLOURS, GREY, canvas, say_empty
+from mtdnn.reporting.wording import clusters
+from mtdnn.statistics.level import LEVEL
 from mtdnn.statistics.records import read_statistics
 
+MAX_PANELS = 2
+"""How many measures of a row are drawn, its headline first."""
+
+MAX_LINE_CHARACTERS = 40
+"""A longer label of a row has two lines, so that the panels keep their width."""
+
 _VERDICTS = {"supported": COLOURS[2], "contradicted": COLOURS[1]}
+_BLACK = "#222222"
 _TITLE = "Differences from the baseline"
+
+Comparisons = list[dict[str, Any]]
 
 
 def draw(experiment: Experiment) -> Figure:
-    """Draw how EM and F1 of every row differ from its table's baseline, with intervals."""
+    """Draw how the measures of every row differ from its table's baseline, with intervals.
+
+    A table of variants of one mixture names its baseline once, in its title, and its colours say
+    what is decided rather than what was published.
+    """
     statistics = read_statistics(experiment)
     shown = {
-        name: [each for each in table["comparisons"] if _is_shown(table, each)]
+        name: comparisons
         for name, table in statistics["tables"].items()
+        if (comparisons := [each for each in table["comparisons"] if _is_shown(table, each)])
     }
-    shown = {name: comparisons for name, comparisons in shown.items() if comparisons}
     if not shown:
         notes = ["No row can be compared with a baseline yet."]
         figure, body = canvas(experiment, (7.4, 3.0), _TITLE, notes)
         say_empty(body.subplots())
         return figure
-    notes = [
-        f"Bars: {100 * statistics['confidence']:g}% intervals for the training method, over seeds "
-        "and paragraphs. Diamonds: published differences. Colours: the verdict on the published "
-        "difference; green: supported, orange: contradicted, black: not decidable or no verdict."
-    ]
-    if len(statistics.get("seeds", [])) < 2:
-        notes.append("One seed: the intervals do not include the variance between seeds.")
+    labels = {name: _labels(experiment, name, each) for name, each in shown.items()}
+    longest = max(len(line) for each in labels.values() for line in "\n".join(each).split("\n"))
     heights = [len(comparisons) + 0.8 for comparisons in shown.values()]
-    size = (7.4, 1.0 + 0.34 * sum(heights) + 0.3 * len(heights))
-    figure, body = canvas(experiment, size, _TITLE, notes)
-    grid = body.subplots(len(shown), 2, sharex=True, squeeze=False, height_ratios=heights)
-    for panels, (name, comparisons) in zip(grid, shown.items(), strict=True):
-        for axes, metric in zip(panels, ("em", "f1"), strict=True):
-            _panel(axes, comparisons, metric)
-        panels[0].set_yticks(range(len(comparisons)), [_label(each) for each in comparisons])
-        panels[1].set_yticks(range(len(comparisons)), [])
-        panels[0].set_title(experiment.tables[name].title, loc="left", fontweight="bold")
-    for axes, metric in zip(grid[-1], ("EM", "F1"), strict=True):
-        axes.set_xlabel(f"difference in {metric} (points)")
+    size = (
+        7.4 + 0.06 * max(0, longest - MAX_LINE_CHARACTERS),
+        1.0 + 0.34 * sum(heights) + 0.3 * len(heights),
+    )
+    figure, body = canvas(experiment, size, _TITLE, _notes(statistics, shown))
+    _draw_tables(experiment, body, shown, labels)
     return figure
 
 
@@ -53,21 +60,107 @@ def _is_shown(table: dict[str, Any], comparison: dict[str, Any]) -> bool:
     return (comparison["slice"], comparison["kind"], comparison["threshold"]) == own
 
 
-def _label(comparison: dict[str, Any]) -> str:
-    return f"{comparison['to_label']} − {comparison['from_label']}"
+def _notes(statistics: dict[str, Any], shown: dict[str, Comparisons]) -> list[str]:
+    families = {each["family"] for comparisons in shown.values() for each in comparisons}
+    notes = [
+        f"Bars: {100 * statistics['confidence']:g}% intervals for the training method, over seeds "
+        f"and {clusters(families)}."
+    ]
+    if not all(map(_are_variants, shown.values())):
+        notes[0] += (
+            " Diamonds: published differences. Colours: the verdict on the published difference; "
+            "green: supported, orange: contradicted, black: not decidable or no verdict."
+        )
+    if any(map(_are_variants, shown.values())):
+        notes.append(
+            "Variants of one mixture: filled if “no difference” is rejected after Holm's "
+            "correction, hollow if it is not decidable."
+        )
+    if len(statistics.get("seeds", [])) < 2:
+        notes.append("One seed: the intervals do not include the variance between seeds.")
+    return notes
 
 
-def _panel(axes: Axes, comparisons: list[dict[str, Any]], metric: str) -> None:
+def _are_variants(comparisons: Comparisons) -> bool:
+    """Whether all rows are variants of one mixture, compared with the same row."""
+    ends = {each[end].rpartition("/")[0] for each in comparisons for end in ("from", "to")}
+    return len(ends) == 1 and len({each["from"] for each in comparisons}) == 1
+
+
+def _labels(experiment: Experiment, name: str, comparisons: Comparisons) -> list[str]:
+    """A label for each comparison of a table."""
+    if not _are_variants(comparisons):
+        labels = [(each["to_label"], each["from_label"]) for each in comparisons]
+        longest = max(len(f"{to} − {origin}") for to, origin in labels)
+        between = "\n− " if longest > MAX_LINE_CHARACTERS else " − "
+        return [f"{to}{between}{origin}" for to, origin in labels]
+    names = {row.path: row.row.label or row.variant_label for row in read_rows(experiment, name)}
+    return [
+        fill(names.get(each["to"], each["to_label"]), MAX_LINE_CHARACTERS) for each in comparisons
+    ]
+
+
+def _draw_tables(
+    experiment: Experiment,
+    body: SubFigure,
+    shown: dict[str, Comparisons],
+    labels: dict[str, list[str]],
+) -> None:
+    """Draw a line of panels for each table; below them stands what the last one measures."""
+    measured = {name: _measured(comparisons) for name, comparisons in shown.items()}
+    columns = max(map(len, measured.values()))
+    heights = [len(comparisons) + 0.8 for comparisons in shown.values()]
+    grid = body.subplots(len(shown), columns, sharex=True, squeeze=False, height_ratios=heights)
+    for line, (name, comparisons) in zip(grid, shown.items(), strict=True):
+        places, variants = range(len(comparisons)), _are_variants(comparisons)
+        is_last = name == list(shown)[-1]
+        for number, axes in enumerate(line):
+            axes.set_visible(number < len(measured[name]))
+            if axes.get_visible():
+                _panel(axes, comparisons, number, variants)
+                if is_last or measured[name] != measured[list(shown)[-1]]:
+                    axes.set_xlabel(f"difference in {measured[name][number]} (points)")
+                    axes.xaxis.set_tick_params(labelbottom=True)
+            axes.set_yticks(places, [])
+        line[0].set_yticks(places, labels[name])
+        title = experiment.tables[name].title
+        title += f", against {comparisons[0]['from_label']}" if variants else ""
+        line[0].set_title(title, loc="left", fontweight="bold")
+
+
+def _measured(comparisons: Comparisons) -> list[str]:
+    """What each panel of a table shows: usually one measure, or those of rows' different targets."""
+    labels = [[each["labels"][name] for name in each["measures"]] for each in comparisons]
+    return [
+        " or ".join(dict.fromkeys(own[number] for own in labels if number < len(own)))
+        for number in range(min(MAX_PANELS, max(map(len, labels))))
+    ]
+
+
+def _panel(axes: Axes, comparisons: Comparisons, number: int, variants: bool) -> None:
+    """Draw the `number`-th measure of each comparison."""
     for place, comparison in enumerate(comparisons):
-        measured = comparison[metric]
-        word = comparison["verdict"][metric]
-        colour = _VERDICTS.get(word, "#222222")
+        if number >= len(comparison["measures"]):
+            continue
+        name, measured = list(comparison["measures"].items())[number]
+        colour, face = _colours(comparison, name, variants)
         axes.plot([measured["low"], measured["high"]], [place] * 2, color=colour, linewidth=1.6)
-        axes.plot(measured["difference"], place, "o", color=colour, markersize=6)
-        published = (comparison["published"] or {}).get(metric)
+        axes.plot(
+            measured["difference"], place, "o", color=colour, markerfacecolor=face, markersize=6
+        )
+        published = (comparison["published"] or {}).get(name)
         if published is not None:
             axes.plot(published, place, "D", color=GREY, markerfacecolor="white", markersize=6)
     axes.axvline(0, color=GREY, linewidth=0.9, zorder=1)
     axes.set_ylim(len(comparisons) - 0.4, -0.6)
-    axes.grid(axis="y", visible=False)
+    axes.grid(axis="y", visible=variants)
     axes.tick_params(axis="y", length=0)
+
+
+def _colours(comparison: dict[str, Any], name: str, variants: bool) -> tuple[str, str]:
+    """The colour of a comparison's bar, and that of the middle of its mark."""
+    if not variants:
+        colour = _VERDICTS.get(comparison["verdict"].get(name), _BLACK)
+        return colour, colour
+    decided = len(comparison["seeds"]) > 1 and comparison["measures"][name]["p_holm"] <= LEVEL
+    return (_BLACK, _BLACK) if decided else (GREY, "white")

@@ -1,16 +1,23 @@
 """A table drawn as a figure: scores against weight or mixture."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import weight_text
+from mtdnn.evaluation.measures import Measure
 from mtdnn.evaluation.results import RowResult, Score, read_rows
 from mtdnn.reporting.figures.drawing import GREY, canvas, cycle, same_span
+from mtdnn.reporting.wording import axis, is_answering, union
+
+MAX_MEASURES = 2
+"""How many measures of a row have a panel, its headline first."""
 
 
 @dataclass(frozen=True)
@@ -40,47 +47,64 @@ class Series:
     colour: str
     rows: list[tuple[float, RowResult]]
 
-    def points(self, slice_name: str, metric: str) -> list[Point]:
-        """Return the points of the rows on a slice; `metric` is `em` or `f1`."""
-        key = {"em": "exact", "f1": "f1"}[metric]
+    def points(self, slice_name: str, measure: Measure) -> list[Point]:
+        """Return the points of the rows on a slice; rows with another target have no score."""
         return [
-            Point(x, row.score(slice_name, key), row.published.get(metric)) for x, row in self.rows
+            Point(
+                x,
+                row.score(slice_name, measure.key) if _has(row, measure) else Score(()),
+                row.published.get(measure.column),
+            )
+            for x, row in self.rows
         ]
 
 
+def _has(row: RowResult, measure: Measure) -> bool:
+    """Whether a measure is one of the row's target."""
+    return measure.key in {own.key for own in row.measures}
+
+
+def panels(rows: list[RowResult]) -> list[Measure]:
+    """Return what the panels show: the first two measures, or the headline of each target."""
+    if len({row.measures for row in rows}) == 1:
+        return list(rows[0].measures[:MAX_MEASURES])
+    return union(row.measures[:1] for row in rows)
+
+
 def draw(experiment: Experiment, name: str) -> Figure:
-    """Draw EM and F1 of a table's rows, in two panels that span the same number of points."""
+    """Draw measures of a table's rows, in panels that span the same number of points."""
     settings = experiment.figures[name]
     rows = read_rows(experiment, settings.table)
     by_weight = settings.x == "weight"
     ticks, series = _by_weight(experiment, rows) if by_weight else _by_mixture(experiment, rows)
     first = experiment.slice_of(settings.table)
-    entry = experiment.slices[first]
-    notes = [f"Scores on {entry.label} at null threshold {experiment.decoding.null_threshold:g}."]
+    threshold = f" at null threshold {experiment.decoding.null_threshold:g}"
+    notes = [f"Scores on {experiment.slices[first].label}{threshold * any(map(is_answering, rows))}."]
     if any(len(row.present) > 1 for row in rows):
         notes[0] += " Small points: single seeds; large: their mean ± sample standard deviation."
     notes += _missing_rows(rows, first)
+    measures = panels(rows)
     figure, body = canvas(experiment, (7.4, 4.0), settings.title, notes)
-    panels = body.subplots(1, 2)
+    grid = body.subplots(1, len(measures), squeeze=False)[0]
     drawn = []
-    for axes, metric in zip(panels, ("em", "f1"), strict=True):
+    for axes, measure in zip(grid, measures, strict=True):
         values: list[float] = []
         for number, each in enumerate(series):
-            points = each.points(first, metric)
+            points = each.points(first, measure)
             offset = 0.0 if by_weight else 0.18 * (number - (len(series) - 1) / 2)
             alone = by_weight and _is_alone(experiment, each)
             values += _draw_points(axes, each, points, offset, by_weight, alone)
-        axes.set_ylabel(f"{metric.upper()} (%)")
+        axes.set_ylabel(axis(measure))
         axes.set_xticks(list(ticks), list(ticks.values()))
         axes.grid(axis="x", visible=False)
         axes.set_xlabel("weight of the target (share of the steps)" if by_weight else "")
         margin = 0.06 if by_weight else 0.5
         axes.set_xlim(min(ticks) - margin, max(ticks) + margin)
         drawn.append(values)
-    same_span(panels, drawn)
+    same_span(grid, drawn)
     if any(drawn):
         # matplotlib lists lines before error bars; sorting by label keeps a series together.
-        handles, labels = panels[0].get_legend_handles_labels()
+        handles, labels = _legend(grid)
         order = sorted(range(len(labels)), key=lambda n: labels[n])
         body.legend(
             [handles[n] for n in order],
@@ -89,6 +113,15 @@ def draw(experiment: Experiment, name: str) -> Figure:
             ncols=max(1, int(85 / (9 + max(map(len, labels))))),
         )
     return figure
+
+
+def _legend(grid: Iterable[Axes]) -> tuple[list[Artist], list[str]]:
+    """The handles and labels of all panels, each label once."""
+    found: dict[str, Artist] = {}
+    for axes in grid:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    return list(found.values()), list(found)
 
 
 def _by_weight(
@@ -136,7 +169,7 @@ def _by_mixture(
 
 
 def _is_alone(experiment: Experiment, series: Series) -> bool:
-    """Whether a series by weight is a baseline: question answering alone."""
+    """Whether a series by weight is a baseline: its target alone."""
     return experiment.mixtures[series.rows[0][1].row.mixture].is_alone
 
 
@@ -210,5 +243,5 @@ def _missing_rows(rows: list[RowResult], slice_name: str) -> list[str]:
     return [
         f"Not drawn: {row.long_label}: {'; '.join(reasons)}."
         for row in rows
-        if (reasons := row.score(slice_name, "exact").reasons)
+        if (reasons := row.score(slice_name, row.measures[0].key).reasons)
     ]

@@ -15,6 +15,6 @@ def test_bars_are_the_intervals_and_diamonds_the_published_differences(tmp_path)
     for place, each in enumerate(comparisons):
         here = [line for line in axes.lines if set(line.get_ydata()) == {place}]
         bar, mean, diamond = (list(line.get_xdata()) for line in here)
-        assert bar == pytest.approx([each["em"]["low"], each["em"]["high"]])
-        assert mean == pytest.approx([each["em"]["difference"]])
+        assert bar == pytest.approx([each["measures"]["em"]["low"], each["measures"]["em"]["high"]])
+        assert mean == pytest.approx([each["measures"]["em"]["difference"]])
         assert diamond == pytest.approx([each["published"]["em"]])

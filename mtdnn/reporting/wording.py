@@ -1,0 +1,75 @@
+"""The words for scores: their units, and what is scored, questions in paragraphs or other items."""
+
+from collections.abc import Iterable, Sequence
+
+from mtdnn.config.experiment import Experiment
+from mtdnn.evaluation.measures import MATTHEWS, PEARSON, SPEARMAN, Measure
+from mtdnn.evaluation.results import RowResult
+
+ANSWERING = "question_answering"
+"""The family whose items are questions in paragraphs, unanswered above a null threshold."""
+
+_CORRELATIONS = {measure.key for measure in (MATTHEWS, PEARSON, SPEARMAN)}
+
+
+def is_answering(row: RowResult) -> bool:
+    """Return whether a row's target is question answering."""
+    return row.family == ANSWERING
+
+
+def targets(experiment: Experiment) -> list[str]:
+    """Return the targets of all runs, in the experiment's order."""
+    mixtures = {run.mixture for run in experiment.runs()}
+    used = {experiment.mixtures[name].target_among(experiment.corpora) for name in mixtures}
+    return [name for name in experiment.corpora if name in used]
+
+
+def has_answers(experiment: Experiment) -> bool:
+    """Return whether a run's target is question answering."""
+    return any(experiment.corpora[name].family == ANSWERING for name in targets(experiment))
+
+
+def union(measures: Iterable[Sequence[Measure]]) -> list[Measure]:
+    """Return the measures of several corpora in their order, one for each key."""
+    found: dict[str, Measure] = {}
+    for several in measures:
+        for measure in several:
+            found.setdefault(measure.key, measure)
+    return list(found.values())
+
+
+def listed(words: Iterable[str]) -> str:
+    """Return words as a sentence lists them: `EM`, `EM and F1`, `Acc., F1 and MCC`."""
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def unit(measure: Measure) -> str:
+    """Return the unit in which a measure is shown: a correlation is no share, so not percent."""
+    return "× 100" if measure.key in _CORRELATIONS else "%"
+
+
+def axis(measure: Measure) -> str:
+    """Return the label of an axis or the title of a table, for instance `EM (%)`."""
+    return f"{measure.label} ({unit(measure)})"
+
+
+def in_unit(measures: Iterable[Measure]) -> str:
+    """Return measures with their units, for a sentence: `EM and F1 in percent`."""
+    measures = list(measures)
+    parts = [
+        f"{listed(measure.label for measure in each)} {words}"
+        for sign, words in (("%", "in percent"), ("× 100", "times 100"))
+        if (each := [measure for measure in measures if unit(measure) == sign])
+    ]
+    return listed(parts)
+
+
+def items(families: Iterable[str]) -> str:
+    """Return what is scored: `questions` if only questions are, else `items`."""
+    return "questions" if set(families) == {ANSWERING} else "items"
+
+
+def clusters(families: Iterable[str]) -> str:
+    """Return what items are clustered by: `paragraphs` if only questions are scored."""
+    return "paragraphs" if set(families) == {ANSWERING} else "clusters"
