@@ -17,18 +17,19 @@ from transformers import AutoModel, PreTrainedTokenizerFast
 
 from mtdnn.config.settings import FeatureSettings
 from mtdnn.data.corpora.publishers import squad
+from mtdnn.data.encoder_types import positions_of
 from mtdnn.data.features import Features
-from mtdnn.data.tokenising import Tokenizer, positions_of, prepare, tokenise, window_starts
+from mtdnn.data.tokenising import Tokenizer, prepare, tokenise, window_starts
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import sha256
 from tests.support.tiny import (
-    SPECIAL,
     make_encoder,
     squad_rows,
     swag_rows,
     word_pieces,
     write_corpus,
 )
+from tests.support.vocabularies import BERT_TOKENS
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -58,7 +59,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def kinds(folder):
-    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), SPECIAL, strict=False))
+    names = dict(
+        zip(("pad_token", "unk_token", "cls_token", "sep_token"), BERT_TOKENS, strict=False)
+    )
     return {
         "uncased": save_and_load(word_pieces(), folder / "uncased", **names),
         "cased": save_and_load(word_pieces(lowercase=False), folder / "cased", **names),

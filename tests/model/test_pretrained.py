@@ -6,9 +6,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mtdnn.errors import MtdnnError
-from mtdnn.model.attention import PACKABLE
 from mtdnn.model.multitask import build
-from tests.support.packed import with_encoder
+from tests.support.packed import PACKABLE, with_encoder
 from tests.support.tiny import OWN_SIZES, make_encoder
 
 
