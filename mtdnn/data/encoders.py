@@ -25,7 +25,10 @@ REQUIRED, OPTIONAL = ENCODER_FILES[:3], ENCODER_FILES[3:]
 CONFIG, WEIGHTS, _ = REQUIRED
 MAX_ENCODER_BYTES = 8 << 30
 MAX_UNPACKED_RATIO = 50  # of unpacked to packed bytes
-LAYER_KEY = re.compile(r"(?:^|\.)(?:encoder|transformer)\.layer\.(\d+)\.")
+LAYER_KEY = re.compile(
+    r"(?:^|\.)(?:encoder|transformer)\.layer\.(\d+)\."  # BERT and most others; DistilBERT
+    r"|^(?:model\.)?layers\.(\d+)\."  # ModernBERT
+)
 # Besides its own errors, zipfile passes on those of its decompressors; an encrypted file raises a
 # RuntimeError.
 BAD_ARCHIVE = (
@@ -251,6 +254,8 @@ def _cut(folder: Path, layers: int | None, called: str) -> int | None:
         raise MtdnnError(f"{called}: layers: {layers} requested, but it has {present}")
     if layers < present:
         _keep(weights, [n for n, i in numbers.items() if i is None or i < layers], metadata)
+        if config.get("layer_types"):  # one for each layer
+            config["layer_types"] = config["layer_types"][:layers]
         write_json(config_path, {**config, key: layers})
     return layers
 
@@ -268,7 +273,7 @@ def _read_header(weights: Path, called: str) -> tuple[dict[str, int | None], dic
 
 def _layer(name: str) -> int | None:
     found = LAYER_KEY.search(name)
-    return int(found[1]) if found else None
+    return int(found[1] or found[2]) if found else None
 
 
 def _keep(weights: Path, names: list[str], metadata: dict[str, str]) -> None:

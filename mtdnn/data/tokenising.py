@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from mtdnn.config.layout import FEATURES, MANIFEST
 from mtdnn.config.settings import FeatureSettings
+from mtdnn.data.encoder_types import positions_of
 from mtdnn.data.features import ROWS_AT_A_TIME, SCHEMAS, SPLITS
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_json, replacing, sha256, write_json
@@ -22,31 +23,6 @@ Rows = dict[str, list[Any]]
 
 Columns = dict[str, Any]
 """Columns of a feature file: arrays, or lists of rows, in order of the sequences."""
-
-# Models whose first position comes after the padding token's id, which leaves fewer positions.
-_POSITIONS_AFTER_PADDING = {
-    "camembert",
-    "data2vec-text",
-    "longformer",
-    "mpnet",
-    "roberta",
-    "roberta-prelayernorm",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-}
-
-
-def positions_of(config: dict[str, Any]) -> int | None:
-    """Return the longest sequence, in tokens, that an encoder takes; None without a limit.
-
-    Args:
-        config: the content of the encoder's `config.json`.
-    """
-    positions: int | None = config.get("max_position_embeddings")
-    padding: int = config.get("pad_token_id", 1)
-    if positions and config.get("model_type") in _POSITIONS_AFTER_PADDING:
-        return positions - padding - 1
-    return positions
 
 
 def prepare(
@@ -202,6 +178,28 @@ class Tokenizer:
         encodings: list[Any] = self.backend.encode_batch(texts, add_special_tokens=False)
         return encodings
 
+    def offsets(self, text: str, encoding: Any) -> list[tuple[int, int]]:
+        """Return the first character of each token of `text` and the end, without outer spaces.
+
+        Tokenizers that take a space as part of the word after it may count it among the token's
+        characters (ModernBERT, DeBERTa) or not (RoBERTa). A token of spaces alone is empty, at
+        the end of the spaces.
+        """
+        offsets: list[tuple[int, int]] = encoding.offsets
+        if not self._counts_spaces:
+            return offsets
+        trimmed = []
+        for start, end in offsets:
+            token = text[start:end]
+            first = end - len(token.lstrip())
+            trimmed.append((first, max(first, start + len(token.rstrip()))))
+        return trimmed
+
+    @cached_property
+    def _counts_spaces(self) -> bool:
+        text = "a b"
+        return any(" " in text[a:b] for a, b in self.plain([text])[0].offsets)
+
     def _neither_cut_nor_pad(self) -> None:
         """Undo the truncation and padding that tokenizer.json or an earlier call has set."""
         self.backend.no_truncation()
@@ -279,7 +277,8 @@ class _Contexts:
         of_row: (rows,) number of each row's context.
         sizes: (contexts,) length in tokens.
         starts: (contexts,) number of each context's first token among all tokens.
-        offsets: (tokens, 2) first character of each token in its context, and the end.
+        offsets: (tokens, 2) first character of each token in its context, and the end, without
+            outer spaces.
     """
 
     encodings: list[Any]
@@ -293,12 +292,17 @@ def _tokenise_contexts(texts: list[str], tokenizer: Tokenizer) -> _Contexts:
     numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
     encodings = tokenizer.plain(list(numbers))
     sizes = np.array([len(encoding) for encoding in encodings])
+    offsets = [
+        pair
+        for text, encoding in zip(numbers, encodings, strict=True)
+        for pair in tokenizer.offsets(text, encoding)
+    ]
     return _Contexts(
         encodings=encodings,
         of_row=np.array([numbers[text] for text in texts]),
         sizes=sizes,
         starts=np.cumsum(sizes) - sizes,
-        offsets=np.array([pair for e in encodings for pair in e.offsets], np.int32).reshape(-1, 2),
+        offsets=np.array(offsets, np.int32).reshape(-1, 2),
     )
 
 

@@ -17,10 +17,6 @@ from mtdnn.model.layers import dropout as drop
 
 PACKED = "mtdnn_packed"
 
-# Encoders that call the interface for every attention, use explicit position ids unchanged, and
-# mix tokens nowhere else. The leak test checks each of them.
-PACKABLE = ("bert", "electra")
-
 # Up to this length a CPU spends more time on calls than on the arithmetic of padding.
 MAX_SHORT_TOKENS = 96
 
@@ -35,6 +31,7 @@ def packed_attention(
     scaling: float | None = None,
     *,
     packing: PackedBatch,
+    sliding_window: int | None = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
     """Attend from each token to the tokens of its own sequence.
@@ -46,6 +43,7 @@ def packed_attention(
         dropout: probability of dropping an attention weight; 0 outside training.
         scaling: factor of the scores; 1/sqrt(head size) by default.
         packing: the batch, for the lengths of its sequences.
+        sliding_window: attend only to tokens that are nearer than this; by default to all.
 
     Returns:
         The output, (1, T, heads, head size), and None in place of the weights.
@@ -57,7 +55,8 @@ def packed_attention(
     else:
         half = query.dtype in (torch.bfloat16, torch.float16) and query.shape[-1] % 8 == 0
         attend = flash if half and fast("attention") else side_by_side
-    output = attend(query[0], key[0], value[0], packing, dropout, scaling)
+    reach = None if sliding_window is None else sliding_window - 1
+    output = attend(query[0], key[0], value[0], packing, dropout, scaling, reach)
     return output.unsqueeze(0), None
 
 
@@ -68,24 +67,41 @@ def one_by_one(
     packing: PackedBatch,
     dropout: float,
     scaling: float | None,
+    reach: int | None = None,
 ) -> torch.Tensor:
     """Attend with one call for each sequence, without padding; for CPUs, where calls are cheap.
 
     Shapes as in `packed_attention` without the batch dimension; returns (T, heads, head size).
+    With a `reach`, a token attends only to those at most so far away.
     """
+    # Many parameters because the three ways to attend have the same.
     lengths = list(packing.lengths)
     parts = zip(
         *(torch.split(tensor, lengths, dim=1) for tensor in (query, key, value)), strict=True
     )
     attend = _by_products if dropout and fast("attention") else _as_a_batch
-    outputs = [attend(q, k, v, dropout_p=dropout, scale=scaling) for q, k, v in parts]
+    reach = packing.longest if reach is None else reach
+    near = _near(packing.longest, reach, query.device) if packing.longest > reach + 1 else None
+    outputs = []
+    for q, k, v in parts:
+        n = q.shape[1]
+        # A mask slows the kernel down, so none is given where all tokens are near each other.
+        mask = near[:n, :n] if near is not None and n > reach + 1 else None
+        outputs.append(attend(q, k, v, mask, dropout_p=dropout, scale=scaling))
     return torch.cat(outputs, dim=1).transpose(0, 1)
+
+
+def _near(longest: int, reach: int, device: torch.device) -> torch.Tensor:
+    """Whether tokens are at most `reach` apart, (longest, longest) bool."""
+    places = torch.arange(longest, device=device)
+    return (places[:, None] - places).abs() <= reach
 
 
 def _as_a_batch(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
     *,
     dropout_p: float,
     scale: float | None,
@@ -96,7 +112,10 @@ def _as_a_batch(
     tokens and 12 heads.
     """
     q, k, v = query[None], key[None], value[None]
-    return scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, scale=scale)[0]
+    output = scaled_dot_product_attention(
+        q, k, v, attn_mask=attn_mask, dropout_p=dropout_p, scale=scale
+    )
+    return output[0]
 
 
 def _by_products(
@@ -126,11 +145,13 @@ def side_by_side(
     packing: PackedBatch,
     dropout: float,
     scaling: float | None,
+    reach: int | None = None,
 ) -> torch.Tensor:
     """Attend with one call on padded sequences; for GPUs, where calls are expensive.
 
-    Shapes as in `packed_attention` without the batch dimension; returns (T, heads, head size).
+    Shapes and `reach` as in `one_by_one`.
     """
+    # Many parameters because the three ways to attend have the same.
     q, k, v = (
         packing.pad(tensor.transpose(0, 1), 0.0).transpose(1, 2) for tensor in (query, key, value)
     )
@@ -138,6 +159,9 @@ def side_by_side(
     if dropout and query.device.type == "cpu" and fast("attention"):
         attend = _by_products
     mask = packing.mask[:, None, None, :]
+    if reach is not None and packing.longest > reach + 1:
+        # Padding attends to the padding near it: without any key, its gradient would be no number.
+        mask = (mask | ~mask.transpose(2, 3)) & _near(packing.longest, reach, query.device)
     output = attend(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
     return packing.unpad(output.transpose(1, 2))
 
@@ -149,12 +173,14 @@ def flash(
     packing: PackedBatch,
     dropout: float,
     scaling: float | None,
+    reach: int | None = None,
 ) -> torch.Tensor:
     """Attend with torch's own flash attention over sequences end to end; half precision only.
 
-    This is the operator that nested tensors call: `varlen_attn` would fix dropout at 0. Shapes as
-    in `packed_attention` without the batch dimension; returns (T, heads, head size).
+    This is the operator that nested tensors call: `varlen_attn` would fix dropout at 0. Shapes and
+    `reach` as in `one_by_one`.
     """
+    # Many parameters because the three ways to attend have the same.
     output: torch.Tensor = torch.ops.aten._flash_attention_forward(
         *(tensor.transpose(0, 1).contiguous() for tensor in (query, key, value)),
         packing.bounds,
@@ -165,6 +191,8 @@ def flash(
         is_causal=False,
         return_debug_mask=False,
         scale=scaling,
+        window_size_left=reach,
+        window_size_right=reach,
     )[0]
     return output
 

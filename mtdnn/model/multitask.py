@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from mtdnn.config.settings import RunSettings
+from mtdnn.data.encoder_types import COUNTS_AFTER_PADDING
 from mtdnn.model.attention import PACKED
 from mtdnn.model.batches import PackedBatch
 from mtdnn.model.heads import HEADS, Head, Pooler
@@ -64,7 +65,7 @@ class MultiTaskModel(nn.Module):
         if self.packed:
             inputs = {
                 "input_ids": batch.input_ids[None],
-                "position_ids": batch.position_ids[None],
+                "position_ids": self._positions(batch)[None],
             }
             if self._segments:
                 inputs["token_type_ids"] = batch.token_type_ids[None]
@@ -78,6 +79,17 @@ class MultiTaskModel(nn.Module):
             inputs["token_type_ids"] = batch.pad(batch.token_type_ids, 0)
         hidden = self.encoder(**inputs).last_hidden_state
         return batch.unpad(hidden)
+
+    def _positions(self, batch: PackedBatch) -> torch.Tensor:
+        """Return the position of every token as the encoder counts them, (T,)."""
+        if self.encoder.config.model_type not in COUNTS_AFTER_PADDING:
+            return batch.position_ids
+        padding: int = self.encoder.config.pad_token_id
+        # Padding tokens that stand in the text itself are not counted either.
+        counted = batch.input_ids != padding
+        counts = counted.cumsum(0)
+        first = torch.arange(batch.tokens, device=counts.device) - batch.position_ids
+        return (counts - counts[first] + counted[first]) * counted + padding
 
     def forward(self, corpus: str, batch: PackedBatch) -> torch.Tensor:
         """Return the logits of a batch of `corpus`, fp32: (T, 2) for spans, else (S, outputs)."""

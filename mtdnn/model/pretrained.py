@@ -6,15 +6,23 @@ from typing import ParamSpec, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from mtdnn.config.settings import RunSettings
+from mtdnn.data.encoder_types import ENCODER_TYPES, is_packable
 from mtdnn.errors import MtdnnError
-from mtdnn.model.attention import PACKABLE, PACKED
+from mtdnn.model.attention import PACKED
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+# Names of the dropouts inside an encoder, in the configuration classes.
+DROPOUTS = (
+    *("hidden_dropout_prob", "attention_probs_dropout_prob"),  # BERT and most others
+    *("dropout", "attention_dropout"),  # DistilBERT
+    *("embedding_dropout", "mlp_dropout"),  # ModernBERT, besides attention_dropout
+)
 
 
 def read_config(folder: Path) -> PretrainedConfig:
@@ -41,9 +49,9 @@ def load_encoder(folder: Path, run: RunSettings) -> PreTrainedModel:
     """
     settings = run.training
     config = read_config(folder)
+    _refuse_relative_positions(folder, config)
     if settings.encoder_dropout is not None:
-        names = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout")
-        for name in (*names, "attention_dropout"):
+        for name in DROPOUTS:
             if hasattr(config, name):
                 setattr(config, name, settings.encoder_dropout)
     try:
@@ -95,16 +103,30 @@ def _checkpoint_activations(encoder: PreTrainedModel) -> None:
     enable({"use_reentrant": False, "preserve_rng_state": True})
 
 
+def _refuse_relative_positions(folder: Path, config: PretrainedConfig) -> None:
+    """Refuse an encoder with relative positions, which transformers 5 would silently leave out."""
+    positions = getattr(config, "position_embedding_type", None) or "absolute"
+    if positions != "absolute" and is_packable(config.model_type):
+        raise MtdnnError(
+            f"{folder}: has position_embedding_type: {positions}, which transformers no longer "
+            f"computes for {config.model_type} encoders; use an encoder with absolute positions"
+        )
+
+
 def _attention(config: PretrainedConfig, run: RunSettings) -> str | None:
     """The attention implementation: ours for packed batches, else the encoder's default."""
-    packable = config.model_type in PACKABLE
-    if run.encoder.batching == "packed" and not packable:
+    kind = config.model_type
+    # Early versions of transformers 5 do not call the attention interface for ModernBERT.
+    unable = not getattr(MODEL_MAPPING[type(config)], "_supports_attention_backend", False)
+    if run.encoder.batching == "packed" and (unable or not is_packable(kind)):
+        known = ENCODER_TYPES.get(kind)
+        reason = known.why_padded if known else "nothing keeps its sequences apart"
         raise MtdnnError(
-            f"encoders.{run.encoder_name}.batching: {config.model_type} encoders cannot be packed "
-            f"(sequences would attend to each other; packing is exact for {', '.join(PACKABLE)}); "
-            "use auto or padded"
+            f"encoders.{run.encoder_name}.batching: {kind} encoders cannot be packed: "
+            f"{reason or 'this version of transformers is too old for it'}; use auto or padded"
         )
-    return PACKED if packable and run.encoder.batching != "padded" else None
+    packed = run.encoder.batching != "padded" and is_packable(kind) and not unable
+    return PACKED if packed else None
 
 
 def without_messages(load: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:

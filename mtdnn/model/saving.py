@@ -1,23 +1,22 @@
 """Trained models on disk: all tasks together, or one task as a plain Hugging Face model."""
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import (
-    AutoModelForMultipleChoice,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-)
+from transformers import PretrainedConfig
 
 from mtdnn.config.layout import DESCRIPTION, WEIGHTS, RunFolder
 from mtdnn.config.settings import RunSettings
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import replacing, save_tensors
+from mtdnn.machine.progress import say
 from mtdnn.model.multitask import MultiTaskModel
-from mtdnn.model.pretrained import empty_encoder, read_config, without_messages
+from mtdnn.model.plain import UNUSED, PlainModel, as_plain, places
+from mtdnn.model.pretrained import empty_encoder, read_config
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -30,9 +29,11 @@ TOKENIZER_FILES = (
 
 
 def save(model: MultiTaskModel, run: RunSettings, encoder: Path, folder: Path) -> None:
-    """Write a trained model as a plain Hugging Face question-answering model.
+    """Write a trained model as a plain Hugging Face model of the target's task family.
 
-    The pooler and the other heads are stored next to it in `heads.safetensors`.
+    What that model does not have (other heads, often the pooler) is stored next to it in
+    `heads.safetensors`. If no class of transformers has the target's head, the plain model is the
+    encoder alone, and a message says so.
 
     Args:
         model: the trained model.
@@ -40,23 +41,50 @@ def save(model: MultiTaskModel, run: RunSettings, encoder: Path, folder: Path) -
         encoder: folder of the pretrained encoder, whose tokenizer files are copied.
         folder: an existing, empty folder.
     """
-    prefix = model.encoder.base_model_prefix
-    weights = {f"{prefix}.{k}": v for k, v in model.encoder.state_dict().items()}
-    spans = model.head(run.target).linear
-    weights |= {"qa_outputs.weight": spans.weight, "qa_outputs.bias": spans.bias}
-    heads = {f"pooler.{k}": v for k, v in model.pooler.state_dict().items()}
-    for name, head in model.heads.items():
-        if name != run.target:
-            heads |= {f"heads.{name}.{k}": v for k, v in head.state_dict().items()}
-    config = read_config(encoder)
-    config.architectures = [
-        type(without_messages(AutoModelForQuestionAnswering.from_config, config)).__name__
-    ]
-    config.dtype = "float32"
-    config.save_pretrained(folder)
-    save_tensors(weights, folder / WEIGHTS[0], {"format": "pt"})
+    plain = as_plain(model, run, run.target, read_config(encoder))
+    if plain is None:
+        family = run.corpora[run.target].family
+        say(
+            f"{folder}: no class of transformers has the head of {run.target} ({family}) on this "
+            "encoder; AutoModel opens the encoder without it"
+        )
+        plain = _encoder_alone(model, read_config(encoder))
+    moved = _moved(model, run, plain.weights)
+    heads = {
+        name: value
+        for name, value in model.state_dict().items()
+        if not name.startswith(("encoder.", *moved))
+    }
+    _write(plain, folder)
     save_tensors(heads, folder / WEIGHTS[1], {"format": "pt"})
     _copy_tokenizer(encoder, folder)
+
+
+def _encoder_alone(model: MultiTaskModel, config: PretrainedConfig) -> PlainModel:
+    config.architectures = [type(model.encoder).__name__]
+    prefix = model.encoder.base_model_prefix
+    weights = {f"{prefix}.{k}": v for k, v in model.encoder.state_dict().items()}
+    return PlainModel(config, weights)
+
+
+def _write(plain: PlainModel, folder: Path) -> None:
+    plain.config.dtype = "float32"
+    plain.config.save_pretrained(folder)
+    save_tensors(plain.weights, folder / WEIGHTS[0], {"format": "pt"})
+
+
+def _moved(model: MultiTaskModel, run: RunSettings, weights: Iterable[str]) -> dict[str, str]:
+    """Prefixes of our names for what a plain model has beside the encoder, to its own prefixes."""
+    encoder = model.encoder
+    found = places(
+        encoder.config.model_type, run.corpora[run.target].family, encoder.base_model_prefix
+    )
+    ours = {"linear": f"heads.{run.target}.linear"}
+    return {
+        f"{ours.get(part, part)}.": f"{place}."
+        for part, place in found.items()
+        if any(name.startswith(f"{place}.") for name in weights)
+    }
 
 
 def load(folder: Path, run: RunSettings) -> MultiTaskModel:
@@ -68,13 +96,13 @@ def load(folder: Path, run: RunSettings) -> MultiTaskModel:
     """
     check_weights(folder)
     model = MultiTaskModel(empty_encoder(folder, run), run)
-    prefix = model.encoder.base_model_prefix + "."
+    weights = _weights(folder / WEIGHTS[0])
+    moved = _moved(model, run, weights) | {"encoder.": f"{model.encoder.base_model_prefix}."}
     state = {}
-    for key, value in _weights(folder / WEIGHTS[0]).items():
-        if key.startswith(prefix):
-            state["encoder." + key.removeprefix(prefix)] = value
-        else:
-            state[key.replace("qa_outputs.", f"heads.{run.target}.linear.")] = value
+    for part, place in moved.items():  # the encoder last: it may have the pooler's place in it
+        for name in [name for name in weights if name.startswith(place)]:
+            state[part + name.removeprefix(place)] = weights.pop(name)
+    state |= {name: value for name, value in weights.items() if not name.startswith(UNUSED)}
     state |= _weights(folder / WEIGHTS[1])
     try:
         model.load_state_dict(state)
@@ -101,7 +129,8 @@ def check_weights(folder: Path) -> None:
 def export(run_dir: Path, run: RunSettings, corpus: str, output: Path) -> None:
     """Write one task of a trained run as a plain Hugging Face model.
 
-    This works where transformers' class of the encoder has the same head as ours, as BERT's has.
+    This works where transformers' class for the encoder computes what our head does;
+    config/README.md has a table.
 
     Args:
         run_dir: the run's folder.
@@ -123,31 +152,16 @@ def export(run_dir: Path, run: RunSettings, corpus: str, output: Path) -> None:
             "classes of transformers do not have; only question answering can be exported"
         )
     source = RunFolder(run_dir).model
-    model = load(source, run)
     config = read_config(source)
-    if settings.family == "sequence_classification":
-        config.id2label = dict(enumerate(settings.labels))
-        config.label2id = {label: number for number, label in enumerate(settings.labels)}
-    auto, key = {
-        "question_answering": (AutoModelForQuestionAnswering, "qa_outputs"),
-        "multiple_choice": (AutoModelForMultipleChoice, "classifier"),
-        "sequence_classification": (AutoModelForSequenceClassification, "classifier"),
-    }[settings.family]
-    plain = without_messages(auto.from_config, config)
-    prefix = plain.base_model_prefix
-    state = {f"{prefix}.{k}": v for k, v in model.encoder.state_dict().items()}
-    if settings.family != "question_answering":
-        state |= {f"{prefix}.pooler.{k}": v for k, v in model.pooler.state_dict().items()}
-    state |= {f"{key}.{k}": v for k, v in model.head(corpus).linear.state_dict().items()}
-    try:
-        plain.load_state_dict(state)
-    except RuntimeError:
+    plain = as_plain(load(source, run), run, corpus, config)
+    if plain is None:
+        found = ", ".join(config.architectures or [])
         raise MtdnnError(
-            f"{run_dir}: {type(plain).__name__} has another head than ours; "
-            f"a {settings.family} head cannot be exported for {config.model_type} encoders"
-        ) from None
+            f"{run_dir}: {corpus} cannot be exported: {found} has another head than ours"
+        )
     with replacing(output) as draft:
-        plain.save_pretrained(draft)
+        draft.mkdir()
+        _write(plain, draft)
         _copy_tokenizer(source, draft)
 
 

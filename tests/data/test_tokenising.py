@@ -17,20 +17,24 @@ from transformers import AutoModel, PreTrainedTokenizerFast
 
 from mtdnn.config.settings import FeatureSettings
 from mtdnn.data.corpora.publishers import squad
+from mtdnn.data.encoder_types import positions_of
 from mtdnn.data.features import Features
-from mtdnn.data.tokenising import Tokenizer, positions_of, prepare, tokenise, window_starts
+from mtdnn.data.tokenising import Tokenizer, prepare, tokenise, window_starts
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import sha256
 from tests.support.tiny import (
-    SPECIAL,
+    OWN_SIZES,
+    VOCABULARY,
     make_encoder,
     squad_rows,
     swag_rows,
     word_pieces,
     write_corpus,
 )
+from tests.support.vocabularies import BERT_TOKENS, tokenizer_for
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "data"
+RULE = FeatureSettings(max_length=24, max_question_length=8, stride_tokens=6)
 
 
 def byte_level() -> tokenizers.Tokenizer:
@@ -51,6 +55,17 @@ def save_and_load(backend, folder, **options):
     return Tokenizer(folder)
 
 
+def own_class(kind, folder):
+    tokenizer_for(kind, VOCABULARY).save_pretrained(folder)
+    return Tokenizer(folder)
+
+
+# BERT's two; byte-level BPE; those whose tokens include the space before a word; sentencepiece
+# after splitting at spaces.
+COUNT_SPACES = ("modernbert", "deberta-v2")
+TOKENIZERS = ["uncased", "cased", "bytes", "roberta", "modernbert", "deberta-v2", "albert"]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("features")
@@ -58,11 +73,14 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def kinds(folder):
-    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), SPECIAL, strict=False))
+    names = dict(
+        zip(("pad_token", "unk_token", "cls_token", "sep_token"), BERT_TOKENS, strict=False)
+    )
     return {
         "uncased": save_and_load(word_pieces(), folder / "uncased", **names),
         "cased": save_and_load(word_pieces(lowercase=False), folder / "cased", **names),
         "bytes": save_and_load(byte_level(), folder / "bytes", cls_token="<s>", sep_token="</s>"),
+        **{kind: own_class(kind, folder / kind) for kind in OWN_SIZES},
     }
 
 
@@ -137,7 +155,7 @@ def questions(draw):
     return context, question, context[start : draw(st.integers(start + 1, len(context)))], start
 
 
-@pytest.mark.parametrize("kind", ["uncased", "cased", "bytes"])
+@pytest.mark.parametrize("kind", TOKENIZERS)
 @given(
     rows=st.lists(questions(), min_size=1, max_size=3),
     max_length=st.integers(16, 40),
@@ -161,7 +179,7 @@ def test_windows_have_the_tokens_offsets_and_labels_of_their_part(
         here = [w for w in windows if w["example"] == number]
         whole, asked = tokenizer.plain([context, question.lstrip()])
         asked_ids = asked.ids[:longest_question]
-        offsets = whole.offsets
+        offsets = tokenizer.offsets(context, whole)
         before = [*tokenizer.frame.before, *asked_ids, *tokenizer.frame.between]
         capacity = max_length - len(before) - len(tokenizer.frame.after)
         starts = starts_in_bert(len(offsets), capacity, stride)
@@ -199,7 +217,7 @@ def test_windows_have_the_tokens_offsets_and_labels_of_their_part(
         assert covered >= {place for a, b in offsets for place in range(a, b)}
 
 
-@pytest.mark.parametrize("kind", ["uncased", "cased", "bytes"])
+@pytest.mark.parametrize("kind", TOKENIZERS)
 @given(
     context=TEXT.filter(bool), question=TEXT, capacity=st.integers(8, 20), stride=st.integers(1, 7)
 )
@@ -229,20 +247,44 @@ def test_overlapping_windows_are_the_tokenizers_own(
     assert [w["token_type_ids"] for w in windows] == own["token_type_ids"]
     for number, window in enumerate(windows):
         inside = [side == 1 for side in own.sequence_ids(number)]
-        offsets = [
-            pair if here else (-1, -1)
-            for pair, here in zip(own["offset_mapping"][number], inside, strict=True)
-        ]
-        assert list(zip(window["char_start"], window["char_end"], strict=True)) == offsets
+        ours = zip(window["char_start"], window["char_end"], strict=True)
+        for pair, (a, b), here in zip(ours, own["offset_mapping"][number], inside, strict=True):
+            if not here:
+                assert pair == (-1, -1)
+            elif kind in COUNT_SPACES:
+                assert a <= pair[0] <= pair[1] <= b
+                assert context[slice(*pair)] == context[a:b].strip()
+            else:
+                assert pair == (a, b)
 
 
-def test_token_aligned_answers_map_back_to_their_text(kinds, folder):
-    context = "Near the old River, 15 trees grow (blue, naïve); there stands a house." * 3
-    rule = FeatureSettings(max_length=30, max_question_length=4, stride_tokens=7)
+@pytest.mark.parametrize("kind", OWN_SIZES)
+def test_windows_have_the_special_tokens_of_the_encoder(kinds, folder, kind):
+    tokenizer = kinds[kind]
+    (window,) = windows_of(tokenizer, RULE, folder, (" river", "house", "river", 1))
+    asked = " ".join(tokenizer.plain(["house"])[0].tokens)
+    if kind in ("roberta", "xlm-roberta", "camembert", "mpnet"):
+        layout, second = f"<s> {asked} </s> </s> river </s>", 0
+    else:
+        layout, second = f"[CLS] {asked} [SEP] river [SEP]", 1
+    tokens = tokenizer.call.convert_ids_to_tokens(window["input_ids"])
+    # Byte-level and sentencepiece tokens show the space before the word.
+    assert [*tokens[:-2], tokens[-2].lstrip("▁Ġ"), tokens[-1]] == layout.split()
+    answer = len(tokens) - 2
+    assert window["token_type_ids"] == [0] * answer + [second] * 2
+    assert (window["start"], window["end"]) == (answer, answer)
+    assert (window["char_start"][answer], window["char_end"][answer]) == (1, 6)
+
+
+@pytest.mark.parametrize("kind", OWN_SIZES)
+def test_token_aligned_answers_map_back_to_their_text(kinds, folder, kind):
+    text = "Near the  old River, 15 trees grow\n (blue, naïve);\tthere\u00a0stands a house. "
+    context = text * 3
+    rule = FeatureSettings(max_length=40, max_question_length=4, stride_tokens=7)
     words = re.finditer(r"\w+", context)
     rows = [(context, "which?", word.group(), word.start()) for word in words]
     found = set()
-    for window in windows_of(kinds["uncased"], rule, folder, *rows):
+    for window in windows_of(kinds[kind], rule, folder, *rows):
         if window["start"]:
             a, b = window["char_start"][window["start"]], window["char_end"][window["end"]]
             assert (context[a:b], a) == rows[window["example"]][2:]
@@ -337,9 +379,6 @@ def encoder(folder):
     return make_encoder(folder / "encoder")
 
 
-RULE = FeatureSettings(max_length=24, max_question_length=8, stride_tokens=6)
-
-
 @pytest.mark.parametrize("family", ["question_answering", "multiple_choice"])
 def test_portions_give_the_same_features(encoder, tmp_path, monkeypatch, family):
     make = {"question_answering": squad_rows, "multiple_choice": swag_rows}[family]
@@ -386,7 +425,10 @@ def test_more_tokens_than_the_encoder_has_positions_are_refused(encoder, tmp_pat
 # MPNet's code supports only 1 as the padding token's id.
 @pytest.mark.parametrize(
     ("kind", "padding"),
-    [("bert", 0), ("distilbert", 0), ("roberta", 0), ("roberta", 1), ("mpnet", 1)],
+    [
+        *(("bert", 0), ("distilbert", 0), ("albert", 0), ("roberta", 0), ("roberta", 1)),
+        *(("xlm-roberta", 1), ("camembert", 1), ("mpnet", 1)),
+    ],
 )
 def test_the_longest_sequence_is_what_the_encoder_accepts(kind, padding, tmp_path):
     folder = make_encoder(tmp_path, kind=kind, max_position_embeddings=24, pad_token_id=padding)

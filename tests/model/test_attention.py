@@ -7,18 +7,21 @@ import torch
 from torch import nn
 
 from mtdnn.model import attention
-from mtdnn.model.attention import PACKABLE, one_by_one, packed_attention, side_by_side
+from mtdnn.model.attention import one_by_one, packed_attention, side_by_side
 from mtdnn.model.batches import PackedBatch
 from mtdnn.training.loop import random_state
-from tests.support.packed import LENGTHS, Prepared, packing, query_key_value
+from tests.support.packed import LENGTHS, PACKABLE, Prepared, packing, query_key_value
 
 
-def by_hand(query, key, value, lengths, scale):
-    """Softmax attention inside each sequence, from its definition."""
+def by_hand(query, key, value, lengths, scale, reach=1000):
+    """Softmax attention inside each sequence, from its definition, token by token."""
     outputs, start = [], 0
     for n in lengths:
         q, k, v = (x[:, start : start + n] for x in (query, key, value))
-        outputs.append((q @ k.transpose(1, 2) * scale).softmax(dim=2) @ v)
+        for i in range(n):
+            near = slice(max(0, i - reach), i + reach + 1)
+            scores = q[:, i : i + 1] @ k[:, near].transpose(1, 2) * scale
+            outputs.append(scores.softmax(dim=2) @ v[:, near])
         start += n
     return torch.cat(outputs, dim=1).transpose(0, 1)
 
@@ -31,6 +34,20 @@ def test_both_ways_equal_the_definition(attend, scaling):
     output = attend(*inputs, packing(), 0.0, scaling)
     torch.testing.assert_close(output, expected, atol=1e-6, rtol=1e-5)
 
+    pull = torch.randn_like(output)
+    wanted = torch.autograd.grad(expected, inputs, pull)
+    gradients = torch.autograd.grad(output, inputs, pull)
+    torch.testing.assert_close(gradients, wanted, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("attend", [one_by_one, side_by_side])
+@pytest.mark.parametrize("reach", [0, 1, 3, 7, 8, 20])
+@pytest.mark.parametrize("dropout", [0.0, 1e-9])  # with dropout other kernels run
+def test_near_tokens_alone_are_attended_to(attend, reach, dropout):
+    inputs = query_key_value()
+    expected = by_hand(*inputs, LENGTHS, 0.5, reach)
+    output = attend(*inputs, packing(), dropout, 0.5, reach)
+    torch.testing.assert_close(output, expected, atol=1e-6, rtol=1e-5)
     pull = torch.randn_like(output)
     wanted = torch.autograd.grad(expected, inputs, pull)
     gradients = torch.autograd.grad(output, inputs, pull)
@@ -159,20 +176,22 @@ def test_short_sequences_in_one_call_equal_one_by_one(monkeypatch):
     torch.testing.assert_close(*outputs)
 
 
-def test_flash_attention_gets_unpadded_sequences_and_dropout(monkeypatch):
+@pytest.mark.parametrize("reach", [None, 4])
+def test_flash_attention_gets_unpadded_sequences_and_dropout(monkeypatch, reach):
     """Without a GPU: the operator takes these arguments, on tensors without data."""
     inputs = [x.detach().to("meta", torch.bfloat16) for x in query_key_value(size=8)]
     asked = []
     operator = torch.ops.aten._flash_attention_forward
 
     def recording(*arguments, **options):
-        asked.append(arguments)
+        asked.append((arguments, options))
         return operator(*arguments, **options)
 
     monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", recording)
     batch = packing()
-    output = attention.flash(*inputs, batch, 0.1, None)
+    output = attention.flash(*inputs, batch, 0.1, None, reach)
     assert output.shape == (18, 3, 8)
-    _, _, _, bounds, _, longest, _, rate = asked[0]
+    (_, _, _, bounds, _, longest, _, rate), options = asked[0]
+    assert options["window_size_left"] == options["window_size_right"] == reach
     assert (bounds.tolist(), bounds.dtype) == ([0, 5, 6, 15, 18], torch.int32)
     assert (longest, rate) == (9, 0.1)

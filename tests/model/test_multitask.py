@@ -10,9 +10,8 @@ from transformers import (
     BertForSequenceClassification,
 )
 
-from mtdnn.model.attention import PACKABLE
 from mtdnn.model.multitask import build
-from tests.support.packed import Prepared, padded_inputs, sequences_of, with_encoder
+from tests.support.packed import PACKABLE, Prepared, padded_inputs, sequences_of, with_encoder
 from tests.support.tiny import FAMILIES
 
 
@@ -93,8 +92,13 @@ def test_packed_equals_padded(tmp_path, kind, corpus):
     torch.testing.assert_close(*outcomes, atol=1e-5, rtol=1e-4)
 
 
+def gradients_of(encoder):
+    named = encoder.named_parameters()
+    return {n: p.grad.to_dense() for n, p in named if p.grad is not None and "pooler" not in n}
+
+
 def test_every_encoder_equals_its_outputs_for_single_sequences(any_encoder):
-    """`auto` packs where that is exact and pads elsewhere; neither changes an output."""
+    """`auto` packs where that is exact and pads elsewhere; neither changes output or gradient."""
     model = any_encoder.model("auto").eval()
     plain = AutoModel.from_pretrained(any_encoder.encoder).eval()
     kind = plain.config.model_type
@@ -103,16 +107,61 @@ def test_every_encoder_equals_its_outputs_for_single_sequences(any_encoder):
         batch = any_encoder.batch(corpus)
         hidden = model.encode(batch)
         pooled = model.pool(hidden, batch)
-        each = zip(sequences_of(batch), hidden.split(batch.lengths), pooled, strict=True)
-        for inputs, ours, our_pooled in each:
-            if kind not in ("bert", "electra", "albert"):
-                del inputs["token_type_ids"]
-            theirs = plain(**inputs)
-            torch.testing.assert_close(ours, theirs.last_hidden_state[0], atol=1e-5, rtol=1e-4)
+        outputs = [plain(**inputs) for inputs in sequences_of(batch, plain.config)]
+        for ours, our_pooled, theirs in zip(
+            hidden.split(batch.lengths), pooled, outputs, strict=True
+        ):
+            torch.testing.assert_close(ours, theirs.last_hidden_state[0], atol=1e-5, rtol=1e-5)
             if getattr(theirs, "pooler_output", None) is not None:
                 torch.testing.assert_close(
-                    our_pooled, theirs.pooler_output[0], atol=1e-5, rtol=1e-4
+                    our_pooled, theirs.pooler_output[0], atol=1e-5, rtol=1e-5
                 )
+        pull = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(1)) / 10
+        model.zero_grad(), plain.zero_grad()
+        (hidden * pull).sum().backward()
+        (torch.cat([each.last_hidden_state[0] for each in outputs]) * pull).sum().backward()
+        torch.testing.assert_close(
+            gradients_of(model.encoder), gradients_of(plain), atol=2e-5, rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "camembert", "mpnet"])
+def test_padding_tokens_in_the_text_are_counted_as_the_encoder_does(tmp_path, kind):
+    """Text that contains "<pad>" becomes the padding token, which gets no position of its own."""
+    prepared = Prepared(tmp_path, kind)
+    model, batch = prepared.model("auto").eval(), prepared.batch("mnli", range(3))
+    plain = AutoModel.from_pretrained(prepared.encoder).eval()
+    starts = batch.first_tokens.tolist()
+    batch.input_ids[[starts[0] + 2, starts[0] + 3, starts[1] - 2]] = plain.config.pad_token_id
+    hidden = model.encode(batch).split(batch.lengths)
+    for inputs, ours in zip(sequences_of(batch, plain.config), hidden, strict=True):
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        theirs = plain(**inputs).last_hidden_state[0]
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+VARIANTS = {
+    "no bias, windows of 5 tokens": ("modernbert", {"norm_bias": False, "local_attention": 4}),
+    "windows longer than sequences": ("modernbert", {"local_attention": 400}),
+    "DeBERTa-v2": (
+        "deberta-v2",
+        {"share_att_key": False, "conv_kernel_size": 3, "type_vocab_size": 2},
+    ),
+    "two groups of layers": ("albert", {"num_hidden_groups": 2, "inner_group_num": 2}),
+    "sinusoids": ("distilbert", {"sinusoidal_pos_embds": True}),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_of_a_type_equal_their_outputs_for_single_sequences(tmp_path, variant):
+    kind, changes = VARIANTS[variant]
+    prepared = Prepared(tmp_path, kind, **changes)
+    model, batch = prepared.model("auto").eval(), prepared.batch("squad")
+    plain = AutoModel.from_pretrained(prepared.encoder).eval()
+    hidden = model.encode(batch).split(batch.lengths)
+    for inputs, ours in zip(sequences_of(batch, plain.config), hidden, strict=True):
+        theirs = plain(**inputs).last_hidden_state[0]
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("corpus", ["swag", "mnli"])

@@ -6,9 +6,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mtdnn.errors import MtdnnError
-from mtdnn.model.attention import PACKABLE
 from mtdnn.model.multitask import build
-from tests.support.packed import with_encoder
+from tests.support.packed import PACKABLE, with_encoder
 from tests.support.tiny import OWN_SIZES, make_encoder
 
 
@@ -20,10 +19,11 @@ def test_packed_batches_are_refused_for_encoders_that_would_mix_sequences(tmp_pa
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+@pytest.mark.parametrize("kind", OWN_SIZES)
 def test_encoder_dropout_is_that_of_the_checkpoint_unless_set(tmp_path, bert, kind):
     encoder = make_encoder(tmp_path / "encoder", kind)
-    for wanted, expected in ((None, 0.1), (0.25, 0.25)):
+    pretrained = 0.0 if kind in ("albert", "modernbert") else 0.1
+    for wanted, expected in ((None, pretrained), (0.25, 0.25)):
         training = bert.run.training.model_copy(
             update={"encoder_dropout": wanted, "head_dropout": 0.3}
         )
@@ -40,6 +40,15 @@ def test_an_unusable_encoder_is_refused_in_one_line(bert, tmp_path, damage):
     if damage:
         (encoder / "config.json").write_text(damage)
     with pytest.raises(MtdnnError, match=r"no usable config\.json") as error:
+        build(encoder, bert.run)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_relative_positions_are_refused(tmp_path, bert, kind):
+    """transformers 5 no longer has them, and would compute something else without a word."""
+    encoder = make_encoder(tmp_path / "encoder", kind, position_embedding_type="relative_key")
+    with pytest.raises(MtdnnError, match="position_embedding_type: relative_key") as error:
         build(encoder, bert.run)
     assert "\n" not in str(error.value)
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from transformers import (
-    AutoModelForMultipleChoice,
+    AutoModel,
     AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
 )
 
 from mtdnn.errors import MtdnnError
+from mtdnn.model.plain import AUTO_CLASSES
 from mtdnn.model.saving import export, load, save
 from tests.support.packed import Prepared, changed, padded_inputs, sequences_of, with_encoder
 from tests.support.tiny import FAMILIES
@@ -29,9 +29,7 @@ def test_a_saved_model_is_a_plain_question_answering_model(any_encoder, tmp_path
     assert not any(loading[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     batch = any_encoder.batch("squad")
     ours = model("squad", batch).split(batch.lengths)
-    for inputs, logits in zip(sequences_of(batch), ours, strict=True):
-        if plain.config.model_type not in ("bert", "electra", "albert"):
-            del inputs["token_type_ids"]
+    for inputs, logits in zip(sequences_of(batch, plain.config), ours, strict=True):
         theirs = plain.eval()(**inputs)
         both = torch.stack([theirs.start_logits[0], theirs.end_logits[0]], dim=1)
         torch.testing.assert_close(logits, both, atol=1e-5, rtol=1e-5)
@@ -53,12 +51,9 @@ def test_a_loaded_model_is_the_saved_one(any_encoder, tmp_path):
 def test_every_task_of_bert_can_be_exported(bert, tmp_path, corpus):
     model = saved(bert, tmp_path)
     export(tmp_path, bert.run, corpus, tmp_path / "plain")
-    auto = {
-        "question_answering": AutoModelForQuestionAnswering,
-        "multiple_choice": AutoModelForMultipleChoice,
-        "sequence_classification": AutoModelForSequenceClassification,
-    }[FAMILIES[corpus]]
-    plain, loading = auto.from_pretrained(tmp_path / "plain", output_loading_info=True)
+    plain, loading = AUTO_CLASSES[FAMILIES[corpus]].from_pretrained(
+        tmp_path / "plain", output_loading_info=True
+    )
     assert not any(loading[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     batch = bert.batch(corpus)
     inputs, expected = padded_inputs(batch), model(corpus, batch)
@@ -76,7 +71,24 @@ def test_every_task_of_bert_can_be_exported(bert, tmp_path, corpus):
     assert (tmp_path / "plain" / "tokenizer.json").exists()
 
 
-def test_a_head_of_another_shape_is_not_exported(tmp_path):
+@pytest.mark.parametrize("corpus", ["swag", "cola"])
+def test_every_head_of_roberta_can_be_exported(tmp_path, corpus):
+    """Its class for sequences has a pooler of its own in the head."""
+    prepared = Prepared(tmp_path / "run", "roberta")
+    model = saved(prepared, tmp_path / "trained")
+    export(tmp_path / "trained", prepared.run, corpus, tmp_path / "plain")
+    plain, loading = AUTO_CLASSES[FAMILIES[corpus]].from_pretrained(
+        tmp_path / "plain", output_loading_info=True
+    )
+    assert not any(loading[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    batch = prepared.batch(corpus)
+    inputs = [each["input_ids"] for each in sequences_of(batch, plain.config)]
+    shape = (1, 1, -1) if corpus == "swag" else (1, -1)
+    logits = torch.cat([plain.eval()(ids.view(*shape)).logits for ids in inputs])
+    torch.testing.assert_close(model(corpus, batch), logits, atol=1e-5, rtol=1e-5)
+
+
+def test_a_head_of_another_kind_is_not_exported(tmp_path):
     prepared = Prepared(tmp_path / "run", "distilbert")
     saved(prepared, tmp_path / "trained")
     with pytest.raises(MtdnnError, match="DistilBertForSequenceClassification has another head"):
@@ -84,6 +96,28 @@ def test_a_head_of_another_shape_is_not_exported(tmp_path):
     assert not (tmp_path / "plain").exists()
     with pytest.raises(MtdnnError, match="was not trained on 'mrpc'"):
         export(tmp_path / "trained", prepared.run, "mrpc", tmp_path / "plain")
+
+
+@pytest.mark.parametrize("target", ["swag", "mnli"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "albert", "distilbert", "electra"])
+def test_the_plain_model_has_the_head_of_the_target_or_says_that_it_has_none(
+    tmp_path, capsys, kind, target
+):
+    prepared = Prepared(tmp_path / "run", kind)
+    prepared.run = prepared.run.model_copy(update={"target": target})
+    model = saved(prepared, tmp_path)
+    again = load(tmp_path / "model", prepared.run)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    lacking = {"distilbert": ["swag", "mnli"], "electra": ["mnli"]}
+    opened = target not in lacking.get(kind, [])
+    auto = AUTO_CLASSES[FAMILIES[target]] if opened else AutoModel
+    plain, loading = auto.from_pretrained(tmp_path / "model", output_loading_info=True)
+    assert not any(loading[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert plain.config.architectures == [type(plain).__name__]
+    said = capsys.readouterr()
+    message = f"no class of transformers has the head of {target}"
+    assert (message in said.out + said.err) == (not opened)
 
 
 def test_mean_pooled_heads_are_not_exported(bert, tmp_path):

@@ -5,11 +5,13 @@ import torch
 from hypothesis import strategies as st
 
 from mtdnn.config.layout import Layout
+from mtdnn.data.encoder_types import is_packable
 from mtdnn.data.features import Sequences, training_features
 from mtdnn.model.batches import PackedBatch, batch_of
 from mtdnn.model.multitask import build
-from tests.support.tiny import make_run_folder
+from tests.support.tiny import OWN_SIZES, make_run_folder
 
+PACKABLE = [kind for kind in OWN_SIZES if is_packable(kind)]
 LENGTHS = (5, 1, 9, 3)
 
 
@@ -84,13 +86,19 @@ def fields(batch):
     return [t.tolist() for t in tensors], batch.lengths, batch.items.tolist(), targets
 
 
-def sequences_of(batch):
-    """Inputs of each sequence by itself, as Hugging Face takes them."""
-    parts = (x.split(batch.lengths) for x in (batch.input_ids, batch.token_type_ids))
-    return [
+def sequences_of(batch, config=None):
+    """Inputs of each sequence by itself, as Hugging Face takes them.
+
+    Without token type ids if the encoder of this configuration has none.
+    """
+    parts = [x.split(batch.lengths) for x in (batch.input_ids, batch.token_type_ids)]
+    inputs = [
         {"input_ids": ids[None], "token_type_ids": types[None]}
         for ids, types in zip(*parts, strict=True)
     ]
+    if config is not None and getattr(config, "type_vocab_size", 0) < 2:
+        return [{"input_ids": each["input_ids"]} for each in inputs]
+    return inputs
 
 
 def padded_inputs(batch):

@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tokenizers
 import torch
-from tokenizers import models, normalizers, pre_tokenizers, processors
-from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel
 
 from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import RunId
@@ -27,15 +26,15 @@ from mtdnn.data.corpora.fetching import rows_digest
 from mtdnn.data.corpora.rows import SCHEMAS
 from mtdnn.machine.files import digest, sha256, write_json, write_text
 from mtdnn.training import schedule
+from tests.support import vocabularies
 
 torch.set_num_threads(1)  # more threads slow tiny models down
 
 COLOURS = ["red", "green", "blue", "white", "black"]
 FILLERS = ["the", "house", "stands", "near", "a", "river", "and", "old", "trees", "grow", "there"]
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 CHARACTERS = [*string.ascii_lowercase, *string.digits, *".,?!'"]
 VOCABULARY = [
-    *SPECIAL,
+    *vocabularies.BERT_TOKENS,
     *CHARACTERS,
     *("##" + c for c in string.ascii_lowercase + string.digits),
     *dict.fromkeys([*COLOURS, *FILLERS, "which", "colour", "is", "not", "good", "bad"]),
@@ -57,32 +56,33 @@ FAMILIES = {
     "cola": "sequence_classification",
     "mnli": "sequence_classification",
 }
-# Sizes under the names that each configuration class has for them.
+DEBERTA = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8}
+# Sizes under the names that each configuration class has for them, and what each type is known for.
 OWN_SIZES: dict[str, dict[str, Any]] = {
     "bert": {},
     "electra": {"embedding_size": 16},
-    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
     "roberta": {"type_vocab_size": 1},
-    "mpnet": {"pad_token_id": 1},
-    "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    "xlm-roberta": {"type_vocab_size": 1},
+    "camembert": {"type_vocab_size": 1},
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
     "albert": {"embedding_size": 16},
+    # Windows of 9 tokens in the second and third layer, on 40 in the features.
+    "modernbert": {
+        **{"num_hidden_layers": 4, "local_attention": 8, "norm_bias": True},
+        **{"bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3},
+    },
+    "mpnet": {},
+    "deberta-v2": {
+        **DEBERTA,
+        **{"share_att_key": True, "norm_rel_ebd": "layer_norm", "type_vocab_size": 0},
+        **{"position_biased_input": False},
+    },
 }
-# Models without token type ids; nor do their tokenizers return them.
-WITHOUT_SEGMENTS = ("distilbert", "roberta", "mpnet")
 
 
 def word_pieces(lowercase: bool = True) -> tokenizers.Tokenizer:
     """Return a BERT tokenizer with the words of `VOCABULARY`."""
-    vocabulary = {token: number for number, token in enumerate(VOCABULARY)}
-    tokenizer = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS]:0 $A:0 [SEP]:0",
-        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-    )
-    return tokenizer
+    return vocabularies.word_pieces(VOCABULARY, lowercase)
 
 
 def make_encoder(
@@ -97,7 +97,10 @@ def make_encoder(
         gain: factor on the initial weights; with 1, attention is almost uniform.
         changes: values of its configuration.
     """
-    config = AutoConfig.for_model(kind, **{**SIZES, **OWN_SIZES[kind], **changes})
+    tokenizer = vocabularies.tokenizer_for(kind, VOCABULARY)
+    vocabulary = 1 + max(tokenizer.get_vocab().values())
+    sizes = {**SIZES, "vocab_size": vocabulary, "pad_token_id": tokenizer.pad_token_id}
+    config = AutoConfig.for_model(kind, **{**sizes, **OWN_SIZES[kind], **changes})
     torch.manual_seed(seed)
     model = AutoModel.from_config(config)
     with torch.no_grad():
@@ -107,15 +110,7 @@ def make_encoder(
             elif gain != 1 and name.endswith("bias"):
                 parameter.normal_(std=0.1)
     model.save_pretrained(folder)
-    inputs = ["input_ids", "attention_mask"]
-    if kind not in WITHOUT_SEGMENTS:
-        inputs.insert(1, "token_type_ids")
-    PreTrainedTokenizerFast(
-        tokenizer_object=word_pieces(),
-        **dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), SPECIAL, strict=False)),
-        mask_token="[MASK]",
-        model_input_names=inputs,
-    ).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
     write_json(folder / "manifest.json", {"files": files, "digest": digest(files)})
     return folder

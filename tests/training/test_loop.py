@@ -3,8 +3,10 @@
 import itertools
 import json
 import math
+import os
 import re
 import shutil
+import signal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,10 +20,12 @@ from mtdnn.evaluation import predictions as evaluation
 from mtdnn.model.batches import batch_of
 from mtdnn.model.multitask import MultiTaskModel
 from mtdnn.training import loop
+from mtdnn.training.checkpoints import Checkpoints
 from mtdnn.training.loop import random_state, train
 from mtdnn.training.schedule import Step
+from mtdnn.training.stopping import Stopped
 from tests.support.interrupted import assert_same, outcome
-from tests.support.tiny import FAMILIES, make_run_folder
+from tests.support.tiny import FAMILIES, OWN_SIZES, make_run_folder
 from tests.support.trained import lines_of, schedule_of
 
 CPU = torch.device("cpu")
@@ -87,17 +91,28 @@ def test_a_run_trained_twice_has_bit_identical_weights(tmp_path):
     assert all(torch.equal(results[0][1][name], value) for name, value in results[1][1].items())
 
 
-@pytest.mark.parametrize(
-    "kind", ["electra", "distilbert", "roberta", "mpnet", "deberta-v2", "albert"]
-)
-def test_other_encoders_train_and_answer(tmp_path, kind):
-    run_dir, run = make_run_folder(
-        tmp_path, rows=12, kind=kind, training={"epochs": 1, "batch_size": 8}
-    )
-    train(run_dir, run, threads=1)
-    evaluation.evaluate(run_dir, run, threads=1)
-    assert len(pq.read_table(run_dir / "predictions.parquet")) == 12
-    assert len(pq.read_table(run_dir / "auxiliary.parquet")) == 36
+@pytest.mark.parametrize("kind", [kind for kind in OWN_SIZES if kind != "bert"])
+def test_other_encoders_train_resume_and_answer(tmp_path, monkeypatch, kind):
+    settings = {"epochs": 1, "batch_size": 4, "encoder_dropout": 0.1}
+    one, run = make_run_folder(tmp_path / "one", rows=12, kind=kind, training=settings)
+    train(one, run, threads=1)
+    evaluation.evaluate(one, run, threads=1)
+    assert len(pq.read_table(one / "predictions.parquet")) == 12
+    assert len(pq.read_table(one / "auxiliary.parquet")) == 36
+
+    other, run = make_run_folder(tmp_path / "other", rows=12, kind=kind, training=settings)
+    save = Checkpoints.save
+
+    def save_and_stop(self, step, *rest):
+        save(self, step, *rest)
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Checkpoints, "save", save_and_stop)
+    with pytest.raises(Stopped):
+        train(other, run, threads=1, checkpoint_seconds=0)
+    train(other, run, threads=1)
+    assert_same(outcome(one), outcome(other))
 
 
 # --- random states ---------------------------------------------------------------------------
@@ -183,7 +198,9 @@ def test_sequences_longer_than_the_encoder_allows_are_refused(tmp_path):
 # --- activation checkpointing ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["bert", "electra", "distilbert", "deberta-v2"])
+@pytest.mark.parametrize(
+    "kind", ["bert", "electra", "roberta", "distilbert", "modernbert", "deberta-v2"]
+)
 def test_recomputed_activations_do_not_change_a_bit(tmp_path, kind):
     """With dropout, whose masks are drawn again."""
     results = []
