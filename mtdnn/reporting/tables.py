@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.config.layout import weight_text
 from mtdnn.evaluation.results import RowResult, Score, read_rows
 from mtdnn.machine.files import read_json, replacing, write_text
 from mtdnn.reporting.facts import provenance
@@ -162,7 +161,7 @@ def main_block(experiment: Experiment, rows: list[RowResult], notes: Notes) -> B
     """Return the scores on the table's slice, next to the published ones if there are any."""
     first, _ = _slices(experiment, rows)
     columns = _score_columns(experiment, first)
-    heading, body = _row_cells(rows)
+    heading, body = _row_cells(experiment, rows)
     text_columns = len(heading) - 1
     heading += [column.heading for column in columns] + ["Seeds"]
     if experiment.published:
@@ -182,7 +181,7 @@ def slices_block(experiment: Experiment, rows: list[RowResult], notes: Notes) ->
     _, others = _slices(experiment, rows)
     if not others:
         return None
-    heading, body = _row_cells(rows)
+    heading, body = _row_cells(experiment, rows)
     text_columns = len(heading) - 1
     heading += [f"{experiment.slices[other].label}: EM / F1" for other in others]
     for row, cells in zip(rows, body, strict=True):
@@ -193,14 +192,14 @@ def slices_block(experiment: Experiment, rows: list[RowResult], notes: Notes) ->
     return Block(heading, body, text_columns)
 
 
-def _row_cells(rows: list[RowResult]) -> tuple[list[str], list[list[Cell]]]:
+def _row_cells(experiment: Experiment, rows: list[RowResult]) -> tuple[list[str], list[list[Cell]]]:
     """The columns that name a row, with its variant if the table has any, and its weight."""
     variants = any(row.row.variant != "default" for row in rows)
     heading = ["", "Encoder", *(["Variant"] if variants else []), "Weight"]
     body = []
     for row in rows:
         names = [row.label, row.encoder_label, *([row.variant_label] if variants else [])]
-        body.append([Cell(text) for text in (*names, weight_text(row.row.weight))])
+        body.append([Cell(text) for text in (*names, experiment.shown_weight(row.row))])
     return heading, body
 
 
