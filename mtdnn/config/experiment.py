@@ -31,6 +31,7 @@ from mtdnn.config.settings import (
     RunSettings,
     ScheduleSettings,
     Seed,
+    StartingRun,
     SyntheticCorpus,
     TrainingSettings,
     renamed,
@@ -376,7 +377,9 @@ class Experiment(Closed):
             if table.slice:
                 yield from _unknown(f"tables.{name}.slice", [table.slice], self.slices)
             for index, row in enumerate(table.rows):
-                yield from self._wrong_row(f"tables.{name}.rows.{index}", row)
+                place = f"tables.{name}.rows.{index}"
+                wrong = list(self._wrong_row(place, row))
+                yield from wrong or self._wrong_starts(place, row)
 
     def _wrong_row(self, place: str, row: Row) -> Iterator[str]:
         unknown = [
@@ -414,6 +417,25 @@ class Experiment(Closed):
                 f"{place}.variant: {row.variant} has schedule.steps_of_weight, which is "
                 f"for question answering alone, not for {row.mixture}"
             )
+
+    def _wrong_starts(self, place: str, row: Row) -> Iterator[str]:
+        """Yield a line for what is wrong with the run from which a row starts, or that one, …"""
+        where = f"{place}.variant: {row.variant}: training.start_from"
+        rows = [row.model_copy(update={"label": None})]
+        while start := self._start(rows[-1].variant):
+            earlier = Row(
+                encoder=row.encoder,
+                mixture=start.mixture,
+                weight=start.weight,
+                variant=start.variant,
+            )
+            if wrong := list(self._wrong_row(where, earlier)):
+                yield from wrong
+                return
+            if earlier in rows:
+                yield f"{where}: the run would start from itself; name another mixture or variant"
+                return
+            rows.append(earlier)
 
     def _schedule(self, override: Variant) -> ScheduleSettings | None:
         """The schedule with a variant's overrides; None if they are wrong (loading says so)."""
@@ -532,11 +554,31 @@ class Experiment(Closed):
         ]
 
     def runs(self) -> list[RunId]:
-        """Return the fewest runs that fill all tables, in the order of their first use."""
-        every = (
-            run for table in self.tables.values() for row in table.rows for run in self.runs_of(row)
-        )
+        """Return the fewest runs that fill all tables, in the order of their first use.
+
+        A run with whose encoder others start comes before them.
+        """
+        every: list[RunId] = []
+        for table in self.tables.values():
+            for run in (run for row in table.rows for run in self.runs_of(row)):
+                chain = [run]
+                while start := self.start_of(chain[-1]):
+                    chain.append(start)
+                every += reversed(chain)
         return list(dict.fromkeys(every))
+
+    def start_of(self, run: RunId) -> RunId | None:
+        """Return the run with whose trained encoder a run starts; None for the pretrained one."""
+        start = self._start(run.variant)
+        return start.of(run.encoder, run.seed) if start else None
+
+    def _start(self, variant: str) -> StartingRun | None:
+        """What runs of a variant start from; None if that is wrong, which loading reports."""
+        given = self.override(variant).training.get("start_from", self.training.start_from)
+        try:
+            return StartingRun.model_validate(given) if given else None
+        except ValidationError:
+            return None
 
     def override(self, variant: str) -> Variant:
         """Return what a variant overrides; nothing for `default`."""

@@ -23,6 +23,8 @@ from pydantic import (
     model_validator,
 )
 
+from mtdnn.config.layout import RunId
+
 Family = Literal["question_answering", "multiple_choice", "sequence_classification"]
 Origin = Literal["paper", "code", "reading", "ours"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -531,6 +533,20 @@ LossWeight = Annotated[
 Rate = Annotated[float, Field(gt=0, le=1)]
 
 
+class StartingRun(Closed):
+    """Another run of the same encoder, whose trained encoder a run starts with."""
+
+    mixture: Name = Field(description="name of its mixture")
+    weight: float = Field(1.0, gt=0, le=1, description="its weight, as in a row of a table")
+    variant: Name = Field("default", description="name of its variant")
+    seed: Seed | None = Field(None, description="its seed; by default that of the run itself")
+
+    def of(self, encoder: str, seed: int) -> RunId:
+        """Return it for a run with this encoder and this seed."""
+        own = seed if self.seed is None else self.seed
+        return RunId(encoder, self.mixture, self.weight, self.variant, own)
+
+
 class TrainingSettings(Closed):
     """How a run is trained."""
 
@@ -631,6 +647,13 @@ class TrainingSettings(Closed):
         description="a GPU gives the same result, bit for bit, each time, but more slowly; a CPU "
         "always does",
     )
+    start_from: StartingRun | None = setting(
+        None,
+        "ours",
+        description="another run of the row's encoder, whose trained encoder and pooler this one "
+        "starts with, for instance {mixture: mnli} (STILTs, Phang et al. 2018); it is trained "
+        "first. By default the pretrained encoder",
+    )
 
     def batch_size_of(self, corpus: str) -> int:
         """Return the number of items in a batch of a corpus."""
@@ -692,6 +715,12 @@ class RunSettings(Closed):
         if self.target not in self.corpora:
             raise ValueError(f"target: {self.target!r} is not one of {', '.join(self.corpora)}")
         return self
+
+    @property
+    def start(self) -> RunId | None:
+        """The run whose trained encoder this one starts with; None for the pretrained one."""
+        start = self.training.start_from
+        return start.of(self.encoder_name, self.seed) if start else None
 
     def loss_weight(self, corpus: str) -> float:
         """Return the factor of the loss of a corpus."""

@@ -30,7 +30,7 @@ from mtdnn.model.device import device_name, return_memory, use_device
 from mtdnn.model.fast import fast
 from mtdnn.model.multitask import MultiTaskModel, build
 from mtdnn.model.optimizer import DecoupledAdamax, optimizer_for
-from mtdnn.model.saving import save
+from mtdnn.model.saving import save, start_from
 from mtdnn.training import launch, schedule
 from mtdnn.training.checkpoints import Checkpoints
 from mtdnn.training.fingerprint import Fingerprint, check_gpus
@@ -160,7 +160,7 @@ def _prepare(
             provenance = {**versions, **origin, "precision": run.training.precision, **started}
             journal = _journal(run_dir, fingerprint, provenance, steps, device) if lease else None
             with journal or nullcontext():
-                model = build(layout.encoder(run.encoder_name), run).to(device).train()
+                model = _initial_model(layout, run).to(device).train()
                 optimizer = optimizer_for(model, run.training)
                 first, lines = checkpoints.restore(model, optimizer)
                 log = TrainingLog(lines, journal, team)
@@ -181,6 +181,14 @@ def _prepare(
                 )
         if lease:
             checkpoints.drop()
+
+
+def _initial_model(layout: Layout, run: RunSettings) -> MultiTaskModel:
+    """The model of a run before its first step, on the CPU."""
+    model = build(layout.encoder(run.encoder_name), run)
+    if run.start:
+        start_from(model, RunFolder(layout.run(run.start)).model)
+    return model
 
 
 def _journal(

@@ -173,6 +173,9 @@ class _Planner:
         corpora = self._experiment.mixtures[run.mixture].corpora
         if any(map(self._is_outdated, corpora)):
             return False
+        start = self._experiment.start_of(run)
+        if start and not self._is_done(start):
+            return False
         files = RunFolder(self._experiment.layout.run(run))
         if not files.description.exists() or not files.predictions.exists():
             return False
