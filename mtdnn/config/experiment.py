@@ -13,11 +13,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from mtdnn.config.layout import Layout, RunId
+from mtdnn.config.layout import Layout, RunId, weight_text
+from mtdnn.config.phases import phases_of, uses_weight, wrong_phases
 from mtdnn.config.settings import (
+    BY_CORPUS,
     COLUMNS,
+    LOG_LABELS,
     Closed,
     CorpusSettings,
     DecodingSettings,
@@ -29,6 +32,7 @@ from mtdnn.config.settings import (
     RunSettings,
     ScheduleSettings,
     Seed,
+    StartingRun,
     SyntheticCorpus,
     TrainingSettings,
     renamed,
@@ -170,7 +174,11 @@ class Row(Closed):
     encoder: Name = Field(description="name of an encoder")
     mixture: Name = Field(description="name of a mixture")
     weight: float = Field(
-        1.0, gt=0, le=1, description="probability that a step is one of the mixture's target"
+        1.0,
+        gt=0,
+        le=1,
+        description="probability that a step is one of the mixture's target, for the policy "
+        "weighted; left out for a corpus alone and for other policies",
     )
     variant: Name = Field("default", description="name of a variant")
     label: str | None = Field(None, description="label of the row; by default that of the mixture")
@@ -191,7 +199,7 @@ class Grid(Closed):
     weights: list[float] = Field(
         [],
         description="weights of the target in mixtures with auxiliary corpora; of a corpus alone "
-        "it is 1.0",
+        "and with policies other than weighted it is 1.0",
     )
     variants: list[Name] = Field(["default"], min_length=1, description="names of variants")
     settings: dict[str, list[Any]] = Field(
@@ -323,20 +331,23 @@ class Experiment(Closed):
         if count * max(1, len(grid.weights)) > MAX_GRID_ROWS:
             raise ValueError(f"{place}: has more than {MAX_GRID_ROWS} combinations")
         rows = []
+        weights = list[float | None](grid.weights) or [None]
         for encoder, mixture in itertools.product(grid.encoders, grid.mixtures):
             _check_known(f"{place}.encoders", encoder, self.encoders)
             _check_known(f"{place}.mixtures", mixture, self.mixtures)
-            alone = self.mixtures[mixture].is_alone
-            if not alone and not grid.weights:
-                raise ValueError(f"{place}.weights: {mixture} needs at least one")
-            for weight, base in itertools.product([1] if alone else grid.weights, grid.variants):
+            for weight, base in itertools.product(weights, grid.variants):
                 for values in itertools.product(*grid.settings.values()):
                     chosen = dict(zip(grid.settings, values, strict=True))
                     variant = _varied(base, chosen, place, variants)
-                    rows.append(
-                        Row(encoder=encoder, mixture=mixture, weight=weight, variant=variant)
-                    )
-        return rows
+                    override = variants.get(variant, Variant())
+                    if not self._uses_weight(self.mixtures[mixture], override):
+                        own = 1.0
+                    elif weight is None:
+                        raise ValueError(f"{place}.weights: {mixture} needs at least one")
+                    else:
+                        own = weight
+                    rows.append(Row(encoder=encoder, mixture=mixture, weight=own, variant=variant))
+        return list(dict.fromkeys(rows))
 
     @model_validator(mode="after")
     def _further_sets_are_slices(self) -> "Experiment":
@@ -369,6 +380,7 @@ class Experiment(Closed):
             *self._wrong_mixtures(),
             *self._wrong_slices(),
             *self._wrong_tables(),
+            *self._wrong_settings(),
         ]
         wrong += self._wrong_rest()
         if wrong:
@@ -460,7 +472,9 @@ class Experiment(Closed):
             if table.slice:
                 yield from _unknown(f"tables.{name}.slice", [table.slice], self.slices)
             for index, row in enumerate(table.rows):
-                yield from self._wrong_row(f"tables.{name}.rows.{index}", row)
+                place = f"tables.{name}.rows.{index}"
+                wrong = list(self._wrong_row(place, row))
+                yield from wrong or self._wrong_starts(place, row)
 
     def _wrong_row(self, place: str, row: Row) -> Iterator[str]:
         if row.origin:
@@ -474,22 +488,104 @@ class Experiment(Closed):
         yield from unknown
         if unknown:
             return
-        alone = self.mixtures[row.mixture].is_alone
+        mixture, override = self.mixtures[row.mixture], self.override(row.variant)
+        alone = mixture.is_alone
         if alone and row.weight != 1:
             yield (
                 f"{place}.weight: {row.mixture} has no auxiliary corpus, "
                 f"so its weight is 1.0, not {row.weight:g}"
             )
-        if not alone and row.weight == 1:
+        elif row.weight != 1 and not self._uses_weight(mixture, override):
+            yield (
+                f"{place}.weight: the schedule of variant {row.variant} does not use it, so it is "
+                f"1.0, not {row.weight:g}; leave it out"
+            )
+        if not alone and row.weight == 1 and self._uses_weight(mixture, override):
             yield (
                 f"{place}.weight: with 1.0 the auxiliary corpora of {row.mixture} "
                 "are never drawn; give a weight below 1"
             )
+        schedule, target = self._schedule(override), self._target(mixture)
+        if schedule and target and not any(self._wrong_names("", schedule.model_dump())):
+            lines = wrong_phases(schedule, mixture.corpora, row.mixture, target)
+            yield from (f"{place}.variant: {row.variant}: {line}" for line in lines)
         if not alone and "steps_of_weight" in self.override(row.variant).schedule:
             yield (
                 f"{place}.variant: {row.variant} has schedule.steps_of_weight, which is "
                 f"for question answering alone, not for {row.mixture}"
             )
+
+    def _wrong_starts(self, place: str, row: Row) -> Iterator[str]:
+        """Yield a line for what is wrong with the run from which a row starts, or that one, …"""
+        where = f"{place}.variant: {row.variant}: training.start_from"
+        rows = [row.model_copy(update={"label": None})]
+        while start := self._start(rows[-1].variant):
+            earlier = Row(
+                encoder=row.encoder,
+                mixture=start.mixture,
+                weight=start.weight,
+                variant=start.variant,
+            )
+            if wrong := list(self._wrong_row(where, earlier)):
+                yield from wrong
+                return
+            if earlier in rows:
+                yield f"{where}: the run would start from itself; name another mixture or variant"
+                return
+            rows.append(earlier)
+
+    def _schedule(self, override: Variant) -> ScheduleSettings | None:
+        """The schedule with a variant's overrides; None if they are wrong (loading says so)."""
+        try:
+            return ScheduleSettings.model_validate(
+                {**self.schedule.model_dump(), **override.schedule}
+            )
+        except ValidationError:
+            return None
+
+    def _target(self, mixture: Mixture) -> str | None:
+        """The target of a mixture; None if it is unclear or a corpus unknown (loading says so)."""
+        known = all(name in self.corpora for name in mixture.corpora)
+        target = mixture.target_among(self.corpora) if known else None
+        return target if target in mixture.corpora else None
+
+    def _uses_weight(self, mixture: Mixture, override: Variant) -> bool:
+        """Whether the target's weight matters to the runs of a mixture with a variant."""
+        schedule, target = self._schedule(override), self._target(mixture)
+        if mixture.is_alone or schedule is None or target is None:
+            return not mixture.is_alone
+        return uses_weight(phases_of(schedule, self.training, mixture.corpora, target))
+
+    def _wrong_settings(self) -> Iterator[str]:
+        """Yield a line for each unknown corpus in the experiment's settings or in a variant's."""
+        overrides = {"": Variant(schedule=self.schedule.model_dump()), **self.variants}
+        for name, override in overrides.items():
+            place = f"variants.{name}." if name else ""
+            training = {} if name else self.training.model_dump()
+            training |= override.training
+            for key in BY_CORPUS:
+                values = training.get(key)
+                if not isinstance(values, Mapping):
+                    continue  # which loading reports
+                yield from _unknown(f"{place}training.{key}", values, self.corpora)
+                yield from (
+                    f"{place}training.{key}.{corpus}: {LOG_LABELS} is for corpora with labels; "
+                    "give a number"
+                    for corpus, value in values.items()
+                    if value == LOG_LABELS and not getattr(self.corpora.get(corpus), "labels", True)
+                )
+            yield from self._wrong_names(f"{place}schedule", override.schedule)
+
+    def _wrong_names(self, place: str, schedule: Mapping[str, Any]) -> Iterator[str]:
+        """Yield a line for each unknown corpus in a schedule as it was written."""
+        phases = schedule.get("phases") or []
+        for number, phase in enumerate(phases if isinstance(phases, list) else []):
+            if isinstance(phase, Mapping):
+                yield from self._wrong_names(f"{place}.phases.{number}", phase)
+        policy, corpora = schedule.get("policy"), schedule.get("corpora")
+        for key, names in (("policy.caps", _get(policy, "caps")), ("corpora", corpora)):
+            if isinstance(names, list | Mapping):
+                yield from _unknown(f"{place}.{key}", map(str, names), self.corpora)
 
     def _wrong_rest(self) -> Iterator[str]:
         if self.schedule.steps_of_weight:
@@ -590,14 +686,31 @@ class Experiment(Closed):
         ]
 
     def runs(self) -> list[RunId]:
-        """Return the fewest runs that fill all tables, in the order of their first use."""
-        every = (
-            run
-            for table in self.tables.values()
-            for row in table.own_rows
-            for run in self.runs_of(row)
-        )
+        """Return the fewest runs that fill all tables, in the order of their first use.
+
+        A run with whose encoder others start comes before them.
+        """
+        every: list[RunId] = []
+        for table in self.tables.values():
+            for run in (run for row in table.own_rows for run in self.runs_of(row)):
+                chain = [run]
+                while start := self.start_of(chain[-1]):
+                    chain.append(start)
+                every += reversed(chain)
         return list(dict.fromkeys(every))
+
+    def start_of(self, run: RunId) -> RunId | None:
+        """Return the run with whose trained encoder a run starts; None for the pretrained one."""
+        start = self._start(run.variant)
+        return start.of(run.encoder, run.seed) if start else None
+
+    def _start(self, variant: str) -> StartingRun | None:
+        """What runs of a variant start from; None if that is wrong, which loading reports."""
+        given = self.override(variant).training.get("start_from", self.training.start_from)
+        try:
+            return StartingRun.model_validate(given) if given else None
+        except ValidationError:
+            return None
 
     def override(self, variant: str) -> Variant:
         """Return what a variant overrides; nothing for `default`."""
@@ -613,6 +726,12 @@ class Experiment(Closed):
         return {
             part: {**getattr(self, part).model_dump(), **getattr(override, part)} for part in VARIED
         }
+
+    def shown_weight(self, row: Row) -> str:
+        """Return a row's weight as tables show it: `0.8`, or a dash where it has no meaning."""
+        mixture = self.mixtures[row.mixture]
+        has_one = mixture.is_alone or self._uses_weight(mixture, self.override(row.variant))
+        return weight_text(row.weight) if has_one else "–"
 
     def variant_label(self, variant: str) -> str:
         """Return the name of a variant in tables and figures."""
@@ -637,7 +756,7 @@ class Experiment(Closed):
         """
         mixture = self.mixtures[run.mixture]
         parts = [mixture.label]
-        parts += [] if mixture.is_alone else [f"w {run.weight:g}"]
+        parts += [] if run.weight == 1 else [f"w {run.weight:g}"]
         if len({row.encoder for table in self.tables.values() for row in table.own_rows}) > 1:
             parts.append(self.encoders[run.encoder].label)
         parts += [] if run.variant == "default" else [self.variant_label(run.variant)]
@@ -692,13 +811,19 @@ def _varied(base: str, chosen: dict[str, Any], place: str, variants: dict[str, V
         parts[part][key] = value
         # `precision` is a setting of training and of decoding.
         called = f"{part}_{key}" if _is_ambiguous(key) else key
-        words.append(f"{called.replace('_', ' ')} {value}")
-        names.append(f"{called}_{value}".lower())
+        said = " ".join(map(str, value.values())) if isinstance(value, dict) else value
+        words.append(f"{called.replace('_', ' ')} {said}")
+        names.append(f"{called}_{said}".lower())
     name = re.sub(r"[^a-z0-9_.-]", "_", "-".join(names))
     variant = Variant(label=", ".join(words), **parts)
     if variants.setdefault(name, variant) != variant:
         raise ValueError(f"{place}: needs a variant {name}, but that is another one; rename it")
     return name
+
+
+def _get(mapping: Any, key: str) -> Any:
+    """The value of a key, or None in anything but a mapping with that key."""
+    return mapping.get(key) if isinstance(mapping, Mapping) else None
 
 
 def _is_ambiguous(key: str) -> bool:

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from mtdnn.config.credentials import take_credentials
 from mtdnn.config.experiment import Experiment, nearest
 from mtdnn.config.layout import RunId
-from mtdnn.config.settings import Closed, RunSettings
+from mtdnn.config.settings import WORD_OR_NUMBER, Closed, PolicyKind, RunSettings
 from mtdnn.config.yaml_files import read_yaml
 from mtdnn.errors import MtdnnError
 
@@ -80,13 +80,14 @@ def validate(model: type[Settings], mapping: Any, where: str) -> Settings:
         raise MtdnnError("\n".join(_mistakes(error, where))) from None
 
 
-_KINDS = ("hub", "files", "wheel", "synthetic")
+# Kinds of unions, which pydantic puts among the keys of a place.
+_KINDS = ("hub", "files", "wheel", "synthetic", *get_args(PolicyKind))
 
 
 def _mistakes(error: ValidationError, where: str) -> Iterator[str]:
     """Yield a line for each mistake: file, key, what is wrong and what to do."""
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"] if part not in _KINDS)
+        key = ".".join(_keys(item["loc"]))
         message = _wording(item)
         given = item.get("input")
         if item["type"] == "extra_forbidden":
@@ -98,6 +99,13 @@ def _mistakes(error: ValidationError, where: str) -> Iterator[str]:
             message = f"{message}, not {shown if len(shown) <= 80 else shown[:79] + '…'}"
         for line in message.splitlines():
             yield ": ".join(part for part in (where, key, line) if part)
+
+
+def _keys(place: tuple[int | str, ...]) -> Iterator[str]:
+    """Yield the keys of a place, without the kinds of unions; a kind may be a key's name, too."""
+    for number, part in enumerate(place, 1):
+        if part not in WORD_OR_NUMBER and (part not in _KINDS or number == len(place)):
+            yield str(part)
 
 
 _WORDING = {
@@ -142,8 +150,15 @@ def _siblings(error: ValidationError, place: tuple[int | str, ...]) -> list[str]
         for model in models:
             field = model.model_fields.get(str(part))
             inner += [model] if field is None else _models_in(field.annotation)
-        models = inner or models
+        of_kind = [model for model in inner if part in _kinds_of(model)]
+        models = of_kind or inner or models
     return [key for model in models for key in model.model_fields]
+
+
+def _kinds_of(model: type[Closed]) -> tuple[Any, ...]:
+    """Return the names of a settings class in a union; empty if it is in none."""
+    field = model.model_fields.get("kind")
+    return get_args(field.annotation) if field else ()
 
 
 def _models_in(annotation: Any) -> list[type[Closed]]:

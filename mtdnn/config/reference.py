@@ -25,8 +25,12 @@ from mtdnn.config.settings import (
     FilesEncoder,
     HubCorpus,
     HubEncoder,
+    Phase,
+    Proportional,
     ScheduleSettings,
+    StartingRun,
     SyntheticCorpus,
+    Temperature,
     TrainingSettings,
     WheelEncoder,
 )
@@ -49,6 +53,10 @@ STRUCTURE: dict[str, type[Closed]] = {
     "corpora.NAME.source, kind: files": FilesCorpus,
     "corpora.NAME.source, kind: synthetic": SyntheticCorpus,
     "mixtures.NAME": Mixture,
+    "schedule.policy, kind: proportional": Proportional,
+    "schedule.policy, kind: temperature": Temperature,
+    "schedule.phases": Phase,
+    "training.start_from": StartingRun,
     "variants.NAME": Variant,
     "slices.NAME": Slice,
     "slices.NAME.question_words, context_words, answer_words": WordCount,
@@ -104,5 +112,6 @@ def _default(field: FieldInfo) -> str:
         return "required"
     value: Any = field.get_default(call_default_factory=True)
     if isinstance(value, Closed):
-        return "see above"
+        kind = getattr(value, "kind", None)
+        return f"`{kind}`" if kind else "see above"
     return "–" if value in (None, {}, []) else f"`{value}`"

@@ -9,9 +9,21 @@ Tables and figures are described in `mtdnn.config.experiment`. Nothing here depe
 that a new figure never changes a run.
 """
 
+import math
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
+
+from mtdnn.config.layout import RunId
 
 Family = Literal["question_answering", "multiple_choice", "sequence_classification"]
 Origin = Literal["paper", "code", "reading", "ours"]
@@ -315,23 +327,164 @@ class FeatureSettings(Closed):
     )
 
 
-class ScheduleSettings(Closed):
-    """Weighted stochastic batch selection: the corpus from which each step takes its batch."""
+class Weighted(Closed):
+    """The target with the row's weight, the rest spread over the other corpora (the paper)."""
 
-    spread: Literal["datasets", "families"] = setting(
+    kind: Literal["weighted"] = "weighted"
+
+
+class Uniform(Closed):
+    """Every corpus with the same share."""
+
+    kind: Literal["uniform"]
+
+
+class Proportional(Closed):
+    """Shares in proportion to a power of the size."""
+
+    kind: Literal["proportional"]
+    alpha: float = setting(
+        1.0,
+        "ours",
+        description="exponent of the sizes, the numbers of training items; 1: in proportion to "
+        "them; 0.5: to their square roots (Stickland and Murray 2019); 0: uniform",
+        ge=0,
+    )
+
+
+class Temperature(Closed):
+    """Shares in proportion to size^(1/T), of sizes up to a cap (T5, mT5)."""
+
+    kind: Literal["temperature"]
+    temperature: float = setting(
+        2.0,
+        "ours",
+        description="T: shares are in proportion to size^(1/T); 1: to the sizes, as T5's "
+        "examples-proportional mixing; 2: among T5's values; 1/0.3: mT5's",
+        ge=1,
+    )
+    cap: int | None = setting(
+        None,
+        "ours",
+        description="a larger size counts as this one (T5's artificial limit K); T5 has 2^16 to "
+        "2^21; by default none",
+        ge=1,
+    )
+    caps: dict[Name, Annotated[int, Field(ge=1)]] = setting(
+        {}, "ours", description="caps of single corpora by name, in place of cap"
+    )
+
+
+class Annealed(Closed):
+    """Shares in proportion to size^α; α falls from 1 to 0.2 over the epochs (Stickland, Murray)."""
+
+    kind: Literal["annealed"]
+
+
+class RoundRobin(Closed):
+    """A batch of every corpus in turn, in the order of the mixture (decaNLP)."""
+
+    kind: Literal["round_robin"]
+
+
+class Shuffled(Closed):
+    """All batches of all corpora in one shuffled list for each epoch (MT-DNN)."""
+
+    kind: Literal["shuffled"]
+
+
+AnyPolicy = Weighted | Uniform | Proportional | Temperature | Annealed | RoundRobin | Shuffled
+PolicyKind = Literal[
+    "weighted", "uniform", "proportional", "temperature", "annealed", "round_robin", "shuffled"
+]
+
+
+def _with_kind(policy: Any) -> Any:
+    """Understand the name of a policy as the policy with its defaults."""
+    return {"kind": policy} if isinstance(policy, str) else policy
+
+
+Policy = Annotated[
+    AnyPolicy,
+    Field(discriminator="kind"),
+    BeforeValidator(_with_kind, json_schema_input_type=PolicyKind | AnyPolicy),
+]
+Until = Literal["target", "every_corpus"]
+Spread = Literal["datasets", "families"]
+Dry = Literal["refill", "renormalise", "skip"]
+Recut = Literal["each_epoch", "once"]
+
+
+class Phase(Closed):
+    """A part of a run with its own corpora and its own way of drawing them."""
+
+    corpora: list[Name] | None = Field(
+        None, min_length=1, description="some of the mixture's corpora; by default all"
+    )
+    epochs: int | None = Field(
+        None, ge=1, description="number of epochs; by default training.epochs"
+    )
+    steps: int | None = Field(None, ge=1, description="number of steps, in place of epochs")
+    restart: bool = Field(
+        False,
+        description="whether the optimizer's moments are forgotten and the learning rate warms up "
+        "again; otherwise the phase continues those of the phase before",
+    )
+    learning_rate: float | None = Field(
+        None, gt=0, le=1, description="peak learning rate; by default training.learning_rate"
+    )
+    policy: Policy | None = Field(None, description="by default the schedule's")
+    until: Until | None = Field(None, description="by default the schedule's")
+    spread: Spread | None = Field(None, description="by default the schedule's")
+    dry: Dry | None = Field(None, description="by default the schedule's")
+    recut: Recut | None = Field(None, description="by default the schedule's")
+
+
+class ScheduleSettings(Closed):
+    """From which corpus each step takes its batch."""
+
+    policy: Policy = setting(
+        Weighted(),
+        "paper",
+        description="how the corpus of a step is chosen: by its name, or as {kind: NAME, …} with "
+        "settings of its own (below). weighted: drawn, the target with the row's weight (the "
+        "paper); uniform: drawn, all equally; proportional: drawn, in proportion to size^alpha "
+        "(alpha 0.5 in Stickland and Murray 2019); temperature: drawn, in proportion to "
+        "min(size, cap)^(1/temperature) (T5, Raffel et al. 2020; mT5, Xue et al. 2021); "
+        "annealed: drawn, in proportion to size^alpha, alpha = 1 - 0.8 (e - 1)/(E - 1) in epoch e "
+        "of E (Stickland and Murray 2019); round_robin: in turn, in the mixture's order (decaNLP, "
+        "McCann et al. 2018); shuffled: all batches of all corpora once, in one shuffled list "
+        "(MT-DNN, Liu et al. 2019)",
+    )
+    until: Until | None = setting(
+        None,
+        "paper",
+        description="where an epoch ends; target: the target's batches are used up (the paper); "
+        "every_corpus: so are those of every corpus, at least once; by default target, but "
+        "every_corpus for the policy shuffled and in phases without the target",
+    )
+    steps: int | None = setting(
+        None,
+        "ours",
+        description="the number of steps of the whole run, in place of until; epochs are then "
+        "equal parts of them, and every corpus is reshuffled only when it runs dry",
+        ge=1,
+    )
+    spread: Spread = setting(
         "datasets",
         "reading",
-        description="datasets: the share 1 - weight is divided equally among the auxiliary "
-        "corpora; families: equally among their families, then equally within each family",
+        description="policy weighted only; datasets: the share 1 - weight is divided equally among "
+        "the auxiliary corpora; families: equally among their families, then equally within each "
+        "family",
     )
-    dry: Literal["refill", "renormalise", "skip"] = setting(
+    dry: Dry = setting(
         "refill",
         "reading",
-        description="what happens when an auxiliary corpus runs dry; refill: reshuffle it; "
-        "renormalise: divide its share among the other auxiliary corpora; skip: ignore draws of"
-        " it, without a step",
+        description="what happens when a corpus runs dry before the epoch ends; refill: reshuffle "
+        "it; renormalise: divide its share among the other corpora, the target excepted; skip: "
+        "ignore draws of it, without a step",
     )
-    recut: Literal["each_epoch", "once"] = setting(
+    recut: Recut = setting(
         "each_epoch",
         "reading",
         description="each_epoch: rows are shuffled and cut into batches in each epoch; once: "
@@ -346,6 +499,96 @@ class ScheduleSettings(Closed):
         gt=0,
         lt=1,
     )
+    phases: list[Phase] = setting(
+        [],
+        "ours",
+        description="parts of a run that follow each other, each with its own corpora, length and "
+        "any of these settings; by default a single one",
+    )
+
+    @model_validator(mode="after")
+    def _settings_fit_each_other(self) -> "ScheduleSettings":
+        wrong = list(self._wrong_phases() if self.phases else _misfits(self, self.model_fields_set))
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
+
+    def _wrong_phases(self) -> Iterator[str]:
+        for name in ("steps", "steps_of_weight"):
+            if getattr(self, name):
+                yield f"{name}: is not for a schedule with phases; give each phase its length"
+        if self.phases[0].restart:
+            yield "phases.0.restart: the first phase starts anew in any case; leave it out"
+        for number, phase in enumerate(self.phases):
+            place = f"phases.{number}"
+            if phase.steps and phase.epochs:
+                yield f"{place}: has both steps and epochs; keep one of them"
+            given = phase.model_fields_set & ScheduleSettings.model_fields.keys()
+            yield from (f"{place}.{line}" for line in _misfits(self.of_phase(phase), given))
+
+    def of_phase(self, phase: Phase) -> "ScheduleSettings":
+        """Return the settings of a phase: its own, and for the rest these."""
+        own = ScheduleSettings.model_fields.keys() - {"phases", "steps_of_weight"}
+        given = {name: getattr(phase, name) for name in own}
+        given = {name: value for name, value in given.items() if value is not None}
+        if "steps" in given and "until" not in given:
+            given["until"] = None
+        return self.model_copy(update={"phases": [], **given})
+
+
+def _misfits(schedule: ScheduleSettings, given: Iterable[str]) -> Iterator[str]:
+    """Yield a line for each given setting that does not fit a schedule's policy or length."""
+    policy = schedule.policy.kind
+    default = {name: field.default for name, field in ScheduleSettings.model_fields.items()}
+    changed = {name for name in given if getattr(schedule, name) != default[name]}
+    for name in {"spread", "steps_of_weight"} & changed:
+        if policy != "weighted":
+            yield f"{name}: belongs to the policy weighted; {policy} does not know it"
+    if "until" in changed and schedule.steps:
+        yield "until: is not for a schedule with a number of steps; keep one of them"
+    if "until" in given and schedule.until == "target" and policy == "shuffled":
+        yield "until: the policy shuffled takes every batch of every corpus, so leave it out"
+    if "dry" in changed and (policy == "shuffled" or schedule.steps):
+        why = "with the policy shuffled" if policy == "shuffled" else "with a number of steps"
+        yield f"dry: {why} it is always refill; leave it out"
+    if schedule.dry == "renormalise" and "dry" in changed and policy == "round_robin":
+        yield "dry: round_robin has no shares to divide; use refill or skip"
+
+
+LOG_LABELS = "log_labels"
+WORD_OR_NUMBER = ("word", "number")
+"""Tags of the two kinds of a value, which are in the places of errors."""
+
+
+def _word_or_number(value: Any) -> str:
+    """Tell a word from a number, so that a mistake in either is one line."""
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return "word" if isinstance(value, str) else "number"
+    return "number"
+
+
+LossWeight = Annotated[
+    Annotated[Literal["log_labels"], Tag("word")]
+    | Annotated[float, Field(gt=0, le=1e6), Tag("number")],
+    Discriminator(_word_or_number),
+]
+Rate = Annotated[float, Field(gt=0, le=1)]
+
+
+class StartingRun(Closed):
+    """Another run of the same encoder, whose trained encoder a run starts with."""
+
+    mixture: Name = Field(description="name of its mixture")
+    weight: float = Field(1.0, gt=0, le=1, description="its weight, as in a row of a table")
+    variant: Name = Field("default", description="name of its variant")
+    seed: Seed | None = Field(None, description="its seed; by default that of the run itself")
+
+    def of(self, encoder: str, seed: int) -> RunId:
+        """Return it for a run with this encoder and this seed."""
+        own = seed if self.seed is None else self.seed
+        return RunId(encoder, self.mixture, self.weight, self.variant, own)
 
 
 class TrainingSettings(Closed):
@@ -355,9 +598,34 @@ class TrainingSettings(Closed):
         16, "paper", description="number of windows, sentences or items in a batch", ge=1
     )
     epochs: int = setting(
-        2, "paper", description="number of epochs; each ends when the QA batches are used up", ge=1
+        2, "paper", description="number of epochs; each ends as schedule.until says", ge=1
     )
     learning_rate: float = setting(3e-5, "paper", description="peak learning rate", gt=0, le=1)
+    batch_sizes: dict[Name, Annotated[int, Field(ge=1)]] = setting(
+        {}, "ours", description="batch sizes of single corpora by name, in place of batch_size"
+    )
+    learning_rates: dict[Name, Rate] = setting(
+        {},
+        "ours",
+        description="peak learning rates of the steps of single corpora by name, in place of "
+        "learning_rate (or a phase's); shared weights and the corpus's own head",
+    )
+    head_learning_rates: dict[Name, Rate] = setting(
+        {},
+        "ours",
+        description="peak learning rates of single corpora's heads by name; by default those of "
+        "their steps",
+    )
+    loss_weights: dict[Name, LossWeight] = setting(
+        {},
+        "ours",
+        description="factors of single corpora's losses by name, 1 by default; a number, or "
+        "log_labels: 1/log(number of labels), so that guessing costs 1 everywhere (MUPPET, "
+        "Aghajanyan et al. 2021). Adamax divides each weight's step by its largest recent gradient "
+        "and so partly undoes a factor: that of a corpus alone or of a head changes next to "
+        "nothing, and shared weights follow the corpora with large factors more. learning_rates "
+        "scale the steps themselves. The log has the loss without its factor",
+    )
     optimizer: Literal["adamax", "adamax_legacy"] = setting(
         "adamax",
         "paper",
@@ -423,6 +691,21 @@ class TrainingSettings(Closed):
         description="a GPU gives the same result, bit for bit, each time, but more slowly; a CPU "
         "always does",
     )
+    start_from: StartingRun | None = setting(
+        None,
+        "ours",
+        description="another run of the row's encoder, whose trained encoder and pooler this one "
+        "starts with, for instance {mixture: mnli} (STILTs, Phang et al. 2018); it is trained "
+        "first. By default the pretrained encoder",
+    )
+
+    def batch_size_of(self, corpus: str) -> int:
+        """Return the number of items in a batch of a corpus."""
+        return self.batch_sizes.get(corpus, self.batch_size)
+
+
+BY_CORPUS = ("batch_sizes", "learning_rates", "head_learning_rates", "loss_weights")
+"""Settings of training that hold a value for each of some corpora."""
 
 
 class DecodingSettings(Closed):
@@ -500,6 +783,19 @@ class RunSettings(Closed):
         wanted |= {"held_out"} if corpus == self.target else set()
         return [split for split in ("dev", "held_out", "test") if split in wanted]
 
+    @property
+    def start(self) -> RunId | None:
+        """The run whose trained encoder this one starts with; None for the pretrained one."""
+        start = self.training.start_from
+        return start.of(self.encoder_name, self.seed) if start else None
+
+    def loss_weight(self, corpus: str) -> float:
+        """Return the factor of the loss of a corpus."""
+        weight = self.training.loss_weights.get(corpus, 1.0)
+        if weight == LOG_LABELS:
+            return 1 / math.log(len(self.corpora[corpus].labels))
+        return float(weight)
+
     def determining(self) -> dict[str, Any]:
         """Return the settings that determine the trained model.
 
@@ -507,6 +803,9 @@ class RunSettings(Closed):
         by their digests, and activation checkpointing, which does not change a single bit.
         """
         training = self.training.model_dump(exclude={"activation_checkpointing"})
+        for name in BY_CORPUS:
+            values = getattr(self.training, name)
+            training[name] = {corpus: values[corpus] for corpus in self.corpora if corpus in values}
         if self.training.gpus == 1:
             del training["gpus"]
         return {

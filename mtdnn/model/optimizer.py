@@ -64,6 +64,14 @@ class DecoupledAdamax(torch.optim.Optimizer):
         count = sum(len(group["params"]) for group in self.param_groups)
         self._factors = torch.empty(count, 2, device=device)
 
+    def forget(self) -> None:
+        """Forget all moments, as if no step had been taken; recorded steps find them in place."""
+        for state in self.state.values():
+            state["step"] = 0
+            state["exp_avg"].zero_()
+            state["exp_inf"].zero_()
+            state.pop("rows", None)
+
     def step(self, scale: torch.Tensor | float = 1.0) -> None:  # type: ignore[override] # no closure
         """Update every parameter that has a gradient; the gradients are overwritten.
 
@@ -301,7 +309,7 @@ def optimizer_for(model: nn.Module, settings: TrainingSettings) -> DecoupledAdam
     """Return the optimizer of a run.
 
     As in BERT, weights decay except biases and LayerNorm; in MT-DNN's release (`adamax_legacy`)
-    all of them do.
+    all of them do. A group of parameters says whether it is one of a `head`.
     """
     legacy = settings.optimizer == "adamax_legacy"
     spared = {
@@ -317,8 +325,12 @@ def optimizer_for(model: nn.Module, settings: TrainingSettings) -> DecoupledAdam
         decays = legacy or parameter not in spared
         parts.setdefault((part, decays), []).append(parameter)
     groups = [
-        {"params": parameters, "weight_decay": settings.weight_decay if decays else 0.0}
-        for (_, decays), parameters in parts.items()
+        {
+            "params": parameters,
+            "weight_decay": settings.weight_decay if decays else 0.0,
+            "head": part.startswith("heads."),
+        }
+        for (part, decays), parameters in parts.items()
     ]
     return DecoupledAdamax(
         groups,
@@ -329,15 +341,18 @@ def optimizer_for(model: nn.Module, settings: TrainingSettings) -> DecoupledAdam
     )
 
 
-def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
+def learning_rate(
+    step: int, steps: int, settings: TrainingSettings, peak: float | None = None
+) -> float:
     """Return the learning rate of a step: linear warm-up, then linear decay to 0 (the paper).
 
     Args:
         step: number of the step, from 0.
         steps: number of steps of the whole run.
         settings: the peak rate and the share of the steps that warm up.
+        peak: another peak rate.
     """
-    warmup = int(settings.warmup * steps)
+    warmup, peak = int(settings.warmup * steps), peak or settings.learning_rate
     if step < warmup:
-        return settings.learning_rate * step / max(1, warmup)
-    return settings.learning_rate * max(0.0, (steps - step) / max(1, steps - warmup))
+        return peak * step / max(1, warmup)
+    return peak * max(0.0, (steps - step) / max(1, steps - warmup))

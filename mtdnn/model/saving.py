@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from mtdnn.config.layout import DESCRIPTION, WEIGHTS, RunFolder
 from mtdnn.config.settings import RunSettings
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import replacing, save_tensors
+from mtdnn.machine.files import read_json, replacing, save_tensors, sha256
 from mtdnn.machine.progress import say
 from mtdnn.model.multitask import MultiTaskModel
 from mtdnn.model.plain import UNUSED, PlainModel, as_plain, places
@@ -110,6 +110,29 @@ def load(folder: Path, run: RunSettings) -> MultiTaskModel:
         reason = " ".join(str(error).split())[:300]
         raise MtdnnError(f"{folder}: the weights do not fit the run's settings: {reason}") from None
     return model
+
+
+def start_from(model: MultiTaskModel, folder: Path) -> None:
+    """Set the encoder and the pooler of a new model to those of a trained one that `save` wrote.
+
+    Raises:
+        MtdnnError: the trained weights are missing, were changed, or are those of another encoder.
+    """
+    check_weights(folder)
+    recorded = read_json(folder / DESCRIPTION).get("files") or {}
+    for name in WEIGHTS:
+        if sha256(folder / name) != recorded.get(name):
+            raise MtdnnError(f"{folder / name}: was changed after training; train that run again")
+    state = {**_weights(folder / WEIGHTS[0]), **_weights(folder / WEIGHTS[1])}
+    parts = {model.encoder.base_model_prefix: model.encoder, "pooler": model.pooler}
+    for prefix, module in parts.items():
+        start = f"{prefix}."
+        own = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
+        try:
+            module.load_state_dict(own)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise MtdnnError(f"{folder}: is a model of another encoder: {reason}") from None
 
 
 def check_weights(folder: Path) -> None:

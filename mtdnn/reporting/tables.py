@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.config.layout import weight_text
 from mtdnn.evaluation.measures import Measure
 from mtdnn.evaluation.results import RowResult, Score, read_rows
 from mtdnn.machine.files import read_json, replacing, write_text
@@ -234,7 +233,7 @@ def slices_block(
     _, others = _slices(experiment, rows)
     if not others:
         return None
-    heading, body = _row_cells(rows)
+    heading, body = _row_cells(experiment, rows)
     text_columns = len(heading) - 1
     columns = _measure_columns(rows)
     for other in others:
@@ -284,7 +283,7 @@ def _row_cells(rows: list[RowResult]) -> tuple[list[str], list[list[Cell]]]:
     for row in rows:
         names = [row.label, row.encoder_label, *([row.variant_label] if variants else [])]
         names += [row.experiment.experiment] if origins else []
-        body.append([Cell(text) for text in (*names, weight_text(row.row.weight))])
+        body.append([Cell(text) for text in (*names, row.experiment.shown_weight(row.row))])
     return heading, body
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.config.dependencies import code_of
-from mtdnn.config.layout import FEATURES, MANIFEST, Layout, RunFolder
+from mtdnn.config.layout import FEATURES, MANIFEST, WEIGHTS, Layout, RunFolder
 from mtdnn.config.settings import MAX_GPUS, RunSettings
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest, read_json
@@ -23,19 +23,22 @@ class Fingerprint:
         corpora: digest of the rows of each corpus.
         encoder: digest of the encoder's files.
         code: digest of the code that trains, and the fast paths that are turned off.
+        start: digest of the trained weights with whose encoder it starts; None without such.
     """
 
     config_digest: str
     corpora: dict[str, str]
     encoder: str
     code: str
+    start: str | None = None
 
     @classmethod
     def of(cls, layout: Layout, run: RunSettings) -> "Fingerprint":
         """Return the fingerprint that a run has if it is trained now.
 
         Raises:
-            MtdnnError: its encoder or its features are missing.
+            MtdnnError: its encoder or its features are missing, or the run from which it starts is
+                not trained yet.
         """
         features = {
             name: layout.features(run.encoder_name, run.features_variant, name)
@@ -49,6 +52,7 @@ class Fingerprint:
             },
             encoder=read_json(layout.encoder(run.encoder_name) / MANIFEST)["digest"],
             code=trained_code(),
+            start=start_digest(layout, run),
         )
 
     @classmethod
@@ -60,11 +64,14 @@ class Fingerprint:
     @cached_property
     def digest(self) -> str:
         """One digest of all parts, 32 hexadecimal digits."""
-        return digest(asdict(self))[:32]
+        return digest(self._parts())[:32]
+
+    def _parts(self) -> dict[str, Any]:
+        return {name: part for name, part in asdict(self).items() if name != "start" or part}
 
     def record(self) -> dict[str, Any]:
         """Return the parts and their digest, as they are written in a run's description."""
-        return {"fingerprint": self.digest, **asdict(self)}
+        return {"fingerprint": self.digest, **self._parts()}
 
     def is_made_in(self, run_dir: Path) -> bool:
         """Return whether a run's folder holds a model trained with this fingerprint."""
@@ -72,6 +79,28 @@ class Fingerprint:
         if not files.description.exists() or not files.log.exists():
             return False
         return bool(read_json(files.description).get("fingerprint") == self.digest)
+
+
+def start_digest(layout: Layout, run: RunSettings) -> str | None:
+    """Return the digest of the trained weights with whose encoder a run starts, if it does.
+
+    Raises:
+        MtdnnError: they are not trained yet.
+    """
+    if run.start is None:
+        return None
+    description = RunFolder(layout.run(run.start)).description
+    if not description.exists():
+        raise MtdnnError(f"{description}: no such file; train {run.start.path} first")
+    files = read_json(description).get("files") or {}
+    return digest({name: files.get(name) for name in WEIGHTS})
+
+
+def starts_elsewhere(layout: Layout, run: RunSettings, recorded: str | None) -> bool:
+    """Return whether a run started with other weights than those that are here, if any are."""
+    if run.start and not RunFolder(layout.run(run.start)).description.exists():
+        return False
+    return start_digest(layout, run) != recorded
 
 
 def trained_code() -> str:

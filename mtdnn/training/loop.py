@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,14 @@ from mtdnn.model.batches import PackedBatch, batch_of
 from mtdnn.model.device import device_name, return_memory, use_device
 from mtdnn.model.fast import fast
 from mtdnn.model.multitask import MultiTaskModel, build
-from mtdnn.model.optimizer import DecoupledAdamax, learning_rate, optimizer_for
-from mtdnn.model.saving import save
+from mtdnn.model.optimizer import DecoupledAdamax, optimizer_for
+from mtdnn.model.saving import save, start_from
 from mtdnn.training import launch, schedule
 from mtdnn.training.checkpoints import Checkpoints
 from mtdnn.training.fingerprint import Fingerprint, check_gpus
 from mtdnn.training.journal import Journal, memory_mib
 from mtdnn.training.log import TrainingLog
+from mtdnn.training.pace import paces
 from mtdnn.training.stepper import stepper_for
 from mtdnn.training.stopping import Stopped, StopSignals
 from mtdnn.training.team import Team, join, tokens_of
@@ -158,7 +160,7 @@ def _prepare(
             provenance = {**versions, **origin, "precision": run.training.precision, **started}
             journal = _journal(run_dir, fingerprint, provenance, steps, device) if lease else None
             with journal or nullcontext():
-                model = build(layout.encoder(run.encoder_name), run).to(device).train()
+                model = _initial_model(layout, run).to(device).train()
                 optimizer = optimizer_for(model, run.training)
                 first, lines = checkpoints.restore(model, optimizer)
                 log = TrainingLog(lines, journal, team)
@@ -179,6 +181,14 @@ def _prepare(
                 )
         if lease:
             checkpoints.drop()
+
+
+def _initial_model(layout: Layout, run: RunSettings) -> MultiTaskModel:
+    """The model of a run before its first step, on the CPU."""
+    model = build(layout.encoder(run.encoder_name), run)
+    if run.start:
+        start_from(model, RunFolder(layout.run(run.start)).model)
+    return model
 
 
 def _journal(
@@ -225,19 +235,22 @@ def _learn(training: Training) -> None:
         left = training.steps[training.first :]
         parts = [team.part(training.features[step.corpus], step.rows) for step in left]
         own = [replace(step, rows=rows) for step, (rows, _) in zip(left, parts, strict=True)]
+        factors = {corpus: run.loss_weight(corpus) for corpus in run.corpora}
         stepper = stepper_for(
-            training.model, training.optimizer, run.training, training.device, team
+            training.model, training.optimizer, run.training, training.device, team, factors
         )
         batches = batches_of(own, training.features, stepper.prepare)
-        for step, (_, weight), batch in zip(left, parts, batches, strict=True):
-            rate = learning_rate(step.step, total, run.training)
+        ahead = islice(paces(run, training.steps), training.first, None)
+        for step, (_, weight), batch, pace in zip(left, parts, batches, ahead, strict=True):
+            if pace.restarts:
+                training.optimizer.forget()
             random_state(run.seed, step.step, team.rank)
             try:
-                loss, norm = stepper.take(step.corpus, batch, rate, weight)
+                loss, norm = stepper.take(step.corpus, batch, pace.rate, weight, pace.head_rate)
             except torch.OutOfMemoryError:
                 raise _out_of_memory(step, batch, run.training) from None
             tokens = tokens_of(training.features[step.corpus], step.rows)
-            log.add(step, loss, norm, rate, int(tokens.sum()))
+            log.add(step, loss, norm, pace.rate, int(tokens.sum()))
             if _is_stopped(training, step.step + 1, stop):
                 break
             progress.advance(note=log.note)
@@ -301,7 +314,8 @@ def _keep(training: Training) -> None:
     training.checkpoints.check_holder()
     with publishing(training.run_dir, outdated) as folder:
         files = RunFolder(folder)
-        schedule.save(training.steps, files.schedule)
+        sizes = {name: len(corpus) for name, corpus in training.features.items()}
+        schedule.save(training.steps, sizes, files.schedule)
         write_text(files.log, "".join(json.dumps(line) + "\n" for line in lines))
         files.model.mkdir()
         save(training.model, run, layout.encoder(run.encoder_name), files.model)

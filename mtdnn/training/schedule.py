@@ -1,33 +1,34 @@
-"""Weighted stochastic batch selection (the paper's algorithm 1), drawn before training.
+"""The schedule of a run, drawn before training.
 
-The schedule says for every step which corpus gives the batch and which items are in it.
-It depends only on the run's settings, its seed and the sizes of its corpora.
+It says for every step which corpus gives the batch and which items are in it. By default that is
+weighted stochastic batch selection, the paper's algorithm 1; `policies` has the other ways. It
+depends only on the run's settings, its seed and the sizes of its corpora.
 """
 
+import itertools
+import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mtdnn.config.layout import Layout, RunFolder, outdated_by
-from mtdnn.config.settings import (
-    CorpusSettings,
-    Family,
-    RunSettings,
-    ScheduleSettings,
-    TrainingSettings,
-)
+from mtdnn.config.phases import RunPhase, phases_of_run
+from mtdnn.config.settings import RunSettings
 from mtdnn.data.features import training_features
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.staging import publishing
+from mtdnn.training.policies import Supply, order, shares
 
 SCHEMA = pa.schema(
     [
         ("step", pa.int32()),
+        ("phase", pa.int16()),
         ("epoch", pa.int16()),
         ("corpus", pa.string()),
         ("rows", pa.list_(pa.int32())),
@@ -44,48 +45,24 @@ class Step:
 
     Attributes:
         step: its number, from 0.
-        epoch: the epoch to which it belongs, from 0.
+        epoch: the epoch of the phase to which it belongs, from 0.
         corpus: the corpus that gives the batch.
         rows: (N,) int32, the items of the corpus's training features in the batch.
+        phase: the phase to which it belongs, from 0.
     """
 
     step: int
     epoch: int
     corpus: str
     rows: np.ndarray
-
-
-def shares(
-    corpora: dict[str, CorpusSettings], target: str, weight: float, spread: str
-) -> dict[str, float]:
-    """Return the probability of each corpus at a step, in the order of `corpora`.
-
-    Args:
-        corpora: the mixture.
-        target: its target.
-        weight: the probability of the target.
-        spread: `datasets` or `families`, over which the rest is spread evenly.
-    """
-    families: dict[Family, list[str]] = {}
-    for name, corpus in corpora.items():
-        if name != target:
-            families.setdefault(corpus.family, []).append(name)
-    rest = 1 - weight
-    if spread == "families":
-        auxiliary = {
-            name: rest / len(families) / len(names) for names in families.values() for name in names
-        }
-    else:
-        count = sum(map(len, families.values()))
-        auxiliary = {name: rest / count for names in families.values() for name in names}
-    return {name: weight if name == target else auxiliary[name] for name in corpora}
+    phase: int = 0
 
 
 class _Deck:
     """The batches of one corpus, cut from shuffled rows and popped one by one."""
 
-    def __init__(self, size: int, batch_size: int, recut: bool, random: np.random.Generator):
-        self._size, self._batch_size, self._random = size, batch_size, random
+    def __init__(self, supply: Supply, recut: bool, random: np.random.Generator):
+        self._size, self._batch_size, self._random = supply.size, supply.batch_size, random
         self._fixed = None if recut else self._cut()
         self._left: list[np.ndarray] = []
 
@@ -107,73 +84,133 @@ class _Deck:
         return self._left.pop()
 
 
+class _Batch(NamedTuple):
+    """A batch of a phase, before its step has a number."""
+
+    epoch: int
+    corpus: str
+    rows: np.ndarray
+
+
 def draw(
-    probabilities: dict[str, float],
-    target: str,
-    sizes: dict[str, int],
-    *,
-    settings: ScheduleSettings,
-    training: TrainingSettings,
-    seed: int,
+    phases: Sequence[RunPhase], supplies: Mapping[str, Supply], weight: float, seed: int
 ) -> Iterator[Step]:
-    """Draw all steps of a run (the paper's algorithm 1).
+    """Draw all steps of a run.
+
+    Args:
+        phases: its phases.
+        supplies: what each of its corpora can give.
+        weight: the share of the target, for the policy `weighted`.
+        seed: the run's seed.
+    """
+    steps = itertools.count()
+    for number, phase in enumerate(phases):
+        for epoch, corpus, rows in _draw_phase(phase, supplies, weight, (seed, number)):
+            yield Step(next(steps), epoch, corpus, rows, number)
+
+
+def _draw_phase(
+    phase: RunPhase, supplies: Mapping[str, Supply], weight: float, seeds: tuple[int, int]
+) -> Iterator[_Batch]:
+    """Draw the batches of a phase.
 
     With `steps_of_weight` the target corpus has a second deck, in an order of its own, which
     takes the place of a mixture's other corpora: with the same seed there are as many steps as in
     a mixture whose first corpus is the target one.
 
     Args:
-        probabilities: share of each corpus, summing to 1.
-        target: the question-answering corpus; an epoch ends with its last batch.
-        sizes: number of training items of each corpus.
-        settings: what happens when an auxiliary corpus runs dry, and at each new epoch.
-        training: the batch size (the last batch of a pass may be smaller) and the epochs, which
-            are passes over the target corpus.
-        seed: the run's seed.
+        phase: the phase.
+        supplies: what each corpus can give.
+        weight: the share of the target.
+        seeds: the run's seed, and the number of the phase.
     """
     # A stream for each corpus and one for the draws: adding a corpus does not move other batches.
-    random = np.random.default_rng([seed, 0])
+    # Each phase has its own; the first has the numbers 0 to 2.
+    seed, number = seeds
+    random = np.random.default_rng([seed, 0, number])
 
     def deck(corpus: str, stream: int) -> _Deck:
         own = np.random.default_rng([seed, stream, *corpus.encode()])
-        return _Deck(sizes[corpus], training.batch_size, settings.recut == "each_epoch", own)
+        return _Deck(supplies[corpus], phase.schedule.recut == "each_epoch", own)
 
-    decks = {name: deck(name, 1) for name in probabilities}
-    if settings.steps_of_weight:
-        weight = settings.steps_of_weight
-        probabilities = {target: weight, _SECOND_DECK: 1 - weight}
-        decks[_SECOND_DECK] = deck(target, 2)
-    number = 0
-    for epoch in range(training.epochs):
-        for each in decks.values():
-            each.refill()
-        while decks[target]:
-            name = _pick(random.random(), _current(probabilities, target, decks, settings))
+    decks = {name: deck(name, number + 2 if number else 1) for name in phase.corpora}
+    if longer := phase.schedule.steps_of_weight:
+        assert phase.target is not None, "a control of the target alone"
+        decks[_SECOND_DECK] = deck(phase.target, 2)
+    in_order = order(phase, supplies, random)
+    taken = 0
+    for epoch in range(phase.epochs):
+        if phase.end != "steps":
+            for each in decks.values():
+                each.refill()
+        if longer:
+            probabilities = {phase.corpora[0]: longer, _SECOND_DECK: 1 - longer}
+        else:
+            probabilities = shares(phase, supplies, weight, epoch)
+        names = in_order or _drawn(probabilities, phase, decks, random)
+        used_up: set[str] = set()
+        while not _is_over(phase, decks, used_up, taken, epoch):
+            name = next(names)
             if not decks[name]:
-                if settings.dry == "skip":
+                if not phase.refills:
                     continue
                 decks[name].refill()
-            yield Step(number, epoch, name or target, decks[name].pop())
-            number += 1
+            yield _Batch(epoch, name or phase.corpora[0], decks[name].pop())
+            taken += 1
+            if not decks[name]:
+                used_up.add(name)
 
 
-def _current(
-    probabilities: dict[str, float],
-    target: str,
-    decks: dict[str, _Deck],
-    settings: ScheduleSettings,
-) -> dict[str, float]:
-    """The shares at this step: `renormalise` gives a dry corpus's share to the other auxiliaries.
+def _is_over(
+    phase: RunPhase, decks: Mapping[str, _Deck], used_up: set[str], taken: int, epoch: int
+) -> bool:
+    """Whether an epoch of a phase is over.
 
-    The share of question answering is constant until no auxiliary batch is left.
+    Args:
+        phase: the phase.
+        decks: the batches that are left of each corpus.
+        used_up: the corpora that have run dry in this epoch.
+        taken: number of steps in the phase so far.
+        epoch: the epoch, from 0.
     """
-    if settings.dry != "renormalise":
-        return probabilities
+    if phase.end == "target":
+        return not decks[phase.target or ""]
+    if phase.end == "every_corpus":
+        return len(used_up) == len(decks)
+    return taken == (phase.schedule.steps or 0) * (epoch + 1) // phase.epochs
+
+
+def _drawn(
+    probabilities: dict[str, float],
+    phase: RunPhase,
+    decks: Mapping[str, _Deck],
+    random: np.random.Generator,
+) -> Iterator[str]:
+    """Draw corpora without end, each in view of the decks at that moment."""
+    divides = phase.schedule.dry == "renormalise" and not phase.refills
+    while True:
+        yield _pick(
+            random.random(),
+            _left(probabilities, phase.target, decks) if divides else probabilities,
+        )
+
+
+def _left(
+    probabilities: dict[str, float], target: str | None, decks: Mapping[str, _Deck]
+) -> dict[str, float]:
+    """The shares at this step if those of dry corpora go to the others.
+
+    The share of the target is constant until no other batch is left, or it runs dry itself.
+    """
     left = {n: p for n, p in probabilities.items() if n != target and decks[n]}
+    kept = probabilities[target] if target is not None and decks[target] else 0.0
     if not left:
-        return {target: 1.0}
-    scale = (1 - probabilities[target]) / sum(left.values())
-    return {target: probabilities[target], **{n: p * scale for n, p in left.items()}}
+        return {target: 1.0} if target is not None else probabilities
+    scale = (1 - kept) / sum(left.values())
+    return {
+        **({target: kept} if target is not None and kept else {}),
+        **{n: p * scale for n, p in left.items()},
+    }
 
 
 def _pick(uniform: float, probabilities: dict[str, float]) -> str:
@@ -183,16 +220,17 @@ def _pick(uniform: float, probabilities: dict[str, float]) -> str:
     return names[min(int(place), len(names) - 1)]  # the shares may sum to a hair below 1
 
 
-def of_run(run: RunSettings, sizes: dict[str, int]) -> Iterator[Step]:
+def supplies_of(run: RunSettings, sizes: Mapping[str, int]) -> dict[str, Supply]:
+    """Return what each corpus of a run can give, from the number of its training items."""
+    return {
+        name: Supply(corpus.family, sizes[name], run.training.batch_size_of(name))
+        for name, corpus in run.corpora.items()
+    }
+
+
+def of_run(run: RunSettings, sizes: Mapping[str, int]) -> Iterator[Step]:
     """Draw the steps of a run whose corpora have `sizes` training items."""
-    return draw(
-        shares(run.corpora, run.target, run.weight, run.schedule.spread),
-        run.target,
-        sizes,
-        settings=run.schedule,
-        training=run.training,
-        seed=run.seed,
-    )
+    return draw(phases_of_run(run), supplies_of(run, sizes), run.weight, run.seed)
 
 
 def write(run_dir: Path, run: RunSettings, force: bool = False) -> None:
@@ -208,7 +246,7 @@ def write(run_dir: Path, run: RunSettings, force: bool = False) -> None:
     """
     files = RunFolder(run_dir)
     sizes = {name: len(f) for name, f in training_features(Layout.of_run(run_dir), run).items()}
-    table = _table(list(of_run(run, sizes)))
+    table = _table(list(of_run(run, sizes)), sizes)
     try:
         if pq.read_table(files.schedule).equals(table):
             print(f"mtdnn: {files.schedule}: up to date", file=sys.stderr)
@@ -224,43 +262,51 @@ def write(run_dir: Path, run: RunSettings, force: bool = False) -> None:
         pq.write_table(table, RunFolder(folder).schedule, compression="zstd")
 
 
-def save(steps: Sequence[Step], path: Path) -> None:
-    """Write a schedule to the file `path`."""
-    pq.write_table(_table(steps), path, compression="zstd")
+def save(steps: Sequence[Step], sizes: Mapping[str, int], path: Path) -> None:
+    """Write a schedule to the file `path`, with the sizes of the corpora for which it was drawn."""
+    pq.write_table(_table(steps, sizes), path, compression="zstd")
 
 
-def _table(steps: Sequence[Step]) -> pa.Table:
+def _table(steps: Sequence[Step], sizes: Mapping[str, int]) -> pa.Table:
     columns = {
         "step": [s.step for s in steps],
+        "phase": [s.phase for s in steps],
         "epoch": [s.epoch for s in steps],
         "corpus": [s.corpus for s in steps],
         "rows": [s.rows for s in steps],
     }
-    return pa.table(columns, schema=SCHEMA)
+    return pa.table(columns, schema=SCHEMA.with_metadata({"sizes": json.dumps(dict(sizes))}))
 
 
-def read(run_dir: Path, sizes: dict[str, int]) -> list[Step]:
-    """Read the schedule of a run whose corpora have `sizes` training items.
+def counts(run_dir: Path) -> list[dict[str, int]]:
+    """Return the number of steps of each corpus, in each phase, of a run's schedule.
 
-    Raises:
-        MtdnnError: the schedule is not readable, or was drawn for other features.
+    There are none if the file is missing or damaged.
     """
-    path = RunFolder(run_dir).schedule
     try:
-        table = pq.read_table(path, schema=SCHEMA)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise MtdnnError(f"{path}: not a readable schedule ({error}); draw it again") from None
-    numbers, epochs = table["step"].to_pylist(), table["epoch"].to_pylist()
-    corpora, rows = table["corpus"].to_pylist(), table["rows"].combine_chunks()
-    values, offsets = rows.values.to_numpy(), rows.offsets.to_numpy()
-    steps = [
-        Step(number, epoch, corpus, values[offsets[i] : offsets[i + 1]])
-        for i, (number, epoch, corpus) in enumerate(zip(numbers, epochs, corpora, strict=True))
-    ]
-    for step in steps:
-        if step.rows.max() >= sizes.get(step.corpus, 0):
-            raise MtdnnError(
-                f"{path}: step {step.step} needs item {step.rows.max()} of {step.corpus}, which "
-                f"has {sizes.get(step.corpus, 0)}; its features have changed: draw it again"
-            )
-    return steps
+        table = pq.read_table(RunFolder(run_dir).schedule, columns=["phase", "corpus"])
+    except (OSError, pa.ArrowInvalid):
+        return []
+    phases: dict[int, dict[str, int]] = {}
+    for each in table.group_by(["phase", "corpus"]).aggregate([([], "count_all")]).to_pylist():
+        phases.setdefault(each["phase"], {})[each["corpus"]] = each["count_all"]
+    return [phases[number] for number in sorted(phases)]
+
+
+def intended_shares(run_dir: Path, run: RunSettings) -> list[dict[str, float]]:
+    """Return the share of the steps that each corpus should have, for each phase of a run.
+
+    Args:
+        run_dir: the run's folder, with its schedule.
+        run: its settings.
+    """
+    metadata = pq.read_schema(RunFolder(run_dir).schedule).metadata or {}
+    sizes = json.loads(metadata.get(b"sizes", b"{}"))
+    supplies = supplies_of(run, {name: sizes.get(name, 1) for name in run.corpora})
+    expected = []
+    for phase in phases_of_run(run):
+        epochs = [shares(phase, supplies, run.weight, epoch) for epoch in range(phase.epochs)]
+        expected.append(
+            {name: sum(each[name] for each in epochs) / phase.epochs for name in phase.corpora}
+        )
+    return expected

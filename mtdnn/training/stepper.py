@@ -7,9 +7,10 @@ the host decides from a batch is fixed in the recording; all of that is in the b
 each shape has a recording of its own. Tails keep the shapes few.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ def stepper_for(
     settings: TrainingSettings,
     device: torch.device,
     team: Team | None = None,
+    loss_weights: Mapping[str, float] = MappingProxyType({}),
 ) -> "Stepper":
     """Return the stepper for a device: with recordings where possible, else without.
 
@@ -41,6 +43,7 @@ def stepper_for(
         settings: accumulation, clipping and precision.
         device: the device of the model.
         team: the processes that take each step together; by default this one alone.
+        loss_weights: factors of the losses of some corpora.
     """
     recordable = (
         device.type == "cuda"
@@ -51,8 +54,8 @@ def stepper_for(
         and not settings.activation_checkpointing
     )
     if recordable and fast("graphs"):
-        return RecordedSteps(model, optimizer, settings, device, cuda_recorder())
-    return Stepper(model, optimizer, settings, device, team)
+        return RecordedSteps(model, optimizer, settings, device, cuda_recorder(), loss_weights)
+    return Stepper(model, optimizer, settings, device, team, loss_weights)
 
 
 class Stepper:
@@ -64,6 +67,7 @@ class Stepper:
         device: the device of the model.
         team: the processes that take each step together, each with a batch of its own; by default
             this one alone.
+        loss_weights: factors of the losses of some corpora.
     """
 
     def __init__(
@@ -73,16 +77,23 @@ class Stepper:
         settings: TrainingSettings,
         device: torch.device,
         team: Team | None = None,
+        loss_weights: Mapping[str, float] = MappingProxyType({}),
     ):
         self.model, self.optimizer, self.settings = model, optimizer, settings
         self.device, self.team = device, team or Team(device)
+        self.loss_weights = loss_weights
 
     def prepare(self, batch: PackedBatch) -> PackedBatch:
         """Return a batch as `take` needs it; safe on another thread, while steps are taken."""
         return batch.pinned() if self.device.type == "cuda" else batch
 
     def take(
-        self, corpus: str, batch: PackedBatch, rate: float, weight: float = 1.0
+        self,
+        corpus: str,
+        batch: PackedBatch,
+        rate: float,
+        weight: float = 1.0,
+        head_rate: float | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Take one step.
 
@@ -91,32 +102,34 @@ class Stepper:
             batch: the batch, or this process's part of it, as `prepare` returned it.
             rate: the learning rate.
             weight: the weight of this process's batch in the team's mean loss.
+            head_rate: the learning rate of the corpus's head; by default the same.
 
         Returns:
-            The weighted mean loss of the batch, and the global gradient norm before clipping, both
-            fp32 scalars on the device.
+            The weighted mean loss of the batch, without its corpus's factor, and the global
+            gradient norm before clipping, both fp32 scalars on the device.
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._backward(corpus, batch, weight)
         norm = gradient_norm(self.model.parameters())
-        self._set_rate(rate)
+        self._set_rates(rate, head_rate)
         self.optimizer.step(clip_scale(norm, self.settings.clip_norm))
         return loss, norm
 
-    def _set_rate(self, rate: float) -> None:
+    def _set_rates(self, rate: float, head_rate: float | None) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            is_head = head_rate is not None and group.get("head")
+            group["lr"] = head_rate if is_head else rate
 
     def _backward(self, corpus: str, batch: PackedBatch, weight: float) -> torch.Tensor:
         """Compute the gradients of a batch, part by part; return its loss."""
-        total = torch.zeros((), device=self.device)
+        total, factor = torch.zeros((), device=self.device), self.loss_weights.get(corpus, 1.0)
         parts = parts_of(batch, self.settings.accumulation)
         for number, (part, share) in enumerate(parts, 1):
             with self.team.backward(self.model, corpus, last=number == len(parts)):
                 with precision(self.settings, self.device):
                     part = part.to(self.device)
                     loss = self.team.loss(self.model, corpus, part) * (share * weight)
-                torch.autograd.backward(loss)
+                torch.autograd.backward(loss if factor == 1 else loss * factor)
             total += loss.detach()
         return total
 
@@ -147,8 +160,9 @@ class RecordedSteps(Stepper):
         settings: TrainingSettings,
         device: torch.device,
         recorder: Recorder,
+        loss_weights: Mapping[str, float] = MappingProxyType({}),
     ):
-        super().__init__(model, optimizer, settings, device)
+        super().__init__(model, optimizer, settings, device, None, loss_weights)
         optimizer.keep_factors_on(device)
         self._recorder: Recorder | None = recorder
         self._recordings: dict[tuple[str | int, ...], _Recording | None] = {}
@@ -159,9 +173,14 @@ class RecordedSteps(Stepper):
         return super().prepare(batch.with_tail())
 
     def take(
-        self, corpus: str, batch: PackedBatch, rate: float, weight: float = 1.0
+        self,
+        corpus: str,
+        batch: PackedBatch,
+        rate: float,
+        weight: float = 1.0,
+        head_rate: float | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        self._set_rate(rate)
+        self._set_rates(rate, head_rate)
         self.optimizer.advance(self.model.trained_by(corpus))
         shape: tuple[str | int, ...] = (corpus, *batch.shape, *self.optimizer.structure)
         if self._recorder and shape in self._recordings and not self._recordings[shape]:

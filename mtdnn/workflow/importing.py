@@ -15,7 +15,7 @@ from mtdnn.config.settings import RunSettings
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest, read_json, replacing, sha256, write_json, write_text
-from mtdnn.training.fingerprint import Fingerprint, is_ours
+from mtdnn.training.fingerprint import Fingerprint, is_ours, starts_elsewhere
 from mtdnn.workflow.damage import changed_files, wrong_answers
 from mtdnn.workflow.differing import differences
 
@@ -201,6 +201,8 @@ def _other_origins(experiment: Experiment, settings: RunSettings, path: Path) ->
     if not is_ours(theirs.code):
         yield f"{path}: code: the run was trained by other code; use the same commit"
     layout, digests = experiment.layout, theirs.corpora or {}
+    if starts_elsewhere(layout, settings, theirs.start):
+        yield f"{path}: start: does not match the run from which it should start; retrain the run"
     places = [
         (f"corpora.{name}", layout.corpus(name), digests.get(name)) for name in settings.corpora
     ]

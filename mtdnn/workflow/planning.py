@@ -18,11 +18,13 @@ import pyarrow.parquet as pq
 from mtdnn.config.dependencies import RunSteps, changed_sources
 from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import FEATURES, MANIFEST, RunFolder, RunId
+from mtdnn.config.phases import phases_of_run
 from mtdnn.config.settings import CorpusSettings, RunSettings, SyntheticCorpus
 from mtdnn.machine.files import digest, read_json, write_json
 from mtdnn.machine.gpus import count_gpus
 from mtdnn.machine.provenance import code_digest
-from mtdnn.training.schedule import shares
+from mtdnn.training import expectation
+from mtdnn.training.schedule import supplies_of
 
 MAX_TABLE_ROWS = 40
 """Rows of the printed table; a larger grid is collapsed into encoders and mixtures."""
@@ -42,6 +44,7 @@ class Group:
         hours: of one run, training and prediction; None if a rate is unknown.
         memory_mib: peak memory of one run, on the GPU if there is one; None if a rate is unknown.
         missing: why a value is None; empty if none is.
+        exact: whether every seed has just this number of steps.
     """
 
     row: str
@@ -53,6 +56,7 @@ class Group:
     hours: float | None = None
     memory_mib: float | None = None
     missing: str = ""
+    exact: bool = True
 
 
 def plan(experiment: Experiment, threads: int | None, measure: bool = True) -> dict[str, Any]:
@@ -81,7 +85,7 @@ def plan(experiment: Experiment, threads: int | None, measure: bool = True) -> d
     }
 
 
-def _total(groups: list[Group], at_once: int) -> dict[str, float | None]:
+def _total(groups: list[Group], at_once: int) -> dict[str, float | bool | None]:
     """Return runs and steps of all groups, and the time and memory of what is left to do.
 
     Args:
@@ -97,6 +101,7 @@ def _total(groups: list[Group], at_once: int) -> dict[str, float | None]:
         "runs": sum(group.runs for group in groups),
         "done": sum(group.done for group in groups),
         "steps": _sum((group.steps, group.runs) for group in groups),
+        "exact": all(group.exact for group in groups),
         "hours": None if work is None else work / at_once,
         # Hours of one device: a GPU, or the CPU threads of one run.
         "device_hours": work,
@@ -145,7 +150,10 @@ class _Planner:
                 return replace(group, missing=f"the size of {name} is unknown; fetch it")
             items[name] = count
         steps = expected_steps(settings, items)
-        group = replace(group, steps=sum(steps.values()))
+        folders = [self._features(run, settings, name) / FEATURES for name in settings.corpora]
+        sized = all(folder.exists() for folder in folders)
+        exact = sized and expectation.is_exact(phases_of_run(settings))
+        group = replace(group, steps=sum(steps.values()), exact=exact)
         if group.done == group.runs:
             return group
         rates = self._rates.of(run, settings)
@@ -156,10 +164,17 @@ class _Planner:
         memory = max(rates[name]["memory_mib"] for name in steps)
         return replace(group, hours=seconds / 3600, memory_mib=memory)
 
+    def _features(self, run: RunId, settings: RunSettings, corpus: str) -> Path:
+        layout = self._experiment.layout
+        return layout.features(run.encoder, settings.features_variant, corpus)
+
     def _is_done(self, run: RunId) -> bool:
         """Whether a run was trained under the experiment's settings, and predicted."""
         corpora = self._experiment.mixtures[run.mixture].corpora
         if any(map(self._is_outdated, corpora)):
+            return False
+        start = self._experiment.start_of(run)
+        if start and not self._is_done(start):
             return False
         files = RunFolder(self._experiment.layout.run(run))
         if not files.description.exists() or not files.predictions.exists():
@@ -174,31 +189,13 @@ class _Planner:
 def expected_steps(run: RunSettings, items: dict[str, float]) -> dict[str, float]:
     """Return the expected optimizer steps on each corpus, as the schedule draws them.
 
-    Question answering takes all its batches. The other corpora are drawn in proportion to their
-    shares, and without refilling only as long as their batches last.
-
     Args:
         run: settings of the run.
         items: number of training items of each corpus (windows, rows).
     """
-    share = shares(run.corpora, run.target, run.weight, run.schedule.spread)
-    batches = {name: ceil(count / run.training.batch_size) for name, count in items.items()}
-    rounds = batches[run.target] / (run.schedule.steps_of_weight or share[run.target])
-    drawn = {name: rounds * part for name, part in share.items()}
-    others = [name for name in share if name != run.target]
-    if run.schedule.dry == "skip":
-        drawn |= {name: min(drawn[name], batches[name]) for name in others}
-    elif run.schedule.dry == "renormalise":
-        wanted, lasting = sum(drawn[n] for n in others), set(others)
-        while lasting:
-            scale = wanted / sum(share[n] for n in lasting)
-            dry = {n for n in lasting if share[n] * scale >= batches[n]}
-            drawn |= {n: batches[n] if n in dry else share[n] * scale for n in lasting}
-            wanted -= sum(batches[n] for n in dry)
-            lasting -= dry
-            if not dry:
-                break
-    return {name: count * run.training.epochs for name, count in drawn.items()}
+    supplies = supplies_of(run, {name: round(count) for name, count in items.items()})
+    phases = expectation.expected_steps(phases_of_run(run), supplies, run.weight)
+    return {name: sum(phase.get(name, 0.0) for phase in phases) for name in items}
 
 
 def size(
@@ -259,7 +256,7 @@ class _Rates:
             if not (folder / FEATURES).exists():
                 return f"the features of {name} are missing; `mtdnn features` writes them"
         files = {
-            name: self._folder / f"{self._key(settings, encoder, folder)}.json"
+            name: self._folder / f"{self._key(settings, encoder, folder, name)}.json"
             for name, folder in folders.items()
         }
         missing = [name for name, file in files.items() if not file.exists()]
@@ -272,7 +269,7 @@ class _Rates:
                 write_json(files[name], rate)
         return {name: read_json(file) for name, file in files.items()}
 
-    def _key(self, settings: RunSettings, encoder: Path, features: Path) -> str:
+    def _key(self, settings: RunSettings, encoder: Path, features: Path, corpus: str) -> str:
         """Return a digest of what a rate depends on."""
         training = settings.training
         return digest(
@@ -283,7 +280,8 @@ class _Rates:
                 read_json(encoder / MANIFEST)["digest"],
                 settings.encoder.model_dump(mode="json", exclude={"label", "source"}),
                 read_json(features / FEATURES),
-                training.model_dump(include={"batch_size", "precision", "accumulation"}),
+                training.model_dump(include={"precision", "accumulation"}),
+                training.batch_size_of(corpus),
                 settings.decoding.precision,
                 self._code,
             ]
@@ -307,7 +305,7 @@ def lines(planned: dict[str, Any]) -> Iterator[str]:
     for row in (*groups, {**total, "row": "all"}):
         yield (
             f"{row['row']:{width}}  {row['runs']:>6,}  {row['done']:>6,}  "
-            f"{_range(row['steps'], _count):>15}  {_range(row['hours'], _time):>13}  "
+            f"{_steps(row):>15}  {_range(row['hours'], _time):>13}  "
             f"{_range(row['memory_mib'], _memory):>8}"
         )
     threads = planned["threads"]
@@ -319,6 +317,8 @@ def lines(planned: dict[str, Any]) -> Iterator[str]:
         "The last row shows the steps of all runs, and the time and memory of the remaining runs, "
         f"{planned['runs_at_once']} at a time."
     )
+    if not all(row["exact"] for row in groups):
+        yield "~: a mean over seeds, or an estimate until all features exist; the rest is exact."
     if total["jobs_at_once"]:
         longest = total["longest_hours"]
         yield (
@@ -340,6 +340,7 @@ def _folded(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "runs": sum(group["runs"] for group in members),
             "done": sum(group["done"] for group in members),
             "missing": next((group["missing"] for group in members if group["missing"]), ""),
+            "exact": all(group["exact"] for group in members),
             **{
                 key: [group[key] for group in members if group[key] is not None]
                 for key in ("steps", "hours", "memory_mib")
@@ -356,6 +357,12 @@ def _range(value: float | list[float] | None, shown: Callable[[float], str]) -> 
     values = value if isinstance(value, list) else [value]
     low, high = shown(min(values)), shown(max(values))
     return low if low == high else f"{low}–{high}"
+
+
+def _steps(row: dict[str, Any]) -> str:
+    """Return a row's number of steps, with a mark if it is a mean."""
+    text = _range(row["steps"], _count)
+    return text if row["exact"] or text == "–" else f"~ {text}"
 
 
 def _count(value: float) -> str:

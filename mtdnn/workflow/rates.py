@@ -84,9 +84,8 @@ def step_seconds(
     optimizer = optimizer_for(model.train(), run.training)
     stepper = stepper_for(model, optimizer, run.training, device)
     draw = np.random.default_rng(1)
-    batches = [
-        draw.permutation(len(features))[: run.training.batch_size] for _ in range(MEASURED_STEPS)
-    ]
+    size = run.training.batch_size_of(corpus)
+    batches = [draw.permutation(len(features))[:size] for _ in range(MEASURED_STEPS)]
 
     def step(number: int, rows: np.ndarray) -> None:
         random_state(run.seed, number)

@@ -24,7 +24,7 @@ from mtdnn.data.features import SPLITS
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest, read_json
 from mtdnn.tracking.content import run_folders
-from mtdnn.training.fingerprint import Fingerprint
+from mtdnn.training.fingerprint import Fingerprint, starts_elsewhere
 from mtdnn.workflow import checksums
 from mtdnn.workflow.damage import changed_files, wrong_answers
 from mtdnn.workflow.differing import differences
@@ -190,6 +190,8 @@ def _model(layout: Layout, run: Path) -> Iterator[str]:
     origins = {name: layout.corpus(name) for name in settings.corpora}
     found = {name: record["corpora"].get(name) for name in origins}
     origins["encoder"], found["encoder"] = layout.encoder(settings.encoder_name), record["encoder"]
+    if starts_elsewhere(layout, settings, record.get("start")):
+        yield f"{place}: start: does not match the run from which it should start; retrain the run"
     for name, origin in origins.items():
         manifest = origin / MANIFEST
         # An imported run may have come without them.

@@ -167,6 +167,25 @@ def test_a_grid_never_replaces_a_variant_of_the_same_name():
         parse(small(tables__grid={"title": "Grid", "grid": grid}, variants=variants), "x")
 
 
+def test_rows_have_a_weight_only_where_their_policy_uses_it():
+    policies = ["weighted", "uniform", {"kind": "proportional", "alpha": 0.5}]
+    grid = {**GRID, "variants": ["default"], "settings": {"schedule.policy": policies}}
+    experiment = parse(small(tables__grid={"title": "Grid", "grid": grid}), "x")
+    rows = experiment.tables["grid"].rows
+    assert [(row.mixture, row.weight, row.variant) for row in rows] == [
+        *(("qa", 1.0, f"policy_{name}") for name in ("weighted", "uniform", "proportional_0.5")),
+        ("qa_sc", 0.5, "policy_weighted"),
+        ("qa_sc", 1.0, "policy_uniform"),
+        ("qa_sc", 1.0, "policy_proportional_0.5"),
+        ("qa_sc", 0.8, "policy_weighted"),
+    ]
+    shown = [experiment.shown_weight(row) for row in rows]
+    assert shown == ["1.0", "1.0", "1.0", "0.5", "–", "–", "0.8"]
+    labels = [experiment.run_label(run) for row in rows[3:5] for run in experiment.runs_of(row)]
+    assert labels == ["QA+SC, w 0.5, policy weighted", "QA+SC, policy uniform"]
+    assert parse(experiment.model_dump(mode="json"), "x") == experiment
+
+
 def test_runs_that_a_grid_shares_with_a_table_exist_once():
     plain = {**GRID, "settings": {}, "variants": ["default", "longer"]}
     experiment = parse(small(tables__grid={"title": "Grid", "grid": plain}), "x")

@@ -25,6 +25,15 @@ ROW = "tables.table1.rows.1"
 COLA = small()["corpora"]["cola"]
 
 
+def phased(*phases: dict, weight: float = 0.8, **schedule: object) -> dict:
+    """Changes by which the row `ROW` has these phases."""
+    return {
+        "variants__longer": {"schedule": {"phases": list(phases), **schedule}},
+        "tables__table1__rows__1__variant": "longer",
+        "tables__table1__rows__1__weight": weight,
+    }
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -126,6 +135,150 @@ COLA = small()["corpora"]["cola"]
             {"schedule__steps_of_weight": 0.8},
             "schedule.steps_of_weight: is for question answering alone; set it in a variant and "
             "use that in rows of question answering alone",
+        ),
+        (
+            {"schedule__policy": "unifrom"},
+            "schedule.policy: kind must be one of 'weighted', 'uniform', 'proportional', "
+            "'temperature', 'annealed', 'round_robin', 'shuffled'",
+        ),
+        (
+            {"schedule__policy": {"kind": "uniform", "alpha": 1}},
+            "schedule.policy.alpha: unknown key; known are kind",
+        ),
+        (
+            {"schedule__policy": {"kind": "temperature", "temperature": 0.5}},
+            "schedule.policy.temperature: must be at least 1, not 0.5",
+        ),
+        (
+            {
+                "schedule__policy": {"kind": "temperature", "caps": {"coal": 5}},
+                "tables__table1__rows__1__weight": 1,
+            },
+            "schedule.policy.caps: unknown name 'coal'; did you mean 'cola'?",
+        ),
+        (
+            {"schedule__policy": "uniform"},
+            f"{ROW}.weight: the schedule of variant default does not use it, so it is 1.0, not "
+            "0.8; leave it out",
+        ),
+        (
+            {"schedule__policy": "uniform", "schedule__spread": "families"},
+            "schedule: spread: belongs to the policy weighted; uniform does not know it",
+        ),
+        (
+            {"schedule__policy": "shuffled", "schedule__until": "target"},
+            "schedule: until: the policy shuffled takes every batch of every corpus, so leave it "
+            "out",
+        ),
+        (
+            {"schedule__policy": "round_robin", "schedule__dry": "renormalise"},
+            "schedule: dry: round_robin has no shares to divide; use refill or skip",
+        ),
+        (
+            {"schedule__steps": 5, "schedule__until": "every_corpus"},
+            "schedule: until: is not for a schedule with a number of steps; keep one of them",
+        ),
+        (
+            {"schedule__steps": 5, "schedule__dry": "skip"},
+            "schedule: dry: with a number of steps it is always refill; leave it out",
+        ),
+        (
+            phased({}, {}, steps=5),
+            "variants.longer: schedule: steps: is not for a schedule with phases; give each phase "
+            "its length",
+        ),
+        (
+            phased({"steps": 4, "epochs": 1}),
+            "variants.longer: schedule: phases.0: has both steps and epochs; keep one of them",
+        ),
+        (
+            phased({"restart": True}),
+            "variants.longer: schedule: phases.0.restart: the first phase starts anew in any case; "
+            "leave it out",
+        ),
+        (
+            phased({"policy": "uniform", "spread": "families"}),
+            "variants.longer: schedule: phases.0.spread: belongs to the policy weighted; uniform "
+            "does not know it",
+        ),
+        (
+            phased({"policy": {"kind": "shuffled", "temperature": 2}}),
+            "variants.longer: schedule.phases.0.policy.temperature: unknown key; known are kind",
+        ),
+        (
+            phased({"corpora": []}),
+            "variants.longer: schedule.phases.0.corpora: needs at least 1",
+        ),
+        (
+            phased({"corpora": ["coal"]}, {}),
+            "variants.longer.schedule.phases.0.corpora: unknown name 'coal'; did you mean 'cola'?",
+        ),
+        (
+            phased({"corpora": ["cola"]}, weight=1),
+            f"{ROW}.variant: longer: schedule.phases: none has the target squad of qa_sc; add it "
+            "to one",
+        ),
+        (
+            phased({"corpora": ["squad"]}, weight=1),
+            f"{ROW}.variant: longer: schedule.phases: cola of qa_sc is in none of them; add it to "
+            "one, or use a mixture without it",
+        ),
+        (
+            {
+                **phased({"corpora": ["squad"]}, {"corpora": ["cola"]}),
+                "tables__table1__rows__1__mixture": "qa",
+                "tables__table1__rows__1__weight": 1,
+            },
+            f"{ROW}.variant: longer: schedule.phases.1.corpora: cola is not among the corpora of "
+            "qa",
+        ),
+        (
+            phased({"corpora": ["cola"], "until": "target"}, {"corpora": ["squad"]}, weight=1),
+            f"{ROW}.variant: longer: schedule.phases.0.until: the phase has no batches of the "
+            "target squad",
+        ),
+        (
+            phased({"corpora": ["cola"]}, {"corpora": ["squad"]}),
+            f"{ROW}.weight: the schedule of variant longer does not use it, so it is 1.0, not 0.8; "
+            "leave it out",
+        ),
+        (
+            {
+                "corpora__rte": COLA,
+                "mixtures__qa_sc__corpora": ["squad", "cola", "rte"],
+                **phased({"corpora": ["cola", "rte"]}, {"corpora": ["squad"]}, weight=1),
+            },
+            f"{ROW}.variant: longer: schedule.phases.0.policy: weighted needs the target squad "
+            "among the phase's corpora; use another policy, for instance uniform",
+        ),
+        (
+            {"training__loss_weights": {"coal": 2}},
+            "training.loss_weights: unknown name 'coal'; did you mean 'cola'?",
+        ),
+        (
+            {"training__loss_weights": {"squad": "log_labels"}},
+            "training.loss_weights.squad: log_labels is for corpora with labels; give a number",
+        ),
+        (
+            {"training__loss_weights": {"cola": "log_lables"}},
+            "training.loss_weights.cola: must be 'log_labels', not 'log_lables'",
+        ),
+        (
+            {"training__loss_weights": {"cola": 0}},
+            "training.loss_weights.cola: must be greater than 0, not 0",
+        ),
+        (
+            {"variants__longer": {"training": {"head_learning_rates": {"coal": 1e-3}}}},
+            "variants.longer.training.head_learning_rates: unknown name 'coal'; did you mean "
+            "'cola'?",
+        ),
+        (
+            {"training__learning_rates": {"cola": "fast"}},
+            "training.learning_rates.cola: must be a number, not 'fast'",
+        ),
+        (
+            {"training__batch_sizes": {"cola": 0}},
+            "training.batch_sizes.cola: must be at least 1, not 0",
         ),
         (
             {"slices__dev__tune_threshold_on": "dev"},

@@ -309,6 +309,7 @@ def _write_schedule(folder: Path, settings: Any, steps: int, draw: random.Random
     schedule = pa.table(
         {
             "step": pa.array(range(steps), pa.int32()),
+            "phase": pa.array([0] * steps, pa.int16()),
             "epoch": pa.array([2 * step // steps for step in range(steps)], pa.int16()),
             "corpus": pa.array(names, pa.string()),
             "rows": pa.array([[step % 100] for step in range(steps)], pa.list_(pa.int32())),

@@ -3,16 +3,19 @@
 import json
 from pathlib import Path
 
-from mtdnn.config.layout import Layout, RunFolder
-from mtdnn.config.settings import RunSettings
-from mtdnn.data.features import training_features
-from mtdnn.training import schedule
+import numpy as np
+import pyarrow.parquet as pq
+
+from mtdnn.config.layout import RunFolder
+from mtdnn.training.schedule import SCHEMA, Step
 
 
-def schedule_of(run_dir: Path, run: RunSettings) -> list[schedule.Step]:
+def schedule_of(run_dir: Path) -> list[Step]:
     """The schedule of a run."""
-    features = training_features(Layout.of_run(run_dir), run)
-    return schedule.read(run_dir, {name: len(corpus) for name, corpus in features.items()})
+    table = pq.read_table(RunFolder(run_dir).schedule, schema=SCHEMA)
+    return [
+        Step(**{**step, "rows": np.array(step["rows"], np.int32)}) for step in table.to_pylist()
+    ]
 
 
 def lines_of(run_dir: Path) -> list[dict]:

@@ -143,7 +143,7 @@ def test_each_step_of_training_has_its_own_random_state(tmp_path, monkeypatch):
 @pytest.mark.parametrize("corpus", ["cola", "squad"])
 def test_a_loss_that_is_not_finite_ends_training_in_one_line(tmp_path, monkeypatch, corpus):
     run_dir, run = tiny_run(tmp_path)
-    first = next(step.step for step in schedule_of(run_dir, run) if step.corpus == corpus)
+    first = next(step.step for step in schedule_of(run_dir) if step.corpus == corpus)
     whole = MultiTaskModel.loss
 
     def broken(self, name, batch):

@@ -10,29 +10,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from mtdnn.config.layout import Layout, RunId
+from mtdnn.config.layout import Layout
+from mtdnn.config.phases import phases_of
 from mtdnn.config.settings import ScheduleSettings, TrainingSettings
 from mtdnn.data.features import training_features
-from mtdnn.errors import MtdnnError
 from mtdnn.training import schedule
-from mtdnn.training.schedule import draw, of_run, shares
-from tests.support.tiny import make_run_folder, make_tiny_experiment
+from mtdnn.training.schedule import draw, of_run
+from tests.support.policies import supplies
+from tests.support.tiny import make_run_folder
+from tests.support.trained import schedule_of
 
 SIZES = {"squad": 1003, "swag": 90, "cola": 40, "mnli": 17}
 EVEN = {"squad": 0.4, "swag": 0.2, "cola": 0.2, "mnli": 0.2}
 
 
-def steps_of(probabilities=EVEN, sizes=SIZES, batch_size=8, epochs=2, seed=1, **options):
-    return list(
-        draw(
-            probabilities,
-            "squad",
-            sizes,
-            settings=ScheduleSettings(**options),
-            training=TrainingSettings(batch_size=batch_size, epochs=epochs),
-            seed=seed,
-        )
-    )
+def steps_of(sizes=SIZES, weight=0.4, batch_size=8, epochs=2, seed=1, **options):
+    """The steps of a run whose target is SQuAD; the shares are `EVEN` unless options differ."""
+    training = TrainingSettings(batch_size=batch_size, epochs=epochs)
+    phases = phases_of(ScheduleSettings(**options), training, list(sizes), "squad")
+    return list(draw(phases, supplies(sizes, batch_size), weight, seed))
 
 
 def plain(steps):
@@ -46,29 +42,12 @@ def batches(steps, corpus, epoch=None):
 # --- shares ----------------------------------------------------------------------------------
 
 
-def corpora_of(tmp_path, mixture):
-    return make_tiny_experiment(tmp_path).resolve(RunId("tiny", mixture, 0.8, "default", 1)).corpora
-
-
-def test_the_rest_is_spread_over_corpora_or_over_families(tmp_path):
-    corpora = corpora_of(tmp_path, "squad_swag_cola_mnli")
-    assert shares(corpora, "squad", 0.7, "datasets") == pytest.approx(
-        {"squad": 0.7, "swag": 0.1, "cola": 0.1, "mnli": 0.1}
-    )
-    assert shares(corpora, "squad", 0.7, "families") == pytest.approx(
-        {"squad": 0.7, "swag": 0.15, "cola": 0.075, "mnli": 0.075}
-    )
-    for spread in ("datasets", "families"):
-        assert shares(corpora_of(tmp_path, "squad"), "squad", 1.0, spread) == {"squad": 1.0}
-        two = shares(corpora_of(tmp_path, "squad_swag"), "squad", 0.8, spread)
-        assert two == pytest.approx({"squad": 0.8, "swag": 0.2})
-
-
 @pytest.mark.parametrize("weight", [0.5, 0.8, 0.9])
 def test_corpora_are_drawn_as_often_as_their_shares_say(weight):
-    rest = (1 - weight) / 3
-    probabilities = {"squad": weight, "swag": rest / 2, "cola": rest / 2, "mnli": 2 * rest}
-    steps = steps_of(probabilities, {**SIZES, "squad": 8 * 10_000}, epochs=1)
+    probabilities = {"squad": weight, "swag": (1 - weight) / 2}
+    probabilities |= {"cola": (1 - weight) / 4, "mnli": (1 - weight) / 4}
+    sizes = {**SIZES, "squad": 8 * 10_000}
+    steps = steps_of(sizes, weight, epochs=1, spread="families")
     # The last step is always one of the target corpus: the epoch ends with it.
     counts = Counter(step.corpus for step in steps[:-1])
     observed = [counts[name] for name in probabilities]
@@ -105,7 +84,7 @@ OPTIONS = {
 )
 @settings(max_examples=60)
 def test_every_schedule(sizes, batch_size, epochs, seed, options):
-    steps = steps_of(EVEN, sizes, batch_size, epochs, seed, **options)
+    steps = steps_of(sizes, 0.4, batch_size, epochs, seed, **options)
     assert [step.step for step in steps] == list(range(len(steps)))
     assert [step.epoch for step in steps] == sorted(step.epoch for step in steps)
     assert {step.epoch for step in steps} == set(range(epochs))
@@ -210,14 +189,17 @@ def test_the_seed_determines_everything():
     assert batches(first, "squad")[0] != batches(second, "squad")[0]
 
 
+def some(*names):
+    return {name: SIZES[name] for name in names}
+
+
 def test_adding_a_corpus_does_not_move_other_batches():
-    alone = steps_of({"squad": 1.0})
-    some = steps_of({"squad": 0.7, "swag": 0.3})
-    more = steps_of()
+    alone, more = steps_of(some("squad"), 1.0), steps_of()
+    pair = steps_of(some("squad", "swag"), 0.7)
     for epoch in (0, 1):
-        assert batches(alone, "squad", epoch) == batches(some, "squad", epoch)
+        assert batches(alone, "squad", epoch) == batches(pair, "squad", epoch)
         assert batches(alone, "squad", epoch) == batches(more, "squad", epoch)
-        swag = zip(batches(some, "swag", epoch), batches(more, "swag", epoch), strict=False)
+        swag = zip(batches(pair, "swag", epoch), batches(more, "swag", epoch), strict=False)
         if epoch == 0:
             assert all(a == b for a, b in swag)
 
@@ -231,40 +213,36 @@ def sizes_of(run_dir, run):
     return {n: len(some) for n, some in training_features(Layout.of_run(run_dir), run).items()}
 
 
-def test_what_is_written_is_read_back(run_folder):
+def test_the_file_holds_the_drawn_steps(run_folder):
     run_dir, run = run_folder
     sizes = sizes_of(run_dir, run)
     assert sizes["swag"] == 40  # items, not sequences
     drawn = list(of_run(run, sizes))
-    assert plain(schedule.read(run_dir, sizes)) == plain(drawn)
+    assert plain(schedule_of(run_dir)) == plain(drawn)
     assert {step.corpus for step in drawn} == set(run.corpora)
     assert max(step.epoch for step in drawn) + 1 == run.training.epochs
+    assert schedule.counts(run_dir) == [Counter(step.corpus for step in drawn)]
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_text("?")])
-def test_an_unreadable_schedule_is_refused_in_one_line(run_folder, tmp_path, damage):
+def test_an_unreadable_schedule_has_no_counts_and_is_drawn_again(run_folder, tmp_path, damage):
     run_dir, run = run_folder
-    (tmp_path / "schedule.parquet").write_bytes((run_dir / "schedule.parquet").read_bytes())
+    expected = (run_dir / "schedule.parquet").read_bytes()
+    (tmp_path / "schedule.parquet").write_bytes(expected)
     damage(tmp_path / "schedule.parquet")
-    with pytest.raises(MtdnnError, match=r"not a readable schedule .*draw it again") as error:
-        schedule.read(tmp_path, sizes_of(run_dir, run))
-    assert "\n" not in str(error.value)
+    assert schedule.counts(tmp_path) == []
+    damage(run_dir / "schedule.parquet")
+    schedule.write(run_dir, run)
+    assert (run_dir / "schedule.parquet").read_bytes() == expected
 
 
 @pytest.mark.parametrize("recut", ["each_epoch", "once"])
 def test_steps_of_weight_takes_as_many_steps_as_the_mixture(recut):
-    sizes = {"squad": 500, "swag": 90, "cola": 40}
-    common = {"training": TrainingSettings(batch_size=16, epochs=2), "seed": 7}
-    mixed = draw(
-        {"squad": 0.8, "swag": 0.1, "cola": 0.1},
-        "squad",
-        sizes,
-        settings=ScheduleSettings(recut=recut),
-        **common,
-    )
-    longer = ScheduleSettings(recut=recut, steps_of_weight=0.8)
-    alone = list(draw({"squad": 1.0}, "squad", sizes, settings=longer, **common))
-    plain = draw({"squad": 1.0}, "squad", sizes, settings=ScheduleSettings(recut=recut), **common)
+    sizes, options = {"squad": 500, "swag": 90, "cola": 40}, {"batch_size": 16, "seed": 7}
+    mixed = steps_of(sizes, 0.8, recut=recut, **options)
+    only = {"squad": 500}
+    alone = steps_of(only, 1.0, recut=recut, steps_of_weight=0.8, **options)
+    plain = steps_of(only, 1.0, recut=recut, **options)
     assert [step.step for step in alone] == [step.step for step in mixed]
     assert {step.corpus for step in alone} == {"squad"}
     # The batches of the run without the setting, in their order, with others between them.

@@ -147,7 +147,9 @@ def scores_of(runs):
 
 def training_inputs(run):
     """Return the inputs of a run's training by name."""
+    start = experiment.start_of(run)
     return {
+        "start": [RunFolder(LAYOUT.run(start)).description] if start else [],
         "features": features_of(
             run, experiment.mixtures[run.mixture].corpora, "train.arrow"
         ),

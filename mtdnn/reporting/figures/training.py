@@ -2,11 +2,9 @@
 
 from pathlib import Path
 from textwrap import fill
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
@@ -17,7 +15,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import RunFolder, RunId
 from mtdnn.config.loading import load_run
-from mtdnn.config.settings import RunSettings
 from mtdnn.evaluation.results import Result, read_results
 from mtdnn.reporting.figures.drawing import (
     GREY,
@@ -29,7 +26,7 @@ from mtdnn.reporting.figures.drawing import (
     styled,
 )
 from mtdnn.training.log import read_training
-from mtdnn.training.schedule import shares
+from mtdnn.training.schedule import counts, intended_shares
 
 
 def draw_losses(experiment: Experiment) -> Figure:
@@ -138,22 +135,27 @@ def _loss_axis(axes: Axes) -> None:
 
 
 def draw_corpus_shares(experiment: Experiment) -> Figure:
-    """Draw each corpus's share of the steps next to its intended share, in a bar for each run."""
+    """Draw each corpus's share of the steps next to its intended share.
+
+    There is a bar for each run, or for each of its phases.
+    """
     results = read_results(experiment)
-    counts = {result.run: _steps_by_corpus(result.folder) for result in results}
-    shown = [result for result in results if counts[result.run]]
+    bars: list[_Bar] = []
+    missing = []
+    for result in results:
+        phases = _phases(experiment, result)
+        bars += phases
+        missing += [] if phases else [result]
     colours = corpus_colours(experiment)
-    height = 1.7 + 0.27 * max(len(shown), 3)
-    missing = [result for result in results if not counts[result.run]]
+    height = 1.7 + 0.27 * max(len(bars), 3)
     notes = _missing_runs(experiment, missing, "Not drawn")
     figure, body = canvas(experiment, (7.4, height), "How often each corpus was drawn", notes)
     axes = body.subplots()
-    for place, result in enumerate(shown):
-        _draw_bar(axes, place, counts[result.run], experiment.resolve(result.run), colours)
-    if shown:
-        labels = [experiment.run_label(result.run, seed=True) for result in shown]
-        axes.set_yticks(range(len(shown)), labels)
-        axes.set_ylim(len(shown) - 0.4, -0.6)
+    for place, bar in enumerate(bars):
+        _draw_bar(axes, place, bar, colours)
+    if bars:
+        axes.set_yticks(range(len(bars)), [bar.label for bar in bars])
+        axes.set_ylim(len(bars) - 0.4, -0.6)
         axes.set_xlim(0, 100)
         axes.set_xlabel("share of the training steps (%)")
         axes.grid(visible=False)
@@ -165,27 +167,39 @@ def draw_corpus_shares(experiment: Experiment) -> Figure:
     return figure
 
 
-def _steps_by_corpus(folder: Path) -> dict[str, int]:
-    """The number of steps of each corpus in a run's schedule; empty if it cannot be read."""
-    try:
-        column = pq.read_table(RunFolder(folder).schedule, columns=["corpus"])["corpus"]
-    except (OSError, pa.ArrowInvalid):
-        return {}
-    return {each["values"]: each["counts"] for each in column.value_counts().to_pylist()}
+class _Bar(NamedTuple):
+    """One bar of the figure of draws.
+
+    Attributes:
+        label: the run, and its phase if it has several.
+        counts: number of steps of each corpus.
+        intended: the share of the steps that each corpus should have.
+    """
+
+    label: str
+    counts: dict[str, int]
+    intended: dict[str, float]
 
 
-def _draw_bar(
-    axes: Axes,
-    place: int,
-    counts: dict[str, int],
-    settings: RunSettings,
-    colours: dict[str, str],
-) -> None:
-    """Draw one run's bar, with a tick above and below it at each intended boundary."""
-    total, left, boundary = sum(counts.values()), 0.0, 0.0
-    intended = shares(settings.corpora, settings.target, settings.weight, settings.schedule.spread)
-    for corpus, share in intended.items():
-        width = 100 * counts.get(corpus, 0) / total
+def _phases(experiment: Experiment, result: Result) -> list[_Bar]:
+    """The bars of a run, one for each phase; none if its schedule cannot be read."""
+    phases = counts(result.folder)
+    if not phases:
+        return []
+    intended = intended_shares(result.folder, experiment.resolve(result.run))
+    label = experiment.run_label(result.run, seed=True)
+    several = len(phases) > 1
+    return [
+        _Bar(f"{label}, phase {number}" if several else label, phase, shares)
+        for number, (phase, shares) in enumerate(zip(phases, intended, strict=False), 1)
+    ]
+
+
+def _draw_bar(axes: Axes, place: int, bar: _Bar, colours: dict[str, str]) -> None:
+    """Draw a bar, with a tick above and below it at each intended boundary."""
+    total, left, boundary = sum(bar.counts.values()), 0.0, 0.0
+    for corpus, share in bar.intended.items():
+        width = 100 * bar.counts.get(corpus, 0) / total
         axes.barh(place, width, left=left, height=0.62, color=colours.get(corpus, GREY), zorder=2)
         if width >= 4:
             axes.text(
