@@ -12,6 +12,7 @@ from mtdnn.evaluation.results import Result, Score, read_results
 from mtdnn.machine.files import replacing, write_text
 from mtdnn.reporting import wording
 
+
 @dataclass(frozen=True)
 class Target:
     """The target of some runs, and the measure that is shown of it.

@@ -233,7 +233,7 @@ def slices_block(
     _, others = _slices(experiment, rows)
     if not others:
         return None
-    heading, body = _row_cells(experiment, rows)
+    heading, body = _row_cells(rows)
     text_columns = len(heading) - 1
     columns = _measure_columns(rows)
     for other in others:
