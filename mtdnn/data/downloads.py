@@ -6,9 +6,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
-from http.client import HTTPException, HTTPMessage
+from http.client import HTTPException
 from pathlib import Path
-from typing import IO
 
 from tqdm import tqdm
 
@@ -129,25 +128,8 @@ def limited(chunks: Iterable[bytes], declared: int, limit: int, called: str) -> 
         yield chunk
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to web servers, but not to local files or servers of other kinds."""
-
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        if not newurl.startswith(("http://", "https://")):
-            raise MtdnnError(f"{req.full_url}: redirects to {newurl}, which is not on the web")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
 def _opener() -> urllib.request.OpenerDirector:
-    """An opener that speaks HTTP and HTTPS alone."""
+    """An opener that speaks HTTP and HTTPS alone, also when it is redirected."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -156,7 +138,7 @@ def _opener() -> urllib.request.OpenerDirector:
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
         urllib.request.UnknownHandler(),
-        _Redirects(),
+        urllib.request.HTTPRedirectHandler(),
     ):
         opener.add_handler(handler)
     return opener

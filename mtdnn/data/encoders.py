@@ -17,13 +17,14 @@ from typing import Any
 from mtdnn.config.layout import ENCODER_FILES, MANIFEST
 from mtdnn.config.settings import EncoderSettings, FilesEncoder, HubEncoder, WheelEncoder
 from mtdnn.data.downloads import MAX_FILE_BYTES, cache_folder, check_digest
+from mtdnn.data.tokenizer_trial import try_tokenizer
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest, read_json, replacing, save_tensors, sha256, write_json
 from mtdnn.machine.locking import exclusive
 from mtdnn.machine.progress import say
 
 REQUIRED, OPTIONAL = ENCODER_FILES[:3], ENCODER_FILES[3:]
-CONFIG, WEIGHTS, _ = REQUIRED
+CONFIG, WEIGHTS, TOKENIZER = REQUIRED
 MAX_ENCODER_BYTES = 8 << 30
 MAX_UNPACKED_RATIO = 50  # of unpacked to packed bytes
 LAYER_KEY = re.compile(r"(?:^|\.)(?:encoder|transformer)\.layer\.(\d+)\.")
@@ -52,6 +53,7 @@ def fetch(name: str, encoder: EncoderSettings, *, lock: Path, output: Path) -> N
     with replacing(output) as draft:
         draft.mkdir()
         source = _from_source(encoder.source, lock, draft)
+        try_tokenizer(draft / TOKENIZER, called=f"encoder {name}")
         layers = _cut(draft, encoder.layers, called=f"encoder {name}")
         digests = _digests(draft)
         write_json(

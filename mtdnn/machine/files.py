@@ -46,6 +46,7 @@ def replacing(target: Path | str) -> Iterator[Path]:
             check_guards()
             _take_place(draft, target)
     except OSError as error:
+        check_guards()  # who took over may have removed the draft
         error.filename = error.filename or str(target)  # a full disk is reported without one
         raise
 

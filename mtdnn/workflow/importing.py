@@ -12,6 +12,7 @@ from mtdnn.config.layout import MANIFEST, STEPS, WEIGHTS, RunFolder, RunId
 from mtdnn.config.loading import load_run
 from mtdnn.config.settings import RunSettings
 from mtdnn.config.yaml_files import dump_yaml
+from mtdnn.data.tokenizer_trial import try_tokenizer
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.drafts import clock
 from mtdnn.machine.files import digest, read_json, replacing, sha256, write_json, write_text
@@ -20,10 +21,11 @@ from mtdnn.workflow.damage import changed_files, wrong_answers
 from mtdnn.workflow.differing import differences
 from mtdnn.workflow.running import held
 
+TOKENIZER = "tokenizer.json"
 TRAINED_FILES = (
     *STEPS["schedule"],
     *STEPS["train"],
-    *(f"{RunFolder.model}/{name}" for name in ("config.json", *WEIGHTS, "tokenizer.json")),
+    *(f"{RunFolder.model}/{name}" for name in ("config.json", *WEIGHTS, TOKENIZER)),
 )
 MODEL_SUFFIXES = (".json", ".safetensors", ".txt")
 EVALUATED_FILES = STEPS["evaluate"]
@@ -181,6 +183,10 @@ def _broken_files(files: RunFolder) -> Iterator[str]:
                 pass
         except (SafetensorError, OSError) as error:
             yield f"{path}: not readable: {error}"
+    try:
+        try_tokenizer(files.model / TOKENIZER, str(files.model / TOKENIZER))
+    except MtdnnError as error:
+        yield str(error)
     try:
         steps = pq.read_metadata(files.schedule).num_rows
         logged = [json.loads(line)["step"] for line in files.log.read_text("utf-8").splitlines()]

@@ -71,6 +71,9 @@ def refused(process: subprocess.Popen) -> None:
     assert "Traceback" not in said
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     run_dir, run = fresh(tmp_path_factory.mktemp("undisturbed"))
