@@ -27,6 +27,7 @@ REQUIRED, OPTIONAL = ENCODER_FILES[:3], ENCODER_FILES[3:]
 CONFIG, WEIGHTS, TOKENIZER = REQUIRED
 MAX_ENCODER_BYTES = 8 << 30
 MAX_UNPACKED_RATIO = 50  # of unpacked to packed bytes
+FLOATS = ("F16", "BF16", "F32", "F64")
 LAYER_KEY = re.compile(r"(?:^|\.)(?:encoder|transformer)\.layer\.(\d+)\.")
 # Besides its own errors, zipfile passes on those of its decompressors; an encrypted file raises a
 # RuntimeError.
@@ -270,9 +271,17 @@ def _read_header(weights: Path, called: str) -> tuple[dict[str, int | None], dic
 
     try:
         with safe_open(weights, framework="pt") as file:
-            return {name: _layer(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            types = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise MtdnnError(f"{called}: {WEIGHTS} is damaged: {error}") from None
+    for name, kind in types.items():
+        # Older files hold position ids as well. Other integers would silently become weights.
+        if kind not in FLOATS and not name.endswith("_ids"):
+            raise MtdnnError(
+                f"{called}: {WEIGHTS}: {name} is of the type {kind}, which no weight is"
+            )
+    return {name: _layer(name) for name in types}, metadata
 
 
 def _layer(name: str) -> int | None:

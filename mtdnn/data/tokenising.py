@@ -83,9 +83,7 @@ def prepare(
             if source.exists():
                 target = draft / f"{split}.arrow"
                 counts[split] = {
-                    **tokenise(
-                        family, settings, tokenizer, portions(source), target, vocabulary
-                    ),
+                    **tokenise(family, settings, tokenizer, portions(source), target, vocabulary),
                     "sha256": sha256(target),
                 }
         write_json(

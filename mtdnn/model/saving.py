@@ -76,6 +76,12 @@ def load(folder: Path, run: RunSettings) -> MultiTaskModel:
         else:
             state[key.replace("qa_outputs.", f"heads.{run.primary}.linear.")] = value
     state |= _weights(folder / WEIGHTS[1])
+    for name, expected in model.state_dict().items():
+        if name in state and state[name].dtype != expected.dtype:  # would be converted silently
+            raise MtdnnError(
+                f"{folder}: the weights do not fit the run's settings: {name} is of the type "
+                f"{state[name].dtype}, not {expected.dtype}"
+            )
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -135,9 +135,7 @@ def declared_too_large(handler) -> None:
         (declared_too_large, "has 1125899906842624 bytes, more than 1000000; refused"),
     ],
 )
-def test_downloads_stop_at_a_declared_or_sensible_size(
-    server, cache, monkeypatch, answer, message
-):
+def test_downloads_stop_at_a_declared_or_sensible_size(server, cache, monkeypatch, answer, message):
     monkeypatch.setattr(downloads, "MAX_FILE_BYTES", 1_000_000, raising=False)
     server.answer = answer
     with pytest.raises(MtdnnError, match=rf"corpus\.txt: {message}"):

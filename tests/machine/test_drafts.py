@@ -1,4 +1,4 @@
-"""Drafts of dead processes are removed by whoever writes next to them, those of living ones never."""
+"""Drafts of dead processes are removed by whoever writes next, those of living ones never."""
 
 import fcntl
 import os
