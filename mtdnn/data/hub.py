@@ -5,11 +5,12 @@ usual); this module decides which files are accepted.
 """
 
 import hashlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import huggingface_hub
@@ -23,11 +24,14 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from mtdnn.data import revisions
+from mtdnn.data.hub_client import limit_answers
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import sha256
 from mtdnn.machine.progress import say
 
 RepoType = Literal["model", "dataset"]
+
+limit_answers()
 
 
 @dataclass(frozen=True)
@@ -87,9 +91,9 @@ def resolve(kind: RepoType, name: str, revision: str) -> Repository:
     """Return the repository at the commit to which a branch, tag or commit points today."""
     with translated(f"Hub {kind} {name} at {revision}"):
         info = huggingface_hub.HfApi().repo_info(name, repo_type=kind, revision=revision)
-    if info.sha is None:
+    if not re.fullmatch("[0-9a-f]{40}", str(info.sha)):
         raise MtdnnError(f"Hub {kind} {name} at {revision}: the Hub names no commit")
-    return Repository(kind, name, info.sha)
+    return Repository(kind, name, str(info.sha))
 
 
 def list_files(repository: Repository) -> list[str]:
@@ -107,8 +111,12 @@ def fetch(repository: Repository, names: list[str], locked: dict[str, str]) -> F
     lists. A damaged file in the cache is downloaded again.
 
     Raises:
-        MtdnnError: a file is not available or has another digest.
+        MtdnnError: a file is not available or has another digest, or its name leaves the
+            repository.
     """
+    for name in names:
+        if not _is_inside(name):
+            raise MtdnnError(f"{repository}: contains a path that leaves it: {name!r}")
     new = [name for name in names if name not in locked]
     listed = _listed(repository, new) if new else {}
     paths: dict[str, Path] = {}
@@ -118,6 +126,11 @@ def fetch(repository: Repository, names: list[str], locked: dict[str, str]) -> F
         paths[name] = _download(repository, name, accepts, locked=name in locked)
         digests[name] = sha256(paths[name])
     return Fetched(repository.commit, paths, digests)
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not (path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name)
 
 
 def _download(

@@ -1,10 +1,10 @@
 """Everything that an experiment downloads, in one folder, for machines without a network."""
 
 import os
-import tempfile
 from pathlib import Path
 
 from mtdnn.config.experiment import Experiment
+from mtdnn.machine.drafts import drafting
 from mtdnn.machine.progress import say
 
 
@@ -35,8 +35,7 @@ def fetch(experiment: Experiment, folder: Path) -> dict[str, str]:
 
     assert experiment.lock is not None  # `load` has set it
     lock, runs = Path(experiment.lock), experiment.runs()
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
+    with drafting(folder, "fetch") as scratch:
         for name in sorted({run.encoder for run in runs}):
             say(f"encoder {name}")
             output = Path(scratch, "encoders", name)

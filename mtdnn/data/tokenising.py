@@ -1,6 +1,7 @@
 """Text to token ids: windows over long contexts, sentences, pairs and choices, as Arrow files."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -41,7 +42,9 @@ def prepare(
         MtdnnError: the encoder has no usable tokenizer or fewer positions than `max_length`, or
             the settings leave no tokens of a window for the context.
     """
-    positions = positions_of(read_json(encoder / "config.json"))
+    config = read_json(encoder / "config.json")
+    positions, size = positions_of(config), config.get("vocab_size")
+    vocabulary = size if isinstance(size, int) else None
     if positions and settings.max_length > positions:
         raise MtdnnError(
             f"features.max_length: {settings.max_length} is more than the {positions} positions "
@@ -56,7 +59,7 @@ def prepare(
             if source.exists():
                 target = draft / f"{split}.arrow"
                 counts[split] = {
-                    **tokenise(family, settings, tokenizer, portions(source), target),
+                    **tokenise(family, settings, tokenizer, portions(source), target, vocabulary),
                     "sha256": sha256(target),
                 }
         write_json(
@@ -77,6 +80,7 @@ def tokenise(
     tokenizer: "Tokenizer",
     rows: Iterable[Rows],
     target: Path,
+    vocabulary: int | None = None,
 ) -> dict[str, int]:
     """Write the features of a corpus to the Arrow file `target`.
 
@@ -86,12 +90,14 @@ def tokenise(
         tokenizer: the encoder's tokenizer.
         rows: the rows in portions; each becomes a chunk of the file.
         target: the file.
+        vocabulary: number of the encoder's embeddings; None if it is not known.
 
     Returns:
         The numbers of `sequences` and of `tokens`.
 
     Raises:
-        MtdnnError: the settings leave no tokens of a window for the context.
+        MtdnnError: the settings leave no tokens of a window for the context, or a token has no
+            embedding.
     """
     encode = {
         "question_answering": _windows,
@@ -99,7 +105,13 @@ def tokenise(
         "sequence_classification": _sentences,
     }[family]
     batches = (encode(portion, tokenizer, settings) for portion in rows)
-    return _write(target, SCHEMAS[family], batches)
+    try:
+        return _write(target, SCHEMAS[family], batches, vocabulary)
+    except OverflowError:
+        raise MtdnnError(
+            f"{tokenizer.folder}: no usable tokenizer: it gives tokens that have no embedding"
+            + (f": vocab_size is {vocabulary} in config.json" if vocabulary else "")
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -131,6 +143,7 @@ class Tokenizer:
         encoder: folder of the encoder.
 
     Attributes:
+        folder: folder of the encoder.
         call: the tokenizer as transformers loads it.
         backend: its part in Rust.
 
@@ -141,13 +154,11 @@ class Tokenizer:
     def __init__(self, encoder: Path):
         from transformers import AutoTokenizer
 
-        try:
+        self.folder = encoder
+        with self._in_one_line():
             tokenizer = AutoTokenizer.from_pretrained(
                 encoder, local_files_only=True, trust_remote_code=False
             )
-        except Exception as error:  # the Rust part raises plain exceptions
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise MtdnnError(f"{encoder}: no usable tokenizer: {reason}") from None
         if not tokenizer.is_fast:
             raise MtdnnError(
                 f"{encoder}: has no fast tokenizer (tokenizer.json), which gives the offsets"
@@ -161,21 +172,24 @@ class Tokenizer:
     @cached_property
     def frame(self) -> Frame:
         """The special tokens with which this tokenizer joins a pair, read from an example."""
-        pair = self.backend.encode("a", "b")
-        first = [i for i, s in enumerate(pair.sequence_ids) if s == 0]
-        second = [i for i, s in enumerate(pair.sequence_ids) if s == 1]
-        ids, types = pair.ids, pair.type_ids
-        return Frame(
-            before=ids[: first[0]],
-            between=ids[first[-1] + 1 : second[0]],
-            after=ids[second[-1] + 1 :],
-            types=(types[0], types[first[0]], types[first[-1] + 1], types[second[0]], types[-1]),
-        )
+        with self._in_one_line():
+            pair = self.backend.encode("a", "b")
+            first = [i for i, s in enumerate(pair.sequence_ids) if s == 0]
+            second = [i for i, s in enumerate(pair.sequence_ids) if s == 1]
+            ids, types = pair.ids, pair.type_ids
+            between = first[-1] + 1
+            return Frame(
+                before=ids[: first[0]],
+                between=ids[between : second[0]],
+                after=ids[second[-1] + 1 :],
+                types=(types[0], types[first[0]], types[between], types[second[0]], types[-1]),
+            )
 
     def plain(self, texts: list[str]) -> list[Any]:
         """Return the encodings of `texts` without special tokens, truncation or padding."""
         self._neither_cut_nor_pad()
-        encodings: list[Any] = self.backend.encode_batch(texts, add_special_tokens=False)
+        with self._in_one_line():
+            encodings: list[Any] = self.backend.encode_batch(texts, add_special_tokens=False)
         return encodings
 
     def offsets(self, text: str, encoding: Any) -> list[tuple[int, int]]:
@@ -200,6 +214,17 @@ class Tokenizer:
         text = "a b"
         return any(" " in text[a:b] for a, b in self.plain([text])[0].offsets)
 
+    @contextmanager
+    def _in_one_line(self) -> Iterator[None]:
+        """Turn any failure of the tokenizer's libraries into an `MtdnnError` of one line."""
+        try:
+            yield
+        except (KeyboardInterrupt, MemoryError):
+            raise
+        except BaseException as error:  # the Rust part panics with something that is no Exception
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise MtdnnError(f"{self.folder}: no usable tokenizer: {reason}") from None
+
     def _neither_cut_nor_pad(self) -> None:
         """Undo the truncation and padding that tokenizer.json or an earlier call has set."""
         self.backend.no_truncation()
@@ -210,14 +235,15 @@ class Tokenizer:
 
         Tokens are cut from the end of the longer text.
         """
-        return self.call(
-            first,
-            second,
-            truncation="longest_first",
-            max_length=max_length,
-            return_token_type_ids=True,  # some tokenizer classes omit them by default
-            verbose=False,
-        )
+        with self._in_one_line():
+            return self.call(
+                first,
+                second,
+                truncation="longest_first",
+                max_length=max_length,
+                return_token_type_ids=True,  # some tokenizer classes omit them by default
+                verbose=False,
+            )
 
 
 def window_starts(tokens: int, capacity: int, settings: FeatureSettings) -> list[int]:
@@ -483,16 +509,28 @@ def portions(source: Path) -> Iterator[Rows]:
         yield rows
 
 
-def _write(target: Path, schema: pa.Schema, batches: Iterable[Columns]) -> dict[str, int]:
-    """Write features in portions; return the numbers of sequences and tokens."""
+def _write(
+    target: Path, schema: pa.Schema, batches: Iterable[Columns], vocabulary: int | None
+) -> dict[str, int]:
+    """Write features in portions; return the numbers of sequences and tokens.
+
+    Raises:
+        OverflowError: a token's id is not below `vocabulary`.
+    """
     sequences = tokens = 0
     with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for columns in batches:
-            arrays = [_array(columns[field.name], field.type) for field in schema]
+            try:
+                arrays = [_array(columns[field.name], field.type) for field in schema]
+            except pa.ArrowInvalid as error:
+                raise OverflowError from error
             batch = pa.record_batch(arrays, schema=schema)
             writer.write_batch(batch)
             sequences += len(batch)
-            tokens += len(batch.column("input_ids").flatten())
+            ids = batch.column("input_ids").flatten().to_numpy()
+            if vocabulary is not None and len(ids) and ids.max() >= vocabulary:
+                raise OverflowError
+            tokens += len(ids)
     return {"sequences": sequences, "tokens": tokens}
 
 

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mtdnn.errors import MtdnnError
+from mtdnn.machine.drafts import clock
 from mtdnn.machine.files import read_json, sha256, write_json
 
 # A file that changed this recently may change again without a new date: its digest is not kept.
@@ -27,7 +28,7 @@ def content_digests(files: Iterable[Path], cache: Path) -> dict[Path, str]:
         OSError: a file cannot be read.
     """
     kept = _read(cache)
-    known = dict(kept)
+    known, now = dict(kept), None
     digests = {}
     for file in files:
         stat = file.stat()
@@ -37,12 +38,24 @@ def content_digests(files: Iterable[Path], cache: Path) -> dict[Path, str]:
             digests[file] = digest
             continue
         digests[file] = sha256(file)
-        if time.time() - max(stat.st_mtime, stat.st_ctime) > UNSETTLED_SECONDS:
+        now = _now(cache.parent) if now is None else now
+        if now - max(stat.st_mtime, stat.st_ctime) > UNSETTLED_SECONDS:
             known[str(file.absolute())] = f"{state} {digests[file]}"
     if known != kept:
         with suppress(OSError):
             write_json(cache, {name: known[name] for name in known if os.path.exists(name)})
     return digests
+
+
+def _now(folder: Path) -> float:
+    """The time by this machine's clock or by the disk's, whichever is slower.
+
+    Dates of files on a network are those of its server.
+    """
+    try:
+        return min(time.time(), clock(folder))
+    except OSError:
+        return 0.0  # nothing can be kept there anyway
 
 
 def _read(cache: Path) -> dict[str, str]:

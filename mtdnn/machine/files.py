@@ -4,18 +4,32 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtdnn.errors import MtdnnError
+from mtdnn.machine.drafts import drafting, old_place
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import torch
+
+
+# Called before anything takes its place; each may raise an error that prevents it.
+guards: list[Callable[[], None]] = []
+
+
+def check_guards() -> None:
+    """Check that this process may still write: it has lost nothing that it held.
+
+    Raises:
+        Busy: another process has taken over what this one held; see `locking.Lease`.
+    """
+    for guard in tuple(guards):
+        guard()
 
 
 @contextmanager
@@ -25,30 +39,28 @@ def replacing(target: Path | str) -> Iterator[Path]:
     The block creates the draft as a file or as a folder. When it fails, `target` stays as it was.
     """
     target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    draft = temporary / target.name
     try:
-        yield draft
-        if draft.is_dir() and target.exists():
-            # A folder cannot be renamed onto one that is not empty: move the old one away first.
-            os.rename(target, temporary / f"{target.name}.old")
-        os.replace(draft, target)
+        with drafting(target.parent, target.name) as folder:
+            draft = folder / target.name
+            yield draft
+            check_guards()
+            _take_place(draft, target)
     except OSError as error:
+        check_guards()  # who took over may have removed the draft
         error.filename = error.filename or str(target)  # a full disk is reported without one
         raise
+
+
+def _take_place(draft: Path, target: Path) -> None:
+    old = old_place(draft)
+    try:
+        if draft.is_dir() and target.exists():
+            # A folder cannot be renamed onto one that is not empty: move the old one away first.
+            os.rename(target, old)
+        os.replace(draft, target)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def sweep(target: Path | str) -> None:
-    """Remove the drafts of `target` that killed processes left behind.
-
-    Call it only while no other process writes `target`.
-    """
-    target = Path(target)
-    for temporary in target.parent.glob(f".{target.name}.*"):
-        shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists() and not target.exists():  # interrupted in between
+            os.rename(old, target)
 
 
 def flush(path: Path) -> None:
@@ -108,7 +120,7 @@ def read_columns(path: Path | str, columns: list[str]) -> "pa.Table":
 def save_tensors(
     tensors: dict[str, "torch.Tensor"], target: Path, metadata: dict[str, str] | None = None
 ) -> None:
-    """Write tensors as safetensors.
+    """Write tensors as safetensors, with the permissions that any new file gets here.
 
     Raises:
         OSError: the disk is full or cannot be written, as for any other file.
@@ -122,12 +134,24 @@ def save_tensors(
             target,
             metadata,
         )
+        share(target)
     except SafetensorError as error:
         reported = re.search(r"os error (\d+)", str(error))
         if not reported:
             raise
         number = int(reported[1])
         raise OSError(number, os.strerror(number), str(target)) from None
+
+
+def share(path: Path) -> None:
+    """Give a file the permissions that any new file gets in its folder.
+
+    The library of safetensors creates its files for their owner alone.
+    """
+    probe = path.with_name(f"{path.name}.mode")
+    probe.touch()
+    path.chmod(stat.S_IMODE(probe.stat().st_mode))
+    probe.unlink()
 
 
 def sha256(path: Path | str) -> str:

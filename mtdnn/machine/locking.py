@@ -21,8 +21,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from mtdnn.errors import Busy, MtdnnError
-from mtdnn.machine.files import write_json
+from mtdnn.errors import Busy
+from mtdnn.machine.drafts import is_at, machine
+from mtdnn.machine.files import guards, write_json
 
 BEAT_SECONDS = 15.0
 # Longer than the time for which a network file system may report an old date (NFS: a minute),
@@ -75,10 +76,12 @@ class Lease:
         except BaseException:
             self._unlock()
             raise
+        guards.append(self.check)
         self._beats.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        guards.remove(self.check)
         self._released.set()
         self._beats.join()
         if self._is_ours():
@@ -92,11 +95,13 @@ class Lease:
     def check(self) -> None:
         """Check that this process still holds the folder.
 
+        As long as it does, it is checked before each file that this process puts in its place.
+
         Raises:
-            MtdnnError: this process was suspended for so long that another one took over.
+            Busy: this process was suspended for so long that another one took over.
         """
         if not self._is_ours():
-            raise MtdnnError(
+            raise Busy(
                 f"{self._holder()}, which took over because this process was suspended for too "
                 "long; leave the work to it"
             )
@@ -109,7 +114,7 @@ class Lease:
         lease, beat = self._read()
         if lease is None:
             return self._create()
-        if lease.get("machine") == _machine() and self._locks_work:
+        if lease.get("machine") == machine() and self._locks_work:
             return self._replace()  # its process ran here and has lost its lock: it is dead
         now = time.monotonic()
         if self._seen[0] is None:
@@ -148,7 +153,7 @@ class Lease:
                 return False
             except OSError:
                 self._locks_work = False  # the file system has no locks: only the lease counts
-            if _is_at(handle, path):
+            if is_at(handle, path):
                 self._lock = handle
                 return True
             os.close(handle)  # the last holder has just removed the folder: try again
@@ -178,7 +183,7 @@ class Lease:
         return {
             "process": os.getpid(),
             "host": socket.gethostname(),
-            "machine": _machine(),
+            "machine": machine(),
             "token": self._token,
             "what": self._what,
         }
@@ -209,24 +214,6 @@ class Lease:
                     os.utime(self._file)  # works on a full disk, unlike writing
             except OSError:
                 continue  # the file system may recover; `check` decides
-
-
-def _is_at(handle: int, path: Path) -> bool:
-    """Return whether `path` is still the file that was opened as `handle`."""
-    try:
-        current = os.stat(path)
-    except FileNotFoundError:
-        return False
-    opened = os.fstat(handle)
-    return (opened.st_dev, opened.st_ino) == (current.st_dev, current.st_ino)
-
-
-def _machine() -> str:
-    """Return an id of this machine since its last boot; host names are not unique."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return f"{socket.gethostname()}-{uuid.getnode():x}"
 
 
 @contextmanager

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1]
 # Modules that display, report or wait, and cannot change a result.
 WITHOUT_EFFECT = {
     "errors",
+    "machine.drafts",
     "machine.gpus",
     "machine.locking",
     "machine.progress",

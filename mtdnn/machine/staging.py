@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mtdnn.machine.files import flush
+from mtdnn.machine.files import check_guards, flush
 
 _DRAFT, _READY, _OLD = ".draft", ".ready", ".old"
 _STALE = ".stale.json"
@@ -31,16 +31,17 @@ def publishing(folder: Path, stale: Iterable[str] = ()) -> Iterator[Path]:
 
     Raises:
         OSError: the disk is full or not writable; `folder` is unchanged.
+        Busy: this process no longer holds what it held; `folder` is unchanged.
     """
     finish_publishing(folder)
     draft = folder / _DRAFT
-    shutil.rmtree(draft, ignore_errors=True)  # left by a killed process
     draft.mkdir(parents=True)
     try:
         yield draft
         (draft / _STALE).write_text(json.dumps(sorted(stale)), encoding="utf-8")
         for path in [draft, *(path for path in draft.rglob("*") if path.is_dir())]:
             _flush_files(path)
+        check_guards()
         os.rename(draft, folder / _READY)
     except OSError as error:
         error.filename = error.filename or str(folder)  # a full disk is reported without a name
@@ -51,10 +52,11 @@ def publishing(folder: Path, stale: Iterable[str] = ()) -> Iterator[Path]:
 
 
 def finish_publishing(folder: Path) -> None:
-    """Finish what a killed process had ready; do nothing if nothing is.
+    """Finish what a killed process had ready, and remove what it had not.
 
     Every step can be repeated, so being killed here as well loses nothing.
     """
+    shutil.rmtree(folder / _DRAFT, ignore_errors=True)
     ready = folder / _READY
     if not ready.is_dir():
         return

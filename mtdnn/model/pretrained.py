@@ -64,12 +64,19 @@ def load_encoder(folder: Path, run: RunSettings) -> PreTrainedModel:
             dtype=torch.float32,
             use_safetensors=True,  # never a pickle, whatever is in the folder
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
         )
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise MtdnnError(f"{folder}: no usable encoder weights: {reason}") from None
     # Transformers would draw them at random and only warn.
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    if report["mismatched_keys"]:
+        name, found, expected = min(report["mismatched_keys"])
+        raise MtdnnError(
+            f"{folder}: no usable encoder weights: {name} has the shape {tuple(found)}, but "
+            f"config.json gives it {tuple(expected)}"
+        )
     if missing:
         raise MtdnnError(
             f"{folder}: no usable encoder weights: {len(missing)} are missing, the first is "

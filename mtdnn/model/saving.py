@@ -104,6 +104,12 @@ def load(folder: Path, run: RunSettings) -> MultiTaskModel:
             state[part + name.removeprefix(place)] = weights.pop(name)
     state |= {name: value for name, value in weights.items() if not name.startswith(UNUSED)}
     state |= _weights(folder / WEIGHTS[1])
+    for name, expected in model.state_dict().items():
+        if name in state and state[name].dtype != expected.dtype:  # would be converted silently
+            raise MtdnnError(
+                f"{folder}: the weights do not fit the run's settings: {name} is of the type "
+                f"{state[name].dtype}, not {expected.dtype}"
+            )
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -191,7 +197,7 @@ def export(run_dir: Path, run: RunSettings, corpus: str, output: Path) -> None:
 def _copy_tokenizer(source: Path, target: Path) -> None:
     for name in TOKENIZER_FILES:
         if (source / name).exists():
-            shutil.copy(source / name, target / name)
+            shutil.copyfile(source / name, target / name)
 
 
 def _weights(path: Path) -> dict[str, torch.Tensor]:

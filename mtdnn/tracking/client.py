@@ -21,6 +21,7 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 from filelock import FileLock
+from google.protobuf.json_format import Error as UnexpectedAnswer
 from mlflow import MlflowClient as MlflowClient
 from mlflow.entities import Dataset as Dataset
 from mlflow.entities import DatasetInput as DatasetInput
@@ -46,6 +47,12 @@ MAX_METRICS_PER_BATCH = 1000
 MAX_PARAMS_PER_BATCH = 100
 MAX_TAGS_PER_BATCH = 100
 _VIEW = "scores"
+# Of a server that answers with something else than MLflow's client expects, the last two of the
+# first line: valid JSON of another shape, or numbers that are too large.
+_FAILURES = (
+    *(MlflowException, UnexpectedAnswer, OverflowError),
+    *(SQLAlchemyError, OSError, ImportError),
+)
 
 T = TypeVar("T")
 
@@ -106,7 +113,7 @@ def open_store(experiment: Experiment, writes: bool = True) -> Iterator[MlflowCl
             turn = Lease(experiment.layout.root / "delivery", "runs are being logged", wait=True)
         with turn:
             yield MlflowClient(with_credentials(uri))
-    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+    except _FAILURES as error:
         reason = without_credentials(" ".join(str(error).split()))
         shown = f"{reason[:200]}…" if reason[200:] else reason
         raise StoreUnavailable(
@@ -189,7 +196,8 @@ def all_runs(client: MlflowClient, experiment_id: str) -> Iterator[Run]:
     while True:
         page = client.search_runs([experiment_id], page_token=token)
         yield from page
-        if not (token := page.token):
+        token = page.token
+        if not page or not token:
             return
 
 

@@ -19,12 +19,12 @@ from torch import nn
 
 from mtdnn.config.layout import RunFolder
 from mtdnn.errors import printable
+from mtdnn.machine.drafts import sweep
 from mtdnn.machine.files import (
     flush,
     replacing,
     save_tensors,
     sha256,
-    sweep,
     write_json,
     write_text,
 )
@@ -65,7 +65,7 @@ class Checkpoints:
             Busy: another process holds it, and the lease does not wait.
         """
         with lease as self._lease:
-            sweep(self._folder / "step*")
+            sweep(self._folder)
             yield lease
 
     def check_holder(self) -> None:

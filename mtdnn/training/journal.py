@@ -27,6 +27,8 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from mtdnn.config.layout import RunFolder
+from mtdnn.errors import Busy
+from mtdnn.machine.files import check_guards
 
 MAX_MEMORY_READINGS = 200
 """Number of lines with memory readings in the journal of a run, at most."""
@@ -37,7 +39,9 @@ Line = dict[str, Any]
 class Journal:
     """Writes the journal of a run, in the one process that leads its training.
 
-    A journal that cannot be written never stops training: one line on stderr says so.
+    A journal that cannot be written never stops training: one line on stderr says so. Only a
+    process that no longer holds the run is stopped (`Busy`), before it writes into the journal of
+    the next holder.
 
     Args:
         folder: the run's folder.
@@ -65,6 +69,9 @@ class Journal:
         error: BaseException | None,
         __: TracebackType | None,
     ) -> None:
+        if isinstance(error, Busy):  # another process writes the journal now
+            self._file = self._file and self._file.close()
+            return
         status, reason = _status(error)
         end = {"end": status, "reason": reason, "seconds": self._seconds}
         self._write([end])
@@ -107,6 +114,7 @@ class Journal:
     def _write(self, lines: list[Line]) -> None:
         if not self._file:
             return
+        check_guards()
         try:
             self._file.write("".join(json.dumps(line) + "\n" for line in lines))
             self._file.flush()

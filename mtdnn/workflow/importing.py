@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,16 +12,20 @@ from mtdnn.config.layout import MANIFEST, STEPS, WEIGHTS, RunFolder, RunId
 from mtdnn.config.loading import load_run
 from mtdnn.config.settings import RunSettings
 from mtdnn.config.yaml_files import dump_yaml
+from mtdnn.data.tokenizer_trial import try_tokenizer
 from mtdnn.errors import MtdnnError
+from mtdnn.machine.drafts import clock
 from mtdnn.machine.files import digest, read_json, replacing, sha256, write_json, write_text
 from mtdnn.training.fingerprint import Fingerprint, is_ours, starts_elsewhere
 from mtdnn.workflow.damage import changed_files, wrong_answers
 from mtdnn.workflow.differing import differences
+from mtdnn.workflow.running import held
 
+TOKENIZER = "tokenizer.json"
 TRAINED_FILES = (
     *STEPS["schedule"],
     *STEPS["train"],
-    *(f"{RunFolder.model}/{name}" for name in ("config.json", *WEIGHTS, "tokenizer.json")),
+    *(f"{RunFolder.model}/{name}" for name in ("config.json", *WEIGHTS, TOKENIZER)),
 )
 MODEL_SUFFIXES = (".json", ".safetensors", ".txt")
 EVALUATED_FILES = STEPS["evaluate"]
@@ -58,13 +61,16 @@ def import_run(experiment: Experiment, folder: Path) -> Path:
         *_other_origins(experiment, settings, files.description),
     ]
     target = RunFolder(experiment.layout.run(run))
-    is_there = target.description.exists()
-    if is_there and sha256(target.description) != sha256(files.description):
-        problems.append(f"{target.path}: already holds a trained run; delete it to import another")
     if problems:
         raise MtdnnError("\n".join(problems))
-    if not is_there:
-        _copy(experiment, run, folder, required)
+    with held(target.path, "the run is being imported"):
+        is_there = target.description.exists()
+        if is_there and sha256(target.description) != sha256(files.description):
+            raise MtdnnError(
+                f"{target.path}: already holds a trained run; delete it to import another"
+            )
+        if not is_there:
+            _copy(experiment, run, folder, required)
     if target.metrics.exists():
         from mtdnn.tracking import client, runs
 
@@ -77,10 +83,11 @@ def _copy(experiment: Experiment, run: RunId, folder: Path, required: tuple[str,
     """Copy a verified run to its place, all of it or nothing."""
     with replacing(experiment.layout.run(run)) as draft:
         # The whole folder, because the tokenizer's files differ from encoder to encoder.
-        shutil.copytree(folder / RunFolder.model, draft / RunFolder.model)
-        for name in (RunFolder.journal, *required):
+        model = [f"{RunFolder.model}/{name}" for name in os.listdir(folder / RunFolder.model)]
+        (draft / RunFolder.model).mkdir(parents=True)
+        for name in {RunFolder.journal, *required, *model}:
             if (folder / name).exists():
-                shutil.copyfile(folder / name, draft / name)
+                shutil.copyfile(folder / name, draft / name)  # without its permissions
         files, run_steps = RunFolder(draft), RunSteps(experiment)
         write_text(files.config, dump_yaml(experiment.resolve(run)))
         steps = ["train", "evaluate"] if files.predictions.exists() else ["train"]
@@ -178,6 +185,10 @@ def _broken_files(files: RunFolder) -> Iterator[str]:
         except (SafetensorError, OSError) as error:
             yield f"{path}: not readable: {error}"
     try:
+        try_tokenizer(files.model / TOKENIZER, str(files.model / TOKENIZER))
+    except MtdnnError as error:
+        yield str(error)
+    try:
         steps = pq.read_metadata(files.schedule).num_rows
         logged = [json.loads(line)["step"] for line in files.log.read_text("utf-8").splitlines()]
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
@@ -218,6 +229,6 @@ def _set_dates(folder: Path) -> None:
 
     Scores get an old date, because Snakemake has no record of them and must redo them.
     """
-    now = time.time()
+    now = clock(folder)  # not this machine's: other files have the dates of the disk's server
     for path in folder.rglob("*"):
         os.utime(path, (1, 1) if path.name == RunFolder.metrics else (now, now))

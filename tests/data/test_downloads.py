@@ -1,18 +1,32 @@
 """Downloads: verified before use, retried after faults of the server, cached by digest."""
 
+import gzip
+import hashlib
+import time
+
 import pytest
 
 from mtdnn.data import downloads
+from mtdnn.data.corpora import publishers
 from mtdnn.data.downloads import cache_folder, check_digest, download
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import sha256
 from tests.support.file_server import FileServer
 
 
+class Impatient:
+    """The module `time`, but nobody sleeps."""
+
+    monotonic = staticmethod(time.monotonic)
+
+    def sleep(self, _: float) -> None:
+        pass
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("MTDNN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(downloads.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(downloads, "time", Impatient())
     return tmp_path / "cache"
 
 
@@ -82,6 +96,98 @@ def test_a_file_with_another_digest_is_not_kept(server, cache, published):
     with pytest.raises(MtdnnError, match=rf"sha256 is {sha256(published)}, expected 000"):
         download(f"{server.url}/corpus.txt", "0" * 64)
     assert not list(cache.rglob("*.txt"))
+
+
+# --- servers that send too much, never end, or point elsewhere --------------------------------
+
+
+def send(handler, content: bytes = b"", status: int = 200, **headers: object) -> None:
+    handler.send_response(status)
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), str(value))
+    handler.end_headers()
+    handler.wfile.write(content)
+
+
+def without_end(handler) -> None:
+    send(handler)
+    while True:
+        handler.wfile.write(bytes(1 << 16))
+
+
+def chunks_without_end(handler) -> None:
+    handler.protocol_version = "HTTP/1.1"
+    send(handler, Transfer_Encoding="chunked", Content_Length=1000)
+    while True:
+        handler.wfile.write(b"10000\r\n" + bytes(1 << 16) + b"\r\n")
+
+
+def declared_too_large(handler) -> None:
+    send(handler, Content_Length=1 << 50)
+    handler.wfile.write(bytes(1 << 16))
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (without_end, "the server sends more than 1000000 bytes; refused"),
+        (chunks_without_end, "the server sends more than 100"),
+        (declared_too_large, "has 1125899906842624 bytes, more than 1000000; refused"),
+    ],
+)
+def test_downloads_stop_at_a_declared_or_sensible_size(server, cache, monkeypatch, answer, message):
+    monkeypatch.setattr(downloads, "MAX_FILE_BYTES", 1_000_000, raising=False)
+    server.answer = answer
+    with pytest.raises(MtdnnError, match=rf"corpus\.txt: {message}"):
+        download(f"{server.url}/corpus.txt", "0" * 64)
+    assert server.requests == 1
+    assert not list(cache.rglob("*.txt"))
+
+
+def test_a_server_that_hardly_sends_anything_is_given_up(server, monkeypatch):
+    monkeypatch.setattr(downloads, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(downloads, "MAX_ATTEMPTS", 1)
+
+    def drip(handler) -> None:
+        send(handler)
+        for _ in range(100):
+            handler.wfile.write(b"x")
+            time.sleep(0.1)
+
+    server.answer = drip
+    began = time.monotonic()
+    with pytest.raises(MtdnnError, match=r"corpus\.txt: download failed: only \d+ bytes in"):
+        download(f"{server.url}/corpus.txt", "0" * 64)
+    assert time.monotonic() - began < 5
+
+
+def test_a_gzip_bomb_is_not_unpacked(server, cache):
+    """The file is what the server sends; nothing here asks for or undoes compression."""
+    bomb = gzip.compress(bytes(100 << 20))
+    server.answer = lambda handler: send(
+        handler, bomb, Content_Encoding="gzip", Content_Length=len(bomb)
+    )
+    path = download(f"{server.url}/corpus.txt", hashlib.sha256(bomb).hexdigest())
+    assert path.read_bytes() == bomb
+    with pytest.raises(MtdnnError, match="not UTF-8"):
+        list(publishers.jsonl(path, "corpus.txt"))
+
+
+@pytest.mark.parametrize("target", ["file://{path}", "ftp://127.0.0.1/x", "data:text/plain,hello"])
+def test_redirects_stay_on_the_web_even_with_the_right_digest(server, published, target):
+    target = target.format(path=published)
+    server.answer = lambda handler: send(handler, status=302, Location=target)
+    with pytest.raises(MtdnnError, match=r"corpus\.txt: .*(not allowed|unknown url type: ftp)"):
+        download(f"{server.url}/corpus.txt", sha256(published))
+
+
+def test_other_redirects_are_followed(server, published):
+    def redirect(handler) -> None:
+        server.answer = None
+        send(handler, status=302, Location=f"{server.url}/corpus.txt")
+
+    server.answer = redirect
+    assert download(f"{server.url}/moved", sha256(published)).read_bytes() == published.read_bytes()
 
 
 def test_the_message_about_a_digest_uses_the_given_name(tmp_path):

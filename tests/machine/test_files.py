@@ -1,9 +1,6 @@
 """Files: complete or absent, readable or refused in one line, identified by digests."""
 
 import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,7 +19,6 @@ from mtdnn.machine.files import (
     replacing,
     save_tensors,
     sha256,
-    sweep,
     write_json,
     write_text,
 )
@@ -70,27 +66,6 @@ def test_an_error_of_the_disk_names_the_file(tmp_path):
     with pytest.raises(OSError) as caught, replacing(tmp_path / "file"):
         raise OSError(28, "No space left on device")
     assert caught.value.filename == str(tmp_path / "file")
-
-
-KILLED = """
-import os, signal, sys
-from mtdnn.machine.files import replacing
-with replacing(sys.argv[1]) as draft:
-    draft.write_text("half")
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_a_killed_process_leaves_a_draft_that_is_swept(tmp_path):
-    target = tmp_path / "file"
-    target.write_text("old")
-    (tmp_path / ".other.draft").mkdir()
-    result = subprocess.run([sys.executable, "-c", KILLED, str(target)])
-    assert result.returncode == -signal.SIGKILL
-    assert target.read_text() == "old"
-    assert len(os.listdir(tmp_path)) == 3
-    sweep(target)
-    assert sorted(os.listdir(tmp_path)) == [".other.draft", "file"]
 
 
 def test_a_flush_reaches_every_file_of_a_folder(tmp_path, monkeypatch):

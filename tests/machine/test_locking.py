@@ -14,7 +14,10 @@ import pytest
 
 from mtdnn.errors import Busy, MtdnnError
 from mtdnn.machine import locking
+from mtdnn.machine.files import write_json
 from mtdnn.machine.locking import Lease, exclusive
+from mtdnn.machine.staging import publishing
+from tests.support.journals import journal_line, make_journal
 
 WHAT = "the run is being trained"
 HOLD = """
@@ -144,6 +147,43 @@ def test_a_process_that_was_suspended_for_too_long_loses_the_folder(tmp_path, qu
         with pytest.raises(MtdnnError, match="by process 8 on far, which took over"):
             lease.check()
     assert json.loads((tmp_path / "run" / "holder.json").read_text()) == other
+
+
+def with_json(folder):
+    write_json(folder / "a", 1)
+
+
+def with_staging(folder):
+    with publishing(folder) as draft:
+        (draft / "a").write_text("1")
+
+
+def with_a_journal(folder):
+    with make_journal(folder) as journal:
+        take_over(folder)
+        journal.add([journal_line(0)])
+
+
+def take_over(folder) -> None:
+    other = {"process": 8, "host": "far", "machine": "another", "token": "its"}
+    (folder.parent / "lease" / "holder.json").write_text(json.dumps(other))
+
+
+@pytest.mark.parametrize("write", [with_json, with_staging, with_a_journal])
+def test_a_process_that_lost_what_it_held_writes_nothing(tmp_path, quick, write):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    with Lease(tmp_path / "lease", WHAT):
+        write_json(folder / "b", "while it is held")
+        if write is not with_a_journal:
+            take_over(folder)
+        with pytest.raises(Busy, match="by process 8 on far, which took over"):
+            write(folder)
+        left = {path.name: path.read_text() for path in folder.iterdir()}
+        journal = left.pop("journal.jsonl", "")
+        assert left == {"b": '"while it is held"\n'}
+        assert "loss" not in journal and "end" not in journal
+    write_json(folder / "a", "afterwards")
 
 
 def test_one_of_many_threads_holds_the_folder_at_a_time(tmp_path):

@@ -2,6 +2,8 @@
 
 import http.server
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -13,11 +15,13 @@ class FileServer:
         broken: number of further requests whose connection breaks in the middle of the file.
         refused: number of further requests that are answered with status 503.
         requests: number of requests so far.
+        answer: answers all further requests if it is set, given the request's handler.
         url: its address.
     """
 
     def __init__(self, folder: Path) -> None:
         self.broken = self.refused = self.requests = 0
+        self.answer: Callable[[http.server.BaseHTTPRequestHandler], None] | None = None
         handler = partial(_Handler, self, directory=str(folder))
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -38,7 +42,10 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._owner.requests += 1
-        if self._owner.refused:
+        if self._owner.answer:
+            with suppress(OSError):  # the client may hang up
+                self._owner.answer(self)
+        elif self._owner.refused:
             self._owner.refused -= 1
             self.send_error(503)
         elif self._owner.broken:

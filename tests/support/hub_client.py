@@ -20,6 +20,7 @@ class Client:
         corpora: the experiment's corpora; tests change them.
         encoder: its encoder `tiny`.
         lock: its lock file.
+        program: how Python starts `mtdnn`; tests that change its limits do so here.
     """
 
     def __init__(self, folder: Path, hub: HubServer) -> None:
@@ -27,6 +28,7 @@ class Client:
         self.corpora = json.loads(json.dumps(CORPORA))
         self.encoder = {"label": "tiny", "source": {"kind": "hub", "repo": "made/tiny-bert"}}
         self.lock = folder / "experiment.lock.json"
+        self.program = ["-m", "mtdnn"]
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess:
         """Run `mtdnn COMMAND EXPERIMENT.yaml …`."""
@@ -45,7 +47,7 @@ class Client:
         path.write_text(yaml.safe_dump(experiment))
         kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
         return subprocess.run(
-            [sys.executable, "-m", "mtdnn", command[0], str(path), *command[1:]],
+            [sys.executable, *self.program, command[0], str(path), *command[1:]],
             env={
                 **kept,
                 "HF_ENDPOINT": self.endpoint,

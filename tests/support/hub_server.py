@@ -4,10 +4,12 @@ It implements the part of the Hub's protocol that they use to resolve, list and 
 cut files off or serve other content than it lists.
 """
 
+import gzip
 import hashlib
 import json
 import re
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -43,6 +45,9 @@ class HubServer:
         repositories: repositories by kind and name.
         cut_off: paths of which only the first half is sent.
         swapped: content by path that is sent instead of the listed one.
+        headers: headers of files that are sent instead of the right ones.
+        compressed: whether listings are compressed, although nobody asked for it.
+        endless: paths whose content never ends.
         requests: method and path of every request.
     """
 
@@ -50,6 +55,9 @@ class HubServer:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.cut_off: set[str] = set()
         self.swapped: dict[str, bytes] = {}
+        self.headers: dict[str, str] = {}
+        self.compressed = False
+        self.endless: set[str] = set()
         self.requests: list[str] = []
         self._server: ThreadingHTTPServer | None = None
 
@@ -162,20 +170,40 @@ class _Handler(BaseHTTPRequestHandler):
         entry = self._entry(path, files[path])
         content = self.hub.swapped.get(path, files[path])
         self.send_response(200)
-        self.send_header("X-Repo-Commit", commit)
-        self.send_header("ETag", f'"{entry["lfs"]["oid"] if "lfs" in entry else entry["oid"]}"')
-        self.send_header("Content-Length", str(len(content)))
+        digest = entry["lfs"]["oid"] if "lfs" in entry else entry["oid"]
+        headers = {
+            "X-Repo-Commit": commit,
+            "ETag": f'"{digest}"',
+            "Content-Length": str(len(content)),
+            **self.hub.headers,
+        }
+        if path in self.hub.endless:
+            del headers["Content-Length"]
+            headers["Transfer-Encoding"] = "chunked"
+        for name, value in headers.items():
+            self.send_header(name, value)
         cut = path in self.hub.cut_off
         if cut:
             self.send_header("Connection", "close")
             self.close_connection = True
         self.end_headers()
-        if self.command == "GET":
+        if path in self.hub.endless:
+            self._send_without_end()
+        elif self.command == "GET":
             self.wfile.write(content[: len(content) // 2] if cut else content)
+
+    def _send_without_end(self) -> None:
+        with suppress(OSError):
+            while self.command == "GET":
+                self.wfile.write(b"10000\r\n" + bytes(1 << 16) + b"\r\n")
+        self.close_connection = True
 
     def _json(self, value: object) -> None:
         content = json.dumps(value).encode()
         self.send_response(200)
+        if self.hub.compressed:
+            content = gzip.compress(content)
+            self.send_header("Content-Encoding", "gzip")
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()

@@ -7,16 +7,21 @@ Further bad rows are in `tests/data/corpora`, bad wheels in `tests/data/test_enc
 import json
 import os
 import pickle
+import re
+import shutil
 import time
 import zipfile
 
 import pytest
 
 from mtdnn.cli.main import main
+from mtdnn.config.layout import Layout
 from mtdnn.config.loading import load, parse
+from mtdnn.config.settings import EncoderSettings
+from mtdnn.data import tokenizer_trial
 from mtdnn.data.corpora.fetching import read_questions
-from mtdnn.data.encoders import extract
-from mtdnn.data.tokenising import Tokenizer
+from mtdnn.data.encoders import extract, fetch
+from mtdnn.data.tokenising import Tokenizer, prepare
 from mtdnn.errors import MtdnnError, lines, printable
 from mtdnn.machine.files import read_json, write_json
 from mtdnn.model.multitask import build
@@ -196,3 +201,207 @@ def test_a_broken_tokenizer_is_refused_in_one_line(tmp_path, text):
     with pytest.raises(MtdnnError, match=r"no usable tokenizer|has no fast tokenizer") as error:
         Tokenizer(encoder)
     assert "\n" not in str(error.value)
+
+
+def split_by(expression: str) -> dict:
+    pattern = {"Regex": expression}
+    return {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+
+
+def growing(times: int) -> dict:
+    """A normalizer that multiplies the letter a by 10 to the power of `times`."""
+    rule = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 10}
+    return {"type": "Sequence", "normalizers": [rule] * times}
+
+
+HOSTILE_TOKENIZERS = {
+    "slow expression": lambda t: t.update(pre_tokenizer=split_by("(a+)+$")),
+    "slow replacement": lambda t: t.update(
+        normalizer={"type": "Replace", "pattern": {"Regex": "(a|aa)+$"}, "content": "x"}
+    ),
+    "multiplying": lambda t: t.update(normalizer=growing(9)),
+    "deep expression": lambda t: t.update(pre_tokenizer=split_by("(" * 5000 + "a" + ")" * 5000)),
+    "deep": lambda t: t.update(
+        normalizer=json.loads('{"type":"Sequence","normalizers":[' * 400 + "]}" * 400)
+    ),
+    "no special tokens": lambda t: t["post_processor"].update(special_tokens={}),
+    "vocabulary of text": lambda t: t["model"].update(vocab={"a": "b"}),
+    "list as vocabulary": lambda t: t["model"].update(vocab=[1]),
+    "empty vocabulary": lambda t: t["model"].update(vocab={}),
+    "broken character map": lambda t: t.update(
+        normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    ),
+    "merges of nothing": lambda t: t.update(
+        model={"type": "BPE", "vocab": {"a": 0}, "merges": [["b", "zz"]]}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_TOKENIZERS)
+def test_a_hostile_tokenizer_is_refused_in_one_line(tmp_path, monkeypatch, capfd, name):
+    monkeypatch.setattr(tokenizer_trial, "MAX_SECONDS", 10)
+    encoder = make_encoder(tmp_path / "encoder")
+    content = read_json(encoder / "tokenizer.json")
+    HOSTILE_TOKENIZERS[name](content)
+    write_json(encoder / "tokenizer.json", content)
+    capfd.readouterr()
+    with pytest.raises(MtdnnError, match="encoder tiny: no usable tokenizer: ") as error:
+        fetch_encoder(encoder, tmp_path / "out")
+    assert len(lines(error.value)) == 1
+    assert capfd.readouterr() == ("", "") and not (tmp_path / "out").exists()
+
+
+def test_an_enormous_vocabulary_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizer_trial, "MAX_BYTES", 1000)
+    with pytest.raises(MtdnnError, match="no usable tokenizer: larger than 1000 bytes"):
+        fetch_encoder(make_encoder(tmp_path / "encoder"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("number", [200, 2**31, 2**32 - 1])
+@pytest.mark.parametrize("name", ["squad", "cola"])
+def test_tokens_without_an_embedding_are_refused(tmp_path, name, number):
+    """Training would read beyond the embeddings."""
+    run_dir, run = make_run_folder(tmp_path, mixture="squad_cola", rows=4)
+    layout = Layout.of_run(run_dir)
+    content = read_json(layout.encoder("tiny") / "tokenizer.json")
+    content["model"]["vocab"]["the"] = number
+    write_json(layout.encoder("tiny") / "tokenizer.json", content)
+    with pytest.raises(MtdnnError, match="it gives tokens that have no embedding: vocab_size is"):
+        prepare(
+            run.corpora[name].family,
+            run.features,
+            layout.encoder("tiny"),
+            layout.corpus(name),
+            tmp_path / "features",
+        )
+
+
+def test_a_tokenizer_that_fails_on_a_text_is_named(tmp_path):
+    encoder = make_encoder(tmp_path / "encoder")
+    content = read_json(encoder / "tokenizer.json")
+    content["pre_tokenizer"] = split_by("(q+)+$")
+    write_json(encoder / "tokenizer.json", content)
+    tokenizer = Tokenizer(encoder)
+    for call in (lambda: tokenizer.plain(["q" * 64 + "!"]), lambda: pair(tokenizer)):
+        with pytest.raises(MtdnnError, match="encoder: no usable tokenizer: Onig") as error:
+            call()
+        assert len(lines(error.value)) == 1
+
+
+def pair(tokenizer: Tokenizer) -> None:
+    tokenizer.pairs(["q" * 64 + "!"], None, 40)
+
+
+def fetch_encoder(folder, output) -> None:
+    source = {"kind": "files", "path": str(folder)}
+    settings = EncoderSettings(label="Tiny", source=source)
+    fetch("tiny", settings, lock=output.parent / "lock.json", output=output)
+
+
+# --- weights whose header lies -----------------------------------------------------------------
+
+
+def header_of(content: bytes) -> tuple[dict, bytes]:
+    """The header of a file of safetensors, and the values after it."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:end]), content[end:]
+
+
+def with_header(header: bytes | dict, values: bytes, length: int | None = None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return (len(text) if length is None else length).to_bytes(8, "little") + text + values
+
+
+def changed(**changes):
+    """The first matrix has other properties than it had."""
+
+    def change(header: dict, values: bytes) -> bytes:
+        header[matrix(header)] |= changes
+        return with_header(header, values)
+
+    return change
+
+
+def matrix(header: dict) -> str:
+    return next(name for name in header if len(header[name].get("shape", ())) == 2)
+
+
+def overlapping(header: dict, values: bytes) -> bytes:
+    first, second = (name for name in header if re.search(r"[01]\.output\.LayerNorm\.bias$", name))
+    header[first]["data_offsets"] = header[second]["data_offsets"]
+    return with_header(header, values)
+
+
+def renamed(header: dict, values: bytes) -> bytes:
+    name = matrix(header)
+    header[f"other.{name}"] = header.pop(name)
+    return with_header(header, values)
+
+
+def turned(header: dict, values: bytes) -> bytes:
+    name = next(name for name in header if name.endswith("intermediate.dense.weight"))
+    header[name]["shape"].reverse()
+    return with_header(header, values)
+
+
+def twice(header: dict, values: bytes) -> bytes:
+    again = f', "{matrix(header)}": {{"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}}}'
+    return with_header(json.dumps(header).encode()[:-1] + again.encode(), values)
+
+
+LYING_HEADERS = {
+    "outside the file": changed(data_offsets=[0, 1 << 40]),
+    "before the file": changed(data_offsets=[-4, 0]),
+    "overlapping": overlapping,
+    "longer than the file": lambda h, v: with_header(h, v, 90_000_000),
+    "huge": lambda h, v: with_header(h, v, 1 << 60),
+    "deep": lambda h, v: with_header(b'{"a":' * 100_000, v),
+    "integers": changed(dtype="I32"),
+    "unknown type": changed(dtype="F7"),
+    "turned": turned,
+    "huge shape": changed(shape=[1 << 40, 1 << 40]),
+    "missing": renamed,
+    "twice": twice,
+    "metadata of numbers": lambda h, v: with_header({**h, "__metadata__": {"format": 7}}, v),
+}
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    run_dir, run = make_run_folder(
+        tmp_path_factory.mktemp("run"),
+        mixture="squad",
+        qa_weight=1.0,
+        rows=4,
+        training={"epochs": 1},
+    )
+    train(run_dir, run, threads=1)
+    return run_dir, run
+
+
+@pytest.mark.parametrize("name", LYING_HEADERS)
+def test_encoder_weights_whose_header_lies_are_refused_in_one_line(tmp_path, small_run, name):
+    encoder = make_encoder(tmp_path / "encoder")
+    weights = encoder / "model.safetensors"
+    weights.write_bytes(LYING_HEADERS[name](*header_of(weights.read_bytes())))
+    with pytest.raises(MtdnnError) as error:
+        fetch_encoder(encoder, tmp_path / "out")  # what only the model can tell, it says then
+        build(tmp_path / "out", small_run[1])
+    assert len(lines(error.value)) == 1 and len(str(error.value)) < 1_000
+
+
+@pytest.mark.parametrize("name", [*LYING_HEADERS, "half precision"])
+def test_a_model_whose_header_lies_is_refused_in_one_line(small_run, tmp_path, name):
+    run_dir, run = small_run
+    model = tmp_path / "model"
+    shutil.copytree(run_dir / "model", model)
+    header, values = header_of((model / "model.safetensors").read_bytes())
+    if name == "half precision":
+        rows, columns = header[matrix(header)]["shape"]
+        change = changed(dtype="F16", shape=[2 * rows, columns])
+    else:
+        change = LYING_HEADERS[name]
+    (model / "model.safetensors").write_bytes(change(header, values))
+    with pytest.raises(MtdnnError, match="model") as error:
+        load_model(model, run)
+    assert len(lines(error.value)) == 1 and len(str(error.value)) < 1_000

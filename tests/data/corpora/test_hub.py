@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from mtdnn.data import hub as hub_module
+from mtdnn.errors import MtdnnError
 from tests.support.hub_client import Client, refused
 from tests.support.hub_corpora import (
     CORPORA,
@@ -155,3 +157,66 @@ def test_json_lines_and_csv_repositories(client, hub):
     done = client.run("corpus", "cola")
     assert done.returncode == 0, done.stderr
     assert client.manifest("cola")["splits"]["train"]["rows"] == 2
+
+
+# --- a server in the Hub's place ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["../../../evil.parquet", "a/../../evil.parquet"])
+def test_names_that_leave_the_repository_are_refused(client, hub, name):
+    card = f"""---
+configs:
+- config_name: mrpc
+  data_files:
+  - {{split: train, path: "{name}"}}
+  - {{split: validation, path: "{name}"}}
+---
+"""
+    rows = parquet(pair_rows(9, "sentence1", "sentence2", 2))
+    hub.repository("datasets", "nyu-mll/glue").push({"README.md": card.encode(), name: rows})
+    refused(client.run("corpus", "mrpc"), "nyu-mll/glue")
+    assert not list(client.folder.rglob("evil*"))
+    assert not client.lock.exists() and not client.fetched("mrpc")
+
+
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("ETag", '"../../../../evil"'),
+        ("ETag", 'W/"..\\evil"'),
+        ("X-Linked-ETag", '"/tmp/mtdnn-evil"'),
+        ("X-Repo-Commit", "../../../evil"),
+    ],
+)
+def test_headers_that_lead_out_of_the_cache_are_refused(client, hub, header, value):
+    hub.headers[header] = value
+    refused(client.run("corpus", "mrpc"), f"{header} must be a digest", "refused")
+    assert not list(client.folder.rglob("*evil*"))
+
+
+def test_compressed_listings_are_not_unpacked(client, hub):
+    hub.compressed = True
+    refused(client.run("corpus", "mrpc"), "the server compressed its answer unasked; refused")
+
+
+SMALL_LIMIT = """
+import sys
+from mtdnn.cli.main import main
+from mtdnn.data import hub_client
+hub_client.MAX_FILE_BYTES = 10_000_000
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_file_that_never_ends_is_given_up(client, hub):
+    client.program = ["-c", SMALL_LIMIT]
+    hub.endless.add("mrpc/train-00000-of-00001.parquet")
+    refused(client.run("corpus", "mrpc"), "the server sends more than 10000000 bytes; refused")
+    assert not client.lock.exists() and not client.fetched("mrpc")
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "..\\x", "a\0b"])
+def test_no_file_outside_a_repository_is_asked_for(name):
+    place = hub_module.Repository("dataset", "a/b", "0" * 40)
+    with pytest.raises(MtdnnError, match="contains a path that leaves it"):
+        hub_module.fetch(place, [name], {})
