@@ -6,14 +6,13 @@ import pandas as pd
 
 from mtdnn.config.experiment import Experiment
 from mtdnn.machine.files import read_json, replacing, write_text
+from mtdnn.reporting.escaping import csv_text, markdown
 from mtdnn.reporting.tables import (
     MISSING,
     Block,
     Cell,
-    csv_text,
     interval,
     latex_table,
-    markdown,
     markdown_block,
     signed,
 )
@@ -30,8 +29,9 @@ def write(experiment: Experiment, name: str) -> None:
     tex = latex_table(experiment, title, f"{name}-comparisons", block, below)
     write_text(layout.comparison(name, "tex"), tex)
     with replacing(layout.comparison(name, "csv")) as draft:
-        records = pd.DataFrame([_record(each) for each in entry["comparisons"]])
-        draft.write_text(csv_text(records), encoding="utf-8")
+        records = [_record(each) for each in entry["comparisons"]]
+        frame = pd.DataFrame(records, columns=None if records else list(_KEYS))
+        draft.write_text(csv_text(frame), encoding="utf-8")
 
 
 EXPLANATION = (
@@ -118,10 +118,12 @@ def _sentences(entry: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
+_KEYS = ("kind", "from", "to", "slice", "threshold", "questions", "paragraphs")
+
+
 def _record(comparison: dict[str, Any]) -> dict[str, Any]:
     """One record of the CSV, with all digits."""
-    plain = ("kind", "from", "to", "slice", "threshold", "questions", "paragraphs")
-    record = {key: comparison[key] for key in plain}
+    record = {key: comparison[key] for key in _KEYS}
     record["seeds"] = " ".join(map(str, comparison["seeds"]))
     for metric in ("em", "f1"):
         published = comparison["published"] or {}

@@ -73,7 +73,7 @@ def auxiliary(experiment: Experiment) -> list[str]:
 
 def write(experiment: Experiment) -> None:
     """Write `tables/interference.md`, `.csv` and `.tex`."""
-    from mtdnn.reporting.tables import csv_text
+    from mtdnn.reporting.escaping import csv_text
     from mtdnn.reporting.templating import render
 
     layout, known = experiment.layout, kinds(experiment)
@@ -107,7 +107,8 @@ def frame(experiment: Experiment, known: list[Kind]) -> pd.DataFrame:
             record["seeds"] = len(kind.score(corpus, "accuracy").values)
             record["reasons"] = "; ".join(kind.score(corpus, "accuracy").reasons)
             records.append(record)
-    return pd.DataFrame(records)
+    keys = ["label", "encoder", "mixture", "qa_weight", "variant", "corpus"]
+    return pd.DataFrame(records, columns=None if records else keys)
 
 
 def majority(known: list[Kind]) -> dict[str, float]:

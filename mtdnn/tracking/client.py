@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeVar
@@ -37,12 +37,14 @@ from mtdnn.config.experiment import Experiment
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import write_json
 from mtdnn.machine.locking import Lease
+from mtdnn.reporting.escaping import markdown, visible
 from mtdnn.tracking.content import PROMOTED
 
 # MLflow's limits for one call of log_batch.
 MAX_METRICS_PER_BATCH = 1000
 MAX_PARAMS_PER_BATCH = 100
 MAX_TAGS_PER_BATCH = 100
+MAX_TAG_CHARACTERS = 8000
 _VIEW = "scores"
 
 T = TypeVar("T")
@@ -216,6 +218,12 @@ def _batches(entities: Sequence[T], size: int) -> Iterator[Sequence[T]]:
         yield entities[start : start + size]
 
 
+def tag_values(values: Mapping[str, object]) -> dict[str, str]:
+    """Return tags that every store can hold; those without a value are left out."""
+    return {name: visible(str(value))[:MAX_TAG_CHARACTERS] for name, value in values.items() if value}
+
+
 def note(experiment: Experiment) -> str:
-    """Return the note that MLflow shows with the experiment and each of its runs."""
-    return " ".join(filter(None, [f"{experiment.title}.", experiment.notice]))
+    """Return the note that MLflow shows with the experiment and each of its runs, in Markdown."""
+    text = " ".join(filter(None, [f"{experiment.title}.", experiment.notice]))
+    return markdown(text[: MAX_TAG_CHARACTERS // 2])  # each character may become two

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.reporting.figures.drawing import COLOURS, GREY, canvas, say_empty
+from mtdnn.reporting.figures.drawing import COLOURS, GREY, canvas, label_text, say_empty
 from mtdnn.statistics.records import read_statistics
 
 _VERDICTS = {"supported": COLOURS[2], "contradicted": COLOURS[1]}
@@ -54,7 +54,7 @@ def _is_shown(table: dict[str, Any], comparison: dict[str, Any]) -> bool:
 
 
 def _label(comparison: dict[str, Any]) -> str:
-    return f"{comparison['to_label']} − {comparison['from_label']}"
+    return f"{label_text(comparison['to_label'])} − {label_text(comparison['from_label'])}"
 
 
 def _panel(axes: Axes, comparisons: list[dict[str, Any]], metric: str) -> None:
