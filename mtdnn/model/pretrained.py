@@ -6,31 +6,16 @@ from typing import ParamSpec, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from mtdnn.config.settings import RunSettings
+from mtdnn.data.architectures import read_config
 from mtdnn.errors import MtdnnError
 from mtdnn.model.attention import PACKABLE, PACKED
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-def read_config(folder: Path) -> PretrainedConfig:
-    """Read the `config.json` of an encoder or of a trained model.
-
-    Raises:
-        MtdnnError: it is missing, broken, or of an unknown kind.
-    """
-    try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-    except Exception as error:  # the configuration classes raise all kinds of exceptions
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise MtdnnError(f"{folder}: no usable config.json: {reason}") from None
-    return config
 
 
 def load_encoder(folder: Path, run: RunSettings) -> PreTrainedModel:

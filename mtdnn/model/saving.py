@@ -14,10 +14,11 @@ from transformers import (
 
 from mtdnn.config.layout import DESCRIPTION, WEIGHTS, RunFolder
 from mtdnn.config.settings import RunSettings
+from mtdnn.data.architectures import read_config
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import replacing, save_tensors
 from mtdnn.model.multitask import MultiTaskModel
-from mtdnn.model.pretrained import empty_encoder, read_config, without_messages
+from mtdnn.model.pretrained import empty_encoder, without_messages
 
 TOKENIZER_FILES = (
     "tokenizer.json",

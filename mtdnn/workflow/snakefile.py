@@ -32,10 +32,27 @@ def load_experiment(mapping: Any, files: Iterable[Path]) -> Experiment:
     for name in names:
         read_yaml(name)  # refuses repeated keys, which Snakemake's own reader accepts
     experiment = with_lock(parse(mapping, where=" + ".join(names)), names[0])
-    missing = sorted(missing_files(experiment))
-    if missing:
-        raise MtdnnError("\n".join(f"{names[0]}: {line}" for line in missing))
+    check_sources(experiment, names[0])
     return experiment
+
+
+def check_sources(experiment: Experiment, where: str, encoders: bool = False) -> None:
+    """Check that the local files of the corpora and encoders exist and are what they should be.
+
+    Only the first rows of a corpus are read; what was fetched before is not looked at.
+
+    Args:
+        experiment: the experiment.
+        where: the name of its file, for messages.
+        encoders: whether to check what is in the folders of encoders, too, which takes seconds.
+
+    Raises:
+        MtdnnError: a line for each mistake.
+    """
+    wrong = [*sorted(missing_files(experiment)), *unreadable_corpora(experiment)]
+    wrong += unusable_encoders(experiment) if encoders else []
+    if wrong:
+        raise MtdnnError("\n".join(f"{where}: {line}" for line in wrong))
 
 
 def missing_files(experiment: Experiment) -> Iterator[str]:
@@ -43,14 +60,7 @@ def missing_files(experiment: Experiment) -> Iterator[str]:
 
     What was fetched before no longer needs its source.
     """
-    layout = experiment.layout
-    used = {name for run in experiment.runs() for name in experiment.mixtures[run.mixture].corpora}
-    local = [
-        name
-        for name in used
-        if is_local(experiment.corpora[name].source)
-        and not (layout.corpus(name) / MANIFEST).exists()
-    ]
+    local = _unfetched_corpora(experiment)
     if local and not os.path.isdir(experiment.data_path(None)):
         yield (
             f"data_root: no such folder: {experiment.data_path(None)}; "
@@ -59,12 +69,54 @@ def missing_files(experiment: Experiment) -> Iterator[str]:
         return
     for name in local:
         yield from _missing(f"corpora.{name}.source", [*source_files(experiment, name).values()])
-    for name in {run.encoder for run in experiment.runs()}:
-        source = experiment.encoders[name].source
-        if (layout.encoder(name) / MANIFEST).exists():
-            continue
-        if isinstance(source, FilesEncoder) and not os.path.isdir(source.path):
-            yield f"encoders.{name}.source.path: no such folder: {source.path}"
+    for name, path in _unfetched_encoders(experiment).items():
+        if not os.path.isdir(path):
+            yield f"encoders.{name}.source.path: no such folder: {path}"
+
+
+def unreadable_corpora(experiment: Experiment) -> Iterator[str]:
+    """Yield a line for each mistake in the first rows of the local corpora that exist."""
+    for name in _unfetched_corpora(experiment):
+        files = source_files(experiment, name)
+        if all(map(os.path.isfile, files.values())):
+            from mtdnn.data.corpora.first_rows import mistakes  # which imports heavy libraries
+
+            for line in mistakes(experiment.corpora[name], files):
+                yield f"corpora.{name}.source{line}"
+
+
+def unusable_encoders(experiment: Experiment) -> Iterator[str]:
+    """Yield a line for each local folder of an encoder that holds none."""
+    from mtdnn.data.encoders import check_folder
+
+    for name, path in _unfetched_encoders(experiment).items():
+        try:
+            if os.path.isdir(path):
+                check_folder(Path(path))
+        except MtdnnError as error:
+            yield f"encoders.{name}.source.path: {error}"
+
+
+def _unfetched_corpora(experiment: Experiment) -> list[str]:
+    """Return the names of the local corpora that runs need and that were not fetched yet."""
+    used = {name for run in experiment.runs() for name in experiment.mixtures[run.mixture].corpora}
+    return [
+        name
+        for name in sorted(used)
+        if is_local(experiment.corpora[name].source)
+        and not (experiment.layout.corpus(name) / MANIFEST).exists()
+    ]
+
+
+def _unfetched_encoders(experiment: Experiment) -> dict[str, str]:
+    """Return the folders of the local encoders that runs need and that were not fetched yet."""
+    sources = {run.encoder: experiment.encoders[run.encoder].source for run in experiment.runs()}
+    return {
+        name: source.path
+        for name, source in sources.items()
+        if isinstance(source, FilesEncoder)
+        and not (experiment.layout.encoder(name) / MANIFEST).exists()
+    }
 
 
 def report_command(experiment: Path, snakefile: str, reported: Iterable[Path], root: Path) -> str:
