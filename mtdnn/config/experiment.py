@@ -276,7 +276,7 @@ class Experiment(Closed):
             *self._wrong_slices(),
             *self._wrong_tables(),
         ]
-        wrong += self._wrong_rest()
+        wrong += [*self._wrong_labels(), *self._wrong_rest()]
         if wrong:
             raise ValueError("\n".join(wrong))
         return self
@@ -361,6 +361,20 @@ class Experiment(Closed):
                 f"{place}.variant: {row.variant} has schedule.steps_of_weight, which is "
                 f"for question answering alone, not for {row.mixture}"
             )
+
+    def _wrong_labels(self) -> Iterator[str]:
+        """Yield a line for each label that does not tell its owner from another one."""
+        variants = {name: self.variant_label(name) for name in ("default", *self.variants)}
+        kinds = {
+            kind: {name: entry.label for name, entry in getattr(self, kind).items()}
+            for kind in ("encoders", "corpora", "mixtures", "slices")
+        }
+        for kind, labels in (kinds | {"variants": variants}).items():
+            owners: dict[str, str] = {}
+            for name, label in labels.items():
+                owner = owners.setdefault(" ".join(label.split()), name)
+                if owner != name:
+                    yield f"{kind}.{name}.label: is that of {owner}, too: {label!r}; choose another"
 
     def _wrong_rest(self) -> Iterator[str]:
         if self.schedule.steps_of_weight:

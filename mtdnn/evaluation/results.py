@@ -82,8 +82,8 @@ class RowResult:
 
     Attributes:
         row: the row's settings.
-        label: how the row is shown.
-        long_label: the label with QA weight and variant, for sentences.
+        label: how the row is shown, next to its encoder, QA weight and variant.
+        long_label: the label with whatever tells it from the table's other rows, for sentences.
         encoder_label: how its encoder is shown.
         variant_label: how its variant is shown.
         results: its runs, one per seed.
@@ -172,19 +172,66 @@ def read_rows(experiment: Experiment, table: str) -> list[RowResult]:
         MtdnnError: the file of published numbers is not readable or not valid.
     """
     published = read_published(experiment)
+    rows = experiment.tables[table].rows
+    paths = [experiment.runs_of(row)[0].row_path for row in rows]
+    names = tell_apart(
+        [experiment.long_row_label(row) for row in rows],
+        paths,
+        [experiment.encoders[row.encoder].label for row in rows],
+        [experiment.variant_label(row.variant) for row in rows],
+        paths,
+    )
     return [
         RowResult(
             row=row,
-            label=experiment.row_label(row),
-            long_label=experiment.long_row_label(row),
+            label=label,
+            long_label=name,
             encoder_label=experiment.encoders[row.encoder].label,
             variant_label=experiment.variant_label(row.variant),
             results=tuple(read_result(experiment, run) for run in experiment.runs_of(row)),
             published=_published_of(experiment, table, row, published),
             slice_name=experiment.slice_of(table),
         )
-        for row in experiment.tables[table].rows
+        for row, label, name in zip(rows, _labels(experiment, rows), names, strict=True)
     ]
+
+
+def _labels(experiment: Experiment, rows: list[Row]) -> list[str]:
+    """Return the rows' labels, with the mixture where no other column of a table tells it."""
+    labels = [experiment.row_label(row) for row in rows]
+    mixtures: dict[Any, set[str]] = {}
+    columns = [
+        (label, row.encoder, row.qa_weight, row.variant)
+        for label, row in zip(labels, rows, strict=True)
+    ]
+    for key, row in zip(columns, rows, strict=True):
+        mixtures.setdefault(key, set()).add(row.mixture)
+    return [
+        f"{label}, {experiment.mixtures[row.mixture].label}" if len(mixtures[key]) > 1 else label
+        for label, key, row in zip(labels, columns, rows, strict=True)
+    ]
+
+
+def tell_apart(names: list[str], paths: list[str], *additions: list[str]) -> list[str]:
+    """Return the names of rows, with additions to those that several rows share.
+
+    Args:
+        names: the name of each row.
+        paths: the path of each row; equal rows may have equal names.
+        additions: what else to say of each row, in the order of preference; it is added only
+            where it differs between the rows of one name.
+    """
+    for texts in additions:
+        owners: dict[str, set[str]] = {}
+        said: dict[str, set[str]] = {}
+        for name, path, text in zip(names, paths, texts, strict=True):
+            owners.setdefault(name, set()).add(path)
+            said.setdefault(name, set()).add(text)
+        names = [
+            f"{name}, {text}" if min(len(owners[name]), len(said[name])) > 1 else name
+            for name, text in zip(names, texts, strict=True)
+        ]
+    return names
 
 
 def read_published(experiment: Experiment) -> list[dict[str, str]]:
