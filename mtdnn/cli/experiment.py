@@ -16,18 +16,16 @@ from mtdnn.cli.arguments import (
     load_experiment,
     pick,
 )
-from mtdnn.errors import MtdnnError
 
 commands = Commands()
 
 
 @commands.add("check", EVERYDAY, "check an experiment's YAML file", EXPERIMENT)
 def check(arguments: argparse.Namespace) -> None:
-    from mtdnn.workflow.snakefile import missing_files
+    from mtdnn.workflow.snakefile import check_sources
 
     experiment = load_experiment(arguments)
-    if missing := sorted(missing_files(experiment)):
-        raise MtdnnError("\n".join(f"{arguments.experiment}: {line}" for line in missing))
+    check_sources(experiment, arguments.experiment, encoders=True)
     print(f"{arguments.experiment}: valid, {len(experiment.runs())} runs")
 
 

@@ -382,7 +382,7 @@ class Experiment(Closed):
             *self._wrong_tables(),
             *self._wrong_settings(),
         ]
-        wrong += self._wrong_rest()
+        wrong += [*self._wrong_labels(), *self._wrong_rest()]
         if wrong:
             raise ValueError("\n".join(wrong))
         return self
@@ -586,6 +586,20 @@ class Experiment(Closed):
         for key, names in (("policy.caps", _get(policy, "caps")), ("corpora", corpora)):
             if isinstance(names, list | Mapping):
                 yield from _unknown(f"{place}.{key}", map(str, names), self.corpora)
+
+    def _wrong_labels(self) -> Iterator[str]:
+        """Yield a line for each label that does not tell its owner from another one."""
+        variants = {name: self.variant_label(name) for name in ("default", *self.variants)}
+        kinds = {
+            kind: {name: entry.label for name, entry in getattr(self, kind).items()}
+            for kind in ("encoders", "corpora", "mixtures", "slices")
+        }
+        for kind, labels in (kinds | {"variants": variants}).items():
+            owners: dict[str, str] = {}
+            for name, label in labels.items():
+                owner = owners.setdefault(" ".join(label.split()), name)
+                if owner != name:
+                    yield f"{kind}.{name}.label: is that of {owner}, too: {label!r}; choose another"
 
     def _wrong_rest(self) -> Iterator[str]:
         if self.schedule.steps_of_weight:

@@ -52,12 +52,15 @@ def parse(mapping: Any, where: str) -> Experiment:
         mapping = {**mapping, "tracking_uri": take_credentials(uri, f"{where}: tracking_uri")}
     experiment = validate(Experiment, mapping, where)
     own = [row for table in experiment.tables.values() for row in table.own_rows]
+    wrong: list[str] = []
     for name, row in itertools.product(experiment.variants, own[:1]):
         run = RunId(row.encoder, row.mixture, row.weight, name, 0)
         try:
             experiment.resolve(run)
         except ValidationError as error:
-            raise MtdnnError("\n".join(_mistakes(error, f"{where}: variants.{name}"))) from None
+            wrong += _mistakes(error, f"{where}: variants.{name}", RunSettings, None)
+    if wrong:
+        raise MtdnnError("\n".join(wrong))
     return experiment
 
 
@@ -74,85 +77,142 @@ def validate(model: type[Settings], mapping: Any, where: str) -> Settings:
     """
     if not isinstance(mapping, Mapping):
         raise MtdnnError(f"{where}: must be a mapping of keys to values")
+    if halves := list(_half_pairs(mapping)):
+        raise MtdnnError("\n".join(f"{where}: {line}" for line in halves))
     try:
         return model.model_validate(mapping)
     except ValidationError as error:
-        raise MtdnnError("\n".join(_mistakes(error, where))) from None
+        raise MtdnnError("\n".join(_mistakes(error, where, model, mapping))) from None
 
 
-# Kinds of unions, which pydantic puts among the keys of a place.
-_KINDS = ("hub", "files", "wheel", "synthetic", *get_args(PolicyKind))
+def _half_pairs(value: Any, place: str = "") -> Iterator[str]:
+    """Yield a line for each text that no file can hold, because of half a surrogate pair."""
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        yield f"{place}: contains half a surrogate pair, which is not text".removeprefix(": ")
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _half_pairs(key, place)
+            yield from _half_pairs(inner, f"{place}.{key}".removeprefix("."))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _half_pairs(inner, f"{place}.{number}")
 
 
-def _mistakes(error: ValidationError, where: str) -> Iterator[str]:
-    """Yield a line for each mistake: file, key, what is wrong and what to do."""
-    for item in error.errors():
-        key = ".".join(_keys(item["loc"]))
-        message = _wording(item)
-        given = item.get("input")
+def _mistakes(
+    error: ValidationError, where: str, model: type[Closed], mapping: Any
+) -> Iterator[str]:
+    """Yield a line for each mistake: file, key, what is wrong and what to do.
+
+    Args:
+        error: pydantic's mistakes.
+        where: the name of the file.
+        model: the settings that were checked.
+        mapping: what they were read from; None if that is not known.
+    """
+    items = [(item, *_place(item["loc"], mapping)) for item in error.errors()]
+    types: dict[str, dict[str, None]] = {}
+    for _, place, kind in items:
+        types.setdefault(place, {}).update({_TYPES[kind]: None} if kind else {})
+    lines = []
+    for item, place, kind in items:
+        given, message = item.get("input"), _wording(item)
         if item["type"] == "extra_forbidden":
-            message = f"unknown key{nearest(str(item['loc'][-1]), _siblings(error, item['loc']))}"
+            message = f"unknown key{nearest(place.rpartition('.')[2], _siblings(model, place))}"
         elif item["type"] == "missing":
             message = "is missing"
+        elif kind:
+            message = f"must be {' or '.join(types[place])}"
         elif isinstance(given, str | int | float | bool) or given is None:
             shown = repr(given)
             message = f"{message}, not {shown if len(shown) <= 80 else shown[:79] + '…'}"
-        for line in message.splitlines():
-            yield ": ".join(part for part in (where, key, line) if part)
+        lines += [": ".join(filter(None, (where, place, each))) for each in message.splitlines()]
+    yield from dict.fromkeys(lines)
 
 
-def _keys(place: tuple[int | str, ...]) -> Iterator[str]:
-    """Yield the keys of a place, without the kinds of unions; a kind may be a key's name, too."""
-    for number, part in enumerate(place, 1):
-        if part not in WORD_OR_NUMBER and (part not in _KINDS or number == len(place)):
-            yield str(part)
+# Kinds of unions, which pydantic puts among the keys of a place.
+_KINDS = (
+    *("hub", "files", "wheel", "synthetic", "[key]"),
+    *get_args(PolicyKind),
+    *WORD_OR_NUMBER,
+)
+_TYPES = {
+    "str": "text",
+    "int": "a whole number",
+    "list[str]": "a list of texts",
+    "list[int]": "a list of whole numbers",
+}
 
 
-_WORDING = {
+def _place(parts: tuple[int | str, ...], mapping: Any) -> tuple[str, str | None]:
+    """Return the key of a mistake, and the type in a union that its value does not have.
+
+    pydantic's place has more parts than the keys in the file: kinds of sources, types in unions.
+    """
+    keys: list[str] = []
+    value = mapping
+    for part in parts:
+        in_list = isinstance(value, list) and isinstance(part, int) and part < len(value)
+        inside = in_list or (isinstance(value, Mapping) and part in value)
+        if not inside and part in _TYPES:
+            return ".".join(keys), str(part)
+        if inside or part not in _KINDS:
+            keys.append(str(part))
+            value = value[part] if inside else None
+    return ".".join(keys), None
+
+
+WORDING = {
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
     "dict_type": "must be a mapping of keys to values",
     "finite_number": "must be a finite number",
     "float_parsing": "must be a number",
     "float_type": "must be a number",
-    "greater_than": "must be greater than {gt:g}",
-    "greater_than_equal": "must be at least {ge:g}",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
     "int_from_float": "must be a whole number",
     "int_parsing": "must be a whole number",
     "int_type": "must be a whole number",
-    "less_than": "must be less than {lt:g}",
-    "less_than_equal": "must be at most {le:g}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
     "list_type": "must be a list",
     "literal_error": "must be {expected}",
     "model_attributes_type": "must be a mapping of keys to values",
     "model_type": "must be a mapping of keys to values",
+    "int_parsing_size": "must be a whole number with fewer digits",
+    "invalid_key": "keys must be text",
+    "recursion_loop": "must not contain itself",
     "string_pattern_mismatch": "must consist of the characters that {pattern} allows",
+    "string_too_long": "must have at most {max_length} characters",
     "string_type": "must be text",
+    "string_unicode": "must be text",
     "too_short": "needs at least {min_length}",
     "union_tag_invalid": "kind must be one of {expected_tags}",
     "union_tag_not_found": "kind is missing",
 }
+"""Our words for each type of mistake that pydantic finds in settings."""
 
 
 def _wording(item: ErrorDetails) -> str:
     """Return what is wrong, in our own words."""
-    template = _WORDING.get(item["type"])
-    if template is None:
-        return item["msg"].removeprefix("Value error, ")
-    return template.format(**item.get("ctx", {}))
+    values = item.get("ctx", {})
+    if "error" in values:  # raised by one of our own validators
+        return str(values["error"])
+    shown = {k: f"{v:g}" if isinstance(v, float) else v for k, v in values.items()}
+    return WORDING.get(item["type"], "is not valid").format(**shown)
 
 
-def _siblings(error: ValidationError, place: tuple[int | str, ...]) -> list[str]:
+def _siblings(model: type[Closed], place: str) -> list[str]:
     """Return the keys allowed at `place`, found by walking the models from the root."""
-    models: list[type[Closed]] = [_MODELS[error.title]]
-    for part in place[:-1]:
+    models = [model]
+    for part in place.split(".")[:-1]:
         inner: list[type[Closed]] = []
-        for model in models:
-            field = model.model_fields.get(str(part))
-            inner += [model] if field is None else _models_in(field.annotation)
-        of_kind = [model for model in inner if part in _kinds_of(model)]
+        for each in models:
+            field = each.model_fields.get(part)
+            inner += [each] if field is None else _models_in(field.annotation)
+        of_kind = [each for each in inner if part in _kinds_of(each)]
         models = of_kind or inner or models
-    return [key for model in models for key in model.model_fields]
+    return [key for each in models for key in each.model_fields]
 
 
 def _kinds_of(model: type[Closed]) -> tuple[Any, ...]:
@@ -166,6 +226,3 @@ def _models_in(annotation: Any) -> list[type[Closed]]:
     if isinstance(annotation, type) and issubclass(annotation, Closed):
         return [annotation]
     return [m for inner in getattr(annotation, "__args__", ()) for m in _models_in(inner)]
-
-
-_MODELS: dict[str, type[Closed]] = {model.__name__: model for model in (Experiment, RunSettings)}

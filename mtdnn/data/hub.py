@@ -62,7 +62,11 @@ class Fetched:
 
 
 def fetch_model(
-    name: str, revision: str, lock: Path, choose: Callable[[list[str], str], list[str]]
+    name: str,
+    revision: str,
+    lock: Path,
+    choose: Callable[[list[str], str], list[str]],
+    check: Callable[[Path], None],
 ) -> Fetched:
     """Return the files of a model repository, as locked in the file `lock`.
 
@@ -72,6 +76,8 @@ def fetch_model(
         lock: the lock file; it gets an entry when it has none for this revision.
         choose: picks the needed names from those of all files; its second argument names
             the repository in messages.
+        check: called with the first of these files before the others are downloaded; raises a
+            `MtdnnError` if they are of no use.
 
     Raises:
         MtdnnError: a file is not available, damaged, or differs from what is locked; the lock
@@ -80,9 +86,14 @@ def fetch_model(
     key = f"models/{name}@{revision}"
     locked = revisions.read(lock, key)
     if locked:
-        return fetch(Repository("model", name, locked.commit), list(locked.sha256), locked.sha256)
-    repository = resolve("model", name, revision)
-    fetched = fetch(repository, choose(list_files(repository), str(repository)), {})
+        repository, digests = Repository("model", name, locked.commit), locked.sha256
+    else:
+        repository, digests = resolve("model", name, revision), {}
+    names = choose(list(digests) or list_files(repository), str(repository))
+    check(fetch(repository, names[:1], digests).paths[names[0]])
+    fetched = fetch(repository, names, digests)
+    if locked:
+        return fetched
     revisions.write(lock, key, revisions.Locked(commit=fetched.commit, sha256=fetched.sha256))
     return fetched
 

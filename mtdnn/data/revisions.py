@@ -6,8 +6,9 @@ An entry is written when a revision is first used and enforced from then on.
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
+from mtdnn.config.loading import validate
 from mtdnn.config.settings import Closed, Sha256
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_json, write_json
@@ -29,13 +30,8 @@ def read(lock: Path, key: str) -> Locked | None:
     Raises:
         MtdnnError: the lock file or the entry is damaged.
     """
-    try:
-        content = _content(lock)
-        return Locked.model_validate(content[key]) if key in content else None
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise MtdnnError(f"{lock}: {key}: {place}: {first['msg']}") from None
+    content = _content(lock)
+    return validate(Locked, content[key], f"{lock}: {key}") if key in content else None
 
 
 def write(lock: Path, key: str, entry: Locked) -> None:

@@ -86,8 +86,8 @@ class RowResult:
     Attributes:
         row: the row's settings.
         experiment: the experiment to which its runs belong, which need not be the table's.
-        label: how the row is shown.
-        long_label: the label with weight and variant, for sentences.
+        label: how the row is shown, next to its encoder, weight and variant.
+        long_label: the label with whatever tells it from the table's other rows, for sentences.
         encoder_label: how its encoder is shown.
         variant_label: how its variant is shown.
         results: its runs, one per seed.
@@ -210,7 +210,7 @@ def read_rows(experiment: Experiment, table: str) -> list[RowResult]:
             other = others.setdefault(row.origin, other_experiment(row.origin))
             _check_names(f"tables.{table}.rows.{index}", other, row)
             rows.append(_read_row(experiment, other, table, row, {}))
-    return rows
+    return _told_apart(rows)
 
 
 def other_experiment(folder: str) -> Experiment:
@@ -279,6 +279,55 @@ def _on_same_slices(result: Result, experiment: Experiment, other: Experiment) -
             reason = f"the slice {name} of {other.experiment} is another"
             slices[name] = {"measurable": False, "reason": reason}
     return replace(result, metrics={**result.metrics, "slices": slices})
+
+
+def _told_apart(rows: list[RowResult]) -> list[RowResult]:
+    """Return the rows of a table with labels that tell different runs apart."""
+    paths = [f"{row.row.origin}/{row.path}" for row in rows]
+    names = tell_apart(
+        [row.long_label for row in rows],
+        paths,
+        [row.encoder_label for row in rows],
+        [row.variant_label for row in rows],
+        paths,
+    )
+    mixtures: dict[Any, set[str]] = {}
+    columns = [(row.label, row.row.encoder, row.row.weight, row.row.variant) for row in rows]
+    for key, row in zip(columns, rows, strict=True):
+        mixtures.setdefault(key, set()).add(row.row.mixture)
+    # A table has columns of encoder, weight and variant, but none of the mixture.
+    labels = [
+        f"{row.label}, {row.experiment.mixtures[row.row.mixture].label}"
+        if len(mixtures[key]) > 1
+        else row.label
+        for row, key in zip(rows, columns, strict=True)
+    ]
+    return [
+        replace(row, label=label, long_label=name)
+        for row, label, name in zip(rows, labels, names, strict=True)
+    ]
+
+
+def tell_apart(names: list[str], paths: list[str], *additions: list[str]) -> list[str]:
+    """Return the names of rows, with additions to those that several rows share.
+
+    Args:
+        names: the name of each row.
+        paths: the path of each row; equal rows may have equal names.
+        additions: what else to say of each row, in the order of preference; it is added only
+            where it differs between the rows of one name.
+    """
+    for texts in additions:
+        owners: dict[str, set[str]] = {}
+        said: dict[str, set[str]] = {}
+        for name, path, text in zip(names, paths, texts, strict=True):
+            owners.setdefault(name, set()).add(path)
+            said.setdefault(name, set()).add(text)
+        names = [
+            f"{name}, {text}" if min(len(owners[name]), len(said[name])) > 1 else name
+            for name, text in zip(names, texts, strict=True)
+        ]
+    return names
 
 
 def read_published(experiment: Experiment) -> list[dict[str, str]]:

@@ -6,10 +6,11 @@ from typing import ParamSpec, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import MODEL_MAPPING, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from mtdnn.config.settings import RunSettings
+from mtdnn.data.architectures import read_config
 from mtdnn.data.encoder_types import ENCODER_TYPES, is_packable
 from mtdnn.errors import MtdnnError
 from mtdnn.model.attention import PACKED
@@ -23,22 +24,6 @@ DROPOUTS = (
     *("dropout", "attention_dropout"),  # DistilBERT
     *("embedding_dropout", "mlp_dropout"),  # ModernBERT, besides attention_dropout
 )
-
-
-def read_config(folder: Path) -> PretrainedConfig:
-    """Read the `config.json` of an encoder or of a trained model.
-
-    Raises:
-        MtdnnError: it is missing, broken, or of an unknown kind.
-    """
-    try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-    except Exception as error:  # the configuration classes raise all kinds of exceptions
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise MtdnnError(f"{folder}: no usable config.json: {reason}") from None
-    return config
 
 
 def load_encoder(folder: Path, run: RunSettings) -> PreTrainedModel:

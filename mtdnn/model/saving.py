@@ -11,12 +11,13 @@ from transformers import PretrainedConfig
 
 from mtdnn.config.layout import DESCRIPTION, WEIGHTS, RunFolder
 from mtdnn.config.settings import RunSettings
+from mtdnn.data.architectures import read_config
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_json, replacing, save_tensors, sha256
 from mtdnn.machine.progress import say
 from mtdnn.model.multitask import MultiTaskModel
 from mtdnn.model.plain import UNUSED, PlainModel, as_plain, places
-from mtdnn.model.pretrained import empty_encoder, read_config
+from mtdnn.model.pretrained import empty_encoder
 
 TOKENIZER_FILES = (
     "tokenizer.json",

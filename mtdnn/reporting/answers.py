@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from mtdnn.config.experiment import Experiment, Row
 from mtdnn.config.layout import RunFolder
 from mtdnn.evaluation.metrics import Questions, read_questions, select
-from mtdnn.evaluation.results import Result, RowResult, read_rows
+from mtdnn.evaluation.results import Result, RowResult, read_rows, tell_apart
 from mtdnn.reporting.wording import ANSWERING, has_answers, is_answering
 
 NO_ANSWERS = "No table compares a mixture with question answering alone on a scored slice."
@@ -70,17 +70,15 @@ class RowAnswers:
 
     Attributes:
         result: the row and the scores of its runs.
+        label: its name among the rows.
         seeds: the answers of each seed that was scored on the slice.
         missing: why seeds have no answers.
     """
 
     result: RowResult
+    label: str
     seeds: dict[int, Answered]
     missing: tuple[str, ...]
-
-    @property
-    def label(self) -> str:
-        return self.result.label
 
     @property
     def path(self) -> str:
@@ -171,7 +169,13 @@ def read_answers(experiment: Experiment) -> Answers | None:
         return None
     entry = experiment.slices[name]
     corpus = experiment.layout.corpus(experiment.resolve(alone.results[0].run).target)
-    answered = [_row(experiment, name, row) for row in rows]
+    labels = tell_apart(
+        [row.label for row in rows],
+        [row.path for row in rows],
+        [f"w {row.row.weight:g}" for row in rows],
+        [row.path for row in rows],
+    )
+    answered = [_row(experiment, name, row, label) for row, label in zip(rows, labels, strict=True)]
     first = next(iter(answered[0].seeds.values()))
     columns = ["id", "title", "context", "question", "answer_texts", "answer_starts"]
     table_rows = pq.read_table(corpus / f"{entry.split}.parquet", columns=columns).to_pylist()
@@ -194,13 +198,13 @@ def _scored_slice(experiment: Experiment, row: RowResult) -> str | None:
     return None
 
 
-def _row(experiment: Experiment, slice_name: str, row: RowResult) -> RowAnswers:
+def _row(experiment: Experiment, slice_name: str, row: RowResult, label: str) -> RowAnswers:
     seeds = {
         result.run.seed: _answered(experiment, slice_name, result)
         for result in row.present
         if not result.values(slice_name)[1]
     }
-    return RowAnswers(row, seeds, row.score(slice_name, "exact").reasons)
+    return RowAnswers(row, label, seeds, row.score(slice_name, "exact").reasons)
 
 
 def _answered(experiment: Experiment, slice_name: str, result: Result) -> Answered:

@@ -7,15 +7,14 @@ import pandas as pd
 from mtdnn.config.experiment import Experiment
 from mtdnn.evaluation.results import RowResult, read_rows
 from mtdnn.machine.files import read_json, replacing, write_text
+from mtdnn.reporting.escaping import csv_text, markdown
 from mtdnn.reporting.tables import (
     MISSING,
     Block,
     Cell,
-    csv_text,
     headlines,
     interval,
     latex_table,
-    markdown,
     markdown_block,
     signed,
 )
@@ -33,8 +32,9 @@ def write(experiment: Experiment, name: str) -> None:
     tex = latex_table(experiment, title, f"{name}-comparisons", block, below)
     write_text(layout.comparison(name, "tex"), tex)
     with replacing(layout.comparison(name, "csv")) as draft:
-        records = pd.DataFrame([_record(each, rows) for each in entry["comparisons"]])
-        draft.write_text(csv_text(records), encoding="utf-8")
+        records = [_record(each, rows) for each in entry["comparisons"]]
+        frame = pd.DataFrame(records, columns=None if records else list(_KEYS))
+        draft.write_text(csv_text(frame), encoding="utf-8")
 
 
 def explanation(rows: list[RowResult]) -> str:
@@ -168,10 +168,13 @@ def _sentences(entry: dict[str, Any], rows: list[RowResult]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
+_KEYS = ("kind", "from", "to", "slice", "threshold")
+
+
 def _record(comparison: dict[str, Any], rows: list[RowResult]) -> dict[str, Any]:
     """One record of the CSV, with all digits."""
     families = [row.family for row in rows]
-    record = {key: comparison[key] for key in ("kind", "from", "to", "slice", "threshold")}
+    record = {key: comparison[key] for key in _KEYS}
     record |= {items(families): comparison["questions"]}
     record |= {clusters(families): comparison["clusters"]}
     record["seeds"] = " ".join(map(str, comparison["seeds"]))

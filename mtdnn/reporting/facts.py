@@ -1,6 +1,5 @@
 """How the results were produced: seeds, commits, corpora, devices, hours, and what is missing."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -8,6 +7,7 @@ from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import RunFolder
 from mtdnn.evaluation.results import Result, read_results
 from mtdnn.machine.files import read_json
+from mtdnn.reporting.escaping import restructured
 
 LOCAL_UI = "http://127.0.0.1:5000"
 """Where `make ui` serves the MLflow store if the experiment names no tracking server."""
@@ -98,11 +98,6 @@ class Captions(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         return "the facts of the runs"
-
-
-def restructured(text: str) -> str:
-    """Escape plain text so that reStructuredText shows it unchanged, on one line."""
-    return re.sub(r"([^\w\s])", r"\\\1", " ".join(text.split()))
 
 
 def run_link(experiment: Experiment, result: Result) -> str | None:

@@ -141,7 +141,7 @@ def shown(experiment: Experiment) -> dict[str, Any]:
 
 def write(experiment: Experiment) -> None:
     """Write `tables/interference.md`, `.csv` and `.tex`."""
-    from mtdnn.reporting.tables import csv_text
+    from mtdnn.reporting.escaping import csv_text
     from mtdnn.reporting.templating import render
 
     layout, values = experiment.layout, shown(experiment)
@@ -172,7 +172,8 @@ def frame(experiment: Experiment, known: list[Kind]) -> pd.DataFrame:
             first = kind.score(corpus, headline(experiment, corpus))
             record |= {"seeds": len(first.values), "reasons": "; ".join(first.reasons)}
             records.append(record)
-    return pd.DataFrame(records)
+    keys = ["label", "encoder", "mixture", "weight", "variant", "corpus"]
+    return pd.DataFrame(records, columns=None if records else keys)
 
 
 def majority(known: list[Kind]) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """Tables of scores as Markdown, CSV and LaTeX, measured next to published."""
 
-import re
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ from mtdnn.config.experiment import Experiment
 from mtdnn.evaluation.measures import Measure
 from mtdnn.evaluation.results import RowResult, Score, read_rows
 from mtdnn.machine.files import read_json, replacing, write_text
+from mtdnn.reporting.escaping import LATEX_CHARACTER, LATEX_NEEDS, csv_text, latex, markdown
 from mtdnn.reporting.facts import provenance
 from mtdnn.reporting.wording import in_unit, is_answering, items, union
 from mtdnn.statistics.level import CONFIDENCE
@@ -110,19 +110,6 @@ def write(experiment: Experiment, name: str) -> None:
     write_text(layout.table(name, "tex"), _latex(experiment, name, blocks, reasons, rows))
     with replacing(layout.table(name, "csv")) as draft:
         draft.write_text(csv_text(frame(experiment, name, rows)), encoding="utf-8")
-
-
-def csv_text(records: pd.DataFrame) -> str:
-    """Return records as CSV in which no spreadsheet program takes a text for a formula.
-
-    A text that begins like a formula gets an apostrophe, which such programs do not show.
-    """
-
-    def defused(value: Any) -> Any:
-        begins = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
-        return f"'{value}" if begins else value
-
-    return records.map(defused).to_csv(index=False)
 
 
 def frame(experiment: Experiment, name: str, rows: list[RowResult]) -> pd.DataFrame:
@@ -440,11 +427,6 @@ def _markdown_cell(cell: Cell) -> str:
     return markdown(cell.text) + notes
 
 
-def markdown(text: str) -> str:
-    """Escape plain text so that Markdown (and HTML in it) shows it unchanged, on one line."""
-    return re.sub(r"([\\`*_\[\]<>|#~$&])", r"\\\1", " ".join(text.split()))
-
-
 # --- LaTeX -----------------------------------------------------------------------------------
 
 
@@ -477,7 +459,8 @@ def latex_table(
     caption = latex(f"{title} ({experiment.title})")
     notice = rf" \emph{{{latex(experiment.notice)}}}" if experiment.notice else ""
     lines = [
-        r"% needs \usepackage{booktabs,graphicx}",
+        LATEX_NEEDS,
+        LATEX_CHARACTER,
         r"\begin{table}",
         r"\centering\setlength{\tabcolsep}{3pt}",
         rf"\caption{{{caption}.{notice}}}",
@@ -508,34 +491,3 @@ def _tabular(block: Block) -> list[str]:
 def _latex_cell(cell: Cell) -> str:
     notes = ",".join(map(str, cell.notes))
     return latex(cell.text) + (rf"\textsuperscript{{{notes}}}" if notes else "")
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "%": r"\%",
-    "_": r"\_",
-    "^": r"\textasciicircum{}",
-    "~": r"\textasciitilde{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "[": "{[}",
-    "]": "{]}",
-    "–": "--",
-    "—": "---",
-    "…": r"\ldots{}",
-    "±": r"$\pm$",
-    "−": r"$-$",
-    "×": r"$\times$",
-    "Δ": r"$\Delta$",
-}
-
-
-def latex(text: str) -> str:
-    """Escape plain text so that LaTeX prints it unchanged, on one line."""
-    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))

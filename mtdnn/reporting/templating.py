@@ -14,7 +14,8 @@ from markupsafe import Markup
 from mtdnn.config.experiment import Experiment
 from mtdnn.evaluation.results import Score
 from mtdnn.reporting.comparisons import p_value
-from mtdnn.reporting.tables import MISSING, latex, markdown, signed
+from mtdnn.reporting.escaping import LATEX_CHARACTER, LATEX_NEEDS, latex, markdown, visible
+from mtdnn.reporting.tables import MISSING, signed
 
 EXCERPT_CHARACTERS = 420
 """How much of a context is shown around its marked spans; a shorter context is shown whole."""
@@ -30,6 +31,7 @@ def _environment() -> Environment:
         loader=PackageLoader("mtdnn.reporting"),
         autoescape=lambda name: name is not None and ".html" in name,
         undefined=StrictUndefined,
+        finalize=lambda value: visible(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -52,6 +54,8 @@ def _environment() -> Environment:
         "spans": spans,
         "badge": badge,
         "MISSING": MISSING,
+        "LATEX_CHARACTER": LATEX_CHARACTER,
+        "LATEX_NEEDS": LATEX_NEEDS,
     }
     return environment
 
@@ -172,5 +176,11 @@ def mark_md(pieces: list[tuple[str, bool]]) -> str:
         core = markdown(text)
         before = " " if text[:1].isspace() else ""
         after = " " if text[1:] and text[-1:].isspace() else ""
-        parts.append(f"{before}{f'**{core}**' if inside and core else core}{after}")
+        parts.append(f"{before}{_bold(core) if inside and core else core}{after}")
     return "".join(parts)
+
+
+def _bold(text: str) -> str:
+    """Return escaped Markdown in bold; asterisks next to punctuation would not make it so."""
+    is_word = text[0].isalnum() and text[-1].isalnum()
+    return f"**{text}**" if is_word else f"<b>{text}</b>"

@@ -13,7 +13,8 @@ from mtdnn.config.layout import RunFolder
 from mtdnn.errors import MtdnnError
 from mtdnn.evaluation.results import read_rows
 from mtdnn.machine.files import read_json, write_json
-from mtdnn.reporting.tables import csv_text, frame
+from mtdnn.reporting.escaping import csv_text
+from mtdnn.reporting.tables import frame
 from mtdnn.tracking import content
 from mtdnn.tracking.runs import differences, logged_scores
 from mtdnn.tracking.summary import log_summary
@@ -30,7 +31,8 @@ def write(experiment: Experiment) -> None:
     differing = differences(experiment, [layout.run(run) for run in runs])
     cells = 0
     for name in experiment.tables:
-        shown = _parse(layout.table(name, "csv").read_text(encoding="utf-8"))
+        # Not as text, whose reader changes line breaks within cells.
+        shown = _parse(layout.table(name, "csv").read_bytes().decode("utf-8"))
         cells += sum(len(row) for row in shown)
         if not differing:
             differing += _differing_cells(experiment, name, shown)
@@ -101,4 +103,4 @@ def _copy_as_logged(experiment: Experiment, run: Path, target: Path) -> None:
 
 def _parse(text: str) -> list[dict[str, str]]:
     """Return the rows of a CSV file."""
-    return [dict(row) for row in csv.DictReader(io.StringIO(text))]
+    return [dict(row) for row in csv.DictReader(io.StringIO(text, newline=""))]

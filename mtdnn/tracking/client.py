@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeVar
@@ -39,6 +39,7 @@ from mtdnn.errors import MtdnnError
 from mtdnn.evaluation.measures import measures_of
 from mtdnn.machine.files import write_json
 from mtdnn.machine.locking import Lease
+from mtdnn.reporting.escaping import markdown, visible
 from mtdnn.reporting.wording import has_answers, targets, union
 from mtdnn.tracking.content import PROMOTED
 
@@ -46,6 +47,7 @@ from mtdnn.tracking.content import PROMOTED
 MAX_METRICS_PER_BATCH = 1000
 MAX_PARAMS_PER_BATCH = 100
 MAX_TAGS_PER_BATCH = 100
+MAX_TAG_CHARACTERS = 8000
 _VIEW = "scores"
 # Of a server that answers with something else than MLflow's client expects, the last two of the
 # first line: valid JSON of another shape, or numbers that are too large.
@@ -229,6 +231,14 @@ def _batches(entities: Sequence[T], size: int) -> Iterator[Sequence[T]]:
         yield entities[start : start + size]
 
 
+def tag_values(values: Mapping[str, object]) -> dict[str, str]:
+    """Return tags that every store can hold; those without a value are left out."""
+    return {
+        name: visible(str(value))[:MAX_TAG_CHARACTERS] for name, value in values.items() if value
+    }
+
+
 def note(experiment: Experiment) -> str:
-    """Return the note that MLflow shows with the experiment and each of its runs."""
-    return " ".join(filter(None, [f"{experiment.title}.", experiment.notice]))
+    """Return the note that MLflow shows with the experiment and each of its runs, in Markdown."""
+    text = " ".join(filter(None, [f"{experiment.title}.", experiment.notice]))
+    return markdown(text[: MAX_TAG_CHARACTERS // 2])  # each character may become two

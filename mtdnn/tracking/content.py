@@ -5,6 +5,8 @@ the points of an unfinished run are the first points of the finished one.
 """
 
 import json
+import posixpath
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -18,6 +20,7 @@ from mtdnn.config.loading import load_run
 from mtdnn.config.yaml_files import read_yaml
 from mtdnn.evaluation.measures import MEASURES
 from mtdnn.machine.files import digest, read_json
+from mtdnn.reporting.escaping import visible
 from mtdnn.training.journal import Record
 from mtdnn.training.log import read_training
 
@@ -28,6 +31,7 @@ PROMOTED = ("HasAns_f1", "NoAns_exact", "null_odds_auc")
 """Scores of answers on the first slice that have no prefix in MLflow; measures have none either."""
 
 MAX_PARAM_CHARACTERS = 6000
+MAX_PARAM_NAME_CHARACTERS = 250
 
 _COLUMNS = {measure.column: None for family in MEASURES.values() for measure in family}
 
@@ -258,11 +262,17 @@ def parameters(config: Path) -> dict[str, str]:
                 descend(f"{prefix}.{key}" if prefix else str(key), inner)
         elif value is not None and value != []:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            flat[prefix] = text[:MAX_PARAM_CHARACTERS]
+            flat[_param_name(prefix)] = visible(text)[:MAX_PARAM_CHARACTERS]
 
     settings = read_yaml(config)
     descend("", {key: value for key, value in settings.items() if key != "notice"})
     return flat
+
+
+def _param_name(path: str) -> str:
+    """Return the name of a param: MLflow refuses some characters, which names of files may have."""
+    name = re.sub(r"[^\w./: -]", "_", path)[:MAX_PARAM_NAME_CHARACTERS]
+    return name if posixpath.normpath(name) == name else name.replace("/", "_")
 
 
 # --- the whole experiment --------------------------------------------------------------------

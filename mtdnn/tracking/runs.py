@@ -18,6 +18,7 @@ from mtdnn.config.layout import MANIFEST, RunFolder, weight_text
 from mtdnn.config.loading import load_run
 from mtdnn.config.settings import RunSettings
 from mtdnn.machine.files import digest, read_json, sha256, write_json
+from mtdnn.reporting.escaping import one_line
 from mtdnn.tracking.client import (
     Dataset,
     DatasetInput,
@@ -35,10 +36,11 @@ from mtdnn.tracking.client import (
     note,
     open_store,
     results_folder,
+    tag_values,
 )
 from mtdnn.tracking.content import Point, Source, parameters, read_optional_json, scores
 
-MAX_TAG_CHARACTERS = 8000
+MAX_LABEL_CHARACTERS = 100
 _VARYING = (RunFolder.config, RunFolder.log, RunFolder.predictions, RunFolder.metrics)
 _ARTIFACTS = (*_VARYING, RunFolder.schedule, RunFolder.auxiliary)
 # Their digests tell whether what was delivered is up to date.
@@ -243,7 +245,7 @@ class MirroredRun:
             "mlflow.note.content": note(experiment),
         }
         tags |= {f"corpus.{corpus}": value for corpus, value in source.digests.items()}
-        return {name: str(value)[:MAX_TAG_CHARACTERS] for name, value in tags.items() if value}
+        return tag_values(tags)
 
 
 def _comparable(point: Point) -> tuple[str, float | str, int, int]:
@@ -272,7 +274,10 @@ def write_run_id(experiment: Experiment, run_dir: Path, run_id: str, fingerprint
 def _run_name(settings: RunSettings) -> str:
     """Return a run's name in MLflow, for instance `QA+SC w0.8 base seed1`."""
     weight = weight_text(settings.weight)
-    parts = [settings.mixture_label, f"w{weight}", settings.encoder_name]
+    label = one_line(settings.mixture_label)
+    if len(label) > MAX_LABEL_CHARACTERS:  # MLflow's names have at most 250
+        label = f"{label[:MAX_LABEL_CHARACTERS]}…"
+    parts = [label, f"w{weight}", settings.encoder_name]
     parts += [] if settings.variant == "default" else [settings.variant]
     return " ".join([*parts, f"seed{settings.seed}"])
 

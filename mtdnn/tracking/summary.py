@@ -16,6 +16,7 @@ from mtdnn.tracking.client import (
     note,
     open_store,
     results_folder,
+    tag_values,
 )
 from mtdnn.tracking.content import summary_numbers, summary_verdicts
 
@@ -39,7 +40,7 @@ def log_summary(experiment: Experiment) -> str:
             return logged
         tags = {"kind": "summary", "results": results_folder(experiment), "experiment": root.name}
         tags |= {"mlflow.note.content": note(experiment), "notice": experiment.notice or ""}
-        tags |= {"mlflow.source.name": "mtdnn", "mlflow.source.type": "LOCAL"}
+        tags = tag_values(tags | {"mlflow.source.name": "mtdnn", "mlflow.source.type": "LOCAL"})
         name = f"summary of {experiment.experiment}"
         run_id: str = client.create_run(experiment_id, tags=tags, run_name=name).info.run_id
         now = round(1000 * time.time())

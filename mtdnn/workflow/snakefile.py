@@ -34,10 +34,27 @@ def load_experiment(mapping: Any, files: Iterable[Path]) -> Experiment:
     where = " + ".join(names) or "config of the module"
     experiment = parse(mapping, where)
     experiment = with_lock(experiment, names[0] if names else f"{experiment.experiment}.yaml")
-    missing = sorted(missing_files(experiment))
-    if missing:
-        raise MtdnnError("\n".join(f"{where}: {line}" for line in missing))
+    check_sources(experiment, where)
     return experiment
+
+
+def check_sources(experiment: Experiment, where: str, encoders: bool = False) -> None:
+    """Check that the local files of the corpora and encoders exist and are what they should be.
+
+    Only the first rows of a corpus are read; what was fetched before is not looked at.
+
+    Args:
+        experiment: the experiment.
+        where: the name of its file, for messages.
+        encoders: whether to check what is in the folders of encoders, too, which takes seconds.
+
+    Raises:
+        MtdnnError: a line for each mistake.
+    """
+    wrong = [*sorted(missing_files(experiment)), *unreadable_corpora(experiment)]
+    wrong += unusable_encoders(experiment) if encoders else []
+    if wrong:
+        raise MtdnnError("\n".join(f"{where}: {line}" for line in wrong))
 
 
 def keep_experiment(experiment: Experiment) -> None:
@@ -58,17 +75,11 @@ def missing_files(experiment: Experiment) -> Iterator[str]:
     Encoders and corpora need their sources until they are fetched; rows of other experiments need
     their results.
     """
-    layout = experiment.layout
     for name, table in experiment.tables.items():
         for index, row in enumerate(table.rows):
             if row.origin and not Layout(Path(row.origin)).experiment.is_file():
                 yield f"tables.{name}.rows.{index}.from: no results of an experiment: {row.origin}"
-    local = [
-        name
-        for name in experiment.corpora_used()
-        if is_local(experiment.corpora[name].source)
-        and not (layout.corpus(name) / MANIFEST).exists()
-    ]
+    local = _unfetched_corpora(experiment)
     if local and not os.path.isdir(experiment.data_path(None)):
         yield (
             f"data_root: no such folder: {experiment.data_path(None)}; "
@@ -77,12 +88,53 @@ def missing_files(experiment: Experiment) -> Iterator[str]:
         return
     for name in local:
         yield from _missing(f"corpora.{name}.source", [*source_files(experiment, name).values()])
-    for name in {run.encoder for run in experiment.runs()}:
-        source = experiment.encoders[name].source
-        if (layout.encoder(name) / MANIFEST).exists():
-            continue
-        if isinstance(source, FilesEncoder) and not os.path.isdir(source.path):
-            yield f"encoders.{name}.source.path: no such folder: {source.path}"
+    for name, path in _unfetched_encoders(experiment).items():
+        if not os.path.isdir(path):
+            yield f"encoders.{name}.source.path: no such folder: {path}"
+
+
+def unreadable_corpora(experiment: Experiment) -> Iterator[str]:
+    """Yield a line for each mistake in the first rows of the local corpora that exist."""
+    for name in _unfetched_corpora(experiment):
+        files = source_files(experiment, name)
+        if all(map(os.path.isfile, files.values())):
+            from mtdnn.data.corpora.first_rows import mistakes  # which imports heavy libraries
+
+            for line in mistakes(experiment.corpora[name], files):
+                yield f"corpora.{name}.source{line}"
+
+
+def unusable_encoders(experiment: Experiment) -> Iterator[str]:
+    """Yield a line for each local folder of an encoder that holds none."""
+    from mtdnn.data.encoders import check_folder
+
+    for name, path in _unfetched_encoders(experiment).items():
+        try:
+            if os.path.isdir(path):
+                check_folder(Path(path))
+        except MtdnnError as error:
+            yield f"encoders.{name}.source.path: {error}"
+
+
+def _unfetched_corpora(experiment: Experiment) -> list[str]:
+    """Return the names of the local corpora that runs need and that were not fetched yet."""
+    return [
+        name
+        for name in experiment.corpora_used()
+        if is_local(experiment.corpora[name].source)
+        and not (experiment.layout.corpus(name) / MANIFEST).exists()
+    ]
+
+
+def _unfetched_encoders(experiment: Experiment) -> dict[str, str]:
+    """Return the folders of the local encoders that runs need and that were not fetched yet."""
+    sources = {run.encoder: experiment.encoders[run.encoder].source for run in experiment.runs()}
+    return {
+        name: source.path
+        for name, source in sources.items()
+        if isinstance(source, FilesEncoder)
+        and not (experiment.layout.encoder(name) / MANIFEST).exists()
+    }
 
 
 def report_command(experiment: Path, snakefile: str, reported: Iterable[Path], root: Path) -> str:

@@ -5,9 +5,11 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from mtdnn.cli.main import main
 from mtdnn.config.experiment import Experiment
+from tests.support.factories import small
 
 DEMO = "config/demo.yaml"
 
@@ -53,3 +55,24 @@ def test_settings_explains_every_section(capsys):
 def test_schema_is_written(tmp_path):
     assert main(["schema", str(tmp_path / "schema.json")]) == 0
     assert json.loads((tmp_path / "schema.json").read_text()) == Experiment.model_json_schema()
+
+
+def test_check_refuses_a_folder_that_holds_no_encoder(tmp_path, capsys):
+    """Both folders are named in one go: a decoder, and one without a tokenizer."""
+    for name in ("tokenizer.json", "model.safetensors"):
+        (tmp_path / name).touch()
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "n_embd": 8, "n_head": 2}')
+    (tmp_path / "empty").mkdir()
+    settings = small()
+    for name, folder in (("tiny", tmp_path), ("large", tmp_path / "empty")):
+        source = {"kind": "files", "path": str(folder)}
+        settings["encoders"][name] = {"label": name, "source": source}
+    settings["tables"]["table1"]["rows"].append({"encoder": "large", "mixture": "qa"})
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    assert main(["check", str(path)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    place = f"mtdnn: error: {path}: encoders"
+    assert lines[0].startswith(f"{place}.tiny.source.path: {tmp_path}/config.json: gpt2 is a decod")
+    assert lines[1].startswith(f"{place}.large.source.path: {tmp_path}/empty: missing config.json")
+    assert len(lines) == 2

@@ -1,15 +1,19 @@
 """Loading an experiment: each mistake is one line that names the file, the key and the remedy."""
 
+import copy
+import datetime
 import re
 from pathlib import Path
 
 import pytest
 import yaml
+from pydantic_core._pydantic_core import list_all_errors
 
-from mtdnn.config.experiment import RESERVED_NAMES
-from mtdnn.config.loading import load, load_run, parse, validate
+from mtdnn.config.experiment import RESERVED_NAMES, Experiment
+from mtdnn.config.loading import WORDING, load, load_run, parse, validate
 from mtdnn.config.settings import RunSettings
 from mtdnn.config.yaml_files import dump_yaml
+from mtdnn.data.revisions import Locked
 from mtdnn.errors import MtdnnError
 from mtdnn.reporting.products import FIGURES, PAGES
 from tests.support.factories import GRID, small
@@ -339,10 +343,122 @@ def test_a_mistake_is_one_line_that_names_file_and_key(changes, message):
     assert str(caught.value) == f"small.yaml: {message}"
 
 
+ODD = [
+    *(
+        None,
+        True,
+        -1,
+        1.5,
+        2**40,
+        10**30,
+        float("nan"),
+        float("inf"),
+        "",
+        "x",
+        "9" * 5000,
+        "x" * 99,
+    ),
+    *([], [None], ["x"], [1.5], [["x"]], {}, {"x": 1}, {5: 1}, {"x": {}}, {"Bad Key": "x"}),
+    *(b"\xff", datetime.date(2026, 1, 2), object(), "\ud800", {"kind": "x"}, {"kind": ["files"]}),
+    {"kind": "files", "format": "csv", "splits": {"test": ["a"]}, "columns": {"label": 1.5}},
+]
+
+
+def places(value, place=()):
+    """Yield the place of every value inside nested mappings and lists."""
+    items = value.items() if isinstance(value, dict) else ()
+    for key, inner in enumerate(value) if isinstance(value, list) else items:
+        yield (*place, key)
+        yield from places(inner, (*place, key))
+
+
+def test_pydantic_s_words_are_never_shown():
+    templates = [each["message_template_python"] for each in list_all_errors()]
+    raw = {re.escape(each.partition("{")[0]) for each in templates}
+    raw = re.compile("|".join(each for each in raw if len(each) > 8) + "|is not valid")
+    complete = parse(small(), "x").model_dump(mode="json")
+    checked = 0
+    for place in places(complete):
+        for odd in ODD:
+            changed = copy.deepcopy(complete)
+            parent = changed
+            for key in place[:-1]:
+                parent = parent[key]
+            parent[place[-1]] = odd
+            try:
+                parse(changed, "x.yaml")
+            except MtdnnError as error:
+                for line in str(error).splitlines():
+                    assert line.startswith("x.yaml: ") and not raw.search(line), line
+                    assert not re.search(r"\[key\]|\.(str|int|list\[\w+\])[:.]", line), line
+                checked += 1
+    assert checked > 1000
+
+
+# The types of mistakes that pydantic-core finds for each type of schema.
+FOUND = {
+    "bool": {"bool_type", "bool_parsing"},
+    "dict": {"dict_type"},
+    "float": {"float_type", "float_parsing", "finite_number"},
+    "int": {"int_type", "int_parsing", "int_parsing_size", "int_from_float"},
+    "list": {"list_type"},
+    "literal": {"literal_error"},
+    "model": {"model_type"},
+    "model-fields": {"model_type", "model_attributes_type", "invalid_key"},
+    "str": {"string_type", "string_unicode"},
+    "tagged-union": {"union_tag_invalid", "union_tag_not_found", "model_attributes_type"},
+    # Their mistakes are our own, or those of the schemas inside.
+    **dict.fromkeys(("any", "default", "definition-ref", "definitions", "function-after"), set()),
+    **dict.fromkeys(("function-before", "model-field", "no-info", "nullable", "union"), set()),
+}
+CONSTRAINTS = {
+    "ge": "greater_than_equal",
+    "gt": "greater_than",
+    "le": "less_than_equal",
+    "lt": "less_than",
+    "max_length": {"str": "string_too_long"},
+    "min_length": {"str": "string_too_short", "list": "too_short", "dict": "too_short"},
+    "pattern": "string_pattern_mismatch",
+}
+
+
+@pytest.mark.parametrize("model", [Experiment, RunSettings, Locked])
+def test_each_type_of_mistake_has_our_words(model):
+    needed = set()
+
+    def walk(schema):
+        if isinstance(schema, list | tuple):
+            for each in schema:
+                walk(each)
+        if not isinstance(schema, dict):
+            return
+        if isinstance(kind := schema.get("type"), str):
+            needed.update(FOUND[kind])
+            for name in CONSTRAINTS.keys() & schema.keys():
+                found = CONSTRAINTS[name]
+                needed.add(found[kind] if isinstance(found, dict) else found)
+        for each in schema.values():
+            walk(each)
+
+    walk(model.__pydantic_core_schema__)
+    assert "string_type" in needed
+    assert needed <= WORDING.keys()
+
+
 def test_all_mistakes_are_reported_at_once():
     with pytest.raises(MtdnnError) as caught:
         parse(small(trainig={}, training__epochs=0), where="small.yaml")
     assert len(str(caught.value).splitlines()) == 2
+
+
+def test_the_mistakes_of_all_variants_are_reported_at_once():
+    variants = {name: {"training": {"epochs": name}} for name in ("many", "few")}
+    with pytest.raises(MtdnnError) as caught:
+        parse(small(variants=variants), where="small.yaml")
+    assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == [
+        "variants.many",
+        "variants.few",
+    ]
 
 
 def test_all_unknown_names_are_reported_at_once():

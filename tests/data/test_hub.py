@@ -1,5 +1,7 @@
 """Encoders from the Hub: verified, locked, and offline after the first use."""
 
+import json
+
 import pytest
 
 from tests.support.hub_client import Client, refused
@@ -43,6 +45,15 @@ def test_an_encoder_of_pickles_is_refused(client, hub, encoder_files):
     files = {n: c for n, c in encoder_files.items() if n != "model.safetensors"}
     hub.repository("models", "made/tiny-bert").push({**files, "pytorch_model.bin": b"pickle"})
     refused(client.run("encoder", "tiny"), "pickle", "pytorch_model.bin")
+    assert not client.lock.exists() and not client.fetched("tiny", "encoders")
+
+
+def test_a_decoder_is_refused_before_its_weights_are_downloaded(client, hub, encoder_files):
+    config = json.loads(encoder_files["config.json"]) | {"is_decoder": True}
+    files = {**encoder_files, "config.json": json.dumps(config).encode()}
+    hub.repository("models", "made/tiny-bert").push(files)
+    refused(client.run("encoder", "tiny"), "bert is a decoder", "use an encoder")
+    assert not any("model.safetensors" in request for request in hub.requests)
     assert not client.lock.exists() and not client.fetched("tiny", "encoders")
 
 

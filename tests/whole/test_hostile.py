@@ -371,7 +371,7 @@ def small_run(tmp_path_factory):
     run_dir, run = make_run_folder(
         tmp_path_factory.mktemp("run"),
         mixture="squad",
-        qa_weight=1.0,
+        weight=1.0,
         rows=4,
         training={"epochs": 1},
     )

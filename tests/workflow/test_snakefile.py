@@ -1,6 +1,7 @@
 """Functions for the Snakefile: missing inputs are named, paths are quoted, delivery is started."""
 
 import copy
+import json
 import os
 import re
 import shlex
@@ -37,7 +38,7 @@ def mapping(tmp_path, monkeypatch) -> dict[str, Any]:
     monkeypatch.delenv("MTDNN_DATA", raising=False)
     mapping = copy.deepcopy(SMALL)
     mapping["data_root"] = "data"
-    mapping["corpora"]["squad"]["source"] = SQUAD_FILES
+    mapping["corpora"]["squad"]["source"] = dict(SQUAD_FILES)
     mapping["encoders"]["tiny"]["source"] = {"kind": "files", "path": "encoder"}
     return mapping
 
@@ -58,14 +59,41 @@ def test_every_missing_input_is_named(tmp_path, mapping):
     ]
     (tmp_path / "encoder").mkdir()
     (tmp_path / "data" / "squad").mkdir()
-    (tmp_path / "data" / "squad" / "train.json").touch()
+    paragraph = {"context": "A.", "qas": [{"id": "1", "question": "B?", "answers": []}]}
+    content = json.dumps({"data": [{"paragraphs": [paragraph]}]})
+    (tmp_path / "data" / "squad" / "train.json").write_text(content)
     with pytest.raises(MtdnnError) as error:
         load(tmp_path, mapping)
     assert str(error.value) == (
         "experiment.yaml: corpora.squad.source.splits: no such file: data/squad/dev.json"
     )
-    (tmp_path / "data" / "squad" / "dev.json").touch()
+    (tmp_path / "data" / "squad" / "dev.json").write_text(content)
     assert load(tmp_path, mapping).lock == "experiment.lock.json"
+
+
+def test_a_missing_column_is_found_before_anything_starts(tmp_path, mapping):
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "data").mkdir()
+    for name in ("train", "dev"):
+        (tmp_path / "data" / name).write_text("sentence\tlabel\nA.\tgood\n")
+    source = {"kind": "files", "format": "tsv", "splits": {"train": ["train"], "dev": ["dev"]}}
+    mapping["corpora"]["cola"]["source"] = source
+    mapping["corpora"]["squad"]["source"]["root"] = "gone"
+    with pytest.raises(MtdnnError) as error:
+        load(tmp_path, mapping)
+    column = "corpora.cola.source.columns.sentence1"
+    wanted = "has no column 'sentence1'; name one of 'sentence', 'label'"
+    assert str(error.value).splitlines() == [
+        "experiment.yaml: corpora.squad.source.root: no such folder: data/gone",
+        f"experiment.yaml: {column}: train {wanted}",
+        f"experiment.yaml: {column}: dev {wanted}",
+    ]
+    # What was fetched before no longer needs its source.
+    for name in ("squad", "cola"):
+        folder = tmp_path / "results" / "small" / "corpora" / name
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text("{}")
+    load(tmp_path, mapping)
 
 
 def test_repeated_keys_are_refused(tmp_path):

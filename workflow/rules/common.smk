@@ -20,6 +20,7 @@ from mtdnn.config.layout import FEATURES, MANIFEST, STEPS, WEIGHTS, RunFolder
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError, lines
 from mtdnn.machine.files import digest, write_text
+from mtdnn.reporting.escaping import menu
 from mtdnn.reporting.facts import Captions
 from mtdnn.reporting.products import (
     ANSWER_FIGURES,
@@ -230,11 +231,8 @@ def reported_page(page):
 
 def shown(kind, name, entries):
     """Return the label of an entry in the report's menu."""
-    title = f"{name}: {entries[name].title}" if name in entries else name
-    # The menu is part of a script, which a title with </ would end; braces would be wildcards.
-    for old, new in (("_", " "), ("<", "‹"), ("{", "{{"), ("}", "}}")):
-        title = title.replace(old, new)
-    return {kind: title}
+    title = f"{name}: {entries[name].title}" if name in entries else name.replace("_", " ")
+    return {kind: menu(title)}
 
 
 def tables_of(names):

@@ -43,7 +43,7 @@ def read(
         wanted.append(source.dev_ids)
     paths = {file: locate(root, file, source.sha256.get(file)) for file in wanted}
     splits: dict[str, Split] = {
-        split: normalise(split, corpus, source, _records([paths[file] for file in files], source))
+        split: normalise(split, corpus, source, records([paths[file] for file in files], source))
         for split, files in source.splits.items()
     }
     if source.dev_ids:
@@ -75,7 +75,8 @@ def locate(root: str, file: str, expected: str | None) -> Path:
     return path
 
 
-def _records(paths: list[Path], source: FilesCorpus) -> Iterator[Record]:
+def records(paths: list[Path], source: FilesCorpus) -> Iterator[Record]:
+    """Yield the records of files in the source's format, as publishers name their columns."""
     for path in paths:
         if source.format == "squad":
             yield from squad(path)

@@ -92,7 +92,7 @@ def normalise(
     optional: set[str] | None = None
     for place, record in records:
         if optional is None:
-            optional = {n for n in _OPTIONAL if n in columns or n in record}
+            optional = {n for n in OPTIONAL if n in columns or n in record}
         fields = Fields(place, record, columns, optional)
         if dropping and shown(fields.raw("label")) in dropping:
             collected.dropped[f"label {shown(fields.raw('label'))}"] += 1
@@ -289,7 +289,9 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-_OPTIONAL = ("id", "title", "start", "sentence2", "cluster")
+OPTIONAL = ("id", "title", "start", "sentence2", "cluster")
+"""The columns that are read if a corpus has them."""
+
 _FAMILIES = {
     "question_answering": _question_answering,
     "multiple_choice": _multiple_choice,

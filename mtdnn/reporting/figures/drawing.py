@@ -5,6 +5,7 @@ Figures do not use pyplot, which keeps global state and may require a display.
 
 import re
 import textwrap
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -17,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mtdnn.config.experiment import Experiment
 from mtdnn.machine.files import replacing
+from mtdnn.reporting.escaping import one_line
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -44,7 +46,9 @@ _STYLE: dict[Any, Any] = {
 }
 _METADATA = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": None}
 _FOOTER_POINTS = 7
+_TITLE_POINTS = 11
 _POINTS_PER_INCH = 72
+MAX_LABEL_CHARACTERS = 60
 
 
 def styled() -> AbstractContextManager[None]:
@@ -52,9 +56,37 @@ def styled() -> AbstractContextManager[None]:
     return matplotlib.rc_context(_STYLE)
 
 
+def drawable(experiment: Experiment) -> Experiment:
+    """Return an experiment whose titles, labels and notice can be drawn; nothing else differs."""
+
+    def drawn(value: Any, key: Any = None) -> Any:
+        if isinstance(value, dict):
+            return {name: drawn(each, name) for name, each in value.items()}
+        if isinstance(value, list):
+            return [drawn(each) for each in value]
+        if not isinstance(value, str) or key not in ("title", "label", "notice"):
+            return value
+        return label_text(value) if key == "label" else one_line(value)
+
+    changed = Experiment.model_validate(drawn(experiment.model_dump()))
+    return experiment if changed == experiment else changed
+
+
+def label_text(text: str) -> str:
+    """Return a label on one line, without its middle if it is too long to be drawn."""
+    text = one_line(text)
+    if len(text) > MAX_LABEL_CHARACTERS:
+        half = (MAX_LABEL_CHARACTERS - 1) // 2
+        text = f"{text[:half]}…{text[-half:]}"
+    # matplotlib leaves labels that begin with an underscore out of legends.
+    return f" {text}" if text.startswith("_") else text
+
+
 def save(experiment: Experiment, name: str, draw: Callable[[], Figure]) -> None:
     """Draw a figure in our style and write it in three formats; equal runs give equal bytes."""
-    with styled():
+    with styled(), warnings.catch_warnings():
+        # A box shows that the font lacks a character.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing", UserWarning)
         figure = draw()
         for suffix, metadata in _METADATA.items():
             with replacing(experiment.layout.figure(name, suffix)) as draft:
@@ -110,14 +142,14 @@ def footed(
         paragraphs: the small print below it; long lines are wrapped.
     """
     width, height = size
-    characters = int(width / (0.6 * _FOOTER_POINTS / _POINTS_PER_INCH))
-    lines = [line for text in paragraphs for line in textwrap.wrap(text, characters)]
+    lines = [line for text in paragraphs for line in _wrapped(text, width, _FOOTER_POINTS)]
     footer = 0.16 + len(lines) * 1.35 * _FOOTER_POINTS / _POINTS_PER_INCH
     figure = Figure(
         figsize=(width, height + footer), layout=ConstrainedLayoutEngine(w_pad=0.09, h_pad=0.06)
     )
     body, foot = figure.subfigures(2, 1, height_ratios=[height, footer])  # type: ignore[misc]
-    body.suptitle(title, x=0.02, ha="left", fontsize=11, fontweight="bold")
+    heading = "\n".join(_wrapped(title, width, _TITLE_POINTS))
+    body.suptitle(heading, x=0.02, ha="left", fontsize=_TITLE_POINTS, fontweight="bold")
     foot.text(
         0.02,
         0.95,
@@ -128,6 +160,11 @@ def footed(
         linespacing=1.3,
     )
     return figure, body
+
+
+def _wrapped(text: str, width: float, points: int) -> list[str]:
+    """Return the lines of a text of this size that fit into a width in inches."""
+    return textwrap.wrap(one_line(text), int(width / (0.6 * points / _POINTS_PER_INCH)))
 
 
 def same_span(panels: Iterable[Axes], drawn: list[list[float]]) -> None:

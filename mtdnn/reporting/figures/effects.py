@@ -8,7 +8,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from mtdnn.config.experiment import Experiment
 from mtdnn.evaluation.results import read_rows
-from mtdnn.reporting.figures.drawing import COLOURS, GREY, canvas, say_empty
+from mtdnn.reporting.figures.drawing import COLOURS, GREY, canvas, label_text, say_empty
 from mtdnn.reporting.wording import clusters
 from mtdnn.statistics.level import LEVEL
 from mtdnn.statistics.records import read_statistics
@@ -90,13 +90,16 @@ def _are_variants(comparisons: Comparisons) -> bool:
 def _labels(experiment: Experiment, name: str, comparisons: Comparisons) -> list[str]:
     """A label for each comparison of a table."""
     if not _are_variants(comparisons):
-        labels = [(each["to_label"], each["from_label"]) for each in comparisons]
+        labels = [
+            (label_text(each["to_label"]), label_text(each["from_label"])) for each in comparisons
+        ]
         longest = max(len(f"{to} − {origin}") for to, origin in labels)
         between = "\n− " if longest > MAX_LINE_CHARACTERS else " − "
         return [f"{to}{between}{origin}" for to, origin in labels]
     names = {row.path: row.row.label or row.variant_label for row in read_rows(experiment, name)}
     return [
-        fill(names.get(each["to"], each["to_label"]), MAX_LINE_CHARACTERS) for each in comparisons
+        fill(label_text(names.get(each["to"]) or each["to_label"]), MAX_LINE_CHARACTERS)
+        for each in comparisons
     ]
 
 

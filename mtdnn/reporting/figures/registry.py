@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from mtdnn.config.experiment import Experiment
 from mtdnn.reporting.figures import curves, effects, interference, scores, training
-from mtdnn.reporting.figures.drawing import save, styled
+from mtdnn.reporting.figures.drawing import drawable, save, styled
 
 
 def write(experiment: Experiment, name: str) -> None:
@@ -16,10 +16,11 @@ def write(experiment: Experiment, name: str) -> None:
 
 def draw(experiment: Experiment, name: str) -> Figure:
     """Draw a figure that the experiment describes, or one of `BUILT_IN`."""
+    shown = drawable(experiment)
     with styled():
         if name in experiment.figures:
-            return scores.draw(experiment, name)
-        return BUILT_IN[name](experiment)
+            return scores.draw(shown, name)
+        return BUILT_IN[name](shown)
 
 
 BUILT_IN: dict[str, Callable[[Experiment], Figure]] = {

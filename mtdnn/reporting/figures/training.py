@@ -22,6 +22,7 @@ from mtdnn.reporting.figures.drawing import (
     corpus_colours,
     cycle,
     footed,
+    label_text,
     say_empty,
     styled,
 )
@@ -87,7 +88,7 @@ def run_loss(folder: Path) -> Figure:
         axes = body.subplots()
         if steps:
             for name, line in _draw_loss(axes, steps, colours).items():
-                line.set_label(settings.corpora[name].label)
+                line.set_label(label_text(settings.corpora[name].label))
             _loss_axis(axes)
             body.legend(loc="outside lower center", ncols=6)
         else:
