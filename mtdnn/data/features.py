@@ -16,7 +16,7 @@ import pyarrow as pa
 from mtdnn.config.layout import FEATURES, MANIFEST, Layout
 from mtdnn.config.settings import RunSettings
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import read_json, sha256
+from mtdnn.machine.files import read_product, sha256
 
 SPLITS = ("train", "dev", "held_out")
 ROWS_AT_A_TIME = 2_000
@@ -176,8 +176,8 @@ def check_unchanged(layout: Layout, run: RunSettings, *splits: str) -> None:
     """
     for name in run.corpora:
         features = layout.features(run.encoder_name, run.features_variant, name)
-        description, corpus = read_json(features / FEATURES), layout.corpus(name)
-        manifest = read_json(corpus / MANIFEST)
+        description, corpus = read_product(features / FEATURES), layout.corpus(name)
+        manifest = read_product(corpus / MANIFEST)
         if manifest["digest"] != description["corpus_digest"]:
             raise MtdnnError(
                 f"{features}: prepared from another version of {name} than {corpus} has now; "

@@ -15,7 +15,7 @@ from mtdnn.config.layout import FEATURES, MANIFEST
 from mtdnn.config.settings import FeatureSettings
 from mtdnn.data.features import ROWS_AT_A_TIME, SCHEMAS, SPLITS
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import read_json, replacing, sha256, write_json
+from mtdnn.machine.files import read_product, replacing, sha256, write_json
 
 Rows = dict[str, list[Any]]
 """Rows of a corpus as columns, with their number in the corpus file as `row`."""
@@ -65,7 +65,7 @@ def prepare(
         MtdnnError: the encoder has no usable tokenizer or fewer positions than `max_length`, or
             the settings leave no tokens of a window for the context.
     """
-    positions = positions_of(read_json(encoder / "config.json"))
+    positions = positions_of(read_product(encoder / "config.json"))
     if positions and settings.max_length > positions:
         raise MtdnnError(
             f"features.max_length: {settings.max_length} is more than the {positions} positions "
@@ -88,8 +88,8 @@ def prepare(
             {
                 "family": family,
                 "settings": settings.model_dump(),
-                "corpus_digest": read_json(corpus / MANIFEST)["digest"],
-                "encoder_digest": read_json(encoder / MANIFEST)["digest"],
+                "corpus_digest": read_product(corpus / MANIFEST)["digest"],
+                "encoder_digest": read_product(encoder / MANIFEST)["digest"],
                 "splits": counts,
             },
         )

@@ -13,7 +13,7 @@ from mtdnn.errors import MtdnnError
 from mtdnn.evaluation.scoring import Scores, best, score_answers, summary
 from mtdnn.evaluation.slices import belongs
 from mtdnn.evaluation.thresholds import null_odds_auc, tune
-from mtdnn.machine.files import read_columns, read_json, write_json
+from mtdnn.machine.files import read_columns, read_product, write_json
 from mtdnn.machine.provenance import commit
 
 
@@ -79,7 +79,7 @@ def write(run_dir: Path, experiment: Experiment) -> None:
     files = RunFolder(Path(run_dir))
     run = load_run(files.config)
     layout = experiment.layout
-    trained = read_json(files.description)
+    trained = read_product(files.description)
     for name in run.corpora:
         _check_corpus(name, trained, layout, files.path)
 
@@ -276,7 +276,7 @@ def _score_auxiliary(path: Path, run: RunSettings, layout: Layout) -> dict[str, 
         if name == run.primary:
             continue
         rows = table[table["corpus"] == name]
-        expected = read_json(layout.corpus(name) / MANIFEST)["splits"]["dev"]["rows"]
+        expected = read_product(layout.corpus(name) / MANIFEST)["splits"]["dev"]["rows"]
         if sorted(rows["row"]) != list(range(expected)):
             raise MtdnnError(
                 f"{path}: {name}: must have each of the {expected} dev rows once, has "
@@ -301,7 +301,7 @@ def _score_auxiliary(path: Path, run: RunSettings, layout: Layout) -> dict[str, 
 def _check_corpus(name: str, trained: Mapping[str, Any], layout: Layout, run_dir: Path) -> None:
     """Make sure that a corpus still has the rows that the run was trained and evaluated on."""
     path = layout.corpus(name) / MANIFEST
-    if read_json(path)["digest"] != trained["corpora"].get(name):
+    if read_product(path)["digest"] != trained["corpora"].get(name):
         raise MtdnnError(
             f"{path}: digest: differs from the {name} that {run_dir} was trained on; "
             "retrain the run, or fetch the corpus that it was trained on"

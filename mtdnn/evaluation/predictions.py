@@ -13,7 +13,7 @@ from mtdnn.config.layout import Layout, RunFolder, outdated_by
 from mtdnn.config.settings import RunSettings
 from mtdnn.data.features import ROWS_AT_A_TIME, Features, Sequences, check_unchanged
 from mtdnn.evaluation.decoding import PREDICTIONS, Answers, Decoder, SpanLogits, predictions_table
-from mtdnn.machine.files import digest, read_json
+from mtdnn.machine.files import digest, read_product
 from mtdnn.machine.progress import Progress
 from mtdnn.machine.staging import publishing
 from mtdnn.model.batches import pack
@@ -47,7 +47,7 @@ def is_evaluated(run_dir: Path, run: RunSettings) -> bool:
 def _origin(run_dir: Path, run: RunSettings) -> bytes:
     """Digest of what determines the predictions of a trained run."""
     description = RunFolder(run_dir).description
-    fingerprint = read_json(description).get("fingerprint") if description.exists() else None
+    fingerprint = read_product(description).get("fingerprint") if description.exists() else None
     return digest([fingerprint, run.decoding.model_dump(), code_of("evaluate")]).encode()
 
 

@@ -88,6 +88,19 @@ def read_json(path: Path | str) -> Any:
         raise MtdnnError(f"{path}: not readable as JSON: {error}") from None
 
 
+def read_product(path: Path | str) -> Any:
+    """Read a JSON file that a step wrote, which can therefore be made again.
+
+    Raises:
+        MtdnnError: the file is missing or broken; the message names it and says what to do.
+    """
+    try:
+        return read_json(path)
+    except MtdnnError as error:
+        first = "delete it and " if Path(path).exists() else ""
+        raise MtdnnError(f"{error}; {first}repeat the step that writes it") from None
+
+
 def read_columns(path: Path | str, columns: list[str]) -> "pa.Table":
     """Read some columns of a Parquet file.
 

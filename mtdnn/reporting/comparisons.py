@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.machine.files import read_json, replacing, write_text
+from mtdnn.machine.files import read_product, replacing, write_text
 from mtdnn.reporting.tables import (
     MISSING,
     Block,
@@ -22,7 +22,7 @@ from mtdnn.statistics.level import CONFIDENCE
 
 def write(experiment: Experiment, name: str) -> None:
     """Write `comparisons/{name}.md`, `.csv` and `.tex` from the table's statistics."""
-    entry = read_json(experiment.layout.statistics(name))
+    entry = read_product(experiment.layout.statistics(name))
     layout, title = experiment.layout, f"{entry['title']}: comparisons"
     write_text(layout.comparison(name, "md"), _markdown(experiment, title, entry))
     block = _block([each for each in entry["comparisons"] if _is_main(entry, each)])

@@ -9,7 +9,7 @@ import pandas as pd
 from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import weight_text
 from mtdnn.evaluation.results import RowResult, Score, read_rows
-from mtdnn.machine.files import read_json, replacing, write_text
+from mtdnn.machine.files import read_product, replacing, write_text
 from mtdnn.reporting.facts import provenance
 
 MISSING = "–"
@@ -271,7 +271,7 @@ def explanation(experiment: Experiment, rows: list[RowResult]) -> str:
 def comparison_lines(experiment: Experiment, name: str) -> list[str]:
     """Return a line for each row against its baseline; none before the statistics exist."""
     path = experiment.layout.statistics(name)
-    entry = read_json(path) if path.exists() else {"comparisons": []}
+    entry = read_product(path) if path.exists() else {"comparisons": []}
     return [
         f"{each['to_label']} against {each['from_label']}: Δ EM {interval(each['em'])}, "
         f"Δ F1 {interval(each['f1'])}. {each['verdict']['text']}"

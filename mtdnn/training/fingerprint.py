@@ -10,7 +10,7 @@ from mtdnn.config.dependencies import code_of
 from mtdnn.config.layout import FEATURES, MANIFEST, Layout, RunFolder
 from mtdnn.config.settings import MAX_GPUS, RunSettings
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import digest, read_json
+from mtdnn.machine.files import digest, read_product
 from mtdnn.model.fast import plain
 
 
@@ -44,10 +44,10 @@ class Fingerprint:
         return cls(
             config_digest=digest(run.determining()),
             corpora={
-                name: read_json(folder / FEATURES)["corpus_digest"]
+                name: read_product(folder / FEATURES)["corpus_digest"]
                 for name, folder in features.items()
             },
-            encoder=read_json(layout.encoder(run.encoder_name) / MANIFEST)["digest"],
+            encoder=read_product(layout.encoder(run.encoder_name) / MANIFEST)["digest"],
             code=trained_code(),
         )
 
@@ -71,7 +71,7 @@ class Fingerprint:
         files = RunFolder(run_dir)
         if not files.description.exists() or not files.log.exists():
             return False
-        return bool(read_json(files.description).get("fingerprint") == self.digest)
+        return bool(read_product(files.description).get("fingerprint") == self.digest)
 
 
 def trained_code() -> str:

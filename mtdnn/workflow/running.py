@@ -34,21 +34,22 @@ def train_and_evaluate(
 
     for number, run in enumerate(runs, 1):
         folder, settings = experiment.layout.run(run), experiment.resolve(run)
+        write_settings(experiment, run)
         is_trained = fingerprint.is_finished(folder, settings)
         if is_trained and predictions.is_evaluated(folder, settings):
             print(f"{run.path}: up to date", file=sys.stderr)
             continue
         print(f"{run.path}: {number} of {len(runs)}", file=sys.stderr)
-        write_settings(experiment, run)
         if not is_trained:
             run_step("train", folder, partial(loop.train, folder, settings, threads))
         evaluate(folder, settings, threads)
 
 
 def write_settings(experiment: Experiment, run: RunId) -> None:
-    """Write the resolved settings of a run to its folder."""
-    text = dump_yaml(experiment.resolve(run))
-    write_text(RunFolder(experiment.layout.run(run)).config, text)
+    """Write the resolved settings of a run to its folder, unless they are there already."""
+    text, target = dump_yaml(experiment.resolve(run)), RunFolder(experiment.layout.run(run)).config
+    if not target.exists() or target.read_bytes() != text.encode():
+        write_text(target, text)
 
 
 def evaluate(
