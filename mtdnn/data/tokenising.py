@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from mtdnn.config.layout import FEATURES, MANIFEST
 from mtdnn.config.settings import FeatureSettings
-from mtdnn.data.features import ROWS_AT_A_TIME, SCHEMAS, SPLITS
+from mtdnn.data.features import ROWS_AT_A_TIME, SCHEMAS, SPLITS, check_files
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_product, replacing, sha256, write_json
 
@@ -62,9 +62,14 @@ def prepare(
         output: folder for `{split}.arrow` and their description; replaced as a whole.
 
     Raises:
-        MtdnnError: the encoder has no usable tokenizer or fewer positions than `max_length`, or
-            the settings leave no tokens of a window for the context.
+        MtdnnError: a file of the encoder or the corpus was cut off or changed, the encoder has no
+            usable tokenizer or fewer positions than `max_length`, or the settings leave no tokens
+            of a window for the context.
     """
+    origin, rows = read_product(encoder / MANIFEST), read_product(corpus / MANIFEST)
+    check_files(encoder, origin.get("files", {}))
+    splits = rows.get("splits", {})
+    check_files(corpus, {f"{split}.parquet": splits[split].get("sha256") for split in splits})
     positions = positions_of(read_product(encoder / "config.json"))
     if positions and settings.max_length > positions:
         raise MtdnnError(
@@ -88,8 +93,8 @@ def prepare(
             {
                 "family": family,
                 "settings": settings.model_dump(),
-                "corpus_digest": read_product(corpus / MANIFEST)["digest"],
-                "encoder_digest": read_product(encoder / MANIFEST)["digest"],
+                "corpus_digest": rows["digest"],
+                "encoder_digest": origin["digest"],
                 "splits": counts,
             },
         )

@@ -50,14 +50,14 @@ def publishing(folder: Path, stale: Iterable[str] = ()) -> Iterator[Path]:
     finish_publishing(folder)
 
 
-def finish_publishing(folder: Path) -> None:
-    """Finish what a killed process had ready; do nothing if nothing is.
+def finish_publishing(folder: Path) -> bool:
+    """Finish what a killed process had ready; return whether there was something.
 
     Every step can be repeated, so being killed here as well loses nothing.
     """
     ready = folder / _READY
     if not ready.is_dir():
-        return
+        return False
     stale = ready / _STALE
     if stale.exists():
         for name in json.loads(stale.read_text(encoding="utf-8")):
@@ -71,6 +71,7 @@ def finish_publishing(folder: Path) -> None:
             os.rename(target, ready / _OLD)
         os.replace(path, target)
     shutil.rmtree(ready)
+    return True
 
 
 def _flush_files(folder: Path) -> None:

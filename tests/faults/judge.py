@@ -95,12 +95,15 @@ class Sequence:
         if not found:
             return
         path = found[action.choice % len(found)]
-        if action.is_removed:
+        data = path.read_bytes()
+        middle = len(data) // 2
+        if action.way == "rm":
             path.unlink()
+        elif action.way == "halve":
+            path.write_bytes(data[:middle])
         else:
-            data = path.read_bytes()
-            path.write_bytes(data[: len(data) // 2])
-        self._say(f"{'rm' if action.is_removed else 'halve'} {path.relative_to(self.here)}")
+            path.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
+        self._say(f"{action.way} {path.relative_to(self.here)}")
         self._damaged[path] = self._state(path)
 
     def _candidates(self, pattern: str) -> list[Path]:

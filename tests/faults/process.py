@@ -32,12 +32,8 @@ MODULES = (
     *("mtdnn.data.encoders", "transformers.models.bert.modeling_bert"),
     # What these import inside functions.
     *("sklearn.metrics", "pyarrow.dataset", "pyarrow.pandas_compat", "email.policy"),
-    *(
-        "tests.faults.warm",
-        "mlflow.store.tracking.sqlalchemy_store",
-        "alembic.command",
-        "matplotlib.pyplot",
-    ),
+    *("mlflow.store.tracking.sqlalchemy_store", "alembic.command", "matplotlib.pyplot"),
+    "tests.faults.warm",
 )
 PATIENCE_SECONDS = 3.0
 """How long a command may wait for one that is stopped, before that one continues."""

@@ -28,26 +28,34 @@ class Call:
 
 @dataclass(frozen=True)
 class Damage:
-    """A file is cut in half or removed: one of those that match a pattern.
+    """A file is cut in half, removed, or has one byte changed: one of those that match a pattern.
 
     Attributes:
         pattern: below the folder of results.
         choice: picks one of the matching files, whatever their number.
-        is_removed: whether it is removed rather than cut in half.
+        way: "halve", "rm" or "flip".
     """
 
     pattern: str
     choice: int
-    is_removed: bool
+    way: str
 
 
 Action = Call | Damage
 
 _RUN = "runs/*/*/*/*/*/"
-DAMAGED = (
-    *("encoders/**/*", "corpora/**/*", "features/**/*", "state/**/*", "tables/*"),
-    *(_RUN + "model/*", _RUN + "*.parquet", _RUN + "*.json*", _RUN + "config.yaml"),
+WITH_DIGESTS = (
+    *("encoders/*/*.json", "encoders/*/*.safetensors", "corpora/*/*.parquet"),
+    *("features/*/*/*/*.arrow", _RUN + "model/*.safetensors", _RUN + "model/tokenizer.json"),
+    *(_RUN + "schedule.parquet", _RUN + "training.jsonl"),
 )
+"""Of these files, every bit counts; they are the ones whose digests stand in another file."""
+OTHERS = (
+    *("encoders/*/manifest.json", "corpora/*/manifest.json", "features/*/*/*/features.json"),
+    *(_RUN + "model/run.json", _RUN + "*.parquet", _RUN + "metrics.json", _RUN + "config.yaml"),
+    *("state/**/*", "tables/*"),
+)
+"""A half of one of these files cannot be taken for the whole."""
 
 
 def draw(seed: int, can_fill: bool = True) -> list[Action]:
@@ -63,7 +71,10 @@ def draw(seed: int, can_fill: bool = True) -> list[Action]:
 
 def _action(draw: random.Random, can_fill: bool) -> Action:
     if draw.random() < 0.12:
-        return Damage(draw.choice(DAMAGED), draw.randrange(10**6), draw.random() < 0.3)
+        patterns, ways = (WITH_DIGESTS, ["halve", "flip", "flip", "rm"])
+        if draw.random() < 0.5:
+            patterns, ways = (OTHERS, ["halve", "halve", "rm"])
+        return Damage(draw.choice(patterns), draw.randrange(10**6), draw.choice(ways))
     command, other = _command(draw), None
     if draw.random() < 0.25:
         other = _command(draw)
@@ -104,9 +115,9 @@ def _command(draw: random.Random) -> Command:
         (2, ("schedule", folder, *force)),
         (2, ("resolve", version, run)),
         (3, ("import", CALM, str(FOREIGN))),
-        (2, ("features", CALM, "tiny", draw.choice(["squad", "cola"]))),
-        (1, ("corpus", CALM, draw.choice(["squad", "cola"]))),
-        (1, ("encoder", CALM, "tiny")),
+        (4, ("features", CALM, "tiny", draw.choice(["squad", "cola"]))),
+        (2, ("corpus", CALM, draw.choice(["squad", "cola"]))),
+        (2, ("encoder", CALM, "tiny")),
         (2, ("statistics", CALM)),
         (2, ("table", CALM)),
         (1, ("summary", CALM)),

@@ -19,6 +19,7 @@ from mtdnn.machine.files import (
     flush,
     read_columns,
     read_json,
+    read_product,
     replacing,
     save_tensors,
     sha256,
@@ -125,6 +126,17 @@ def test_broken_json_is_named(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(MtdnnError, match=r"file.json: not readable as JSON: "):
         read_json(path)
+
+
+def test_a_product_that_is_missing_or_broken_can_be_made_again(tmp_path):
+    path = tmp_path / "file.json"
+    with pytest.raises(MtdnnError, match=r"file.json: no such file; repeat the step that writes"):
+        read_product(path)
+    path.write_bytes(b"{")
+    with pytest.raises(MtdnnError, match=r"not readable as JSON: .*; delete it and repeat the st"):
+        read_product(path)
+    path.write_bytes(b"{}")
+    assert read_product(path) == {}
 
 
 def test_columns_of_a_table_are_read_and_missing_ones_are_named(tmp_path):
