@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtdnn.errors import MtdnnError
+from mtdnn.machine.exchange import exchange
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,15 +31,27 @@ def replacing(target: Path | str) -> Iterator[Path]:
     draft = temporary / target.name
     try:
         yield draft
-        if draft.is_dir() and target.exists():
-            # A folder cannot be renamed onto one that is not empty: move the old one away first.
-            os.rename(target, temporary / f"{target.name}.old")
-        os.replace(draft, target)
+        _take_place(draft, target)
     except OSError as error:
         error.filename = error.filename or str(target)  # a full disk is reported without one
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_place(draft: Path, target: Path) -> None:
+    if not (draft.is_dir() and target.is_dir()):
+        os.replace(draft, target)
+        return
+    if exchange(draft, target):
+        return
+    old = draft.with_name(f"{target.name}.old")
+    os.rename(target, old)
+    try:
+        os.rename(draft, target)
+    except BaseException:
+        os.rename(old, target)
+        raise
 
 
 def sweep(target: Path | str) -> None:

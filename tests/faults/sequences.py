@@ -45,7 +45,12 @@ Action = Call | Damage
 
 _RUN = "runs/*/*/*/*/*/"
 WITH_DIGESTS = (
-    *("encoders/*/*.json", "encoders/*/*.safetensors", "corpora/*/*.parquet"),
+    *(
+        "encoders/*/config.json",
+        "encoders/*/tokenizer*.json",
+        "encoders/*/*.safetensors",
+        "corpora/*/*.parquet",
+    ),
     *("features/*/*/*/*.arrow", _RUN + "model/*.safetensors", _RUN + "model/tokenizer.json"),
     *(_RUN + "schedule.parquet", _RUN + "training.jsonl"),
 )

@@ -1,5 +1,6 @@
 """Files: complete or absent, readable or refused in one line, identified by digests."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -64,6 +65,38 @@ def test_a_folder_replaces_another_as_a_whole(tmp_path):
         draft.mkdir()
         raise RuntimeError
     assert os.listdir(target) == ["c"]
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_a_folder_is_there_at_every_moment_while_it_is_replaced(tmp_path, monkeypatch):
+    """Unless the file system cannot exchange folders, no step of a replacement leaves a gap."""
+    target = tmp_path / "folder"
+    write_folder(target, "a")
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(files.os, name, None)  # in two steps there is a moment between them
+    write_folder(target, "b")
+    assert os.listdir(target) == ["b"]
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
+def test_a_folder_comes_back_where_folders_cannot_be_exchanged(tmp_path, monkeypatch, error):
+    monkeypatch.setattr(files, "exchange", lambda *_: False)
+    target = tmp_path / "folder"
+    write_folder(target, "a")
+    write_folder(target, "b")
+    assert os.listdir(target) == ["b"]
+    rename = os.rename
+
+    def interrupted(old, new):
+        if Path(old).parent != tmp_path and new == target and Path(old).name == "folder":
+            raise error
+        rename(old, new)
+
+    monkeypatch.setattr(files.os, "rename", interrupted)
+    with pytest.raises(type(error)):
+        write_folder(target, "c")
+    assert os.listdir(target) == ["b"]
     assert os.listdir(tmp_path) == ["folder"]
 
 
