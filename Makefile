@@ -13,7 +13,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONPATH
 unexport PYTHONHOME
 
-.PHONY: help demo test quick soak fuzz ui lint lock
+.PHONY: help demo test quick soak faults fuzz ui lint lock
 
 help:
 	@echo 'make demo   run the whole pipeline on synthetic corpora, in about ten minutes'
@@ -21,6 +21,7 @@ help:
 	@echo 'make quick  run the tests that need no workflow, server, cluster or browser, in three minutes'
 	@echo 'make ui     show the results in MLflow at http://127.0.0.1:$(PORT) (PORT=… for another port)'
 	@echo 'make soak   kill a training run twenty times and compare it with an undisturbed one'
+	@echo 'make faults run 200 random sequences of commands, kills, full disks and damaged files'
 	@echo 'make fuzz   feed 100,000 damaged inputs to the readers of configs and corpora'
 	@echo 'make lint   run ruff, mypy, snakefmt and the linter of Snakemake'
 	@echo 'make lock   write the installed versions to envs/'
@@ -42,6 +43,9 @@ quick: $(INSTALLED)
 
 soak: $(INSTALLED)
 	python -m tests.support.soak --kills 20
+
+faults: $(INSTALLED)
+	python -m tests.faults --sequences 200
 
 fuzz: $(INSTALLED)
 	python -m tests.fuzz --cases 100000

@@ -95,7 +95,7 @@ def resolve(arguments: argparse.Namespace) -> None:
 
     experiment = load_experiment(arguments)
     runs = {run.path: run for run in experiment.runs()}
-    running.write_settings(experiment, pick("run", arguments.run, runs))
+    running.write_settings(experiment, pick("run", arguments.run, runs), wait=True)
 
 
 @commands.add("schedule", STEPS, "draw the batches of a run", RUN_DIR, FORCE)

@@ -15,7 +15,7 @@ from mtdnn.config.layout import ENCODER_FILES, MANIFEST, RunFolder, RunId
 from mtdnn.config.settings import FilesCorpus, FilesEncoder, HubCorpus, SyntheticCorpus
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.contents import content_digests
-from mtdnn.machine.files import digest, read_json
+from mtdnn.machine.files import digest, read_product
 from mtdnn.machine.provenance import code_digest
 
 CODE = {
@@ -100,7 +100,7 @@ def _source_digests(
 def _recorded_sources(fetched: Path) -> dict[str, str]:
     """Return the digests of the files from which an encoder or a corpus was fetched, by name."""
     manifest = fetched / MANIFEST
-    source = read_json(manifest).get("source") if manifest.exists() else None
+    source = read_product(manifest).get("source") if manifest.exists() else None
     return dict(source.get("sha256") or {}) if isinstance(source, dict) else {}
 
 
@@ -162,7 +162,7 @@ class RunSteps:
         products = {"train": files.description, "evaluate": files.predictions}
         recorded = {
             step: settings
-            for step, settings in read_json(files.imported).items()
+            for step, settings in read_product(files.imported).items()
             if products[step].exists()
         }
         for step, settings in recorded.items():

@@ -65,8 +65,16 @@ def parse(mapping: Any, where: str) -> Experiment:
 
 
 def load_run(path: Path | str) -> RunSettings:
-    """Read the resolved settings of a run."""
-    return validate(RunSettings, read_yaml(path), str(path))
+    """Read the resolved settings of a run.
+
+    Raises:
+        MtdnnError: the file is missing, broken or mistaken.
+    """
+    try:
+        mapping = read_yaml(path)
+    except MtdnnError as error:
+        raise MtdnnError(f"{error}; `mtdnn resolve` writes it again") from None
+    return validate(RunSettings, mapping, str(path))
 
 
 def validate(model: type[Settings], mapping: Any, where: str) -> Settings:

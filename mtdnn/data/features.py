@@ -5,7 +5,7 @@ Every row of a file is a *sequence*, ready for the encoder with its special toke
 choices of a question together (multiple choice).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ import pyarrow as pa
 from mtdnn.config.layout import FEATURES, MANIFEST, Layout
 from mtdnn.config.settings import RunSettings
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import read_json, sha256
+from mtdnn.machine.files import read_product, sha256
 
 SPLITS = ("train", "dev", "held_out", "test")
 ROWS_AT_A_TIME = 2_000
@@ -171,28 +171,45 @@ def check_unchanged(layout: Layout, run: RunSettings, *splits: str) -> None:
     """Check the files of a run's features and corpora, of the given splits, by their digests.
 
     Corpora that the run is only scored on are checked too, unless `train` is among the splits.
+    With the split `train`, the encoder's files are checked as well.
 
     Raises:
         MtdnnError: a file was cut off or changed since it was written, or features were
             prepared from another version of their corpus.
     """
+    if "train" in splits:
+        encoder = layout.encoder(run.encoder_name)
+        check_files(encoder, read_product(encoder / MANIFEST)["files"])
     for name in run.corpora if "train" in splits else [*run.corpora, *run.scored]:
         features = layout.features(run.encoder_name, run.features_variant, name)
-        description, corpus = read_json(features / FEATURES), layout.corpus(name)
-        manifest = read_json(corpus / MANIFEST)
+        description, corpus = read_product(features / FEATURES), layout.corpus(name)
+        manifest = read_product(corpus / MANIFEST)
         if manifest["digest"] != description["corpus_digest"]:
             raise MtdnnError(
                 f"{features}: prepared from another version of {name} than {corpus} has now; "
                 "delete it and run `mtdnn features`"
             )
-        for split in splits:
-            for path, described in (
-                (features / f"{split}.arrow", description["splits"]),
-                (corpus / f"{split}.parquet", manifest.get("splits", {})),
-            ):
-                expected = described.get(split, {}).get("sha256")
-                if expected and path.exists() and sha256(path) != expected:
-                    raise MtdnnError(
-                        f"{path}: was cut off or changed since it was written; "
-                        "delete it and rebuild it"
-                    )
+        for folder, suffix, described in (
+            (features, "arrow", description["splits"]),
+            (corpus, "parquet", manifest.get("splits", {})),
+        ):
+            found = {split: described.get(split, {}) for split in splits}
+            check_files(folder, {f"{s}.{suffix}": found[s].get("sha256") for s in splits})
+
+
+def check_files(folder: Path, digests: Mapping[str, str | None]) -> None:
+    """Check that files are what was written.
+
+    Args:
+        folder: their folder.
+        digests: the SHA-256 of each file by its name; a missing file or digest is passed over.
+
+    Raises:
+        MtdnnError: a file has another digest.
+    """
+    for name, expected in digests.items():
+        path = folder / name
+        if expected and path.exists() and sha256(path) != expected:
+            raise MtdnnError(
+                f"{path}: was cut off or changed since it was written; delete it and rebuild it"
+            )

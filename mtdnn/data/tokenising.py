@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from mtdnn.config.layout import FEATURES, MANIFEST
 from mtdnn.config.settings import FeatureSettings
 from mtdnn.data.encoder_types import positions_of
-from mtdnn.data.features import ROWS_AT_A_TIME, SCHEMAS, SPLITS
+from mtdnn.data.features import ROWS_AT_A_TIME, SCHEMAS, SPLITS, check_files
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import read_json, replacing, sha256, write_json
+from mtdnn.machine.files import read_product, replacing, sha256, write_json
 
 Rows = dict[str, list[Any]]
 """Rows of a corpus as columns, with their number in the corpus file as `row`."""
@@ -39,10 +39,15 @@ def prepare(
         output: folder for `{split}.arrow` and their description; replaced as a whole.
 
     Raises:
-        MtdnnError: the encoder has no usable tokenizer or fewer positions than `max_length`, or
-            the settings leave no tokens of a window for the context.
+        MtdnnError: a file of the encoder or the corpus was cut off or changed, the encoder has no
+            usable tokenizer or fewer positions than `max_length`, or the settings leave no tokens
+            of a window for the context.
     """
-    config = read_json(encoder / "config.json")
+    origin, rows = read_product(encoder / MANIFEST), read_product(corpus / MANIFEST)
+    check_files(encoder, origin.get("files", {}))
+    splits = rows.get("splits", {})
+    check_files(corpus, {f"{split}.parquet": splits[split].get("sha256") for split in splits})
+    config = read_product(encoder / "config.json")
     positions, size = positions_of(config), config.get("vocab_size")
     vocabulary = size if isinstance(size, int) else None
     if positions and settings.max_length > positions:
@@ -67,8 +72,8 @@ def prepare(
             {
                 "family": family,
                 "settings": settings.model_dump(),
-                "corpus_digest": read_json(corpus / MANIFEST)["digest"],
-                "encoder_digest": read_json(encoder / MANIFEST)["digest"],
+                "corpus_digest": rows["digest"],
+                "encoder_digest": origin["digest"],
                 "splits": counts,
             },
         )

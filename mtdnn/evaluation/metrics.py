@@ -15,7 +15,7 @@ from mtdnn.evaluation.measures import measures_of
 from mtdnn.evaluation.scoring import Scores, best, score_answers, summary
 from mtdnn.evaluation.slices import belongs
 from mtdnn.evaluation.thresholds import null_odds_auc, tune
-from mtdnn.machine.files import read_columns, read_json, write_json
+from mtdnn.machine.files import read_columns, read_product, write_json
 from mtdnn.machine.provenance import commit
 
 
@@ -84,7 +84,7 @@ def write(run_dir: Path, experiment: Experiment) -> None:
     files = RunFolder(Path(run_dir))
     run = load_run(files.config)
     layout = experiment.layout
-    trained = read_json(files.description)
+    trained = read_product(files.description)
     for name in run.corpora:
         _check_corpus(name, trained, layout, files.path)
 
@@ -117,7 +117,7 @@ def write(run_dir: Path, experiment: Experiment) -> None:
                 "corpora": {
                     **trained["corpora"],
                     **{
-                        name: read_json(layout.corpus(name) / MANIFEST)["digest"]
+                        name: read_product(layout.corpus(name) / MANIFEST)["digest"]
                         for name in run.scored
                     },
                 },
@@ -367,7 +367,7 @@ def _score_auxiliary(
         if name == run.target:
             continue
         measures = measures_of(corpus)
-        rows = read_json(layout.corpus(name) / MANIFEST)["splits"]["dev"]["rows"]
+        rows = read_product(layout.corpus(name) / MANIFEST)["splits"]["dev"]["rows"]
         if corpus.family == "question_answering":
             questions = read_questions(layout.corpus(name), "dev", files.path)
             totals = summary(questions.scores, questions.odds, 0.0)
@@ -389,7 +389,7 @@ def _score_auxiliary(
 def _check_corpus(name: str, trained: Mapping[str, Any], layout: Layout, run_dir: Path) -> None:
     """Make sure that a corpus still has the rows that the run was trained and evaluated on."""
     path = layout.corpus(name) / MANIFEST
-    if read_json(path)["digest"] != trained["corpora"].get(name):
+    if read_product(path)["digest"] != trained["corpora"].get(name):
         raise MtdnnError(
             f"{path}: digest: differs from the {name} that {run_dir} was trained on; "
             "retrain the run, or fetch the corpus that it was trained on"

@@ -11,10 +11,10 @@ import torch
 from mtdnn.config.dependencies import code_of
 from mtdnn.config.layout import Layout, RunFolder, outdated_by
 from mtdnn.config.settings import RunSettings
-from mtdnn.data.features import ROWS_AT_A_TIME, Features, Sequences, check_unchanged
+from mtdnn.data.features import ROWS_AT_A_TIME, Features, Sequences, check_files, check_unchanged
 from mtdnn.evaluation import items
 from mtdnn.evaluation.decoding import PREDICTIONS, Answers, Decoder, SpanLogits, predictions_table
-from mtdnn.machine.files import digest, read_json
+from mtdnn.machine.files import digest, read_product
 from mtdnn.machine.progress import Progress
 from mtdnn.machine.staging import publishing
 from mtdnn.model.batches import pack
@@ -48,7 +48,7 @@ def is_evaluated(run_dir: Path, run: RunSettings) -> bool:
 def _origin(run_dir: Path, run: RunSettings) -> bytes:
     """Digest of what determines the predictions of a trained run."""
     description = RunFolder(run_dir).description
-    fingerprint = read_json(description).get("fingerprint") if description.exists() else None
+    fingerprint = read_product(description).get("fingerprint") if description.exists() else None
     wanted = {name: run.splits_of(name) for name in run.evaluated}
     return digest([fingerprint, run.decoding.model_dump(), wanted, code_of("evaluate")]).encode()
 
@@ -72,7 +72,10 @@ def evaluate(run_dir: Path, run: RunSettings, threads: int | None = None) -> Non
     device = use_device(threads)
     layout, origin = Layout.of_run(run_dir), {_MADE_FROM: _origin(run_dir, run)}
     check_unchanged(layout, run, "dev", "held_out", "test")
-    model = load(RunFolder(run_dir).model, run).to(device).eval()
+    trained = RunFolder(run_dir)
+    if trained.description.exists():
+        check_files(trained.model, read_product(trained.description).get("files") or {})
+    model = load(trained.model, run).to(device).eval()
     with publishing(run_dir, outdated_by("evaluate")) as folder:
         files = RunFolder(folder)
         schema = PREDICTIONS.with_metadata(origin)

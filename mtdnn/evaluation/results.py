@@ -12,7 +12,7 @@ from mtdnn.config.layout import Layout, RunFolder, RunId
 from mtdnn.config.loading import load
 from mtdnn.errors import MtdnnError
 from mtdnn.evaluation.measures import Measure, measures_of
-from mtdnn.machine.files import read_json
+from mtdnn.machine.files import read_product
 
 
 @dataclass(frozen=True)
@@ -175,10 +175,10 @@ def read_result(experiment: Experiment, run: RunId) -> Result:
     files = RunFolder(folder)
     try:
         if files.failure.exists():
-            failure = read_json(files.failure)
+            failure = read_product(files.failure)
             return Result(run, folder, None, f"{failure['step']} failed: {failure['reason']}")
         if files.metrics.exists():
-            return Result(run, folder, read_json(files.metrics), None)
+            return Result(run, folder, read_product(files.metrics), None)
     except MtdnnError as error:
         return Result(run, folder, None, str(error))
     trained = files.description.exists()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.drafts import drafting, old_place
+from mtdnn.machine.exchange import exchange
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,15 +53,18 @@ def replacing(target: Path | str) -> Iterator[Path]:
 
 
 def _take_place(draft: Path, target: Path) -> None:
-    old = old_place(draft)
-    try:
-        if draft.is_dir() and target.exists():
-            # A folder cannot be renamed onto one that is not empty: move the old one away first.
-            os.rename(target, old)
+    if not (draft.is_dir() and target.is_dir()):
         os.replace(draft, target)
-    finally:
-        if old.exists() and not target.exists():  # interrupted in between
-            os.rename(old, target)
+        return
+    if exchange(draft, target):
+        return
+    old = old_place(draft)
+    os.rename(target, old)
+    try:
+        os.rename(draft, target)
+    except BaseException:
+        os.rename(old, target)
+        raise
 
 
 def flush(path: Path) -> None:
@@ -98,6 +102,19 @@ def read_json(path: Path | str) -> Any:
         raise MtdnnError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
         raise MtdnnError(f"{path}: not readable as JSON: {error}") from None
+
+
+def read_product(path: Path | str) -> Any:
+    """Read a JSON file that a step wrote, which can therefore be made again.
+
+    Raises:
+        MtdnnError: the file is missing or broken; the message names it and says what to do.
+    """
+    try:
+        return read_json(path)
+    except MtdnnError as error:
+        first = "delete it and " if Path(path).exists() else ""
+        raise MtdnnError(f"{error}; {first}repeat the step that writes it") from None
 
 
 def read_columns(path: Path | str, columns: list[str]) -> "pa.Table":

@@ -51,15 +51,15 @@ def publishing(folder: Path, stale: Iterable[str] = ()) -> Iterator[Path]:
     finish_publishing(folder)
 
 
-def finish_publishing(folder: Path) -> None:
-    """Finish what a killed process had ready, and remove what it had not.
+def finish_publishing(folder: Path) -> bool:
+    """Finish what a killed process had ready and remove the rest; return whether there was any.
 
     Every step can be repeated, so being killed here as well loses nothing.
     """
     shutil.rmtree(folder / _DRAFT, ignore_errors=True)
     ready = folder / _READY
     if not ready.is_dir():
-        return
+        return False
     stale = ready / _STALE
     if stale.exists():
         for name in json.loads(stale.read_text(encoding="utf-8")):
@@ -73,6 +73,7 @@ def finish_publishing(folder: Path) -> None:
             os.rename(target, ready / _OLD)
         os.replace(path, target)
     shutil.rmtree(ready)
+    return True
 
 
 def _flush_files(folder: Path) -> None:

@@ -6,7 +6,7 @@ import pandas as pd
 
 from mtdnn.config.experiment import Experiment
 from mtdnn.evaluation.results import RowResult, read_rows
-from mtdnn.machine.files import read_json, replacing, write_text
+from mtdnn.machine.files import read_product, replacing, write_text
 from mtdnn.reporting.escaping import csv_text, markdown
 from mtdnn.reporting.tables import (
     MISSING,
@@ -24,7 +24,7 @@ from mtdnn.statistics.level import CONFIDENCE
 
 def write(experiment: Experiment, name: str) -> None:
     """Write `comparisons/{name}.md`, `.csv` and `.tex` from the table's statistics."""
-    entry, rows = read_json(experiment.layout.statistics(name)), read_rows(experiment, name)
+    entry, rows = read_product(experiment.layout.statistics(name)), read_rows(experiment, name)
     layout, title = experiment.layout, f"{entry['title']}: comparisons"
     write_text(layout.comparison(name, "md"), _markdown(experiment, title, entry, rows))
     block = _block([each for each in entry["comparisons"] if _is_main(entry, each)], rows)

@@ -14,7 +14,7 @@ from mtdnn.config.layout import MANIFEST
 from mtdnn.config.reference import DESCRIBED
 from mtdnn.evaluation.measures import measures_of
 from mtdnn.evaluation.results import read_results, read_rows
-from mtdnn.machine.files import read_json, write_text
+from mtdnn.machine.files import read_product, write_text
 from mtdnn.reporting import interference, tables
 from mtdnn.reporting.comparisons import are_judged
 from mtdnn.reporting.facts import compare_link, facts, line, run_link
@@ -60,7 +60,7 @@ def _table(experiment: Experiment, name: str) -> dict[str, Any]:
 
 
 def _cases(experiment: Experiment) -> dict[str, Any]:
-    return {"cases": read_json(experiment.layout.cases("json"))}
+    return {"cases": read_product(experiment.layout.cases("json"))}
 
 
 def _interference(experiment: Experiment) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _runs(experiment: Experiment) -> dict[str, Any]:
 def _corpus(experiment: Experiment, name: str) -> dict[str, str]:
     """The rows and digest of a corpus; they are missing until it has been fetched."""
     path = experiment.layout.corpus(name) / MANIFEST
-    manifest = read_json(path) if path.exists() else {}
+    manifest = read_product(path) if path.exists() else {}
     rows = {split: f"{each['rows']:,}" for split, each in manifest.get("splits", {}).items()}
     return {
         "label": experiment.corpora[name].label,

@@ -8,7 +8,7 @@ import pandas as pd
 from mtdnn.config.experiment import Experiment
 from mtdnn.evaluation.measures import Measure
 from mtdnn.evaluation.results import RowResult, Score, read_rows
-from mtdnn.machine.files import read_json, replacing, write_text
+from mtdnn.machine.files import read_product, replacing, write_text
 from mtdnn.reporting.escaping import LATEX_CHARACTER, LATEX_NEEDS, csv_text, latex, markdown
 from mtdnn.reporting.facts import provenance
 from mtdnn.reporting.wording import in_unit, is_answering, items, union
@@ -252,7 +252,7 @@ def headlines(rows: list[RowResult]) -> str:
 def read_comparisons(experiment: Experiment, name: str) -> list[dict[str, Any]]:
     """Return the comparisons of a table's rows; none before the statistics exist."""
     path = experiment.layout.statistics(name)
-    comparisons: list[dict[str, Any]] = read_json(path)["comparisons"] if path.exists() else []
+    comparisons: list[dict[str, Any]] = read_product(path)["comparisons"] if path.exists() else []
     return comparisons
 
 

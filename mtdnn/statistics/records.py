@@ -49,7 +49,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.machine.files import read_json, write_json
+from mtdnn.machine.files import read_product, write_json
 from mtdnn.statistics.level import CONFIDENCE, RESAMPLES
 
 
@@ -74,7 +74,7 @@ def collect(experiment: Experiment) -> None:
     Raises:
         MtdnnError: the entry of a table is missing.
     """
-    entries = {name: read_json(experiment.layout.statistics(name)) for name in experiment.tables}
+    entries = {name: read_product(experiment.layout.statistics(name)) for name in experiment.tables}
     cells: dict[str, Any] = {}
     for entry in entries.values():
         cells |= entry.pop("cells")
@@ -101,5 +101,5 @@ def read_statistics(experiment: Experiment) -> dict[str, Any]:
     path = experiment.layout.all_statistics
     statistics: dict[str, Any] = {"tables": {}, "cells": {}}
     if path.exists():
-        statistics = read_json(path)
+        statistics = read_product(path)
     return statistics

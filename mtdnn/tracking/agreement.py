@@ -12,7 +12,7 @@ from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import RunFolder
 from mtdnn.errors import MtdnnError
 from mtdnn.evaluation.results import read_rows
-from mtdnn.machine.files import read_json, write_json
+from mtdnn.machine.files import read_product, write_json
 from mtdnn.reporting.escaping import csv_text
 from mtdnn.reporting.tables import frame
 from mtdnn.tracking import content
@@ -83,7 +83,7 @@ def _copy_as_logged(experiment: Experiment, run: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         os.symlink(run.absolute(), target)
         return
-    metrics = read_json(files.metrics)
+    metrics = read_product(files.metrics)
     logged = logged_scores(experiment, run)
     names = content.scores(metrics).keys()
     for name, path in content.paths(metrics).items():

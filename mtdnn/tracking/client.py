@@ -1,6 +1,7 @@
 """The MLflow store and the experiment in it; the only module that imports mlflow."""
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -31,7 +32,7 @@ from mlflow.entities import Param as Param
 from mlflow.entities import Run as Run
 from mlflow.entities import RunTag as RunTag
 from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from mtdnn.config.credentials import with_credentials, without_credentials
 from mtdnn.config.experiment import Experiment
@@ -42,6 +43,9 @@ from mtdnn.machine.locking import Lease
 from mtdnn.reporting.escaping import markdown, visible
 from mtdnn.reporting.wording import has_answers, targets, union
 from mtdnn.tracking.content import PROMOTED
+
+# It prints a traceback for each failure of the database, which also reaches us as an error.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 # MLflow's limits for one call of log_batch.
 MAX_METRICS_PER_BATCH = 1000
@@ -116,12 +120,22 @@ def open_store(experiment: Experiment, writes: bool = True) -> Iterator[MlflowCl
         with turn:
             yield MlflowClient(with_credentials(uri))
     except _FAILURES as error:
-        reason = without_credentials(" ".join(str(error).split()))
+        reason = without_credentials(" ".join(str(_origin(error)).split()))
         shown = f"{reason[:200]}…" if reason[200:] else reason
         raise StoreUnavailable(
             f"{uri}: MLflow failed: {shown}; "
             "the files of the runs are complete, so repeat this step when the store answers"
         ) from None
+
+
+def _origin(error: BaseException) -> BaseException:
+    """Return the database's own error, if layers above it have made it long."""
+    origin: BaseException | None = error
+    while origin is not None:
+        if isinstance(origin, DBAPIError) and origin.orig is not None:
+            return origin.orig
+        origin = origin.__cause__
+    return error
 
 
 def ensure_experiment(

@@ -17,7 +17,7 @@ from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import MANIFEST, RunFolder, weight_text
 from mtdnn.config.loading import load_run
 from mtdnn.config.settings import RunSettings
-from mtdnn.machine.files import digest, read_json, sha256, write_json
+from mtdnn.machine.files import digest, read_product, sha256, write_json
 from mtdnn.reporting.escaping import one_line
 from mtdnn.tracking.client import (
     Dataset,
@@ -75,7 +75,7 @@ def differences(experiment: Experiment, folders: Iterable[Path]) -> list[str]:
             continue
         found += [
             f"{folder}: {name}: {value} in {RunFolder.metrics}, {logged.get(name)} in MLflow"
-            for name, value in scores(read_json(RunFolder(folder).metrics)).items()
+            for name, value in scores(read_product(RunFolder(folder).metrics)).items()
             if logged.get(name) != value
         ]
     return found
@@ -267,7 +267,7 @@ def write_run_id(experiment: Experiment, run_dir: Path, run_id: str, fingerprint
         "fingerprint": fingerprint,
     }
     path = RunFolder(run_dir).logged
-    if not path.exists() or read_json(path) != logged:
+    if not path.exists() or read_product(path) != logged:
         write_json(path, logged)
 
 

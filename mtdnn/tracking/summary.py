@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.machine.files import digest, read_json, sha256
+from mtdnn.machine.files import digest, read_product, sha256
 from mtdnn.reporting.products import FIGURES
 from mtdnn.tracking.client import (
     Metric,
@@ -31,7 +31,7 @@ def log_summary(experiment: Experiment) -> str:
         MtdnnError: `statistics.json` is missing, or the store does not answer.
     """
     root = experiment.layout.root
-    statistics = read_json(experiment.layout.all_statistics)
+    statistics = read_product(experiment.layout.all_statistics)
     files = _summary_files(experiment)
     content = digest({str(path.relative_to(root)): sha256(path) for path in files})
     with open_store(experiment) as client:

@@ -10,7 +10,7 @@ from mtdnn.config.dependencies import code_of
 from mtdnn.config.layout import FEATURES, MANIFEST, WEIGHTS, Layout, RunFolder
 from mtdnn.config.settings import MAX_GPUS, RunSettings
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import digest, read_json
+from mtdnn.machine.files import digest, read_product
 from mtdnn.model.fast import plain
 
 
@@ -47,10 +47,10 @@ class Fingerprint:
         return cls(
             config_digest=digest(run.determining()),
             corpora={
-                name: read_json(folder / FEATURES)["corpus_digest"]
+                name: read_product(folder / FEATURES)["corpus_digest"]
                 for name, folder in features.items()
             },
-            encoder=read_json(layout.encoder(run.encoder_name) / MANIFEST)["digest"],
+            encoder=read_product(layout.encoder(run.encoder_name) / MANIFEST)["digest"],
             code=trained_code(),
             start=start_digest(layout, run),
         )
@@ -78,7 +78,7 @@ class Fingerprint:
         files = RunFolder(run_dir)
         if not files.description.exists() or not files.log.exists():
             return False
-        return bool(read_json(files.description).get("fingerprint") == self.digest)
+        return bool(read_product(files.description).get("fingerprint") == self.digest)
 
 
 def start_digest(layout: Layout, run: RunSettings) -> str | None:
@@ -92,7 +92,7 @@ def start_digest(layout: Layout, run: RunSettings) -> str | None:
     description = RunFolder(layout.run(run.start)).description
     if not description.exists():
         raise MtdnnError(f"{description}: no such file; train {run.start.path} first")
-    files = read_json(description).get("files") or {}
+    files = read_product(description).get("files") or {}
     return digest({name: files.get(name) for name in WEIGHTS})
 
 

@@ -143,11 +143,11 @@ def _prepare(
     checkpoints = Checkpoints(layout.state(fingerprint.digest), checkpoint_seconds, origin)
     held = Lease(layout.lease(run_dir), "the run is being trained", wait)
     with checkpoints.sole_writer(held) if launch.leads() else nullcontext() as lease:
+        was_ready = bool(lease) and finish_publishing(run_dir)
         if lease:
-            finish_publishing(run_dir)
             RunFolder(run_dir).failure.unlink(missing_ok=True)  # of an earlier attempt
         team = join(run.training.gpus, device)
-        finished = lease and lease.waited and fingerprint.is_made_in(run_dir)
+        finished = lease and (lease.waited or was_ready) and fingerprint.is_made_in(run_dir)
         if any(team.largest(int(bool(finished)))):
             yield None
         else:

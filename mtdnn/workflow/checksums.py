@@ -7,7 +7,7 @@ from typing import Any
 from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import DESCRIPTION, FEATURES, MANIFEST
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import read_json, sha256, write_json
+from mtdnn.machine.files import read_product, sha256, write_json
 
 # Folders of work in progress, and the settings, which every call of Snakemake rewrites.
 _UNSEALED = ("logs", "state", "rates", "experiment.yaml")
@@ -29,7 +29,7 @@ def write(experiment: Experiment) -> None:
 def check(experiment: Experiment) -> Iterator[str]:
     """Yield a line for each recorded file that is missing or has changed since."""
     layout = experiment.layout
-    recorded = read_json(layout.checksums)
+    recorded = read_product(layout.checksums)
     if not isinstance(recorded, dict):
         raise MtdnnError(f"{layout.checksums}: is not a list of digests; run snakemake again")
     for name, expected in recorded.items():
@@ -55,7 +55,7 @@ def _files(root: Path, own: Path) -> Iterator[Path]:
 
 def _described_in(description: Path) -> list[str]:
     """Names of the files whose digests a manifest holds."""
-    content: Any = read_json(description)
+    content: Any = read_product(description)
     suffix = "parquet" if description.name == MANIFEST else "arrow"
     return [
         *content.get("files", {}),

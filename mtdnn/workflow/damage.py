@@ -20,7 +20,10 @@ def changed_files(folder: Path, digests: Mapping[str, str | None]) -> Iterator[s
         if not path.is_file():
             yield f"{path}: no such file"
         elif sha256(path) != expected:
-            yield f"{path}: was changed after it was written: its sha256 differs"
+            yield (
+                f"{path}: was changed after it was written: its sha256 differs; "
+                "put it back or make it again"
+            )
 
 
 def wrong_answers(layout: Layout, files: RunFolder) -> Iterator[str]:

@@ -9,9 +9,9 @@ from pathlib import Path
 from mtdnn.config.dependencies import RunSteps
 from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import MANIFEST, STEPS, WEIGHTS, RunFolder, RunId
-from mtdnn.config.loading import load_run
+from mtdnn.config.loading import validate
 from mtdnn.config.settings import RunSettings
-from mtdnn.config.yaml_files import dump_yaml
+from mtdnn.config.yaml_files import dump_yaml, read_yaml
 from mtdnn.data.tokenizer_trial import try_tokenizer
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.drafts import clock
@@ -51,7 +51,7 @@ def import_run(experiment: Experiment, folder: Path) -> Path:
     """
     folder = Path(folder)
     files = RunFolder(folder)
-    settings = load_run(files.config)
+    settings = validate(RunSettings, read_yaml(files.config), str(files.config))
     run = _run_of(experiment, settings, files.config)
     is_evaluated = any((folder / name).exists() for name in EVALUATED_FILES)
     required = TRAINED_FILES + EVALUATED_FILES if is_evaluated else TRAINED_FILES

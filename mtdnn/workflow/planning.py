@@ -20,7 +20,7 @@ from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import FEATURES, MANIFEST, RunFolder, RunId
 from mtdnn.config.phases import phases_of_run
 from mtdnn.config.settings import CorpusSettings, RunSettings, SyntheticCorpus
-from mtdnn.machine.files import digest, read_json, write_json
+from mtdnn.machine.files import digest, read_product, write_json
 from mtdnn.machine.gpus import count_gpus
 from mtdnn.machine.provenance import code_digest
 from mtdnn.training import expectation
@@ -179,7 +179,7 @@ class _Planner:
         files = RunFolder(self._experiment.layout.run(run))
         if not files.description.exists() or not files.predictions.exists():
             return False
-        trained = read_json(files.description).get("config_digest")
+        trained = read_product(files.description).get("config_digest")
         return bool(trained == self._run_steps.settings(run, "train"))
 
 
@@ -212,7 +212,7 @@ def size(
     rows = pq.read_metadata(table).num_rows if table.exists() else None
     features = layout.features(encoder, variant, corpus) / FEATURES
     if features.exists():
-        splits = read_json(features)["splits"]
+        splits = read_product(features)["splits"]
         tokens = sum(counts["tokens"] for split, counts in splits.items() if split != "train")
         choices = settings.family == "multiple_choice"
         return rows if choices and rows else splits["train"]["sequences"], tokens
@@ -267,7 +267,7 @@ class _Rates:
 
             for name, rate in rates.measure(settings, encoder, folders, missing, self._threads):
                 write_json(files[name], rate)
-        return {name: read_json(file) for name, file in files.items()}
+        return {name: read_product(file) for name, file in files.items()}
 
     def _key(self, settings: RunSettings, encoder: Path, features: Path, corpus: str) -> str:
         """Return a digest of what a rate depends on."""
@@ -277,9 +277,9 @@ class _Rates:
                 os.uname().nodename,
                 os.environ.get("CUDA_VISIBLE_DEVICES"),
                 self._threads,
-                read_json(encoder / MANIFEST)["digest"],
+                read_product(encoder / MANIFEST)["digest"],
                 settings.encoder.model_dump(mode="json", exclude={"label", "source"}),
-                read_json(features / FEATURES),
+                read_product(features / FEATURES),
                 training.model_dump(include={"precision", "accumulation"}),
                 training.batch_size_of(corpus),
                 settings.decoding.precision,

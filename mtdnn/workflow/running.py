@@ -34,21 +34,34 @@ def train_and_evaluate(
 
     for number, run in enumerate(runs, 1):
         folder, settings = experiment.layout.run(run), experiment.resolve(run)
+        write_settings(experiment, run)
         is_trained = fingerprint.is_finished(folder, settings)
         if is_trained and predictions.is_evaluated(folder, settings):
             print(f"{run.path}: up to date", file=sys.stderr)
             continue
         print(f"{run.path}: {number} of {len(runs)}", file=sys.stderr)
-        write_settings(experiment, run)
         if not is_trained:
             run_step("train", folder, partial(loop.train, folder, settings, threads))
         evaluate(folder, settings, threads)
 
 
-def write_settings(experiment: Experiment, run: RunId) -> None:
-    """Write the resolved settings of a run to its folder."""
-    text = dump_yaml(experiment.resolve(run))
-    write_text(RunFolder(experiment.layout.run(run)).config, text)
+def write_settings(experiment: Experiment, run: RunId, wait: bool = False) -> None:
+    """Write the resolved settings of a run to its folder, unless they are there already.
+
+    Args:
+        experiment: the experiment.
+        run: one of its runs.
+        wait: wait until another process that holds the run has finished.
+
+    Raises:
+        Busy: another process works with the old settings, and `wait` is false.
+    """
+    text, folder = dump_yaml(experiment.resolve(run)), experiment.layout.run(run)
+    target = RunFolder(folder).config
+    if target.exists() and target.read_bytes() == text.encode():
+        return
+    with held(folder, "the run's settings are being written", wait):
+        write_text(target, text)
 
 
 def evaluate(
@@ -67,21 +80,26 @@ def evaluate(
         return
     saving.check_weights(RunFolder(folder).model)
     with held(folder, "the run is being evaluated"):
+        if not force and predictions.is_evaluated(
+            folder, settings
+        ):  # a killed process had it ready
+            return
         run_step("evaluate", folder, partial(predictions.evaluate, folder, settings, threads))
 
 
 @contextmanager
-def held(folder: Path, what: str) -> Iterator[None]:
+def held(folder: Path, what: str, wait: bool = False) -> Iterator[None]:
     """Hold a run for this process, and finish what a killed one had ready.
 
     Args:
         folder: the run's folder.
         what: what this process does, for messages.
+        wait: wait until another process that holds the run has finished.
 
     Raises:
-        Busy: another process holds the run.
+        Busy: another process holds the run, and `wait` is false.
     """
-    with Lease(Layout.of_run(folder).lease(folder), what):
+    with Lease(Layout.of_run(folder).lease(folder), what, wait):
         finish_publishing(folder)
         RunFolder(folder).failure.unlink(missing_ok=True)  # of an earlier attempt
         yield

@@ -22,7 +22,7 @@ from mtdnn.config.loading import load, load_run
 from mtdnn.data.corpora import fetching
 from mtdnn.data.features import SPLITS
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import digest, read_json
+from mtdnn.machine.files import digest, read_product
 from mtdnn.tracking.content import run_folders
 from mtdnn.training.fingerprint import Fingerprint, starts_elsewhere
 from mtdnn.workflow import checksums
@@ -100,8 +100,12 @@ def verify(experiment: Experiment, predictions: bool = False, threads: int | Non
 
 
 def _matching(layout: Layout, pattern: Path) -> list[Path]:
-    """Return the paths below an experiment's folder that match a path with `*` in it, sorted."""
-    return sorted(layout.root.glob(str(pattern.relative_to(layout.root))))
+    """Return the paths below an experiment's folder that match a path with `*` in it, sorted.
+
+    What a killed process left half-written is hidden, and no part of the experiment.
+    """
+    found = layout.root.glob(str(pattern.relative_to(layout.root)))
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def _guarded(check: Check, place: Path) -> Iterator[str]:
@@ -118,14 +122,14 @@ def _guarded(check: Check, place: Path) -> Iterator[str]:
 
 
 def _encoder(folder: Path) -> Iterator[str]:
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_product(folder / MANIFEST)
     yield from changed_files(folder, manifest["files"])
     if digest(manifest["files"]) != manifest["digest"]:
         yield f"{folder / MANIFEST}: digest: does not match its files"
 
 
 def _corpus(experiment: Experiment, folder: Path) -> Iterator[str]:
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_product(folder / MANIFEST)
     if folder.name in experiment.corpora:
         for file in changed_sources(experiment, folder.name):
             yield f"{file}: has changed since {folder} was read from it; run snakemake again"
@@ -144,7 +148,7 @@ def _corpus(experiment: Experiment, folder: Path) -> Iterator[str]:
 
 
 def _features(layout: Layout, folder: Path) -> Iterator[str]:
-    described = read_json(folder / FEATURES)
+    described = read_product(folder / FEATURES)
     encoder, _, corpus = folder.parts[-3:]
     splits = described["splits"]
     yield from changed_files(
@@ -155,7 +159,7 @@ def _features(layout: Layout, folder: Path) -> Iterator[str]:
         ("corpus_digest", layout.corpus(corpus)),
         ("encoder_digest", layout.encoder(encoder)),
     ):
-        if described[key] != read_json(origin / MANIFEST)["digest"]:
+        if described[key] != read_product(origin / MANIFEST)["digest"]:
             yield f"{folder / FEATURES}: {key}: does not match {origin}"
 
 
@@ -170,7 +174,7 @@ class Models:
         """Yield a line for each thing that is wrong with a run's model."""
         yield from _model(self._layout, run)
         place = RunFolder(run).description
-        trained = read_json(place).get("config_digest")
+        trained = read_product(place).get("config_digest")
         if run in self._runs and trained != self._run_steps.settings(self._runs[run], "train"):
             yield f"{place}: was trained under other settings than the experiment's; retrain it"
 
@@ -178,7 +182,7 @@ class Models:
 def _model(layout: Layout, run: Path) -> Iterator[str]:
     files = RunFolder(run)
     place = files.description
-    record, settings = read_json(place), load_run(files.config)
+    record, settings = read_product(place), load_run(files.config)
     yield from changed_files(files.model, record.get("files") or {})
     yield from changed_files(files.path, record.get("beside") or {})
     if not record.get("files"):
@@ -186,7 +190,10 @@ def _model(layout: Layout, run: Path) -> Iterator[str]:
     if record.get("fingerprint") != Fingerprint.recorded(record).digest:
         yield f"{place}: fingerprint: does not match its parts"
     if record.get("config_digest") != digest(settings.determining()):
-        yield f"{place}: config_digest: does not match {files.config}"
+        yield (
+            f"{place}: config_digest: does not match {files.config}; "
+            "`mtdnn resolve` writes that again"
+        )
     origins = {name: layout.corpus(name) for name in settings.corpora}
     found = {name: record["corpora"].get(name) for name in origins}
     origins["encoder"], found["encoder"] = layout.encoder(settings.encoder_name), record["encoder"]
@@ -195,7 +202,7 @@ def _model(layout: Layout, run: Path) -> Iterator[str]:
     for name, origin in origins.items():
         manifest = origin / MANIFEST
         # An imported run may have come without them.
-        if manifest.exists() and read_json(manifest)["digest"] != found[name]:
+        if manifest.exists() and read_product(manifest)["digest"] != found[name]:
             yield f"{place}: {name}: does not match {manifest}; retrain the run"
 
 
@@ -242,7 +249,7 @@ class Recomputed:
         folder = self._run(run, RunFolder.config, RunFolder.model, *STEPS["evaluate"])
         metrics.write(folder, self._copy)
         place = RunFolder(run).metrics
-        found, expected = read_json(place), read_json(RunFolder(folder).metrics)
+        found, expected = read_product(place), read_product(RunFolder(folder).metrics)
         for scores in (found, expected):
             scores.get("provenance", {}).pop("scored", None)  # when and by which commit
         for key, *values in differences(found, expected):
@@ -322,4 +329,5 @@ def _in_mlflow(experiment: Experiment, run: Path) -> Iterator[str]:
     if store != experiment.store_uri and not os.path.exists(store):
         yield f"{store}: no such file, though {RunFolder(run).logged} says that it was logged"
         return
-    yield from runs.differences(experiment, [run])
+    for line in runs.differences(experiment, [run]):
+        yield f"{line}; `mtdnn sync` delivers it"

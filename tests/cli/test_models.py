@@ -13,7 +13,8 @@ def test_a_model_that_is_missing_is_named(tmp_path, capsys):
 
 def test_the_run_of_an_export_must_have_settings(tmp_path, capsys):
     assert main(["export", str(tmp_path), "squad", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err == f"mtdnn: error: {tmp_path / 'config.yaml'}: no such file\n"
+    message = f"{tmp_path / 'config.yaml'}: no such file; `mtdnn resolve` writes it again"
+    assert capsys.readouterr().err == f"mtdnn: error: {message}\n"
     assert not (tmp_path / "out").exists()
 
 

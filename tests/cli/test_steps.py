@@ -44,7 +44,7 @@ def test_a_failed_step_leaves_its_reason_for_the_tables(run):
     assert main(["train", str(run)]) == 2
     failure = json.loads((run / "failure.json").read_text(encoding="utf-8"))
     assert failure["step"] == "train"
-    assert failure["reason"].endswith("features.json: no such file")
+    assert failure["reason"].endswith("features.json: no such file; repeat the step that writes it")
 
 
 def test_a_run_without_settings_is_refused_without_recording_a_failure(run, capsys):

@@ -1,5 +1,6 @@
 """Files: complete or absent, readable or refused in one line, identified by digests."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from mtdnn.machine.files import (
     flush,
     read_columns,
     read_json,
+    read_product,
     replacing,
     save_tensors,
     sha256,
@@ -62,6 +64,38 @@ def test_a_folder_replaces_another_as_a_whole(tmp_path):
     assert os.listdir(tmp_path) == ["folder"]
 
 
+def test_a_folder_is_there_at_every_moment_while_it_is_replaced(tmp_path, monkeypatch):
+    """Unless the file system cannot exchange folders, no step of a replacement leaves a gap."""
+    target = tmp_path / "folder"
+    write_folder(target, "a")
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(files.os, name, None)  # in two steps there is a moment between them
+    write_folder(target, "b")
+    assert os.listdir(target) == ["b"]
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
+def test_a_folder_comes_back_where_folders_cannot_be_exchanged(tmp_path, monkeypatch, error):
+    monkeypatch.setattr(files, "exchange", lambda *_: False)
+    target = tmp_path / "folder"
+    write_folder(target, "a")
+    write_folder(target, "b")
+    assert os.listdir(target) == ["b"]
+    rename = os.rename
+
+    def interrupted(old, new):
+        if Path(old).parent != tmp_path and new == target and Path(old).name == "folder":
+            raise error
+        rename(old, new)
+
+    monkeypatch.setattr(files.os, "rename", interrupted)
+    with pytest.raises(type(error)):
+        write_folder(target, "c")
+    assert os.listdir(target) == ["b"]
+    assert os.listdir(tmp_path) == ["folder"]
+
+
 def test_an_error_of_the_disk_names_the_file(tmp_path):
     with pytest.raises(OSError) as caught, replacing(tmp_path / "file"):
         raise OSError(28, "No space left on device")
@@ -100,6 +134,17 @@ def test_broken_json_is_named(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(MtdnnError, match=r"file.json: not readable as JSON: "):
         read_json(path)
+
+
+def test_a_product_that_is_missing_or_broken_can_be_made_again(tmp_path):
+    path = tmp_path / "file.json"
+    with pytest.raises(MtdnnError, match=r"file.json: no such file; repeat the step that writes"):
+        read_product(path)
+    path.write_bytes(b"{")
+    with pytest.raises(MtdnnError, match=r"not readable as JSON: .*; delete it and repeat the st"):
+        read_product(path)
+    path.write_bytes(b"{}")
+    assert read_product(path) == {}
 
 
 def test_columns_of_a_table_are_read_and_missing_ones_are_named(tmp_path):

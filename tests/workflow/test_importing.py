@@ -27,6 +27,8 @@ CHANGES = {
     "tables": {"t": {"title": "t", "rows": [{"encoder": "tiny", **MIXTURE}]}},
 }
 
+CHANGED = "was changed after it was written: its sha256 differs; put it back or make it again"
+
 
 def make_trained(folder: Path) -> Path:
     run_dir, settings = make_run_folder(folder, rows=8, **MIXTURE, **CHANGES)
@@ -173,8 +175,7 @@ def test_truncated_files_are_named(here, there):
     weights.write_bytes(weights.read_bytes()[:-1])
     lines = (there / "training.jsonl").read_text().splitlines(keepends=True)
     (there / "training.jsonl").write_text("".join(lines[:-1]))
-    changed = "was changed after it was written: its sha256 differs"
-    assert refusal(here, there) == [f"{weights}: {changed}", f"{there}/training.jsonl: {changed}"]
+    assert refusal(here, there) == [f"{weights}: {CHANGED}", f"{there}/training.jsonl: {CHANGED}"]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +194,7 @@ def test_truncated_files_are_named(here, there):
 def test_a_changed_file_is_refused_by_its_name(here, there, name, spoil):
     spoil(there / name)
     (line,) = refusal(here, there)
-    assert line == f"{there / name}: was changed after it was written: its sha256 differs"
+    assert line == f"{there / name}: {CHANGED}"
 
 
 def flip(path: Path, place: int) -> None:

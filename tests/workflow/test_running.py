@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from mtdnn.cli.main import main
+from mtdnn.config.layout import Layout
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import Busy, MtdnnError
 from mtdnn.machine.files import read_json, write_json
+from mtdnn.machine.locking import Lease
 from mtdnn.workflow import running
 from tests.support.tiny import make_run_folder, make_tiny_experiment
 
@@ -55,6 +57,27 @@ def test_a_run_that_is_up_to_date_is_left_alone(trained, capsys):
     before = trained.products()
     assert trained.run() == 0 and "seed1: up to date" in capsys.readouterr().err
     assert trained.products() == before
+
+
+def test_a_run_that_is_up_to_date_gets_its_settings_back(trained):
+    config = trained.run_dir / "config.yaml"
+    settings, before = config.read_text(), trained.products()
+    for spoilt in (settings.replace("learning_rate: 3.0e-05", "learning_rate: 0.1"), "a: ["):
+        assert spoilt != settings
+        config.write_text(spoilt)
+        assert trained.run() == 0
+        assert config.read_text() == settings
+    assert trained.products() == before
+
+
+def test_settings_of_a_run_that_another_process_holds_are_not_replaced(trained, capsys):
+    config = trained.run_dir / "config.yaml"
+    settings = config.read_text()
+    trained.set(training={**CHANGES["training"], "learning_rate": 1e-4})
+    with Lease(Layout.of_run(trained.run_dir).lease(trained.run_dir), "the run is being trained"):
+        assert trained.run() == 2
+    assert "the run is being trained by process" in capsys.readouterr().err
+    assert config.read_text() == settings
 
 
 def test_a_run_without_current_predictions_is_evaluated_and_not_trained(trained):

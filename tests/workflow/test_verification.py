@@ -98,6 +98,12 @@ def other_rows(root: Path) -> None:
     write_json(path.parent / "manifest.json", manifest)
 
 
+def test_what_a_killed_process_left_half_written_is_no_part_of_the_experiment(results, capsys):
+    for name in ("encoders", "corpora", "features/tiny/default"):
+        (results / name / ".cola.k1ll3d00" / "cola").mkdir(parents=True)
+    assert verify(results, capsys)[0] == 0
+
+
 def better_scores(root: Path) -> None:
     scores = read_json(root / RUN / "metrics.json")
     scores["em"] = scores["slices"]["dev"]["exact"] = 99.5

@@ -1,0 +1,1 @@
+"""Random sequences of commands and faults over one tiny experiment."""
