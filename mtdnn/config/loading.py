@@ -125,7 +125,7 @@ def _mistakes(
     for item, place, kind in items:
         given, message = item.get("input"), _wording(item)
         if item["type"] == "extra_forbidden":
-            message = f"unknown key{nearest(place.rpartition('.')[2], _siblings(model, place))}"
+            message = f"unknown key{nearest(str(item['loc'][-1]), _siblings(model, item['loc']))}"
         elif item["type"] == "missing":
             message = "is missing"
         elif kind:
@@ -158,12 +158,15 @@ def _place(parts: tuple[int | str, ...], mapping: Any) -> tuple[str, str | None]
     """
     keys: list[str] = []
     value = mapping
-    for part in parts:
+    for number, part in enumerate(parts, 1):
         in_list = isinstance(value, list) and isinstance(part, int) and part < len(value)
         inside = in_list or (isinstance(value, Mapping) and part in value)
         if not inside and part in _TYPES:
             return ".".join(keys), str(part)
-        if inside or part not in _KINDS:
+        last = number == len(parts)
+        if isinstance(value, Mapping) and value.get("kind") == part and not last:
+            continue  # the kind of a policy or source, although a key may have its name
+        if inside or part not in _KINDS or (last and part in get_args(PolicyKind)):
             keys.append(str(part))
             value = value[part] if inside else None
     return ".".join(keys), None
@@ -210,13 +213,13 @@ def _wording(item: ErrorDetails) -> str:
     return WORDING.get(item["type"], "is not valid").format(**shown)
 
 
-def _siblings(model: type[Closed], place: str) -> list[str]:
+def _siblings(model: type[Closed], place: tuple[int | str, ...]) -> list[str]:
     """Return the keys allowed at `place`, found by walking the models from the root."""
     models = [model]
-    for part in place.split(".")[:-1]:
+    for part in place[:-1]:
         inner: list[type[Closed]] = []
         for each in models:
-            field = each.model_fields.get(part)
+            field = each.model_fields.get(str(part))
             inner += [each] if field is None else _models_in(field.annotation)
         of_kind = [each for each in inner if part in _kinds_of(each)]
         models = of_kind or inner or models

@@ -26,7 +26,7 @@ FILES = {
     "splits": {"train": ["train"], "dev": ["dev"]},
 }
 ROW = "tables.table1.rows.1"
-COLA = small()["corpora"]["cola"]
+COLA = {**small()["corpora"]["cola"], "label": "Another"}
 
 
 def phased(*phases: dict, weight: float = 0.8, **schedule: object) -> dict:

@@ -14,6 +14,9 @@ def qa_sc(**changes: object) -> RunSettings:
     return experiment.resolve(experiment.runs()[1])
 
 
+RTE = {**small()["corpora"]["cola"], "label": "RTE"}
+
+
 @pytest.mark.parametrize(
     ("changes", "differs"),
     [
@@ -34,7 +37,7 @@ def qa_sc(**changes: object) -> RunSettings:
         ({"schedule__until": "every_corpus"}, True),
         ({"schedule__phases": [{}, {"steps": 3}]}, True),
         ({"training__loss_weights": {"cola": 2}}, True),
-        ({"corpora__rte": small()["corpora"]["cola"], "training__loss_weights": {"rte": 2}}, False),
+        ({"corpora__rte": RTE, "training__loss_weights": {"rte": 2}}, False),
         ({"training__head_learning_rates": {"squad": 1e-3}}, True),
         ({"training__batch_sizes": {"cola": 4}}, True),
         ({"seeds": [2]}, True),

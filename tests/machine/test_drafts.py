@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mtdnn.machine import drafts
+from mtdnn.machine import drafts, files
 from mtdnn.machine.drafts import clock, drafting, sweep
 from mtdnn.machine.files import replacing, write_text
 
@@ -163,12 +163,19 @@ def test_an_interrupt_between_two_renames_puts_the_old_folder_back(tmp_path, mon
     target.mkdir()
     (target / "content").write_text("old")
 
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt), replacing(target) as draft:
         draft.mkdir()
-        monkeypatch.setattr(os, "replace", interrupted)
+        # As on a file system that cannot exchange folders.
+        monkeypatch.setattr(files, "exchange", lambda one, other: False)
+        real, calls = os.rename, []
+
+        def interrupted(*paths):
+            calls.append(paths)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            real(*paths)
+
+        monkeypatch.setattr(os, "rename", interrupted)
     assert (target / "content").read_text() == "old" and not litter(tmp_path)
 
 
