@@ -1,20 +1,26 @@
 """Score a run's predictions on every slice and every auxiliary dev set: its metrics.json."""
 
+import itertools
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtdnn.config.experiment import Experiment, Slice
 from mtdnn.config.layout import MANIFEST, Layout, RunFolder
 from mtdnn.config.loading import load_run
-from mtdnn.config.settings import RunSettings
+from mtdnn.config.settings import CorpusSettings, RunSettings
 from mtdnn.errors import MtdnnError
+from mtdnn.evaluation.entities import entities
 from mtdnn.evaluation.scoring import Scores, best, score_answers, summary
 from mtdnn.evaluation.slices import belongs
 from mtdnn.evaluation.thresholds import null_odds_auc, tune
 from mtdnn.machine.files import read_columns, read_json, write_json
 from mtdnn.machine.provenance import commit
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -262,15 +268,9 @@ def read_questions(corpus: Path, split: str, run_dir: Path) -> Questions:
 
 
 def _score_auxiliary(path: Path, run: RunSettings, layout: Layout) -> dict[str, dict[str, Any]]:
-    """Score the predicted labels of every auxiliary corpus on its own dev set.
-
-    F1 is that of label 1 if the corpus has two labels, else the mean over labels (macro).
-    Accuracy, F1 and the share of the majority label are in percent; the Matthews correlation is
-    from -1 to 1.
-    """
-    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-
-    table = read_columns(path, ["corpus", "row", "label", "prediction"]).to_pandas()
+    """Score the predictions of every auxiliary corpus on its own dev set."""
+    columns = ["corpus", "row", "label", "prediction", "tags", "predicted_tags"]
+    table = read_columns(path, columns).to_pandas()
     results = {}
     for name, corpus in run.corpora.items():
         if name == run.target:
@@ -282,17 +282,47 @@ def _score_auxiliary(path: Path, run: RunSettings, layout: Layout) -> dict[str, 
                 f"{path}: {name}: must have each of the {expected} dev rows once, has "
                 f"{rows['row'].nunique()} of them in {len(rows)} rows; evaluate the run again"
             )
-        labels, predictions = rows["label"].to_numpy(), rows["prediction"].to_numpy()
-        average = "binary" if len(corpus.labels) == 2 else "macro"
-        results[name] = {
-            "label": corpus.label,
-            "accuracy": 100.0 * float(accuracy_score(labels, predictions)),
-            "matthews": float(matthews_corrcoef(labels, predictions)),
-            "f1": 100.0 * float(f1_score(labels, predictions, average=average, zero_division=0)),
-            "majority": 100.0 * int(rows["label"].value_counts().max()) / expected,
-            "rows": expected,
-        }
+        results[name] = {"label": corpus.label, **_scores(corpus, rows), "rows": expected}
     return results
+
+
+def _scores(corpus: CorpusSettings, rows: "pd.DataFrame") -> dict[str, float]:
+    """Return the scores of an auxiliary corpus's predictions, by its family.
+
+    F1 is that of label 1 if the corpus has two labels, else the mean over labels (macro); entity
+    F1 is that of `mtdnn.evaluation.entities`. Accuracy, F1 and the share of the majority label are
+    in percent; correlations are from -1 to 1.
+    """
+    from scipy.stats import pearsonr, spearmanr
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+    if corpus.family == "token_classification":
+        sides = [
+            [[corpus.labels[tag] for tag in tags] for tags in rows[name]]
+            for name in ("tags", "predicted_tags")
+        ]
+        gold, predicted = ([entities(tags) for tags in side] for side in sides)
+        found = sum(len(a & b) for a, b in zip(gold, predicted, strict=True))
+        total = sum(len(each) for side in (gold, predicted) for each in side)
+        words = [list(itertools.chain(*side)) for side in sides]
+        return {
+            "entity_f1": 200.0 * found / total if total else 0.0,
+            "accuracy": 100.0 * float(accuracy_score(*words)),
+            "majority": 100.0 * Counter(words[0]).most_common(1)[0][1] / len(words[0]),
+        }
+    labels, predictions = rows["label"].to_numpy(), rows["prediction"].to_numpy()
+    if corpus.family == "regression":
+        return {
+            "pearson": float(pearsonr(labels, predictions)[0]),
+            "spearman": float(spearmanr(labels, predictions)[0]),
+        }
+    average = "binary" if len(corpus.labels) == 2 else "macro"
+    return {
+        "accuracy": 100.0 * float(accuracy_score(labels, predictions)),
+        "matthews": float(matthews_corrcoef(labels, predictions)),
+        "f1": 100.0 * float(f1_score(labels, predictions, average=average, zero_division=0)),
+        "majority": 100.0 * int(rows["label"].value_counts().max()) / len(rows),
+    }
 
 
 # --- input -----------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Predict with a run's model: answers to every question, labels of every auxiliary dev set."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,21 +11,40 @@ import torch
 
 from mtdnn.config.dependencies import code_of
 from mtdnn.config.layout import Layout, RunFolder, outdated_by
-from mtdnn.config.settings import RunSettings
+from mtdnn.config.settings import Family, RunSettings
 from mtdnn.data.features import ROWS_AT_A_TIME, Features, Sequences, check_unchanged
 from mtdnn.evaluation.decoding import PREDICTIONS, Answers, Decoder, SpanLogits, predictions_table
-from mtdnn.machine.files import digest, read_json
+from mtdnn.evaluation.entities import OUTSIDE
+from mtdnn.machine.files import digest, read_columns, read_json
 from mtdnn.machine.progress import Progress
 from mtdnn.machine.staging import publishing
 from mtdnn.model.batches import pack
 from mtdnn.model.device import use_device
-from mtdnn.model.heads import ChoiceHead, LabelHead
+from mtdnn.model.heads import Head
 from mtdnn.model.multitask import MultiTaskModel
 from mtdnn.model.saving import load
 
 TOKENS_PER_BATCH = {"cpu": 4_096, "cuda": 32_768}
 """Tokens of a batch by device: enough to keep the device busy, few enough for its memory."""
 
+
+LABELS = pa.schema(
+    [
+        ("corpus", pa.string()),
+        ("split", pa.string()),
+        ("row", pa.int32()),
+        ("label", pa.float64()),
+        ("prediction", pa.float64()),
+        ("tags", pa.list_(pa.int16())),
+        ("predicted_tags", pa.list_(pa.int16())),
+    ]
+)
+"""Columns of auxiliary.parquet: one row for each item that is not a question.
+
+`row` is the item's row in the corpus file. `label` and `prediction` are numbers of classes or
+choices, or real numbers; an item of token classification has `tags` and `predicted_tags` instead,
+one for each word.
+"""
 
 _MADE_FROM = b"mtdnn.made_from"  # key in the metadata of both files
 
@@ -74,7 +94,8 @@ def evaluate(run_dir: Path, run: RunSettings, threads: int | None = None) -> Non
         schema = PREDICTIONS.with_metadata(origin)
         with pq.ParquetWriter(files.predictions, schema, compression="zstd") as writer:
             labels = _predict(run, layout, model, device, writer)
-        table = pa.concat_tables([_no_labels(), *labels]).replace_schema_metadata(origin)
+        table = pa.concat_tables([LABELS.empty_table(), *labels])
+        table = table.replace_schema_metadata(origin)
         pq.write_table(table, files.auxiliary, compression="zstd")
 
 
@@ -91,7 +112,11 @@ def _predict(
         folder = layout.features(run.encoder_name, run.features_variant, name)
         if name != run.target:
             features = Features(folder / "dev.arrow", corpus.family)
-            labels.append(classify(model, name, features, run, device))
+            predicted = classify(model, name, features, run, device)
+            if corpus.family == "token_classification":
+                rows = layout.corpus(name) / "dev.parquet"
+                predicted = of_all_words(predicted, rows, corpus.labels)
+            labels.append(_named(name, "dev", predicted))
             continue
         for split in ("dev", "held_out"):
             if (folder / f"{split}.arrow").exists():
@@ -157,7 +182,7 @@ def answer(
 def classify(
     model: MultiTaskModel, corpus: str, features: Features, run: RunSettings, device: torch.device
 ) -> pa.Table:
-    """Predict the label of every item of an auxiliary corpus.
+    """Predict the label of every item of a corpus that has no questions.
 
     Args:
         model: the model, on `device` and in evaluation mode.
@@ -167,23 +192,90 @@ def classify(
         device: where the model computes.
 
     Returns:
-        One row per item, in the corpus's order: `corpus`, `row`, gold `label`, `prediction`.
+        One row per item, in the corpus's order: `row`, gold `label` and `prediction`; or, for
+        token classification, `row`, the numbers of the `words` that have a token, and their
+        `predicted_tags`.
     """
-    head, tables = model.heads[corpus], []
-    assert isinstance(head, ChoiceHead | LabelHead), f"{corpus} has no labels"
+    decide, tables = DECIDE[features.family], []
     batches = batches_by_length(features, TOKENS_PER_BATCH[device.type])
     for sequences, logits in outputs(model, corpus, features, run, device, batches):
-        first = sequences.items[:-1]
-        scores = head.scores(torch.from_numpy(logits), pack(sequences, features.family))
-        tables.append(
-            _labels(
-                corpus,
-                sequences.columns["example"][first],
-                sequences.columns["label"][first],
-                scores.argmax(dim=1).numpy(),
-            )
-        )
+        rows = sequences.columns["example"][sequences.items[:-1]]
+        decided = decide(model.head(corpus), sequences, torch.from_numpy(logits), features.family)
+        tables.append(pa.table({"row": rows, **decided}))
     return pa.concat_tables(tables).sort_by("row")
+
+
+def _largest(
+    head: Head, sequences: Sequences, logits: torch.Tensor, family: Family
+) -> dict[str, Any]:
+    """Decide for the choice or class with the largest score."""
+    scores = head.scores(logits, pack(sequences, family))
+    labels = sequences.columns["label"][sequences.items[:-1]]
+    return {"label": labels, "prediction": scores.argmax(dim=1).numpy()}
+
+
+def _given(
+    head: Head, sequences: Sequences, logits: torch.Tensor, family: Family
+) -> dict[str, Any]:
+    """Take the logit as the predicted score."""
+    scores = head.scores(logits, pack(sequences, family))
+    return {"label": sequences.columns["label"], "prediction": scores[:, 0].numpy()}
+
+
+def _tags(head: Head, sequences: Sequences, logits: torch.Tensor, family: Family) -> dict[str, Any]:
+    """Decide at the first token of each word for the tag with the largest logit."""
+    word = sequences.columns["word"]
+    first = np.flatnonzero(word >= 0)
+    ends = np.searchsorted(first, np.concatenate([[0], np.cumsum(sequences.lengths)]))
+    tags = logits.argmax(dim=1).numpy()[first]
+    return {
+        name: pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(values))
+        for name, values in (("words", word[first]), ("predicted_tags", tags))
+    }
+
+
+DECIDE: dict[Family, Callable[[Head, Sequences, torch.Tensor, Family], dict[str, Any]]] = {
+    "multiple_choice": _largest,
+    "sequence_classification": _largest,
+    "regression": _given,
+    "token_classification": _tags,
+}
+"""How the items of each family but question answering get their predictions."""
+
+
+def of_all_words(predicted: pa.Table, rows: Path, labels: list[str]) -> pa.Table:
+    """Return predicted tags with gold tags, for every word of the corpus.
+
+    A word that the encoder did not see, because it is beyond the maximum length or the tokenizer
+    removes its characters, is predicted to be outside of any entity: `O`, or the first tag where
+    there is no `O`.
+
+    Args:
+        predicted: `row`, `words` and `predicted_tags` of each sentence, in the corpus's order.
+        rows: the corpus's file.
+        labels: names of the tags.
+    """
+    unseen = labels.index(OUTSIDE) if OUTSIDE in labels else 0
+    gold = read_columns(rows, ["tags"])["tags"].to_pylist()
+    tags = [gold[row] for row in predicted["row"].to_pylist()]
+    guesses = []
+    sides = (predicted[name].to_pylist() for name in ("words", "predicted_tags"))
+    for sentence, words, found in zip(tags, *sides, strict=True):
+        guess = [unseen] * len(sentence)
+        for word, tag in zip(words, found, strict=True):
+            guess[word] = tag
+        guesses.append(guess)
+    return pa.table({"row": predicted["row"], "tags": tags, "predicted_tags": guesses})
+
+
+def _named(corpus: str, split: str, predicted: pa.Table) -> pa.Table:
+    """Return predictions of a corpus's split in the columns `LABELS`; missing ones are null."""
+    columns = {name: predicted[name] for name in predicted.column_names}
+    columns |= {
+        name: [value] * len(predicted) for name, value in (("corpus", corpus), ("split", split))
+    }
+    filled = {name: columns.get(name, [None] * len(predicted)) for name in LABELS.names}
+    return pa.table(filled).cast(LABELS)
 
 
 @torch.inference_mode()
@@ -209,7 +301,7 @@ def outputs(
 
     Yields:
         The sequences of a batch, and their logits in fp32: (tokens, 2) for question answering,
-        (sequences, outputs of the head) for other families.
+        (tokens, tags) for token classification, (sequences, outputs of the head) for others.
     """
     ahead: tuple[Sequences, torch.Tensor] | None = None
     with Progress(f"evaluate {corpus}", len(features), "items") as progress:
@@ -243,18 +335,3 @@ def batches_by_length(features: Features, tokens: int) -> Iterator[np.ndarray]:
     order = np.argsort(-lengths, kind="stable")
     batch = (np.cumsum(lengths[order]) - lengths[order]) // tokens
     yield from np.split(order, np.flatnonzero(np.diff(batch)) + 1)
-
-
-def _labels(corpus: str, rows: np.ndarray, labels: np.ndarray, predictions: np.ndarray) -> pa.Table:
-    return pa.table(
-        {
-            "corpus": pa.array([corpus] * len(rows), pa.string()),
-            "row": pa.array(rows, pa.int32()),
-            "label": pa.array(labels, pa.int32()),
-            "prediction": pa.array(predictions, pa.int32()),
-        }
-    )
-
-
-def _no_labels() -> pa.Table:
-    return _labels("", *(np.array([], np.int32) for _ in range(3)))

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -10,14 +11,25 @@ from transformers import (
     AutoModelForMultipleChoice,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
 )
 
 from mtdnn.config.layout import DESCRIPTION, WEIGHTS, RunFolder
-from mtdnn.config.settings import RunSettings
+from mtdnn.config.settings import Family, RunSettings
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import replacing, save_tensors
+from mtdnn.model.heads import HEADS
 from mtdnn.model.multitask import MultiTaskModel
 from mtdnn.model.pretrained import empty_encoder, read_config, without_messages
+
+PLAIN: dict[Family, tuple[Any, str]] = {
+    "question_answering": (AutoModelForQuestionAnswering, "qa_outputs"),
+    "multiple_choice": (AutoModelForMultipleChoice, "classifier"),
+    "sequence_classification": (AutoModelForSequenceClassification, "classifier"),
+    "regression": (AutoModelForSequenceClassification, "classifier"),
+    "token_classification": (AutoModelForTokenClassification, "classifier"),
+}
+"""For each family, the class of transformers that opens its models, and its head's name there."""
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -117,26 +129,26 @@ def export(run_dir: Path, run: RunSettings, corpus: str, output: Path) -> None:
             f"{run_dir}: was not trained on {corpus!r} but on {', '.join(run.corpora)}"
         )
     settings = run.corpora[corpus]
-    if settings.family != "question_answering" and run.encoder.pooling != "first":
+    pooled = HEADS[settings.family].pooled
+    if pooled and run.encoder.pooling != "first":
         raise MtdnnError(
             f"{run_dir}: {corpus} was trained with pooling: {run.encoder.pooling}, which the "
-            "classes of transformers do not have; only question answering can be exported"
+            "classes of transformers do not have; only question answering and token "
+            "classification can be exported"
         )
     source = RunFolder(run_dir).model
     model = load(source, run)
     config = read_config(source)
-    if settings.family == "sequence_classification":
+    if settings.family == "regression":
+        config.num_labels, config.problem_type = 1, "regression"
+    elif settings.labels and settings.family != "multiple_choice":
         config.id2label = dict(enumerate(settings.labels))
         config.label2id = {label: number for number, label in enumerate(settings.labels)}
-    auto, key = {
-        "question_answering": (AutoModelForQuestionAnswering, "qa_outputs"),
-        "multiple_choice": (AutoModelForMultipleChoice, "classifier"),
-        "sequence_classification": (AutoModelForSequenceClassification, "classifier"),
-    }[settings.family]
+    auto, key = PLAIN[settings.family]
     plain = without_messages(auto.from_config, config)
     prefix = plain.base_model_prefix
     state = {f"{prefix}.{k}": v for k, v in model.encoder.state_dict().items()}
-    if settings.family != "question_answering":
+    if pooled:
         state |= {f"{prefix}.pooler.{k}": v for k, v in model.pooler.state_dict().items()}
     state |= {f"{key}.{k}": v for k, v in model.head(corpus).linear.state_dict().items()}
     try:
