@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from mtdnn.data.features import NO_TAG
 from mtdnn.model.multitask import build
 from tests.support.packed import Prepared
 
@@ -39,4 +40,13 @@ def test_new_heads_are_small_and_depend_on_the_seed(tmp_path):
         assert torch.equal(head.linear.weight, again.heads[name].linear.weight)
         assert not torch.equal(head.linear.weight, other.heads[name].linear.weight)
     outputs = {name: head.linear.out_features for name, head in model.heads.items()}
-    assert outputs == {"squad": 2, "swag": 1, "cola": 2, "mnli": 3}
+    assert outputs == {"squad": 2, "swag": 1, "cola": 2, "mnli": 3, "stsb": 1, "ner": 3}
+
+
+def test_a_batch_without_a_tagged_word_has_no_loss(bert):
+    model, batch = bert.model(), bert.batch("ner")
+    batch.targets["tags"].fill_(NO_TAG)
+    loss = model.loss("ner", batch)
+    loss.backward()
+    assert loss.item() == 0
+    assert model.heads["ner"].linear.weight.grad.abs().max() == 0

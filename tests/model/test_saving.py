@@ -6,12 +6,13 @@ from transformers import (
     AutoModelForMultipleChoice,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
 )
 
 from mtdnn.errors import MtdnnError
 from mtdnn.model.saving import export, load, save
 from tests.support.packed import Prepared, changed, padded_inputs, sequences_of, with_encoder
-from tests.support.tiny import FAMILIES
+from tests.support.tiny import FAMILIES, LABELS
 
 
 def saved(prepared, run_dir):
@@ -57,6 +58,8 @@ def test_every_task_of_bert_can_be_exported(bert, tmp_path, corpus):
         "question_answering": AutoModelForQuestionAnswering,
         "multiple_choice": AutoModelForMultipleChoice,
         "sequence_classification": AutoModelForSequenceClassification,
+        "regression": AutoModelForSequenceClassification,
+        "token_classification": AutoModelForTokenClassification,
     }[FAMILIES[corpus]]
     plain, loading = auto.from_pretrained(tmp_path / "plain", output_loading_info=True)
     assert not any(loading[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -69,10 +72,11 @@ def test_every_task_of_bert_can_be_exported(bert, tmp_path, corpus):
     if corpus == "squad":
         logits = batch.unpad(torch.stack([outputs.start_logits, outputs.end_logits], dim=2))
     else:
-        logits = outputs.logits
+        logits = batch.unpad(outputs.logits) if corpus == "ner" else outputs.logits
     torch.testing.assert_close(expected, logits, atol=1e-5, rtol=1e-5)
-    if corpus == "mnli":
-        assert plain.config.id2label == {0: "entailment", 1: "neutral", 2: "contradiction"}
+    if corpus in ("mnli", "ner"):
+        assert plain.config.id2label == dict(enumerate(LABELS[corpus]))
+    assert (plain.config.problem_type == "regression") == (corpus == "stsb")
     assert (tmp_path / "plain" / "tokenizer.json").exists()
 
 
@@ -89,7 +93,9 @@ def test_a_head_of_another_shape_is_not_exported(tmp_path):
 def test_mean_pooled_heads_are_not_exported(bert, tmp_path):
     saved(bert, tmp_path)
     averaged = with_encoder(bert.run, pooling="mean")
-    with pytest.raises(MtdnnError, match=r"cola was trained with pooling: mean.*only question"):
+    with pytest.raises(
+        MtdnnError, match=r"cola was trained with pooling: mean.*only question answering and"
+    ):
         export(tmp_path, averaged, "cola", tmp_path / "plain")
     export(tmp_path, averaged, "squad", tmp_path / "plain")
 

@@ -8,7 +8,7 @@ from mtdnn.config.layout import Layout
 from mtdnn.data.features import Sequences, training_features
 from mtdnn.model.batches import PackedBatch, batch_of
 from mtdnn.model.multitask import build
-from tests.support.tiny import make_run_folder
+from tests.support.tiny import FAMILIES, make_run_folder
 
 LENGTHS = (5, 1, 9, 3)
 
@@ -37,7 +37,13 @@ class Prepared:
     def __init__(self, folder, kind="bert", training=WITHOUT_DROPOUT, features=None, **encoder):
         changes = {"features": features} if features else {}
         self.run_dir, self.run = make_run_folder(
-            folder, rows=12, kind=kind, encoder=encoder, training=training, **changes
+            folder,
+            mixture="_".join(FAMILIES),
+            rows=12,
+            kind=kind,
+            encoder=encoder,
+            training=training,
+            **changes,
         )
         self.layout = Layout.of_run(self.run_dir)
         self.encoder = self.layout.encoder("tiny")
