@@ -93,9 +93,7 @@ def test_a_head_of_another_shape_is_not_exported(tmp_path):
 def test_mean_pooled_heads_are_not_exported(bert, tmp_path):
     saved(bert, tmp_path)
     averaged = with_encoder(bert.run, pooling="mean")
-    with pytest.raises(
-        MtdnnError, match=r"cola was trained with pooling: mean.*only question answering and"
-    ):
+    with pytest.raises(MtdnnError, match=r"cola was trained with pooling: mean.*only question"):
         export(tmp_path, averaged, "cola", tmp_path / "plain")
     export(tmp_path, averaged, "squad", tmp_path / "plain")
 

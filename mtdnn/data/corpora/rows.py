@@ -283,15 +283,15 @@ def _flat_answers(fields: Fields, context: str, no_answer: str) -> tuple[list[An
     span such as "(21, 39)"; with spans, the column `answer` may be missing.
     """
     starts = fields.raw("answer_start")
-    texts = fields.raw("answer") if fields.has("answer") else None
-    if not isinstance(texts, list) and not (texts is None and _is_list_of_spans(starts)):
+    named = fields.has("answer")
+    texts = fields.raw("answer") if named else starts
+    if not isinstance(texts, list) or (not named and _span(starts)):
         texts, starts = [texts], [starts]
-    if not isinstance(starts, list) or (texts is not None and len(texts) != len(starts)):
+    if not isinstance(starts, list) or len(texts) != len(starts):
         raise fields.refuse("answer and answer_start must have equally many values")
     found = []
-    for text, start in zip(texts or [None] * len(starts), starts, strict=True):
-        given = start if texts is None else text
-        if given is None or given in ("", no_answer):
+    for text, start in zip(texts, starts, strict=True):
+        if text is None or text in ("", no_answer):
             continue
         span = _span(start)
         if span is None:
@@ -300,7 +300,7 @@ def _flat_answers(fields: Fields, context: str, no_answer: str) -> tuple[list[An
                 f"not {shown(start)}"
             )
         first, end = span
-        if text is None:
+        if not named:
             if end is None or not 0 <= first < end <= len(context):
                 raise fields.refuse(f"{shown(start)} is not a span of the context", Mismatch)
             text = context[first:end]
@@ -310,10 +310,6 @@ def _flat_answers(fields: Fields, context: str, no_answer: str) -> tuple[list[An
             )
         found.append((text, first))
     return [text for text, _ in found], [first for _, first in found]
-
-
-def _is_list_of_spans(value: Any) -> bool:
-    return isinstance(value, list) and not (value and all(type(part) is int for part in value))
 
 
 def _span(value: Any) -> tuple[int, int | None] | None:
