@@ -30,6 +30,17 @@ def test_items_may_differ_in_their_number_of_choices(bert):
     assert torch.equal(scores[1, :3], whole[1, :3]) and scores[1, 3] == -math.inf
 
 
+def test_the_loss_of_ranking_is_the_mean_over_items_of_any_number_of_choices(bert):
+    """As MT-DNN ranks: the softmax of an item runs over as many candidates as it has."""
+    model, batch = bert.model().eval(), bert.batch("swag", [0, 1, 2])
+    fewer = replace(batch, lengths=batch.lengths[:9], items=np.array([0, 4, 7, 9]))
+    fewer.targets["label"] = torch.tensor([2, 2, 2, 2, 0, 0, 0, 1, 1])
+    logits = model("swag", batch)[:9]
+    items = zip(logits[:, 0].split([4, 3, 2]), (2, 0, 1), strict=True)
+    expected = torch.stack([-item.log_softmax(0)[label] for item, label in items]).mean()
+    torch.testing.assert_close(model.heads["swag"].loss(logits, fewer), expected)
+
+
 def test_new_heads_are_small_and_depend_on_the_seed(tmp_path):
     prepared = Prepared(tmp_path, hidden_size=400, intermediate_size=8, num_hidden_layers=1)
     model, again = prepared.model(), prepared.model()
