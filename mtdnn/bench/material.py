@@ -36,11 +36,15 @@ LENGTHS: dict[str, tuple[int, ...]] = {
     "cola": (4, 7, 8, 9, 10, 10, 11, 12, 14, 17, 47),
     "mrpc": (19, 36, 41, 45, 50, 53, 57, 61, 64, 70, 103),
     "mnli": (5, 19, 24, 29, 33, 37, 42, 47, 53, 63, 277),
+    "stsb": (10, 16, 18, 19, 21, 23, 25, 28, 35, 51, 127),
+    "wnut17": (4, 15, 20, 24, 28, 31, 35, 38, 42, 47, 75),
 }
 LIKE: dict[Family, str] = {
     "question_answering": "squad",
     "multiple_choice": "swag",
     "sequence_classification": "cola",
+    "regression": "stsb",
+    "token_classification": "wnut17",
 }
 """The corpus whose lengths stand for those of any other corpus of the family."""
 QUESTION = (6, 11, 13, 14, 15, 16, 17, 18, 19, 20, 33)  # tokens of [CLS] question [SEP] alone
@@ -176,6 +180,9 @@ def synthetic_features(parent: Path, corpus: str, family: Family, items: int | N
                 columns["end"].append(min(head + 2, length - 1))
                 columns["char_start"].append(np.where(np.arange(length) < head, -1, 0))
                 columns["char_end"].append(np.where(np.arange(length) < head, -1, 1))
+            elif family == "token_classification":
+                columns["tags"].append(np.zeros(length, np.int16))
+                columns["word"].append(np.arange(length))
             else:
                 columns["label"].append(0)
     table = pa.table(columns, schema=SCHEMAS[family])

@@ -46,9 +46,7 @@ def source_files(experiment: Experiment, corpus: str) -> dict[str, Path]:
     source = experiment.corpora[corpus].source
     if not is_local(source):
         return {}
-    names = [name for split in source.splits.values() for name in split]
-    names += [source.dev_ids] if source.dev_ids else []
-    return {name: Path(experiment.data_path(source.root), name) for name in names}
+    return {name: Path(experiment.data_path(source.root), name) for name in source.names}
 
 
 def encoder_settings(experiment: Experiment, encoder: str) -> str:

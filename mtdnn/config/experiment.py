@@ -20,6 +20,7 @@ from mtdnn.config.phases import phases_of, uses_weight, wrong_phases
 from mtdnn.config.settings import (
     BY_CORPUS,
     COLUMNS,
+    FORMATS,
     LOG_LABELS,
     Closed,
     CorpusSettings,
@@ -390,19 +391,25 @@ class Experiment(Closed):
     def _wrong_corpora(self) -> Iterator[str]:
         for name, corpus in self.corpora.items():
             source = corpus.source
+            splits: set[str] = {"train", "dev"}
+            if not isinstance(source, SyntheticCorpus):
+                splits = {*source.splits, *(["dev"] if getattr(source, "dev_ids", None) else [])}
+            place = f"corpora.{name}.source"
+            for split in ("train", "dev"):
+                if split not in splits | corpus.fractions.keys():
+                    yield f"{place}.splits: {split} is missing"
+            for split in corpus.fractions.keys() & splits:
+                yield f"corpora.{name}.fractions: {split} is a split of the source already"
             if isinstance(source, SyntheticCorpus):
                 continue
-            place = f"corpora.{name}.source"
             for split in ("train", "dev"):
                 if split not in corpus.splits:
                     yield f"{place}.splits: {split} is missing"
-            if isinstance(source, FilesCorpus):
-                answers = corpus.family == "question_answering"
-                if answers != (source.format == "squad"):
-                    yield (
-                        f"{place}.format: {corpus.family} is read from "
-                        f"{'squad' if answers else 'csv, tsv or jsonl'}, not from {source.format}"
-                    )
+            if isinstance(source, FilesCorpus) and source.format not in FORMATS[corpus.family]:
+                yield (
+                    f"{place}.format: {corpus.family} is read from "
+                    f"{_either(FORMATS[corpus.family])}, not from {source.format}"
+                )
             for column in source.columns:
                 if column not in COLUMNS[corpus.family]:
                     yield (
@@ -865,3 +872,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return "; none is defined"
     similar = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {similar[0]!r}?" if similar else f"; known are {', '.join(known)}"
+
+
+def _either(names: Iterable[str]) -> str:
+    """Return "a, b or c"."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last

@@ -25,11 +25,18 @@ from pydantic import (
 
 from mtdnn.config.layout import RunId
 
-Family = Literal["question_answering", "multiple_choice", "sequence_classification"]
+Family = Literal[
+    "question_answering",
+    "multiple_choice",
+    "sequence_classification",
+    "regression",
+    "token_classification",
+]
 Origin = Literal["paper", "code", "reading", "ours"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 EvaluationSplit = Literal["dev", "held_out", "test"]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
 MAX_GPUS = 64
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=64)]
 
@@ -140,7 +147,9 @@ class HubCorpus(Closed):
         description="for each of our splits, one or more splits of the repository"
     )
     columns: dict[str, str | list[str]] = Field(
-        {}, description="for each of our columns, the repository's name if it differs"
+        {},
+        description="for each of our columns, the repository's name if it differs (`a.b`: b "
+        "within a)",
     )
     drop_labels: list[str | int] = Field(
         [], description="label values whose rows are left out and counted"
@@ -148,9 +157,14 @@ class HubCorpus(Closed):
 
 
 COLUMNS: dict[Family, tuple[str, ...]] = {
-    "question_answering": ("id", "title", "context", "question", "answers"),
+    "question_answering": (
+        *("id", "title", "context", "question"),
+        *("answers", "answer", "answer_start"),
+    ),
     "multiple_choice": ("id", "start", "sentence", "choices", "label", "cluster"),
     "sequence_classification": ("id", "sentence1", "sentence2", "label", "cluster"),
+    "regression": ("id", "sentence1", "sentence2", "label", "cluster"),
+    "token_classification": ("id", "tokens", "tags", "cluster"),
 }
 """Our names of the columns that a corpus of each family may have.
 
@@ -166,6 +180,15 @@ METRICS: dict[str, tuple[str, ...]] = {
 }
 """The measures of each family by name; `mtdnn.evaluation.measures` defines them."""
 
+FORMATS: dict[Family, tuple[str, ...]] = {
+    "question_answering": ("squad", "csv", "tsv", "jsonl", "json"),
+    "multiple_choice": ("csv", "tsv", "jsonl", "json"),
+    "sequence_classification": ("csv", "tsv", "jsonl", "json"),
+    "regression": ("csv", "tsv", "jsonl", "json"),
+    "token_classification": ("conll", "jsonl", "json"),
+}
+"""The formats of files from which a corpus of each family can be read."""
+
 
 class FilesCorpus(Closed):
     """The publisher's own files, in a local folder or at a URL."""
@@ -175,12 +198,23 @@ class FilesCorpus(Closed):
         None,
         description="folder or base URL; a relative folder starts at the experiment's data_root",
     )
-    format: Literal["squad", "csv", "tsv", "jsonl"] = Field(
-        description="squad: SQuAD JSON; tsv: tab-separated, without quoting"
+    format: Literal["squad", "csv", "tsv", "jsonl", "json", "conll"] = Field(
+        description="squad: SQuAD JSON; tsv: tab-separated, without quoting; jsonl: a JSON object "
+        "in each line; json: a list of objects, or such a list for each split; conll: a word and "
+        "its tags in each line, a blank line after each sentence"
     )
     header: bool = Field(True, description="csv and tsv: the first line names the columns")
     splits: dict[Literal["train", "dev", "test"], list[str]] = Field(
-        description="for each of our splits, one or more files below the root"
+        description="for each of our splits, one or more files below the root; with `files`, the "
+        "names that the split has in them"
+    )
+    files: list[str] = Field(
+        [], description="files that hold all splits together, told apart by split_column"
+    )
+    split_column: str | int | None = Field(
+        None,
+        description="with `files`: the column that names a row's split; by default the key of "
+        "the list in a json file",
     )
     dev_ids: str | None = Field(
         None,
@@ -188,8 +222,8 @@ class FilesCorpus(Closed):
     )
     columns: dict[str, str | int | list[str] | list[int]] = Field(
         {},
-        description="for each of our columns, its name in the files, or its number (from 0) if "
-        "header is false",
+        description="for each of our columns, its name in the files (`a.b`: b within a), or its "
+        "number (from 0) if header is false",
     )
     sha256: dict[str, Sha256] = Field(
         {}, description="SHA-256 of files by name; required for URLs, checked where given"
@@ -197,6 +231,20 @@ class FilesCorpus(Closed):
     drop_labels: list[str | int] = Field(
         [], description="label values whose rows are left out and counted"
     )
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all files that it is read from."""
+        names = self.files or [name for split in self.splits.values() for name in split]
+        return [*names, *([self.dev_ids] if self.dev_ids else [])]
+
+    @model_validator(mode="after")
+    def _splits_are_in_files(self) -> "FilesCorpus":
+        if self.split_column is not None and not self.files:
+            raise ValueError("split_column: needs `files`, the files that hold all splits")
+        if self.files and self.split_column is None and self.format != "json":
+            raise ValueError("files: needs split_column, the column that names a row's split")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -220,7 +268,7 @@ class SyntheticCorpus(Closed):
     """A corpus generated from a seed, for demonstrations and tests only."""
 
     kind: Literal["synthetic"]
-    recipe: Literal["squad", "swag", "cola", "mrpc", "mnli"] = Field(
+    recipe: Literal["squad", "swag", "cola", "mrpc", "mnli", "stsb", "ner"] = Field(
         description="the corpus that it imitates"
     )
     train: int = Field(
@@ -237,7 +285,7 @@ class SyntheticCorpus(Closed):
 
 
 class CorpusSettings(Closed):
-    """A corpus of one of the three task families."""
+    """A corpus of one of the task families."""
 
     label: str = Field(description="name shown in tables and figures")
     family: Family = Field(description="its kind of task")
@@ -245,7 +293,9 @@ class CorpusSettings(Closed):
         Field(description="where to get its rows")
     )
     labels: list[str] = Field(
-        [], description="sequence classification: names of the labels, in the order of their values"
+        [],
+        description="sequence and token classification: names of the labels or tags, in the order "
+        "of their values; multiple choice: names by which labels mean the choices, such as A to D",
     )
     held_out_titles: list[str] = Field(
         [],
@@ -259,22 +309,42 @@ class CorpusSettings(Closed):
         "matthews (sequence classification), pearson and spearman (regression), entity_f1 and "
         "accuracy by token (token classification)",
     )
+    fractions: dict[Literal["dev", "test"], Fraction] = Field(
+        {},
+        description="splits to be divided from train, each with its share of the rows; questions "
+        "about one context, or rows of one cluster, stay together",
+    )
+    fractions_seed: int = Field(1, ge=0, description="another seed divides other rows from train")
+    no_answer: str = Field(
+        "",
+        description="question answering: the `answer` that means there is none, by default an "
+        "empty one; a context that ends with it loses it",
+    )
+    drop_mismatches: bool = Field(
+        False,
+        description="question answering: leave out and count rows whose answer is not at its place "
+        "in the context, instead of refusing the corpus",
+    )
     rows: dict[Literal["train", "dev", "test"], int] = Field(
         {},
         description="expected number of rows by split; a corpus with another number is refused",
     )
 
     @model_validator(mode="after")
-    def _labels_fit_family(self) -> "CorpusSettings":
-        classifies = self.family == "sequence_classification"
-        if classifies and len(self.labels) < 2:
-            raise ValueError("labels: a sequence_classification corpus needs at least two")
+    def _settings_fit_family(self) -> "CorpusSettings":
+        if self.family in ("sequence_classification", "token_classification"):
+            if len(self.labels) < 2:
+                raise ValueError(f"labels: a {self.family} corpus needs at least two")
+        elif self.labels and self.family != "multiple_choice":
+            raise ValueError(f"labels: {self.family} has none")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels: each may occur only once")
-        if self.labels and not classifies:
-            raise ValueError(f"labels: only for sequence_classification, not {self.family}")
-        if self.held_out_titles and self.family != "question_answering":
-            raise ValueError(f"held_out_titles: only for question_answering, not {self.family}")
+        if sum(self.fractions.values()) >= 1:
+            raise ValueError("fractions: leave no row for train; their sum must be below 1")
+        if self.family != "question_answering":
+            for key in ("held_out_titles", "no_answer", "drop_mismatches"):
+                if getattr(self, key):
+                    raise ValueError(f"{key}: only for question_answering, not {self.family}")
         return self
 
     @property

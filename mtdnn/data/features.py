@@ -1,8 +1,8 @@
 """Feature files: token ids in Arrow, memory-mapped and read without a copy.
 
 Every row of a file is a *sequence*, ready for the encoder with its special tokens. A batch counts
-*items*: windows (question answering), sentences or pairs (sequence classification), or all the
-choices of a question together (multiple choice).
+*items*: windows (question answering), sentences or pairs (sequence classification, regression),
+sentences (token classification), or all the choices of a question together (multiple choice).
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from mtdnn.config.layout import FEATURES, MANIFEST, Layout
-from mtdnn.config.settings import RunSettings
+from mtdnn.config.settings import Family, RunSettings
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_product, sha256
 
@@ -22,12 +22,15 @@ SPLITS = ("train", "dev", "held_out", "test")
 ROWS_AT_A_TIME = 2_000
 """Rows of a corpus that are tokenised, or read, together; the chunks of a feature file."""
 
+NO_TAG = -100
+"""The tag of a token that begins no word; torch's cross-entropy ignores it."""
+
 _SEQUENCE = [
     ("example", pa.int32()),
     ("input_ids", pa.list_(pa.int32())),
     ("token_type_ids", pa.list_(pa.int8())),
 ]
-SCHEMAS = {
+SCHEMAS: dict[Family, pa.Schema] = {
     "question_answering": pa.schema(
         [
             *_SEQUENCE,
@@ -39,12 +42,18 @@ SCHEMAS = {
     ),
     "multiple_choice": pa.schema([*_SEQUENCE, ("label", pa.int32())]),
     "sequence_classification": pa.schema([*_SEQUENCE, ("label", pa.int32())]),
+    "regression": pa.schema([*_SEQUENCE, ("label", pa.float32())]),
+    "token_classification": pa.schema(
+        [*_SEQUENCE, ("tags", pa.list_(pa.int16())), ("word", pa.list_(pa.int32()))]
+    ),
 }
 """Columns of a feature file by family; lists have a value for each token.
 
 `example` is the row in the corpus file; `start` and `end` are the answer's first and last token,
 counted from the start of the sequence (0 where the window does not contain the answer);
-`char_start` and `char_end` are each token's characters in the context (-1 outside of it).
+`char_start` and `char_end` are each token's characters in the context (-1 outside of it); `tags`
+and `word` are the tag and the number of the word that begins with the token (`NO_TAG` and -1
+elsewhere).
 """
 
 
@@ -78,7 +87,7 @@ class Features:
         MtdnnError: the file is missing or not a feature file.
     """
 
-    def __init__(self, path: Path, family: str):
+    def __init__(self, path: Path, family: Family):
         try:
             self._source = pa.memory_map(str(path))
             self.table = pa.ipc.open_file(self._source).read_all()
@@ -120,6 +129,20 @@ class Features:
         example = self.column("example")
         starts = np.flatnonzero(np.diff(example, prepend=example[0] - 1))
         return np.append(starts, self.sequences)
+
+    def terms(self, items: np.ndarray) -> np.ndarray:
+        """Return the number of terms of the mean loss that each of `items`, (N,), has.
+
+        An item has one, except in token classification, where each of its words has one.
+        """
+        if self.family != "token_classification":
+            return np.ones(len(items), np.int64)
+        picked = self.pick(items, ("tags",))
+        starts = np.cumsum(picked.lengths) - picked.lengths
+        words: np.ndarray = np.add.reduceat(
+            picked.columns["tags"] != NO_TAG, starts, dtype=np.int64
+        )
+        return words
 
     @cached_property
     def _chunks(self) -> dict[str, list[tuple[np.ndarray, np.ndarray | None]]]:

@@ -1,6 +1,6 @@
 """Text to token ids: windows over long contexts, sentences, pairs and choices, as Arrow files."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mtdnn.config.layout import FEATURES, MANIFEST
-from mtdnn.config.settings import FeatureSettings
+from mtdnn.config.settings import Family, FeatureSettings
 from mtdnn.data.encoder_types import positions_of
-from mtdnn.data.features import ROWS_AT_A_TIME, SCHEMAS, SPLITS, check_files
+from mtdnn.data.features import NO_TAG, ROWS_AT_A_TIME, SCHEMAS, SPLITS, check_files
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_product, replacing, sha256, write_json
+from mtdnn.machine.progress import say
 
 Rows = dict[str, list[Any]]
 """Rows of a corpus as columns, with their number in the corpus file as `row`."""
@@ -27,7 +28,7 @@ Columns = dict[str, Any]
 
 
 def prepare(
-    family: str, settings: FeatureSettings, encoder: Path, corpus: Path, output: Path
+    family: Family, settings: FeatureSettings, encoder: Path, corpus: Path, output: Path
 ) -> None:
     """Tokenise every split of a corpus with an encoder's tokenizer.
 
@@ -56,7 +57,7 @@ def prepare(
             f"of {encoder}; lower it"
         )
     tokenizer = Tokenizer(encoder)
-    counts = {}
+    counts: dict[str, dict[str, Any]] = {}
     with replacing(output) as draft:
         draft.mkdir()
         for split in SPLITS:
@@ -67,6 +68,7 @@ def prepare(
                     **tokenise(family, settings, tokenizer, portions(source), target, vocabulary),
                     "sha256": sha256(target),
                 }
+                _report_cut(source, settings, counts[split])
         write_json(
             draft / FEATURES,
             {
@@ -79,8 +81,17 @@ def prepare(
         )
 
 
+def _report_cut(source: Path, settings: FeatureSettings, counts: dict[str, Any]) -> None:
+    if cut := counts.get("cut"):
+        say(
+            f"features: {cut} of the {counts['sequences']} sentences of {source} are cut to "
+            f"max_length, {settings.max_length} tokens; the words beyond it are predicted to be "
+            "outside of any entity"
+        )
+
+
 def tokenise(
-    family: str,
+    family: Family,
     settings: FeatureSettings,
     tokenizer: "Tokenizer",
     rows: Iterable[Rows],
@@ -98,18 +109,14 @@ def tokenise(
         vocabulary: number of the encoder's embeddings; None if it is not known.
 
     Returns:
-        The numbers of `sequences` and of `tokens`.
+        The numbers of `sequences` and of `tokens`; for token classification also the number of
+        sequences that were `cut` to the maximum length.
 
     Raises:
         MtdnnError: the settings leave no tokens of a window for the context, or a token has no
             embedding.
     """
-    encode = {
-        "question_answering": _windows,
-        "multiple_choice": _choices,
-        "sequence_classification": _sentences,
-    }[family]
-    batches = (encode(portion, tokenizer, settings) for portion in rows)
+    batches = (ENCODE[family](portion, tokenizer, settings) for portion in rows)
     try:
         return _write(target, SCHEMAS[family], batches, vocabulary)
     except OverflowError:
@@ -495,6 +502,61 @@ def _sentences(rows: Rows, tokenizer: Tokenizer, settings: FeatureSettings) -> C
     return _classified(encoded, rows["row"], rows["label"])
 
 
+def _words(rows: Rows, tokenizer: Tokenizer, settings: FeatureSettings) -> Columns:
+    """Return [CLS] words [SEP] for every row, with tag and number of the word at its first token.
+
+    The words are tokenised together, joined by spaces, as the encoder has seen text; offsets tell
+    which token is the first with a character of a word. Some words may have none: those beyond
+    the maximum length, and characters that the tokenizer removes.
+    """
+    encodings = tokenizer.pairs([" ".join(w) for w in rows["tokens"]], None, settings.max_length)
+    encodings = encodings.encodings
+    sizes = [len(encoding) for encoding in encodings]
+    first, word = _first_tokens(rows["tokens"], encodings)
+    tags = np.full(sum(sizes), NO_TAG, np.int16)
+    tags[first] = np.fromiter(chain(*rows["tags"]), np.int16)[word]
+    words = np.array([len(each) for each in rows["tokens"]])
+    number = np.full(sum(sizes), -1, np.int32)
+    number[first] = word - np.repeat(np.cumsum(words) - words, words)[word]
+    ends = pa.array(np.cumsum([0, *sizes]), pa.int32())
+    return {
+        "example": rows["row"],
+        "input_ids": [encoding.ids for encoding in encodings],
+        "token_type_ids": [encoding.type_ids for encoding in encodings],
+        "tags": pa.ListArray.from_arrays(ends, pa.array(tags)),
+        "word": pa.ListArray.from_arrays(ends, pa.array(number)),
+        "cut": [bool(encoding.overflowing) for encoding in encodings],
+    }
+
+
+def _first_tokens(
+    sentences: list[list[str]], encodings: list[Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first token of each word that has one, and the words' numbers.
+
+    Both are counted through all sentences. A token belongs to the word that has its last character,
+    since some tokenizers count the space before a word as its first.
+    """
+    # One search for all sentences: each has a stretch of the number line to itself.
+    stretch = np.int64(1) << 32
+    sizes = np.array([len(word) for words in sentences for word in words], np.int64)
+    counts = np.array([len(words) for words in sentences])
+    spaced = sizes + 1
+    before = np.cumsum(spaced) - spaced
+    begins = before - np.repeat(before[np.cumsum(counts) - counts], counts)
+    begins += np.repeat(np.arange(len(sentences)), counts) * stretch
+    offsets = np.array([pair for e in encodings for pair in e.offsets], np.int64).reshape(-1, 2)
+    last = (
+        offsets[:, 1] - 1 + np.repeat(range(len(encodings)), [len(e) for e in encodings]) * stretch
+    )
+    word = np.searchsorted(begins, last, side="right") - 1
+    special = np.fromiter(chain(*(e.special_tokens_mask for e in encodings)), bool)
+    inside = ~special & (offsets[:, 1] > offsets[:, 0]) & (last < begins[word] + sizes[word])
+    tokens = np.flatnonzero(inside)
+    numbers, places = np.unique(word[tokens], return_index=True)
+    return tokens[places], numbers
+
+
 def _classified(encoded: Any, example: Iterable[int], label: Iterable[int]) -> Columns:
     return {
         "example": example,
@@ -514,15 +576,25 @@ def portions(source: Path) -> Iterator[Rows]:
         yield rows
 
 
+ENCODE: dict[Family, Callable[[Rows, Tokenizer, FeatureSettings], Columns]] = {
+    "question_answering": _windows,
+    "multiple_choice": _choices,
+    "sequence_classification": _sentences,
+    "regression": _sentences,
+    "token_classification": _words,
+}
+"""For each family, the function that turns rows into the columns of a feature file."""
+
+
 def _write(
     target: Path, schema: pa.Schema, batches: Iterable[Columns], vocabulary: int | None
 ) -> dict[str, int]:
-    """Write features in portions; return the numbers of sequences and tokens.
+    """Write features in portions; return the numbers of sequences and tokens, and of cut ones.
 
     Raises:
         OverflowError: a token's id is not below `vocabulary`.
     """
-    sequences = tokens = 0
+    sequences = tokens = cut = 0
     with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for columns in batches:
             try:
@@ -536,7 +608,8 @@ def _write(
             if vocabulary is not None and len(ids) and ids.max() >= vocabulary:
                 raise OverflowError
             tokens += len(ids)
-    return {"sequences": sequences, "tokens": tokens}
+            cut += sum(columns.get("cut", ()))
+    return {"sequences": sequences, "tokens": tokens, **({"cut": cut} if cut else {})}
 
 
 def _array(column: Any, kind: pa.DataType) -> pa.Array:

@@ -30,7 +30,7 @@ PREDICTIONS = pa.schema(
 
 `row` is the item's row in the corpus file. `label` and `prediction` are numbers of classes or
 choices, or real numbers; an item of token classification has `tags` and `predicted_tags` instead,
-one for each tagged token.
+one for each word.
 """
 
 MAX_SEEN_SHARE = 0.05

@@ -1,7 +1,8 @@
 """Predict with a run's model: answers to questions, and labels of all other items."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,16 +11,17 @@ import torch
 
 from mtdnn.config.dependencies import code_of
 from mtdnn.config.layout import Layout, RunFolder, outdated_by
-from mtdnn.config.settings import RunSettings
+from mtdnn.config.settings import Family, RunSettings
 from mtdnn.data.features import ROWS_AT_A_TIME, Features, Sequences, check_files, check_unchanged
 from mtdnn.evaluation import items
 from mtdnn.evaluation.decoding import PREDICTIONS, Answers, Decoder, SpanLogits, predictions_table
-from mtdnn.machine.files import digest, read_product
+from mtdnn.evaluation.entities import OUTSIDE
+from mtdnn.machine.files import digest, read_columns, read_product
 from mtdnn.machine.progress import Progress
 from mtdnn.machine.staging import publishing
 from mtdnn.model.batches import pack
 from mtdnn.model.device import use_device
-from mtdnn.model.heads import ChoiceHead, LabelHead
+from mtdnn.model.heads import Head
 from mtdnn.model.multitask import MultiTaskModel
 from mtdnn.model.saving import load
 
@@ -99,18 +101,20 @@ def _predict(
         family, head = run.settings_of(name).family, run.head_of(name)
         folder = layout.features(run.encoder_name, run.features_variant, name)
         for split in run.splits_of(name):
-            path = folder / f"{split}.arrow"
+            path, rows = folder / f"{split}.arrow", layout.corpus(name) / f"{split}.parquet"
             if split == "held_out" and not path.exists():
                 continue  # only a corpus with held-out titles has it
             features = Features(path, family)
-            if family != "question_answering":
-                labels.append(_named(name, split, classify(model, head, features, run, device)))
+            if family == "question_answering":
+                questions = pq.read_metadata(rows).num_rows
+                best = answer(model, head, features, questions, run, device)
+                for table in _answers(name, split, rows, best):
+                    writer.write_table(table)
                 continue
-            rows = layout.corpus(name) / f"{split}.parquet"
-            questions = pq.read_metadata(rows).num_rows
-            best = answer(model, head, features, questions, run, device)
-            for table in _answers(name, split, rows, best):
-                writer.write_table(table)
+            predicted = classify(model, head, features, run, device)
+            if family == "token_classification":
+                predicted = of_all_words(predicted, rows, run.settings_of(name).labels)
+            labels.append(_named(name, split, predicted))
     return labels
 
 
@@ -178,7 +182,7 @@ def answer(
 def classify(
     model: MultiTaskModel, head: str, features: Features, run: RunSettings, device: torch.device
 ) -> pa.Table:
-    """Predict the label of every item.
+    """Predict the label of every item of a corpus that has no questions.
 
     Args:
         model: the model, on `device` and in evaluation mode.
@@ -188,21 +192,80 @@ def classify(
         device: where the model computes.
 
     Returns:
-        One row per item, in the corpus's order: `row`, gold `label`, `prediction`.
+        One row per item, in the corpus's order: `row`, gold `label` and `prediction`; or, for
+        token classification, `row`, the numbers of the `words` that have a token, and their
+        `predicted_tags`.
     """
-    layer, tables = model.heads[head], []
-    assert isinstance(layer, ChoiceHead | LabelHead), f"{head} has no labels"
+    decide, tables = DECIDE[features.family], []
     batches = batches_by_length(features, TOKENS_PER_BATCH[device.type])
     for sequences, logits in outputs(model, head, features, run, device, batches):
-        first = sequences.items[:-1]
-        scores = layer.scores(torch.from_numpy(logits), pack(sequences, features.family))
-        columns = {
-            "row": sequences.columns["example"][first],
-            "label": sequences.columns["label"][first],
-            "prediction": scores.argmax(dim=1).numpy(),
-        }
-        tables.append(pa.table(columns))
+        rows = sequences.columns["example"][sequences.items[:-1]]
+        decided = decide(model.head(head), sequences, torch.from_numpy(logits), features.family)
+        tables.append(pa.table({"row": rows, **decided}))
     return pa.concat_tables(tables).sort_by("row")
+
+
+def _largest(
+    head: Head, sequences: Sequences, logits: torch.Tensor, family: Family
+) -> dict[str, Any]:
+    """Decide for the choice or class with the largest score."""
+    scores = head.scores(logits, pack(sequences, family))
+    labels = sequences.columns["label"][sequences.items[:-1]]
+    return {"label": labels, "prediction": scores.argmax(dim=1).numpy()}
+
+
+def _given(
+    head: Head, sequences: Sequences, logits: torch.Tensor, family: Family
+) -> dict[str, Any]:
+    """Take the logit as the predicted score."""
+    scores = head.scores(logits, pack(sequences, family))
+    return {"label": sequences.columns["label"], "prediction": scores[:, 0].numpy()}
+
+
+def _tags(head: Head, sequences: Sequences, logits: torch.Tensor, family: Family) -> dict[str, Any]:
+    """Decide at the first token of each word for the tag with the largest logit."""
+    word = sequences.columns["word"]
+    first = np.flatnonzero(word >= 0)
+    ends = np.searchsorted(first, np.concatenate([[0], np.cumsum(sequences.lengths)]))
+    tags = logits.argmax(dim=1).numpy()[first]
+    return {
+        name: pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(values))
+        for name, values in (("words", word[first]), ("predicted_tags", tags))
+    }
+
+
+DECIDE: dict[Family, Callable[[Head, Sequences, torch.Tensor, Family], dict[str, Any]]] = {
+    "multiple_choice": _largest,
+    "sequence_classification": _largest,
+    "regression": _given,
+    "token_classification": _tags,
+}
+"""How the items of each family but question answering get their predictions."""
+
+
+def of_all_words(predicted: pa.Table, rows: Path, labels: list[str]) -> pa.Table:
+    """Return predicted tags with gold tags, for every word of the corpus.
+
+    A word that the encoder did not see, because it is beyond the maximum length or the tokenizer
+    removes its characters, is predicted to be outside of any entity: `O`, or the first tag where
+    there is no `O`.
+
+    Args:
+        predicted: `row`, `words` and `predicted_tags` of each sentence, in the corpus's order.
+        rows: the corpus's file.
+        labels: names of the tags.
+    """
+    unseen = labels.index(OUTSIDE) if OUTSIDE in labels else 0
+    gold = read_columns(rows, ["tags"])["tags"].to_pylist()
+    tags = [gold[row] for row in predicted["row"].to_pylist()]
+    guesses = []
+    sides = (predicted[name].to_pylist() for name in ("words", "predicted_tags"))
+    for sentence, words, found in zip(tags, *sides, strict=True):
+        guess = [unseen] * len(sentence)
+        for word, tag in zip(words, found, strict=True):
+            guess[word] = tag
+        guesses.append(guess)
+    return pa.table({"row": predicted["row"], "tags": tags, "predicted_tags": guesses})
 
 
 @torch.inference_mode()
@@ -228,7 +291,7 @@ def outputs(
 
     Yields:
         The sequences of a batch, and their logits in fp32: (tokens, 2) for question answering,
-        (sequences, outputs of the head) for other families.
+        (tokens, tags) for token classification, (sequences, outputs of the head) for others.
     """
     ahead: tuple[Sequences, torch.Tensor] | None = None
     with Progress(f"evaluate {corpus}", len(features), "items") as progress:

@@ -8,13 +8,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from mtdnn.data.features import Features, Sequences
+from mtdnn.config.settings import Family
+from mtdnn.data.features import NO_TAG, Features, Sequences
 
-TARGETS = {
+TARGETS: dict[Family, tuple[str, ...]] = {
     "question_answering": ("start", "end"),
     "multiple_choice": ("label",),
     "sequence_classification": ("label",),
+    "regression": ("label",),
+    "token_classification": ("tags",),
 }
+"""Columns of a feature file that are the targets of a batch, by family."""
+
+_TAGS = "tags"  # the target with a value for each token; the others have one for each sequence
 
 # Flash attention works on blocks of this size, so smaller rows would save nothing.
 BLOCK_TOKENS = 128
@@ -44,7 +50,8 @@ class PackedBatch:
         lengths: tokens of each sequence, S numbers on the host.
         items: (N + 1,) int64, the first sequence of each item and S, on the host.
         targets: name to (S,) int64: `start` and `end` as positions in their sequence, or
-            `label` (repeated on every sequence of an item).
+            `label` (repeated on every sequence of an item; fp32 in regression); or `tags`, (T,)
+            int64, `NO_TAG` where a token has none.
         tail: number of tokens in the tail.
         longest: width of the rows that `pad` makes, in tokens; without a tail the length of the
             longest sequence.
@@ -92,7 +99,10 @@ class PackedBatch:
             position_ids=self.position_ids[start:stop],
             lengths=self.lengths[a:b],
             items=self.items[first : last + 1] - a,
-            targets={name: target[a:b] for name, target in self.targets.items()},
+            targets={
+                name: target[start:stop] if name == _TAGS else target[a:b]
+                for name, target in self.targets.items()
+            },
         )
 
     def with_tail(self) -> "PackedBatch":
@@ -109,6 +119,12 @@ class PackedBatch:
             input_ids=torch.cat([self.input_ids, padding]),
             token_type_ids=torch.cat([self.token_type_ids, padding]),
             position_ids=torch.cat([self.position_ids, torch.arange(tail)]),
+            targets={
+                name: torch.cat([target, target.new_full((tail,), NO_TAG)])
+                if name == _TAGS
+                else target
+                for name, target in self.targets.items()
+            },
             tail=tail,
             longest=-(-self.longest // BLOCK_TOKENS) * BLOCK_TOKENS,
         )
@@ -123,6 +139,12 @@ class PackedBatch:
     def tokens(self) -> int:
         """Number of tokens T, with the tail."""
         return len(self.input_ids)
+
+    @property
+    def terms(self) -> int:
+        """Number of terms of its mean loss: items, or tagged tokens; cheap on the host only."""
+        tags = self.targets.get(_TAGS)
+        return len(self.items) - 1 if tags is None else int((tags != NO_TAG).sum())
 
     @property
     def largest_item(self) -> int:
@@ -260,7 +282,7 @@ def tail_unit(tokens: int) -> int:
     return min(BLOCK_TOKENS, 1 << max(0, (3 * tokens // 100).bit_length() - 1))
 
 
-def pack(sequences: Sequences, family: str) -> PackedBatch:
+def pack(sequences: Sequences, family: Family) -> PackedBatch:
     """Return the batch of the given sequences of one task family."""
     columns, lengths = sequences.columns, sequences.lengths
     starts = np.cumsum(lengths) - lengths
@@ -271,8 +293,13 @@ def pack(sequences: Sequences, family: str) -> PackedBatch:
         position_ids=torch.from_numpy(positions),
         lengths=tuple(lengths.tolist()),
         items=sequences.items,
-        targets={n: torch.from_numpy(columns[n].astype(np.int64)) for n in TARGETS[family]},
+        targets={name: _target(columns[name]) for name in TARGETS[family]},
     )
+
+
+def _target(column: np.ndarray) -> torch.Tensor:
+    """Return a column as losses need it: whole numbers as int64, scores as fp32."""
+    return torch.from_numpy(column.astype(np.float32 if column.dtype.kind == "f" else np.int64))
 
 
 def batch_of(features: Features, items: np.ndarray) -> PackedBatch:

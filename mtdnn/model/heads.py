@@ -4,9 +4,10 @@ from typing import ClassVar
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, mse_loss
 
 from mtdnn.config.settings import CorpusSettings, Family, TrainingSettings
+from mtdnn.data.features import NO_TAG
 from mtdnn.model.batches import PackedBatch
 from mtdnn.model.layers import Dropout
 
@@ -42,7 +43,7 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return fp32 logits, (S, outputs) or (T, 2), of inputs of size `hidden`."""
+        """Return fp32 logits, (S, outputs) or (T, outputs), of inputs of size `hidden`."""
         # In fp32 whatever the precision of the encoder: logits rounded to bf16 would tie.
         with torch.autocast(inputs.device.type, enabled=False):
             logits: torch.Tensor = self.linear(self.dropout(inputs.float()))
@@ -118,10 +119,51 @@ class LabelHead(Head):
         return cross_entropy(logits, batch.targets["label"])
 
 
+class ScoreHead(Head):
+    """A score on the scale of the corpus, as it is given."""
+
+    @staticmethod
+    def outputs(corpus: CorpusSettings) -> int:
+        return 1
+
+    def scores(self, logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        """Return the logits, (S, 1), unchanged: every sequence is an item."""
+        return logits
+
+    def loss(self, logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        """Return the squared error of the score, the mean over sentences or pairs."""
+        return mse_loss(logits[:, 0], batch.targets["label"])
+
+
+class TagHead(Head):
+    """A logit for each tag, at every token."""
+
+    pooled = False
+
+    @staticmethod
+    def outputs(corpus: CorpusSettings) -> int:
+        return len(corpus.labels)
+
+    def loss(self, logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        """Return the cross-entropy of the tags, the mean over the words of the batch.
+
+        A word counts at its first token, as in BERT's named entity recognition.
+
+        Args:
+            logits: (T, tags) fp32.
+        """
+        tags = batch.targets["tags"]
+        total = cross_entropy(logits, tags, ignore_index=NO_TAG, reduction="sum")
+        # A part of a batch may have no word that the tokenizer keeps.
+        return total / (tags != NO_TAG).sum().clamp(min=1)
+
+
 HEADS: dict[Family, type[Head]] = {
     "question_answering": SpanHead,
     "multiple_choice": ChoiceHead,
     "sequence_classification": LabelHead,
+    "regression": ScoreHead,
+    "token_classification": TagHead,
 }
 
 

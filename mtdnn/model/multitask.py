@@ -92,7 +92,7 @@ class MultiTaskModel(nn.Module):
         return (counts - counts[first] + counted[first]) * counted + padding
 
     def forward(self, corpus: str, batch: PackedBatch) -> torch.Tensor:
-        """Return the logits of a batch of `corpus`, fp32: (T, 2) for spans, else (S, outputs)."""
+        """Return the logits of a batch of `corpus`, fp32: (S, outputs), or (T, outputs)."""
         head = self.head(corpus)
         hidden = self.encode(batch)
         logits: torch.Tensor = head(self.pool(hidden, batch) if head.pooled else hidden)

@@ -15,6 +15,7 @@ from mtdnn.data.architectures import read_config
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_json, replacing, save_tensors, sha256
 from mtdnn.machine.progress import say
+from mtdnn.model.heads import HEADS
 from mtdnn.model.multitask import MultiTaskModel
 from mtdnn.model.plain import UNUSED, PlainModel, as_plain, places
 from mtdnn.model.pretrained import empty_encoder
@@ -175,11 +176,12 @@ def export(run_dir: Path, run: RunSettings, corpus: str, output: Path) -> None:
         raise MtdnnError(
             f"{run_dir}: was not trained on {corpus!r} but on {', '.join(run.corpora)}"
         )
-    settings = run.corpora[corpus]
-    if settings.family != "question_answering" and run.encoder.pooling != "first":
+    pooled = HEADS[run.corpora[corpus].family].pooled
+    if pooled and run.encoder.pooling != "first":
         raise MtdnnError(
             f"{run_dir}: {corpus} was trained with pooling: {run.encoder.pooling}, which the "
-            "classes of transformers do not have; only question answering can be exported"
+            "classes of transformers do not have; only question answering and token "
+            "classification can be exported"
         )
     source = RunFolder(run_dir).model
     config = read_config(source)

@@ -233,15 +233,14 @@ def cuda_recorder() -> Recorder:
 
 
 def parts_of(batch: PackedBatch, count: int) -> list[tuple[PackedBatch, float]]:
-    """Cut a batch into at most `count` parts of whole items, each with its share of the items."""
+    """Cut a batch into at most `count` parts of whole items, each with its share of the loss."""
     if count == 1:
         return [(batch, 1.0)]
     items = len(batch.items) - 1
     bounds = np.unique(np.linspace(0, items, min(count, items) + 1).round().astype(int))
-    return [
-        (batch.slice(first, last), (last - first) / items)
-        for first, last in pairwise(bounds.tolist())
-    ]
+    parts = [batch.slice(first, last) for first, last in pairwise(bounds.tolist())]
+    terms = max(batch.terms, 1)
+    return [(part, part.terms / terms) for part in parts]
 
 
 def precision(settings: TrainingSettings, device: torch.device) -> torch.autocast:

@@ -51,7 +51,8 @@ class Team:
         if self.size == 1:
             return rows, 1.0
         mine = cut(tokens_of(features, rows), self.size)[self.rank]
-        return rows[mine or [0]], self.size * len(mine) / len(rows)
+        terms = features.terms(rows)
+        return rows[mine or [0]], float(self.size * terms[mine].sum() / max(terms.sum(), 1))
 
     def share(self, model: MultiTaskModel) -> None:
         """Make `loss` and `backward` work on a model that is the same in every process."""

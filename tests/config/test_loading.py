@@ -314,13 +314,26 @@ def phased(*phases: dict, weight: float = 0.8, **schedule: object) -> dict:
             "corpora.squad.source.splits: dev is missing",
         ),
         (
-            {"corpora__squad__source": {**FILES, "format": "csv"}},
-            "corpora.squad.source.format: question_answering is read from squad, not from csv",
+            {"corpora__squad__source": {**FILES, "format": "conll"}},
+            "corpora.squad.source.format: question_answering is read from squad, csv, tsv, jsonl "
+            "or json, not from conll",
         ),
         (
             {"corpora__cola__source": {**FILES, "format": "squad"}},
-            "corpora.cola.source.format: sequence_classification is read from csv, tsv or jsonl, "
-            "not from squad",
+            "corpora.cola.source.format: sequence_classification is read from csv, tsv, jsonl "
+            "or json, not from squad",
+        ),
+        (
+            {"corpora__cola__source": {**FILES, "format": "csv", "split_column": "fold"}},
+            "corpora.cola.source: split_column: needs `files`, the files that hold all splits",
+        ),
+        (
+            {"corpora__cola__source": {**FILES, "format": "csv", "files": ["all.csv"]}},
+            "corpora.cola.source: files: needs split_column, the column that names a row's split",
+        ),
+        (
+            {"corpora__cola__fractions": {"dev": 0.1}},
+            "corpora.cola.fractions: dev is a split of the source already",
         ),
         (
             {"corpora__cola__source": {**FILES, "format": "csv", "columns": {"sentence": "text"}}},

@@ -62,11 +62,16 @@ def test_the_target_is_the_question_answering_corpus():
     [
         ({"labels": ["a"]}, "needs at least two"),
         ({"labels": ["a", "a"]}, "each may occur only once"),
-        ({"family": "multiple_choice"}, "only for sequence_classification"),
-        ({"held_out_titles": ["A"]}, "only for question_answering"),
+        ({"family": "question_answering"}, "labels: question_answering has none"),
+        ({"family": "regression"}, "labels: regression has none"),
+        ({"family": "token_classification", "labels": []}, "needs at least two"),
+        ({"held_out_titles": ["A"]}, "held_out_titles: only for question_answering"),
+        ({"no_answer": "-"}, "no_answer: only for question_answering"),
+        ({"drop_mismatches": True}, "drop_mismatches: only for question_answering"),
+        ({"fractions": {"dev": 0.5, "test": 0.5}}, "fractions: leave no row for train"),
     ],
 )
-def test_labels_and_held_out_titles_fit_the_family(changes, message):
+def test_settings_of_a_corpus_fit_its_family(changes, message):
     mapping = small()["corpora"]["cola"]
     with pytest.raises(ValidationError, match=message):
         CorpusSettings.model_validate({**mapping, **changes})

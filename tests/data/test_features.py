@@ -13,7 +13,9 @@ from mtdnn.errors import MtdnnError
 from tests.support.tiny import (
     make_encoder,
     make_run_folder,
+    ner_rows,
     squad_rows,
+    stsb_rows,
     swag_rows,
     write_corpus,
 )
@@ -26,10 +28,18 @@ def encoder(tmp_path_factory):
     return make_encoder(tmp_path_factory.mktemp("encoder"))
 
 
-@pytest.fixture(params=["question_answering", "multiple_choice"])
+MAKE = {
+    "question_answering": squad_rows,
+    "multiple_choice": swag_rows,
+    "regression": stsb_rows,
+    "token_classification": ner_rows,
+}
+
+
+@pytest.fixture(params=MAKE)
 def features(request, encoder, tmp_path, monkeypatch):
     """Features of 23 rows in chunks of four."""
-    make = {"question_answering": squad_rows, "multiple_choice": swag_rows}[request.param]
+    make = MAKE[request.param]
     corpus = write_corpus(tmp_path / "corpus", request.param, train=make(23, random.Random(3)))
     monkeypatch.setattr("mtdnn.data.tokenising.ROWS_AT_A_TIME", 4)
     prepare(request.param, RULE, encoder, corpus, tmp_path / "out")
@@ -68,7 +78,7 @@ def test_items_are_picked_across_chunks_in_the_given_order(features):
 
 
 def test_only_the_given_columns_are_read(features):
-    name = "label" if features.family == "multiple_choice" else "end"
+    name = features.table.column_names[-1]
     assert features.pick([0], (name,)).columns.keys() == {name}
 
 

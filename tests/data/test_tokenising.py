@@ -18,7 +18,7 @@ from transformers import AutoModel, PreTrainedTokenizerFast
 from mtdnn.config.settings import FeatureSettings
 from mtdnn.data.corpora.publishers import squad
 from mtdnn.data.encoder_types import positions_of
-from mtdnn.data.features import Features
+from mtdnn.data.features import NO_TAG, Features
 from mtdnn.data.tokenising import Tokenizer, prepare, tokenise, window_starts
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import sha256
@@ -369,6 +369,75 @@ def test_choices_are_the_tokenizers_own(kinds, folder, rows):
             assert row["input_ids"] == own["input_ids"]
             assert row["token_type_ids"] == own["token_type_ids"]
             assert (row["example"], row["label"]) == (number + 7, label)
+
+
+WORD = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Z", "C"]), min_size=1, max_size=6
+).filter(str.strip)
+
+
+@pytest.mark.parametrize("kind", ["uncased", "cased", "bytes"])
+@given(sentences=st.lists(st.lists(WORD, min_size=1, max_size=8), min_size=1, max_size=4))
+@example(sentences=[["un\u0301ing", "\u00a8", "house"], ["a", "b"]])
+@example(sentences=[["\ufe0f", "red"]])  # a character that tokenizers may remove
+@settings(max_examples=40)
+def test_a_tag_is_at_the_first_token_of_its_word(kinds, folder, kind, sentences):
+    rows = {
+        "row": list(range(len(sentences))),
+        "tokens": sentences,
+        "tags": [[n % 3 for n in range(len(words))] for words in sentences],
+    }
+    target, rule = folder / "words.arrow", FeatureSettings(max_length=32)
+    counts = tokenise("token_classification", rule, kinds[kind], [rows], target)
+    table = Features(target, "token_classification").table.to_pylist()
+    cut = 0
+    for number, (words, row) in enumerate(zip(sentences, table, strict=True)):
+        text = " ".join(words)
+        own = kinds[kind].call(text, return_offsets_mapping=True, return_token_type_ids=True)
+        cut += len(own["input_ids"]) > 32
+        last = own["input_ids"][-1]
+        assert row["input_ids"] == [*own["input_ids"][:31], last][: len(own["input_ids"])]
+        assert row["token_type_ids"] == own["token_type_ids"][:32]
+        # One by one, from the definition: each word's first token with one of its characters.
+        expected, start = {}, 0
+        for place, word in enumerate(words):
+            for token, (a, b) in enumerate(own["offset_mapping"][: len(row["input_ids"]) - 1]):
+                if token and a < b and start < b <= start + len(word):
+                    expected[token] = place
+                    break
+            start += len(word) + 1
+        found = {token: place for token, place in enumerate(row["word"]) if place >= 0}
+        assert found == expected
+        assert row["tags"] == [
+            expected[token] % 3 if token in expected else NO_TAG
+            for token in range(len(row["tags"]))
+        ]
+        assert row["example"] == number
+    assert counts.get("cut", 0) == cut
+
+
+def test_words_are_the_tokenizers_own_split_ones(kinds, folder):
+    """As Hugging Face's token classification does it, with `is_split_into_words`."""
+    words = ["housing", "stands", "U.S.", "near", "ünder", "red"]
+    rows = {"row": [0], "tokens": [words], "tags": [[0, 1, 2, 0, 1, 2]]}
+    target = folder / "split.arrow"
+    tokenise("token_classification", FeatureSettings(), kinds["uncased"], [rows], target)
+    (row,) = Features(target, "token_classification").table.to_pylist()
+    own = kinds["uncased"].call(words, is_split_into_words=True)
+    assert row["input_ids"] == own["input_ids"]
+    numbers = own.word_ids()
+    firsts = [n for n, word in enumerate(numbers) if word is not None and word != numbers[n - 1]]
+    assert [place for place, tag in enumerate(row["tags"]) if tag != NO_TAG] == firsts
+
+
+def test_a_cut_sentence_is_counted_and_said(encoder, tmp_path, capsys):
+    long = {"id": "a", "tokens": ["house"] * 40, "tags": [1] * 40}
+    short = {"id": "b", "tokens": ["house"], "tags": [1]}
+    corpus = write_corpus(tmp_path / "corpus", "token_classification", train=[long, short])
+    prepare("token_classification", RULE, encoder, corpus, tmp_path / "out")
+    counts = json.loads((tmp_path / "out" / "features.json").read_text())["splits"]["train"]
+    assert (counts["sequences"], counts["cut"]) == (2, 1)
+    assert "1 of the 2 sentences" in capsys.readouterr().err
 
 
 # --- files -----------------------------------------------------------------------------------

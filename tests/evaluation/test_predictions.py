@@ -1,20 +1,28 @@
 """Predictions do not depend on the batches, and belong to the right rows."""
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from mtdnn.config.layout import Layout
 from mtdnn.data.features import Features
 from mtdnn.evaluation import items, predictions
 from mtdnn.evaluation.decoding import predictions_table
-from mtdnn.evaluation.predictions import answer, batches_by_length, classify, evaluate
+from mtdnn.evaluation.predictions import (
+    answer,
+    batches_by_length,
+    classify,
+    evaluate,
+    of_all_words,
+)
 from mtdnn.model.batches import batch_of
 from mtdnn.model.saving import save
 from mtdnn.training.loop import train
 from tests.support.packed import Prepared, changed
-from tests.support.tiny import FAMILIES, make_run_folder
+from tests.support.tiny import FAMILIES, make_run_folder, write_corpus
 
 CPU = torch.device("cpu")
 AUXILIARY = [name for name, family in FAMILIES.items() if family != "question_answering"]
@@ -33,6 +41,7 @@ def prepared(tmp_path_factory):
         )
         for name in FAMILIES
     }
+    prepared.tokenizer = AutoTokenizer.from_pretrained(prepared.encoder)
     prepared.trained = model = changed(prepared)
     with torch.no_grad():
         for name, head in model.heads.items():
@@ -76,7 +85,7 @@ def test_answers_do_not_depend_on_batches(prepared, monkeypatch):
         np.testing.assert_allclose(other.null_score, outcomes[0].null_score, atol=1e-4)
 
 
-@pytest.mark.parametrize("corpus", AUXILIARY)
+@pytest.mark.parametrize("corpus", ["swag", "cola", "mnli"])
 def test_labels_do_not_depend_on_batches(prepared, monkeypatch, corpus):
     tables = []
     for tokens in (1, 100, 4096):
@@ -93,6 +102,42 @@ def test_labels_do_not_depend_on_batches(prepared, monkeypatch, corpus):
         batch = batch_of(prepared.dev[corpus], [row["row"]])
         logits = prepared.trained(corpus, batch)
         assert logits.flatten().argmax().item() == row["prediction"]
+
+
+def test_scores_are_the_logits_of_each_item_alone(prepared, monkeypatch):
+    batched(monkeypatch, 100)
+    table = classify(prepared.trained, "stsb", prepared.dev["stsb"], prepared.run, CPU).to_pylist()
+    rows = pq.read_table(prepared.layout.corpus("stsb") / "dev.parquet").to_pylist()
+    assert [(row["row"], row["label"]) for row in table] == [
+        (number, row["label"]) for number, row in enumerate(rows)
+    ]
+    for row in table:
+        logits = prepared.trained("stsb", batch_of(prepared.dev["stsb"], [row["row"]]))
+        assert row["prediction"] == pytest.approx(logits.item(), abs=1e-4)
+
+
+def test_tags_are_those_of_the_first_token_of_each_word(prepared, monkeypatch):
+    batched(monkeypatch, 100)
+    table = classify(prepared.trained, "ner", prepared.dev["ner"], prepared.run, CPU).to_pylist()
+    rows = pq.read_table(prepared.layout.corpus("ner") / "dev.parquet").to_pylist()
+    assert [row["row"] for row in table] == list(range(12))
+    for row in table:
+        words = rows[row["row"]]["tokens"]
+        assert row["words"] == list(range(len(words)))
+        logits = prepared.trained("ner", batch_of(prepared.dev["ner"], [row["row"]]))
+        pieces = [len(prepared.tokenizer.tokenize(word)) for word in words]
+        firsts = 1 + np.cumsum(pieces) - pieces
+        assert row["predicted_tags"] == logits.argmax(dim=1)[firsts].tolist()
+    assert len({tag for row in table for tag in row["predicted_tags"]}) > 1
+
+
+def test_unseen_words_are_outside_of_any_entity(tmp_path):
+    gold = [{"id": "a", "tokens": ["x"] * 4, "tags": [1, 1, 2, 2]}]
+    corpus = write_corpus(tmp_path, "token_classification", dev=gold)
+    predicted = pa.table({"row": [0], "words": [[0, 2]], "predicted_tags": [[1, 2]]})
+    for labels, unseen in ((["B-a", "O", "I-a"], 1), (["DET", "NOUN", "VERB"], 0)):
+        (row,) = of_all_words(predicted, corpus / "dev.parquet", labels).to_pylist()
+        assert row == {"row": 0, "tags": [1, 1, 2, 2], "predicted_tags": [1, unseen, 2, unseen]}
 
 
 def test_evaluate_writes_answers_and_labels(prepared):

@@ -255,7 +255,7 @@ def _corpus(family: str, kind: str, name: str, labels: list[str]) -> CorpusSetti
 
 def _read(family: str, kind: str, content: bytes) -> None:
     path = _file(f"train.{kind}", content)
-    labels = ["no", "yes"] if family == "sequence_classification" else []
+    labels = ["no", "yes"] if family.endswith("_classification") else []
     splits = read_splits(_corpus(family, kind, path.name, labels), path.parent)
     rows_digest({name: split.rows for name, split in splits.items()})
 
@@ -278,6 +278,22 @@ def csv_file(content: bytes) -> None:
 
 def tsv_file(content: bytes) -> None:
     _read("sequence_classification", "tsv", content)
+
+
+def conll_file(content: bytes) -> None:
+    _read("token_classification", "conll", content)
+
+
+def json_file(content: bytes) -> None:
+    _read("multiple_choice", "json", content)
+
+
+def flat_questions(content: bytes) -> None:
+    _read("question_answering", "jsonl", content)
+
+
+def scores(content: bytes) -> None:
+    _read("regression", "tsv", content)
 
 
 def scorer(content: bytes) -> None:
@@ -343,9 +359,21 @@ _ANSWERS = {"1": "near a river", "2": ""}
 _LOG = b'{"step": 0, "corpus": "q", "loss": 1.5}\n{"step": 1, "corpus": "c", "loss": 0.5}\n'
 _HOLDER = {"process": 1, "host": "a", "machine": "b", "token": "c"}
 
+_CONLL = b"-DOCSTART- O\n\nMirl\tyes\nrains\tno\n\t\nIt yes\n"
+_SCORES = b"sentence1\tsentence2\tlabel\nIt rains.\tIt snows.\t2.5\nIt.\tIt.\t5\n"
+CHOICES = [
+    {"id": 1, "sentence": "A.", "choices": ["x", "y"], "label": 1},
+    {"id": 2, "sentence": "B.", "choices": {"A": "x", "B": "y"}, "label": "B"},
+    {"id": 3, "sentence": "C.", "choices": [{"label": "1", "text": "x"}] * 2, "label": 1},
+]
+ANSWERED = {
+    **{"id": "a", "context": "It rains.", "question": "What?"},
+    **{"answer": ["rains", "It"], "answer_start": ["(3, 8)", 0]},
+}
+
 # By name: the property, its inputs and its share of all cases.
 TARGETS: dict[str, tuple[Callable[[Any], None], st.SearchStrategy, float]] = {
-    "config, changed values": (config_values, changed(EXPERIMENT), 0.24),
+    "config, changed values": (config_values, changed(EXPERIMENT), 0.18),
     "config, spoiled YAML": (config_text, spoiled(_YAML, tricks=TRICKS), 0.06),
     "run config, spoiled YAML": (run_config, spoiled(_RUN, tricks=TRICKS), 0.04),
     "SQuAD, changed values": (squad_file, changed(SQUAD).map(_json), 0.15),
@@ -358,6 +386,10 @@ TARGETS: dict[str, tuple[Callable[[Any], None], st.SearchStrategy, float]] = {
     ),
     "CSV": (csv_file, spoiled(_table(",")) | st.binary(max_size=60), 0.06),
     "TSV": (tsv_file, spoiled(_table("\t")) | st.binary(max_size=60), 0.06),
+    "CoNLL": (conll_file, spoiled(_CONLL) | st.binary(max_size=60), 0.02),
+    "choices": (json_file, changed(CHOICES).map(_json) | spoiled(_json(CHOICES)), 0.02),
+    "answers in columns": (flat_questions, changed(ANSWERED).map(_json), 0.01),
+    "scores": (scores, spoiled(_SCORES) | st.binary(max_size=60), 0.01),
     "lock file": (lock_file, changed(LOCK).map(_json) | spoiled(_json(LOCK)), 0.05),
     "predictions": (scorer, changed(_ANSWERS).map(_json) | spoiled(_json(_ANSWERS)), 0.03),
     "training log": (training_log, spoiled(_LOG), 0.02),

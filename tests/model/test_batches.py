@@ -67,14 +67,22 @@ def test_a_batch_of_features(prepared, corpus):
     features, items = prepared.features[corpus], [5, 0, 3]
     batch = prepared.batch(corpus, items)
     assert set(batch.targets) == set(TARGETS[features.family])
-    assert len(batch.items) == 4 and all(
-        len(t) == len(batch.lengths) for t in batch.targets.values()
-    )
-    assert {t.dtype for t in (batch.input_ids, batch.position_ids, *batch.targets.values())} == {
-        torch.int64
-    }
+    size = batch.tokens if corpus == "ner" else len(batch.lengths)
+    assert len(batch.items) == 4 and all(len(t) == size for t in batch.targets.values())
+    assert batch.input_ids.dtype == batch.position_ids.dtype == torch.int64
+    kind = torch.float32 if corpus == "stsb" else torch.int64
+    assert {target.dtype for target in batch.targets.values()} == {kind}
+    assert batch.terms == features.terms(np.array(items)).sum()
     for place, item in enumerate(items):
         assert fields(batch.slice(place, place + 1)) == fields(prepared.batch(corpus, [item]))
+
+
+@pytest.mark.parametrize("corpus", FAMILIES)
+def test_a_tail_has_no_target(prepared, corpus):
+    batch = prepared.batch(corpus)
+    longer = batch.with_tail()
+    assert fields(longer.slice(0, len(batch.items) - 1)) == fields(batch)
+    assert longer.terms == batch.terms
 
 
 def test_moving_a_batch_changes_only_its_device(prepared):

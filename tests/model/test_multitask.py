@@ -8,6 +8,7 @@ from transformers import (
     BertForMultipleChoice,
     BertForQuestionAnswering,
     BertForSequenceClassification,
+    BertForTokenClassification,
 )
 
 from mtdnn.model.multitask import build
@@ -21,9 +22,15 @@ def reference(model, corpus, encoder):
         "question_answering": (BertForQuestionAnswering, "qa_outputs"),
         "multiple_choice": (BertForMultipleChoice, "classifier"),
         "sequence_classification": (BertForSequenceClassification, "classifier"),
+        "regression": (BertForSequenceClassification, "classifier"),
+        "token_classification": (BertForTokenClassification, "classifier"),
     }[FAMILIES[corpus]]
     outputs = model.heads[corpus].linear.out_features
-    options = {"num_labels": outputs} if kind is BertForSequenceClassification else {}
+    options = (
+        {}
+        if FAMILIES[corpus] in ("question_answering", "multiple_choice")
+        else {"num_labels": outputs}
+    )
     plain = kind.from_pretrained(
         encoder, hidden_dropout_prob=0, attention_probs_dropout_prob=0, **options
     )
@@ -43,7 +50,10 @@ def reference_loss(plain, corpus, batch):
             for i, inputs in enumerate(sequences_of(batch))
         ]
         return torch.stack(losses).mean()
-    inputs, labels = padded_inputs(batch), batch.targets["label"]
+    inputs = padded_inputs(batch)
+    if corpus == "ner":
+        return plain(**inputs, labels=batch.pad(batch.targets["tags"], -100)).loss
+    labels = batch.targets["label"]
     if corpus == "swag":
         inputs = {name: x.view(len(batch.items) - 1, 4, -1) for name, x in inputs.items()}
         labels = labels[batch.items[:-1]]
@@ -76,7 +86,7 @@ def test_loss_and_gradients_equal_hugging_face(bert, corpus, batching):
 
 
 @pytest.mark.parametrize("kind", PACKABLE)
-@pytest.mark.parametrize("corpus", ["squad", "swag", "mnli"])
+@pytest.mark.parametrize("corpus", ["squad", "swag", "mnli", "ner"])
 def test_packed_equals_padded(tmp_path, kind, corpus):
     prepared = Prepared(tmp_path, kind)
     batch, outcomes = prepared.batch(corpus), []

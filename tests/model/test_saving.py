@@ -11,7 +11,7 @@ from mtdnn.errors import MtdnnError
 from mtdnn.model.plain import AUTO_CLASSES
 from mtdnn.model.saving import export, load, save
 from tests.support.packed import Prepared, changed, padded_inputs, sequences_of, with_encoder
-from tests.support.tiny import FAMILIES
+from tests.support.tiny import FAMILIES, LABELS
 
 
 def saved(prepared, run_dir):
@@ -64,10 +64,11 @@ def test_every_task_of_bert_can_be_exported(bert, tmp_path, corpus):
     if corpus == "squad":
         logits = batch.unpad(torch.stack([outputs.start_logits, outputs.end_logits], dim=2))
     else:
-        logits = outputs.logits
+        logits = batch.unpad(outputs.logits) if corpus == "ner" else outputs.logits
     torch.testing.assert_close(expected, logits, atol=1e-5, rtol=1e-5)
-    if corpus == "mnli":
-        assert plain.config.id2label == {0: "entailment", 1: "neutral", 2: "contradiction"}
+    if corpus in ("mnli", "ner"):
+        assert plain.config.id2label == dict(enumerate(LABELS[corpus]))
+    assert (plain.config.problem_type == "regression") == (corpus == "stsb")
     assert (tmp_path / "plain" / "tokenizer.json").exists()
 
 

@@ -9,7 +9,7 @@ from mtdnn.data.encoder_types import is_packable
 from mtdnn.data.features import Sequences, training_features
 from mtdnn.model.batches import PackedBatch, batch_of
 from mtdnn.model.multitask import build
-from tests.support.tiny import OWN_SIZES, make_run_folder
+from tests.support.tiny import FAMILIES, OWN_SIZES, make_run_folder
 
 PACKABLE = [kind for kind in OWN_SIZES if is_packable(kind)]
 LENGTHS = (5, 1, 9, 3)
@@ -39,7 +39,13 @@ class Prepared:
     def __init__(self, folder, kind="bert", training=WITHOUT_DROPOUT, features=None, **encoder):
         changes = {"features": features} if features else {}
         self.run_dir, self.run = make_run_folder(
-            folder, rows=12, kind=kind, encoder=encoder, training=training, **changes
+            folder,
+            mixture="_".join(FAMILIES),
+            rows=12,
+            kind=kind,
+            encoder=encoder,
+            training=training,
+            **changes,
         )
         self.layout = Layout.of_run(self.run_dir)
         self.encoder = self.layout.encoder("tiny")

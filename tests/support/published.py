@@ -76,12 +76,19 @@ MNLI = "".join(
     + "\n"
     for label in ("entailment", "-", "contradiction")
 )
+STSB = (
+    'main-captions\tMSRvid\t2012test\t0001\t5.000\tA plane takes off.\tAn "air plane.\n'
+    "main-news\theadlines\t2013\t0002\t0.25\tIt rains.\tIt snows.\thttp://a\thttp://b\n"
+)
+WNUT = "Mirl\tB-person\nBerg\tI-person\nlives\tO\n\t\nin\tO\nUlm\tB-location\n\nIt\tO\nrains\tO"
 FILES = {
     "squad": {"train.json": json.dumps(SQUAD), "dev.json": json.dumps(SQUAD)},
     "swag": {"train.csv": SWAG, "dev.csv": SWAG},
     "cola": {"train.tsv": COLA, "in.tsv": COLA, "out.tsv": COLA.rstrip("\n")},
     "mrpc": {"train.txt": MRPC, "ids.tsv": "20\t21\n"},
     "mnli": {"train.jsonl": MNLI, "dev.jsonl": MNLI},
+    "stsb": {"train.csv": STSB, "dev.csv": STSB},
+    "wnut": {"train.conll": WNUT, "dev.conll": WNUT},
 }
 SETTINGS = {
     "squad": {
@@ -133,6 +140,28 @@ SETTINGS = {
             "splits": {"train": ["train.jsonl"], "dev": ["dev.jsonl"]},
             "columns": {"label": "gold_label"},
             "drop_labels": ["-"],
+        },
+    },
+    "stsb": {
+        "family": "regression",
+        "source": {
+            "format": "tsv",
+            "header": False,
+            "splits": {"train": ["train.csv"], "dev": ["dev.csv"]},
+            "columns": {"label": 4, "sentence1": 5, "sentence2": 6},
+        },
+    },
+    "wnut": {
+        "family": "token_classification",
+        "labels": [
+            "O",
+            *("B-corporation", "I-corporation", "B-creative-work", "I-creative-work"),
+            *("B-group", "I-group", "B-location", "I-location"),
+            *("B-person", "I-person", "B-product", "I-product"),
+        ],
+        "source": {
+            "format": "conll",
+            "splits": {"train": ["train.conll"], "dev": ["dev.conll"]},
         },
     },
 }

@@ -49,12 +49,18 @@ SIZES = {
     "max_position_embeddings": 96,
     "pad_token_id": 0,
 }
-LABELS = {"cola": ["bad", "good"], "mnli": ["entailment", "neutral", "contradiction"]}
+LABELS = {
+    "cola": ["bad", "good"],
+    "mnli": ["entailment", "neutral", "contradiction"],
+    "ner": ["O", "B-colour", "I-colour"],
+}
 FAMILIES = {
     "squad": "question_answering",
     "swag": "multiple_choice",
     "cola": "sequence_classification",
     "mnli": "sequence_classification",
+    "stsb": "regression",
+    "ner": "token_classification",
 }
 DEBERTA = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8}
 # Sizes under the names that each configuration class has for them, and what each type is known for.
@@ -189,7 +195,43 @@ def mnli_rows(count: int, draw: random.Random) -> list[dict]:
     return rows
 
 
-ROWS = {"squad": squad_rows, "swag": swag_rows, "cola": cola_rows, "mnli": mnli_rows}
+def stsb_rows(count: int, draw: random.Random) -> list[dict]:
+    """Return pairs whose second sentence ends with a word for the score, 0, 2.5 or 5."""
+    rows = []
+    for number in range(count):
+        score = draw.randrange(3)
+        rows.append(
+            {
+                "id": f"b{number}",
+                "sentence1": " ".join(draw.choices(FILLERS, k=draw.randint(3, 12))),
+                "sentence2": " ".join([*draw.choices(FILLERS, k=3), ["bad", "un", "good"][score]]),
+                "label": 2.5 * score,
+            }
+        )
+    return rows
+
+
+def ner_rows(count: int, draw: random.Random) -> list[dict]:
+    """Return sentences with a colour of one or two words; some words have several tokens."""
+    rows = []
+    for number in range(count):
+        words = draw.choices([*FILLERS, "housing", "riverer"], k=draw.randint(3, 12))
+        tags = [0] * len(words)
+        place, size = draw.randrange(len(words)), draw.randint(1, 2)
+        words[place:place] = draw.sample(COLOURS, size)
+        tags[place:place] = [1, 2][:size]
+        rows.append({"id": f"n{number}", "tokens": words, "tags": tags})
+    return rows
+
+
+ROWS = {
+    "squad": squad_rows,
+    "swag": swag_rows,
+    "cola": cola_rows,
+    "mnli": mnli_rows,
+    "stsb": stsb_rows,
+    "ner": ner_rows,
+}
 
 
 def write_corpus(folder: Path, family: str, **splits: list[dict]) -> Path:
@@ -211,7 +253,7 @@ def write_corpus(folder: Path, family: str, **splits: list[dict]) -> Path:
 
 
 def make_tiny_experiment(folder: Path, **changes: Any) -> Experiment:
-    """Return an experiment with four corpora and all mixtures; `changes` replace top-level keys."""
+    """Return an experiment with six corpora and all mixtures; `changes` replace top-level keys."""
     names = list(FAMILIES)
     mixtures = {
         "_".join(corpora): {"label": "+".join(corpora), "corpora": list(corpora)}

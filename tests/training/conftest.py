@@ -4,17 +4,18 @@ import pytest
 
 from mtdnn.training.loop import train
 from tests.support.packed import Prepared
-from tests.support.tiny import make_run_folder
+from tests.support.tiny import FAMILIES, make_run_folder
 
 LEARNABLE = {"batch_size": 8, "epochs": 4, "learning_rate": 0.02, "head_dropout": 0.1}
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """A run of all four corpora, trained to the end."""
+    """A run of all six corpora, trained to the end."""
     run_dir, run = make_run_folder(
         tmp_path_factory.mktemp("trained"),
-        weight=0.25,
+        mixture="_".join(FAMILIES),
+        weight=0.2,
         rows=120,
         encoder={"num_hidden_layers": 1},
         training=LEARNABLE,

@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import json
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import pyarrow.parquet
 from mtdnn.config.layout import MANIFEST
 from mtdnn.config.settings import CorpusSettings, FilesCorpus, HubCorpus, SyntheticCorpus
 from mtdnn.data.corpora import publishers, synthetic
-from mtdnn.data.corpora.rows import SCHEMAS, Row, Split, normalise
+from mtdnn.data.corpora.rows import Row, Split, normalise, table_of
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import replacing, sha256, write_json
+from mtdnn.machine.files import digest, replacing, sha256, write_json
 
 SEEDS_APART = 1_000_003
 """Distance of the seed of a synthetic test split from that of the other splits."""
@@ -27,7 +28,7 @@ def fetch(name: str, corpus: CorpusSettings, *, root: str, lock: Path, output: P
     Args:
         name: the corpus's name in the experiment.
         corpus: its source, family and expected numbers of rows; those of the training split
-            include rows that are held out, but not dropped ones.
+            include rows that are held out, but not dropped ones nor `fractions`.
         root: folder or URL of a corpus of files.
         lock: file of resolved Hub revisions; an entry in it is enforced.
         output: the folder; replaced as a whole.
@@ -36,6 +37,7 @@ def fetch(name: str, corpus: CorpusSettings, *, root: str, lock: Path, output: P
         MtdnnError: a bad row with file, place and reason; a count or digest that differs.
     """
     splits, source = _read(corpus, root, lock)
+    _divide(name, splits, corpus)
     for split in ("train", "dev"):
         if split not in splits:
             raise MtdnnError(f"corpus {name}: splits: {split} is missing")
@@ -91,8 +93,8 @@ def read_unlabelled(path: Path, corpus: CorpusSettings) -> list[Row]:
     """
     readers = {
         ".jsonl": lambda: publishers.jsonl(path, str(path)),
-        ".csv": lambda: publishers.table(path, str(path), quoted=True, header=True),
-        ".tsv": lambda: publishers.table(path, str(path), quoted=False, header=True),
+        ".csv": lambda: publishers.table(path, str(path), quoted=True),
+        ".tsv": lambda: publishers.table(path, str(path), quoted=False),
     }
     if path.suffix not in readers:
         raise MtdnnError(f"{path}: must end in {', '.join(readers)}, which says its format")
@@ -151,6 +153,37 @@ def _check_count(name: str, split: str, found: int, expected: int) -> None:
         raise MtdnnError(f"corpus {name}: {split} has {found} rows, expected {expected}")
 
 
+def _divide(name: str, splits: dict[str, Split], corpus: CorpusSettings) -> None:
+    """Move the `fractions` of the rows of train into their splits.
+
+    What belongs together (`_group`) is moved together. Where it goes depends only on the seed and
+    on the rows' content: in another order, the rows would be divided in the same way.
+    """
+    for added in corpus.fractions:
+        if added in splits:
+            raise MtdnnError(f"corpus {name}: fractions: {added} is a split of the source already")
+        splits[added] = Split()
+    rows = splits["train"].rows if "train" in splits else []
+    sizes = Counter(_group(row) for row in rows)
+    order = sorted(sizes, key=lambda group: digest([corpus.fractions_seed, group]))
+    target = {}
+    for split, fraction in corpus.fractions.items():
+        count = 0
+        while count < fraction * len(rows) and order:
+            group = order.pop()
+            target[group] = split
+            count += sizes[group]
+    divided: list[str] = ["train", *corpus.fractions] if corpus.fractions else []
+    for each in divided:
+        splits[each].rows = [row for row in rows if target.get(_group(row), "train") == each]
+
+
+def _group(row: Row) -> str:
+    """Return what a row has in common with those that must be in the same split."""
+    content = {key: value for key, value in row.items() if key not in ("id", "label", "tags")}
+    return str(row.get("context") or row.get("cluster") or json.dumps(content))
+
+
 def _hold_out(name: str, train: Split, titles: list[str]) -> Split:
     """Move the articles `titles` from `train` into a split of their own, which is returned."""
     known = {row["title"] for row in train.rows}
@@ -169,11 +202,7 @@ def _hold_out(name: str, train: Split, titles: list[str]) -> Split:
 def write_split(folder: Path, split: str, content: Split, corpus: CorpusSettings) -> dict[str, Any]:
     """Write `{split}.parquet` into `folder` and return its entry for the manifest."""
     path = folder / f"{split}.parquet"
-    schema = SCHEMAS[corpus.family]
-    if "cluster" in content.rows[0]:
-        schema = schema.append(pa.field("cluster", pa.string()))
-    table = pa.Table.from_pylist(content.rows, schema=schema)
-    pa.parquet.write_table(table, path)
+    pa.parquet.write_table(table_of(content.rows, corpus.family), path)
     return {
         "rows": len(content.rows),
         "sha256": sha256(path),

@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from mtdnn.config.settings import COLUMNS, CorpusSettings, FilesCorpus
 from mtdnn.data.corpora.publishers import records
-from mtdnn.data.corpora.rows import OPTIONAL, Record, normalise
+from mtdnn.data.corpora.rows import OPTIONAL, Record, has_column, normalise
 from mtdnn.errors import MtdnnError
 
 FIRST_ROWS = 20
@@ -21,32 +22,41 @@ def mistakes(corpus: CorpusSettings, files: Mapping[str, Path]) -> Iterator[str]
     """
     source = corpus.source
     assert isinstance(source, FilesCorpus)
-    for split, names in source.splits.items():
-        for name in dict.fromkeys(names):
-            try:
-                first = list(islice(records([files[name]], source), FIRST_ROWS))
-                yield from _wrong_rows(split, corpus, source, name, first)
-            except MtdnnError as error:
-                yield f".splits.{split}: {error}"
+    places = [(f"splits.{split}", name) for split, names in source.splits.items() for name in names]
+    if source.files:  # which hold all splits together
+        places = [("files", name) for name in source.files]
+    for place, name in dict.fromkeys(places):
+        try:
+            first = list(islice(records(files[name], source), FIRST_ROWS))
+            yield from _wrong_rows(place, corpus, source, name, first)
+        except MtdnnError as error:
+            yield f".{place}: {error}"
 
 
 def _wrong_rows(
-    split: str, corpus: CorpusSettings, source: FilesCorpus, file: str, first: list[Record]
+    place: str, corpus: CorpusSettings, source: FilesCorpus, file: str, first: list[Record]
 ) -> Iterator[str]:
     if not first:
-        yield f".splits.{split}: {file} has no rows"
+        yield f".{place}: {file} has no rows"
         return
     known = first[0][1]
     missing = False
     for column in COLUMNS[corpus.family]:
+        if column == "answers" and _has_flat_answers(source, known):
+            continue
         wanted = source.columns.get(column, column)
         for part in wanted if isinstance(wanted, list) else [wanted]:
             needed = column in source.columns or column not in OPTIONAL
-            if needed and part not in known:
+            if needed and not has_column(known, part):
                 missing = True
                 yield (
                     f".columns.{column}: {file} has no column {part!r}; "
                     f"name one of {', '.join(map(repr, list(known)[:20]))}"
                 )
     if not missing:
-        normalise(split, corpus, source, first)
+        normalise("train", corpus, source, first)
+
+
+def _has_flat_answers(source: FilesCorpus, known: Mapping[Any, Any]) -> bool:
+    """Whether answers are in the columns `answer` and `answer_start`."""
+    return "answer_start" in source.columns or "answer_start" in known

@@ -137,7 +137,7 @@ def _data_file(path: Path, called: str) -> Iterator[Record]:
     if suffix == ".parquet":
         yield from _parquet(path, called)
     elif suffix == ".csv":
-        yield from publishers.table(path, called, quoted=True, header=True)
+        yield from publishers.table(path, called, quoted=True)
     else:
         yield from publishers.jsonl(path, called)
 

@@ -1,4 +1,4 @@
-"""Readers of the publishers' own file formats: SQuAD's JSON, JSON lines, CSV and TSV.
+"""Readers of the publishers' own file formats: SQuAD's JSON, JSON, CSV, TSV and CoNLL.
 
 Each reader yields the records of a file with their place in it. It refuses a file that is cut
 off, not UTF-8 or not in its format, and names the place.
@@ -9,11 +9,11 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mtdnn.config.settings import CorpusSettings, FilesCorpus
+from mtdnn.config.settings import FORMATS, CorpusSettings, FilesCorpus
 from mtdnn.data.corpora.rows import Record, Split, normalise, shown
 from mtdnn.data.downloads import check_digest, download
 from mtdnn.errors import MtdnnError
@@ -36,16 +36,16 @@ def read(
     Raises:
         MtdnnError: a file is missing, damaged or does not have the given digest; or a bad record.
     """
-    if source.format == "squad" and corpus.family != "question_answering":
-        raise MtdnnError(f"{root}: format squad is for question_answering, not {corpus.family}")
-    wanted = [file for files in source.splits.values() for file in files]
-    if source.dev_ids:
-        wanted.append(source.dev_ids)
-    paths = {file: locate(root, file, source.sha256.get(file)) for file in wanted}
-    splits: dict[str, Split] = {
-        split: normalise(split, corpus, source, records([paths[file] for file in files], source))
-        for split, files in source.splits.items()
-    }
+    if source.format not in FORMATS[corpus.family]:
+        raise MtdnnError(f"{root}: format {source.format} is not for {corpus.family}")
+    paths = {file: locate(root, file, source.sha256.get(file)) for file in source.names}
+    splits: dict[str, Split] = {}
+    for split, names in source.splits.items():
+        if source.files:
+            chosen = _chosen([paths[file] for file in source.files], source, split, names)
+        else:
+            chosen = (record for file in names for record in records(paths[file], source))
+        splits[split] = normalise(split, corpus, source, chosen)
     if source.dev_ids:
         if "dev" in splits:
             raise MtdnnError(f"{root}: give either a dev split or dev_ids, not both")
@@ -75,15 +75,76 @@ def locate(root: str, file: str, expected: str | None) -> Path:
     return path
 
 
-def records(paths: list[Path], source: FilesCorpus) -> Iterator[Record]:
-    """Yield the records of files in the source's format, as publishers name their columns."""
-    for path in paths:
-        if source.format == "squad":
+def records(path: Path, source: FilesCorpus) -> Iterator[Record]:
+    """Yield the records of one of a corpus's files, with their places.
+
+    Raises:
+        MtdnnError: the file is not readable or not in its format.
+    """
+    match source.format:
+        case "squad":
             yield from squad(path)
-        elif source.format == "jsonl":
+        case "jsonl":
             yield from jsonl(path, str(path))
-        else:
-            yield from table(path, str(path), quoted=source.format == "csv", header=source.header)
+        case "json":
+            yield from ((place, record) for _, place, record in json_document(path))
+        case "conll":
+            yield from conll(path)
+        case "csv" | "tsv":
+            quoted = source.format == "csv"
+            needed = None if source.header else _largest_number(source)
+            yield from table(path, str(path), quoted=quoted, needed=needed)
+
+
+def column_names(path: Path, source: FilesCorpus) -> list[Any]:
+    """Return the names of the columns of a file's first record; numbers if it has no header.
+
+    Raises:
+        MtdnnError: the file is not readable or not in its format.
+    """
+    for _, record in records(path, source):
+        return list(record)
+    return []
+
+
+def _largest_number(source: FilesCorpus) -> int:
+    """Return the largest number of a column that a corpus without a header needs."""
+    wanted = [*source.columns.values(), source.split_column]
+    numbers = [n for entry in wanted for n in (entry if isinstance(entry, list) else [entry])]
+    return max((number for number in numbers if isinstance(number, int)), default=0)
+
+
+def _chosen(
+    paths: list[Path], source: FilesCorpus, split: str, names: list[str]
+) -> Iterator[Record]:
+    """Yield the records of a split from files that hold all splits together.
+
+    Raises:
+        MtdnnError: one of `names` is not the name of any record's split.
+    """
+    seen: dict[str, None] = {}
+    for path in paths:
+        for part, place, record in _parts(path, source):
+            seen[part] = None
+            if part in names:
+                yield place, record
+    for name in names:
+        if name not in seen:
+            raise MtdnnError(
+                f"{', '.join(map(str, paths))}: splits.{split}: no row has the split {name!r}; "
+                f"they have {', '.join(list(seen)[:20]) or 'none'}"
+            )
+
+
+def _parts(path: Path, source: FilesCorpus) -> Iterator[tuple[str, str, Mapping[Any, Any]]]:
+    """Yield the split, the place and the record of each row of a file of several splits."""
+    if source.split_column is None:
+        yield from json_document(path)
+        return
+    for place, record in records(path, source):
+        if source.split_column not in record:
+            raise MtdnnError(f"{place}: missing column {source.split_column!r}, the split_column")
+        yield str(record[source.split_column]), place, record
 
 
 # --- SQuAD JSON ------------------------------------------------------------------------------
@@ -163,27 +224,93 @@ def jsonl(path: Path, called: str) -> Iterator[Record]:
         yield place, _object(record, place)
 
 
-def table(path: Path, called: str, *, quoted: bool, header: bool) -> Iterator[Record]:
+def json_document(path: Path) -> Iterator[tuple[str, str, Mapping[Any, Any]]]:
+    """Yield the split, place and object of each entry of a JSON document.
+
+    The document is a list of objects, whose split is "", or an object with such a list for each
+    split.
+    """
+    content = read_json(path)
+    if isinstance(content, list):
+        content = {"": content}
+    for split, entries in _object(content, str(path)).items():
+        where = f"{path}: {split}" if split else str(path)
+        if not isinstance(entries, list):
+            raise MtdnnError(f"{where}: must be a list of objects")
+        for number, entry in enumerate(entries):
+            place = f"{where}: entry {number}"
+            yield split, place, _object(entry, place)
+
+
+def conll(path: Path) -> Iterator[Record]:
+    """Yield the sentences of a file with a word and its tags in each line.
+
+    Lines are split at tabs or, without any, at white space. Blank lines separate sentences. Each
+    column is a list under its number (from 0); the first is also called `tokens`, the last
+    `tags`. Where the file has documents (lines that begin with -DOCSTART-, as in CoNLL 2003),
+    their numbers are the column `cluster`.
+    """
+    document = 0
+    sentence: list[list[str]] = []
+    place = f"{path}: line 1"
+
+    def record() -> Record:
+        columns = [list(column) for column in zip(*sentence, strict=True)]
+        named: dict[Any, Any] = dict(enumerate(columns))
+        named |= {"tokens": columns[0], "tags": columns[-1]}
+        return place, {**named, "cluster": f"{path.name}-{document}"} if document else named
+
+    for number, line in _lines(path, str(path)):
+        fields = line.split("\t") if "\t" in line else line.split()
+        starts = line.startswith("-DOCSTART-")
+        if not starts and any(field.strip() for field in fields):
+            place = place if sentence else f"{path}: line {number}"
+            if len(fields) < 2 or (sentence and len(fields) != len(sentence[0])):
+                expected = len(sentence[0]) if sentence else "at least 2"
+                raise MtdnnError(
+                    f"{path}: line {number}: {len(fields)} columns instead of {expected}"
+                )
+            sentence.append(fields)
+        elif sentence:
+            yield record()
+            sentence = []
+        document += starts
+    if sentence:
+        yield record()
+
+
+def table(path: Path, called: str, *, quoted: bool, needed: int | None = None) -> Iterator[Record]:
     """Yield the records of a CSV file (`quoted`) or a TSV file (never quoted).
 
-    Columns are named by the header or, without one, numbered from 0; `called` names the file
-    in messages.
+    Args:
+        path: the file.
+        called: its name in messages.
+        quoted: whether it is CSV.
+        needed: without a header, the largest number that a column needs to have; columns are then
+            numbered from 0, and rows may have further ones. With None, the first line is a header
+            that names the columns.
     """
     names: list[Any] | None = None
     for number, row in _csv(path, called) if quoted else _tsv(path, called):
         place = f"{called}: line {number}"
-        if names is None:
-            names = row if header else list(range(len(row)))
+        if needed is not None:
+            if len(row) <= needed:
+                raise MtdnnError(
+                    f"{place}: {len(row)} fields instead of {needed + 1} or more; "
+                    "the line or the file is cut off"
+                )
+            yield place, dict(enumerate(row))
+        elif names is None:
+            names = row
             if len(set(names)) != len(names):
                 raise MtdnnError(f"{place}: duplicate column name")
-            if header:
-                continue
-        if len(row) != len(names):
+        elif len(row) != len(names):
             raise MtdnnError(
                 f"{place}: {len(row)} fields instead of {len(names)}; "
                 "the line or the file is cut off"
             )
-        yield place, dict(zip(names, row, strict=True))
+        else:
+            yield place, dict(zip(names, row, strict=True))
 
 
 def _csv(path: Path, called: str) -> Iterator[tuple[int, list[str]]]:

@@ -5,6 +5,8 @@ publisher's names. `normalise` checks them, renames their columns and collects t
 it refuses a bad record with its place and the reason.
 """
 
+import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mtdnn.config.settings import COLUMNS, CorpusSettings, FilesCorpus, HubCorpus
+from mtdnn.config.settings import CorpusSettings, Family, FilesCorpus, HubCorpus
 from mtdnn.errors import MtdnnError
 
 # Far beyond any article; longer texts take minutes and gigabytes to tokenise.
@@ -23,7 +25,7 @@ Record = tuple[str, Mapping[Any, Any]]
 Row = dict[str, Any]
 PublishedCorpus = HubCorpus | FilesCorpus
 
-SCHEMAS = {
+SCHEMAS: dict[Family, pa.Schema] = {
     "question_answering": pa.schema(
         [
             ("id", pa.string()),
@@ -51,7 +53,37 @@ SCHEMAS = {
             ("label", pa.int32()),
         ]
     ),
+    "regression": pa.schema(
+        [
+            ("id", pa.string()),
+            ("sentence1", pa.string()),
+            ("sentence2", pa.string()),
+            ("label", pa.float64()),
+        ]
+    ),
+    "token_classification": pa.schema(
+        [
+            ("id", pa.string()),
+            ("tokens", pa.list_(pa.string())),
+            ("tags", pa.list_(pa.int16())),
+        ]
+    ),
 }
+"""Columns of a corpus file by family. Files of corpora with a column `cluster` have that, too."""
+
+_CLUSTER = pa.field("cluster", pa.string())
+
+
+def table_of(rows: list[Row], family: Family) -> pa.Table:
+    """Return rows of a family as a table."""
+    schema = SCHEMAS[family]
+    if rows and "cluster" in rows[0]:
+        schema = schema.append(_CLUSTER)
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+class Mismatch(MtdnnError):
+    """An answer that is not at its place in the context."""
 
 
 @dataclass
@@ -72,8 +104,8 @@ def normalise(
 ) -> Split:
     """Check every record of a split and convert it to a row of the family's schema.
 
-    Optional columns (id, title, start, sentence2, cluster) are read when `source` maps them or the
-    first record has them; then every record must have them.
+    Optional columns (id, title, start, sentence2, cluster) are read when `source` maps them or
+    the first record has them; then every record must have them.
 
     Args:
         split: name of the split, for the ids of rows that have none.
@@ -88,7 +120,7 @@ def normalise(
     dropping = {shown(value) for value in source.drop_labels}
     collected = Split()
     ids: set[str] = set()
-    make = _FAMILIES[corpus.family](corpus)
+    make = MAKERS[corpus.family](corpus)
     optional: set[str] | None = None
     for place, record in records:
         if optional is None:
@@ -98,13 +130,19 @@ def normalise(
             collected.dropped[f"label {shown(fields.raw('label'))}"] += 1
             continue
         # A row without an id gets its number in the split, so that it is the same from any source.
-        identifier = fields.identifier() or f"{split}-{len(collected.rows)}"
+        identifier = fields.identifier("id") or f"{split}-{len(collected.rows)}"
         if identifier in ids:
             raise fields.refuse(f"duplicate id {identifier!r}")
         ids.add(identifier)
-        row = {"id": identifier, **make(fields)}
-        if "cluster" in COLUMNS[corpus.family] and fields.has("cluster"):
-            row["cluster"] = fields.joined("cluster")
+        try:
+            row = {"id": identifier, **make(fields)}
+        except Mismatch:
+            if not corpus.drop_mismatches:
+                raise
+            collected.dropped["answer not at its place"] += 1
+            continue
+        if corpus.family != "question_answering" and fields.has("cluster"):
+            row["cluster"] = fields.identifier("cluster")
         collected.rows.append(row)
     return collected
 
@@ -151,14 +189,10 @@ class Fields:
             raise self.refuse(f"{called} is empty")
         return value
 
-    def identifier(self) -> str | None:
-        """Return the record's id, joined by "-" when columns share it; None without an id."""
-        if not self.has("id"):
+    def identifier(self, name: str) -> str | None:
+        """Return the optional column `name`, joined by "-" when columns share it, or None."""
+        if not self.has(name):
             return None
-        return self.joined("id")
-
-    def joined(self, name: str) -> str:
-        """Return our column `name`, texts or numbers, joined by "-" when columns share it."""
         value = self.raw(name)
         parts = value if isinstance(value, list) else [value]
         return "-".join(
@@ -171,19 +205,39 @@ class Fields:
             value = int(value)
         return value if type(value) is int and 0 <= value < size else None
 
-    def refuse(self, reason: str) -> MtdnnError:
+    def refuse(self, reason: str, kind: type[MtdnnError] = MtdnnError) -> MtdnnError:
         """Return an error with the record's place and `reason`, for the caller to raise."""
-        return MtdnnError(f"{self._place}: {reason}")
+        return kind(f"{self._place}: {reason}")
 
     def _column(self, source: str | int) -> Any:
         try:
-            return self._record[source]
+            return _look_up(self._record, source)
         except KeyError:
             names = ", ".join(repr(key) for key in list(self._record)[:20])
             raise self.refuse(f"missing column {source!r}; the columns are {names}") from None
 
 
-# --- the three families ----------------------------------------------------------------------
+def has_column(record: Mapping[Any, Any], column: str | int) -> bool:
+    """Return whether a record has a column: by name, by number, or nested (`choices.A`)."""
+    try:
+        _look_up(record, column)
+    except KeyError:
+        return False
+    return True
+
+
+def _look_up(record: Mapping[Any, Any], column: str | int) -> Any:
+    if column in record:
+        return record[column]
+    value: Any = record
+    for part in str(column).split("."):
+        if not isinstance(value, Mapping):
+            raise KeyError(column)
+        value = value[part]
+    return value
+
+
+# --- question answering ------------------------------------------------------------------------
 
 
 def _question_answering(corpus: CorpusSettings) -> Callable[[Fields], Row]:
@@ -193,8 +247,8 @@ def _question_answering(corpus: CorpusSettings) -> Callable[[Fields], Row]:
         if not fields.has("id"):
             fields.raw("id")  # raises: a question needs an id of its own
         title = fields.text("title", empty=True) if fields.has("title") else ""
-        context = fields.text("context")
-        texts, starts = _answers(fields, context)
+        context = fields.text("context").removesuffix(corpus.no_answer)
+        texts, starts = _answers(fields, context, corpus.no_answer)
         return {
             "title": title,
             "paragraph": paragraphs.setdefault((title, context), len(paragraphs)),
@@ -207,14 +261,12 @@ def _question_answering(corpus: CorpusSettings) -> Callable[[Fields], Row]:
     return make
 
 
-def _answers(fields: Fields, context: str) -> tuple[list[str], list[int]]:
+def _answers(fields: Fields, context: str, no_answer: str) -> tuple[list[str], list[int]]:
     """Return texts and first characters of all annotators' answers; both empty for "no answer"."""
-    answers = fields.raw("answers")
-    if not isinstance(answers, Mapping) or not {"text", "answer_start"} <= answers.keys():
-        raise fields.refuse(f"answers must have text and answer_start, not {shown(answers)}")
-    texts, starts = answers["text"], answers["answer_start"]
-    if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
-        raise fields.refuse("answers: text and answer_start must be lists of the same length")
+    if fields.has("answer_start"):
+        texts, starts = _flat_answers(fields, context, no_answer)
+    else:
+        texts, starts = _nested_answers(fields)
     for text, start in zip(texts, starts, strict=True):
         fields.string(text, "an answer")
         if type(start) is not int:
@@ -223,28 +275,91 @@ def _answers(fields: Fields, context: str) -> tuple[list[str], list[int]]:
         if found != text:
             raise fields.refuse(
                 f"the answer {shown(text)} is not at character {start}; "
-                f"the context has {shown(found)} there"
+                f"the context has {shown(found)} there",
+                Mismatch,
             )
+    return texts, starts
+
+
+def _nested_answers(fields: Fields) -> tuple[list[Any], list[Any]]:
+    """Return texts and starts of the column `answers`, as datasets on the Hub have it."""
+    answers = fields.raw("answers")
+    if not isinstance(answers, Mapping) or not {"text", "answer_start"} <= answers.keys():
+        raise fields.refuse(f"answers must have text and answer_start, not {shown(answers)}")
+    texts, starts = answers["text"], answers["answer_start"]
+    if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
+        raise fields.refuse("answers: text and answer_start must be lists of the same length")
     return list(texts), list(starts)
 
 
-def _multiple_choice(corpus: CorpusSettings) -> Callable[[Fields], Row]:
-    expected: int | None = None
+def _flat_answers(fields: Fields, context: str, no_answer: str) -> tuple[list[Any], list[Any]]:
+    """Return texts and starts of the columns `answer` and `answer_start`.
 
-    def make(fields: Fields) -> Row:
-        nonlocal expected
-        endings = fields.raw("choices")
-        if not isinstance(endings, list) or len(endings) < 2:
-            raise fields.refuse(f"choices must be a list of at least two, not {shown(endings)}")
-        expected = expected or len(endings)
-        if len(endings) != expected:
-            raise fields.refuse(f"{len(endings)} choices, but earlier records have {expected}")
-        start = fields.text("start", empty=True) if fields.has("start") else ""
-        label = fields.index(fields.raw("label"), len(endings))
-        if label is None:
+    Each column holds one value or a list of several annotators' values. A start is a number or a
+    span such as "(21, 39)"; with spans, the column `answer` may be missing.
+    """
+    starts = fields.raw("answer_start")
+    named = fields.has("answer")
+    texts = fields.raw("answer") if named else starts
+    if not isinstance(texts, list) or (not named and _span(starts)):
+        texts, starts = [texts], [starts]
+    if not isinstance(starts, list) or len(texts) != len(starts):
+        raise fields.refuse("answer and answer_start must have equally many values")
+    found = []
+    for text, start in zip(texts, starts, strict=True):
+        if text is None or text in ("", no_answer):
+            continue
+        span = _span(start)
+        if span is None:
             raise fields.refuse(
-                f"label {shown(fields.raw('label'))} is not an index from 0 to {len(endings) - 1}"
+                "answer_start must be a whole number or a span such as (21, 39), "
+                f"not {shown(start)}"
             )
+        first, end = span
+        if not named:
+            if end is None or not 0 <= first < end <= len(context):
+                raise fields.refuse(f"{shown(start)} is not a span of the context", Mismatch)
+            text = context[first:end]
+        elif end is not None and isinstance(text, str) and end - first != len(text):
+            raise fields.refuse(
+                f"the answer {shown(text)} does not fill its span {shown(start)}", Mismatch
+            )
+        found.append((text, first))
+    return [text for text, _ in found], [first for _, first in found]
+
+
+def _span(value: Any) -> tuple[int, int | None] | None:
+    """Return first and end character, the end if it is given; None if `value` has neither."""
+    if type(value) is int:
+        return value, None
+    if isinstance(value, list) and len(value) == 2 and all(type(part) is int for part in value):
+        return value[0], value[1]
+    match = _SPAN.fullmatch(value) if isinstance(value, str) else None
+    if not match:
+        return None
+    first, end = match.groups()
+    return int(first), int(end) if end else None
+
+
+# --- multiple choice -------------------------------------------------------------------------
+
+
+def _multiple_choice(corpus: CorpusSettings) -> Callable[[Fields], Row]:
+    def make(fields: Fields) -> Row:
+        names, endings = _choices(fields, corpus.labels)
+        start = fields.text("start", empty=True) if fields.has("start") else ""
+        value = fields.raw("label")
+        if names:
+            if str(value) not in names:
+                raise fields.refuse(f"label {shown(value)} is not one of {', '.join(names)}")
+            label = names.index(str(value))
+        else:
+            index = fields.index(value, len(endings))
+            if index is None:
+                raise fields.refuse(
+                    f"label {shown(value)} is not an index from 0 to {len(endings) - 1}"
+                )
+            label = index
         choices = [fields.string(ending, f"choice {n}") for n, ending in enumerate(endings)]
         return {
             "sentence": fields.text("sentence"),
@@ -253,6 +368,33 @@ def _multiple_choice(corpus: CorpusSettings) -> Callable[[Fields], Row]:
         }
 
     return make
+
+
+def _choices(fields: Fields, labels: list[str]) -> tuple[list[str], list[Any]]:
+    """Return the names of a record's choices, which may be none, and the choices.
+
+    Choices come as a list of texts, in the order of `labels` if these are given, or with names of
+    their own: {A: text, …}, {label: [A, …], text: [text, …]} or [{label: A, text: text}, …].
+    """
+    value = fields.raw("choices")
+    if isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
+        value = {key: [one.get(key) for one in value] for key in ("label", "text")}
+    names, endings = labels, value
+    if isinstance(value, Mapping):
+        own, texts = value.get("label"), value.get("text")
+        if not isinstance(own, list) or not isinstance(texts, list):
+            own, texts = list(value), list(value.values())
+        if len(own) != len(texts):
+            raise fields.refuse(f"{len(texts)} choices with {len(own)} names")
+        names, endings = [str(name) for name in own], texts
+    if not isinstance(endings, list) or len(endings) < 2:
+        raise fields.refuse(f"choices must be a list of at least two, not {shown(value)}")
+    if names and len(endings) > len(names):
+        raise fields.refuse(f"{len(endings)} choices, but labels has {len(names)}")
+    return names[: len(endings)], endings
+
+
+# --- sentences and pairs ---------------------------------------------------------------------
 
 
 def _sequence_classification(corpus: CorpusSettings) -> Callable[[Fields], Row]:
@@ -280,6 +422,54 @@ def _label(fields: Fields, labels: list[str]) -> int:
     return index
 
 
+def _regression(corpus: CorpusSettings) -> Callable[[Fields], Row]:
+    def make(fields: Fields) -> Row:
+        value = fields.raw("label")
+        try:
+            label = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            label = math.nan
+        if abs(label) > _MAX_SCORE or math.isnan(label):
+            raise fields.refuse(f"label {shown(value)} is not a number")
+        return {
+            "sentence1": fields.text("sentence1"),
+            "sentence2": fields.text("sentence2") if fields.has("sentence2") else None,
+            "label": label,
+        }
+
+    return make
+
+
+# --- words -----------------------------------------------------------------------------------
+
+
+def _token_classification(corpus: CorpusSettings) -> Callable[[Fields], Row]:
+    numbers = {label: number for number, label in enumerate(corpus.labels)}
+
+    def make(fields: Fields) -> Row:
+        tokens, tags = fields.raw("tokens"), fields.raw("tags")
+        for name, values in (("tokens", tokens), ("tags", tags)):
+            if not isinstance(values, list) or not values:
+                raise fields.refuse(f"{name} must be a list of at least one, not {shown(values)}")
+        if len(tokens) != len(tags):
+            raise fields.refuse(f"{len(tokens)} tokens, but {len(tags)} tags")
+        indices = []
+        for place, tag in enumerate(tags):
+            index = numbers.get(tag) if isinstance(tag, str) else None
+            if index is None:
+                index = fields.index(tag, len(numbers))
+            if index is None:
+                raise fields.refuse(
+                    f"tag {place}, {shown(tag)}, is not one of {', '.join(corpus.labels)}, "
+                    f"nor an index from 0 to {len(numbers) - 1}"
+                )
+            indices.append(index)
+        words = [fields.string(token, f"token {place}") for place, token in enumerate(tokens)]
+        return {"tokens": words, "tags": indices}
+
+    return make
+
+
 def shown(value: Any) -> str:
     """Return `repr(value)` for a message, at most 60 characters long."""
     try:
@@ -289,11 +479,18 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-OPTIONAL = ("id", "title", "start", "sentence2", "cluster")
+OPTIONAL = ("id", "title", "start", "sentence2", "cluster", "answer", "answer_start")
 """The columns that are read if a corpus has them."""
 
-_FAMILIES = {
+_SPAN = re.compile(r"\s*[(\[]?\s*(-?[0-9]{1,9})\s*(?:,\s*(-?[0-9]{1,9}))?\s*[)\]]?\s*")
+# Beyond this, single precision loses whole numbers and squares overflow.
+_MAX_SCORE = 2.0**24
+
+MAKERS: dict[Family, Callable[[CorpusSettings], Callable[[Fields], Row]]] = {
     "question_answering": _question_answering,
     "multiple_choice": _multiple_choice,
     "sequence_classification": _sequence_classification,
+    "regression": _regression,
+    "token_classification": _token_classification,
 }
+"""For each family, a function that returns how a record of a corpus becomes a row."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
-from mtdnn.config.settings import CorpusSettings, FilesCorpus, SyntheticCorpus
+from mtdnn.config.settings import CorpusSettings, Family, FilesCorpus, SyntheticCorpus
 from mtdnn.errors import MtdnnError
 
 SPLITS = ("train", "dev")
@@ -32,7 +32,7 @@ def write(corpus: CorpusSettings, source: SyntheticCorpus, folder: Path) -> File
     Raises:
         MtdnnError: the recipe is for another family, or `shuffle_answers` for another recipe.
     """
-    recipe = _RECIPES[source.recipe]
+    recipe = RECIPES[source.recipe]
     if corpus.family != recipe.family:
         raise MtdnnError(
             f"corpus {corpus.label}: the recipe {source.recipe} is {recipe.family}, "
@@ -650,6 +650,95 @@ def _mnli(source: SyntheticCorpus, folder: Path) -> FilesCorpus:
     )
 
 
+# --- similarity of sentences, as STS-B ------------------------------------------------------
+
+# What the second sentence says, by its score: the same, less, a guess, another thing, nothing.
+_DEGREES = (
+    ("nothing is known about anybody, and it rained", "there is no news at all, only rain"),
+    ("{other} sleeps at home, far away from here", "far away from here {other} sleeps at home"),
+    ("{who} perhaps {implied} one day, nobody knows", "perhaps {who} {implied}, or perhaps not"),
+    ("{who} {implied}", "somewhere {who} {implied}"),
+    ("{who} {does}, it seems", "it seems that {who} {does}"),
+    ("{who} {does}", "{who} {does} now"),
+)
+
+
+def _stsb(source: SyntheticCorpus, folder: Path) -> FilesCorpus:
+    for split in SPLITS:
+        rng = _random(source, split)
+        lines = []
+        for number in range(getattr(source, split)):
+            who, other = rng.sample(_SOMEBODY[split], 2)
+            does, implied = rng.choice(_SCENES)
+            does = does.format(n=rng.choice(_NUMBERS))
+            degree = number % len(_DEGREES)
+            second = rng.choice(_DEGREES[degree]).format(
+                who=who, other=other, does=does, implied=implied
+            )
+            # Several annotators' mean, as in the corpus that it imitates.
+            score = min(max(degree + rng.choice((-0.4, -0.2, 0, 0.2, 0.4)), 0), 5)
+            pair = (_capitalised(f"{text}.") for text in (f"{who} {does}", second))
+            further = ("made", "made") if rng.random() < 0.05 else ()
+            fields = ("made", "made", "made", f"{number:04}", f"{score:.3f}", *pair, *further)
+            lines.append("\t".join(fields) + "\n")
+        # Tab-separated in spite of its name, as the publisher's file.
+        (folder / f"{split}.csv").write_text("".join(lines), encoding="utf-8")
+    return FilesCorpus(
+        kind="files",
+        format="tsv",
+        header=False,
+        splits={split: [f"{split}.csv"] for split in SPLITS},
+        columns={"label": 4, "sentence1": 5, "sentence2": 6},
+    )
+
+
+# --- entities, as WNUT 2017 -----------------------------------------------------------------
+
+_REPORTS = (
+    "{person} lives in {place} now .",
+    "yesterday {person} met {person} near the mill of {place} .",
+    "{group} sang in {place} until midnight .",
+    "the road to {place} is closed , says {person} .",
+    "{person} has sung with {group} for years .",
+    "nobody in {place} knows {group} .",
+    "it rains , and the hills are dry .",
+    "on market days the stalls stand near the church .",
+)
+_GROUPS = "Choir Band Orchestra Players Singers Quartet".split()
+
+
+def _ner(source: SyntheticCorpus, folder: Path) -> FilesCorpus:
+    for split in SPLITS:
+        rng = _random(source, split)
+        names = _Names(rng, split)
+        sentences = []
+        for _ in range(getattr(source, split)):
+            names.start_paragraph()
+            words = [
+                tagged
+                for word in rng.choice(_REPORTS).split()
+                for tagged in _entity(rng, names, word)
+            ]
+            sentences.append("".join(f"{word}\t{tag}\n" for word, tag in words))
+        (folder / f"{split}.conll").write_text("\n".join(sentences), encoding="utf-8")
+    return FilesCorpus(
+        kind="files",
+        format="conll",
+        splits={split: [f"{split}.conll"] for split in SPLITS},
+    )
+
+
+def _entity(rng: random.Random, names: _Names, word: str) -> list[tuple[str, str]]:
+    """Return words and their tags: an invented entity for the name of a kind, else the word."""
+    kind = word.strip("{}")
+    if kind == word:
+        return [(word, "O")]
+    first = names.person() if kind == "person" else names.place()
+    second = {"person": names.place(), "group": rng.choice(_GROUPS), "place": ""}[kind]
+    entity = [(first, f"B-{kind}")]
+    return [*entity, (second, f"I-{kind}")] if second else entity
+
+
 def _capitalised(text: str) -> str:
     return text[0].upper() + text[1:]
 
@@ -658,14 +747,16 @@ def _capitalised(text: str) -> str:
 class Recipe:
     """How to imitate a corpus: its family, and the function that writes its files."""
 
-    family: str
+    family: Family
     write: Callable[[SyntheticCorpus, Path], FilesCorpus]
 
 
-_RECIPES = {
+RECIPES = {
     "squad": Recipe("question_answering", _squad),
     "swag": Recipe("multiple_choice", _swag),
     "cola": Recipe("sequence_classification", _cola),
     "mrpc": Recipe("sequence_classification", _mrpc),
     "mnli": Recipe("sequence_classification", _mnli),
+    "stsb": Recipe("regression", _stsb),
+    "ner": Recipe("token_classification", _ner),
 }

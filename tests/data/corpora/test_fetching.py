@@ -1,6 +1,7 @@
 """Corpora on disk: counts, digests, manifests and held-out articles; bad corpora are refused."""
 
 import json
+import random
 
 import pytest
 
@@ -20,7 +21,15 @@ from tests.support.published import (
 
 @pytest.mark.parametrize(
     ("name", "train", "dev"),
-    [("squad", 3, 3), ("swag", 2, 2), ("cola", 2, 4), ("mrpc", 2, 1), ("mnli", 2, 2)],
+    [
+        ("squad", 3, 3),
+        ("swag", 2, 2),
+        ("cola", 2, 4),
+        ("mrpc", 2, 1),
+        ("mnli", 2, 2),
+        ("stsb", 2, 2),
+        ("wnut", 3, 3),
+    ],
 )
 def test_the_manifest_has_counts_and_digests(name, train, dev, tmp_path):
     root = write_files(tmp_path / "data", name)
@@ -101,3 +110,62 @@ def test_questions_are_read_with_or_without_answers(tmp_path):
     path.write_text('{"data": []}')
     with pytest.raises(MtdnnError, match="has no questions"):
         read_questions(path)
+
+
+# --- fractions -------------------------------------------------------------------------------
+
+
+def divided(folder, lines: list[dict], name: str, **changes) -> dict[str, set[str]]:
+    """The ids of each split of a corpus whose only file has these records."""
+    folder.mkdir()
+    (folder / "all.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    source = {"format": "jsonl", "header": True, "splits": {"train": ["all.jsonl"]}, "columns": {}}
+    fetch_corpus(corpus_settings(name, source=source, **changes), folder, folder / "out")
+    splits = ("train", *changes["fractions"])
+    return {split: {row["id"] for row in read_rows(folder / "out", split)} for split in splits}
+
+
+def test_splits_are_divided_by_fraction_whatever_the_order_of_the_rows(tmp_path):
+    lines = [{"id": n, "sentence1": f"A {n}.", "label": n % 2} for n in range(200)]
+    fractions = {"dev": 0.1, "test": 0.2}
+    splits = divided(tmp_path / "a", lines, "cola", fractions=fractions)
+    assert {split: len(ids) for split, ids in splits.items()} == {
+        "train": 140,
+        "dev": 20,
+        "test": 40,
+    }
+    assert set.union(*splits.values()) == {str(n) for n in range(200)}
+    shuffled = random.Random(1).sample(lines, 200)
+    assert divided(tmp_path / "b", shuffled, "cola", fractions=fractions) == splits
+    other = divided(tmp_path / "c", lines, "cola", fractions=fractions, fractions_seed=2)
+    assert len(splits["dev"] & other["dev"]) < 10
+
+
+def test_questions_about_one_context_and_rows_of_one_cluster_stay_together(tmp_path):
+    questions = [
+        {
+            "id": n,
+            "context": f"Context {n // 5}.",
+            "question": f"Which {n}?",
+            "answer": "Context",
+            "answer_start": 0,
+        }
+        for n in range(100)
+    ]
+    pairs = [
+        {"id": n, "cluster": n % 20, "sentence1": f"A {n}.", "label": n % 2} for n in range(100)
+    ]
+    for name, lines, group in (
+        ("squad", questions, lambda n: n // 5),
+        ("cola", pairs, lambda n: n % 20),
+    ):
+        splits = divided(tmp_path / name, lines, name, fractions={"dev": 0.12})
+        groups = {split: {group(int(n)) for n in ids} for split, ids in splits.items()}
+        assert groups["dev"].isdisjoint(groups["train"])
+        assert len(splits["dev"]) == 15  # the fewest whole groups of 5 with at least 12 rows
+
+
+def test_a_fraction_of_a_split_that_exists_is_refused(tmp_path):
+    root = write_files(tmp_path / "data", "cola")
+    with pytest.raises(MtdnnError, match="fractions: dev is a split of the source already"):
+        fetch_corpus(corpus_settings("cola", fractions={"dev": 0.5}), root, tmp_path / "out")

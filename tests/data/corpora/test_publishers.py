@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mtdnn.data.corpora.fetching import write_split
+from mtdnn.data.corpora.publishers import column_names
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import sha256
 from tests.support.file_server import FileServer
@@ -71,6 +72,133 @@ def test_tsv_and_jsonl_files_give_sentences(tmp_path):
     assert [row["label"] for row in mnli["train"].rows] == [0, 2]
 
 
+def test_rows_without_a_header_may_have_further_columns(tmp_path):
+    train = read_splits(corpus_settings("stsb"), write_files(tmp_path, "stsb"))["train"]
+    assert [(row["label"], row["sentence1"], row["sentence2"]) for row in train.rows] == [
+        (5.0, "A plane takes off.", 'An "air plane.'),
+        (0.25, "It rains.", "It snows."),
+    ]
+
+
+def test_conll_files_give_sentences(tmp_path):
+    train = read_splits(corpus_settings("wnut"), write_files(tmp_path, "wnut"))["train"]
+    assert [row["tokens"] for row in train.rows] == [
+        ["Mirl", "Berg", "lives"],
+        ["in", "Ulm"],
+        ["It", "rains"],
+    ]
+    assert train.rows[0]["tags"] == [9, 10, 0]
+
+
+CONLL_2003 = """-DOCSTART- -X- -X- O
+
+EU NNP B-NP B-group
+rejects VBZ B-VP O
+
+Peter NNP B-NP B-person
+
+-DOCSTART- -X- -X- O
+Ulm NNP B-NP B-location
+"""
+
+
+def test_documents_of_conll_files_are_clusters_and_columns_have_numbers(tmp_path):
+    (tmp_path / "train.conll").write_text(CONLL_2003)
+    settings = corpus_settings("wnut", source={"splits": {"train": ["train.conll"]}})
+    rows = read_splits(settings, tmp_path)["train"].rows
+    assert [row["tokens"] for row in rows] == [["EU", "rejects"], ["Peter"], ["Ulm"]]
+    assert [row["tags"] for row in rows] == [[5, 0], [9], [7]]
+    assert [row["cluster"] for row in rows] == [f"train.conll-{n}" for n in (1, 1, 2)]
+    parts = corpus_settings(
+        "wnut",
+        labels=["NNP", "VBZ"],
+        source={"splits": {"train": ["train.conll"]}, "columns": {"tags": 1}},
+    )
+    assert [row["tags"] for row in read_splits(parts, tmp_path)["train"].rows] == [[0, 1], [0], [0]]
+
+
+QUESTIONS = """id,text,q,span,fold
+1,"Berg, who is old, keeps a goat.",What?,"(24, 30)",train
+2,It rains.,What?,-,train
+3,It snows.,What?,"(3, 8)",valid
+4,It drips.,What?,"(3, 8)",eval
+"""
+SPANS = {
+    "format": "csv",
+    "files": ["all.csv"],
+    "split_column": "fold",
+    "splits": {"train": ["train"], "dev": ["valid", "eval"]},
+    "columns": {"context": "text", "question": "q", "answer_start": "span"},
+}
+
+
+def test_a_csv_of_questions_is_divided_by_a_column(tmp_path):
+    (tmp_path / "all.csv").write_text(QUESTIONS)
+    splits = read_splits(corpus_settings("squad", source=SPANS, no_answer="-"), tmp_path)
+    assert [row["answer_texts"] for row in splits["train"].rows] == [["a goat"], []]
+    assert [row["answer_texts"] for row in splits["dev"].rows] == [["snows"], ["drips"]]
+    for changes, message in (
+        (
+            {"splits": {"train": ["train"], "dev": ["valdi"]}},
+            r"all\.csv: splits\.dev: no row has the split 'valdi'; they have train, valid, eval",
+        ),
+        ({"split_column": "fodl"}, "line 2: missing column 'fodl', the split_column"),
+        ({"columns": {**SPANS["columns"], "question": "quest"}}, "line 2: missing column 'quest'"),
+    ):
+        wrong = corpus_settings("squad", source={**SPANS, **changes}, no_answer="-")
+        with pytest.raises(MtdnnError, match=message):
+            read_splits(wrong, tmp_path)
+
+
+def test_a_headerless_tsv_of_choices_is_divided_by_a_column(tmp_path):
+    (tmp_path / "all.tsv").write_text("tr\tWhy?\tx\ty\tB\ntr\tHow?\tx\ty\tA\nva\tWho?\tx\ty\tB\n")
+    source = {
+        "format": "tsv",
+        "header": False,
+        "files": ["all.tsv"],
+        "split_column": 0,
+        "splits": {"train": ["tr"], "dev": ["va"]},
+        "columns": {"sentence": 1, "choices": [2, 3], "label": 4},
+    }
+    splits = read_splits(corpus_settings("swag", source=source, labels=["A", "B"]), tmp_path)
+    assert [row["label"] for row in splits["train"].rows] == [1, 0]
+    assert splits["dev"].rows[0]["sentence"] == "Who?"
+
+
+def test_a_json_document_has_a_list_for_each_split(tmp_path):
+    entries = [{"sentence1": f"A {n}.", "label": n % 2} for n in range(3)]
+    document = {"train": entries, "validation": entries[:1], "other": []}
+    (tmp_path / "all.json").write_text(json.dumps(document))
+    source = {
+        "format": "json",
+        "header": True,
+        "files": ["all.json"],
+        "splits": {"train": ["train"], "dev": ["validation"]},
+        "columns": {},
+    }
+    splits = read_splits(corpus_settings("cola", source=source), tmp_path)
+    assert [len(splits[split].rows) for split in ("train", "dev")] == [3, 1]
+    broken = {**document, "train": [entries[0], 7]}
+    (tmp_path / "all.json").write_text(json.dumps(broken))
+    with pytest.raises(MtdnnError, match=r"all\.json: train: entry 1: must be a JSON object"):
+        read_splits(corpus_settings("cola", source=source), tmp_path)
+    (tmp_path / "train.json").write_text(json.dumps(entries))  # or one list for each file
+    single = {**source, "files": [], "splits": {"train": ["train.json"]}}
+    assert read_splits(corpus_settings("cola", source=single), tmp_path)["train"] == splits["train"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_first_columns_of_a_file_are_known(name, tmp_path):
+    root, settings = write_files(tmp_path, name), corpus_settings(name)
+    file = next(iter(FILES[name]))
+    names = column_names(root / file, settings.source)
+    wanted = settings.source.columns.values()
+    assert {n for entry in wanted for n in (entry if isinstance(entry, list) else [entry])} <= {
+        *names
+    }
+    assert names
+
+
 # --- files below a URL -----------------------------------------------------------------------
 
 
@@ -104,6 +232,9 @@ REFUSED = [
     ("swag", "train.csv", "ending1", "ending0", "line 1: duplicate column name"),
     ("cola", "train.tsv", "\t*\t", "\t", "line 2: 3 fields instead of 4"),
     ("mrpc", "ids.tsv", "20\t21", "20\t22", "ids.tsv: line 1: no row of the train files"),
+    ("stsb", "train.csv", '\tAn "air plane.', "", "line 1: 6 fields instead of 7 or more"),
+    ("wnut", "train.conll", "lives\tO", "lives", "line 3: 1 columns instead of 2"),
+    ("wnut", "train.conll", "Mirl\tB-person", "Mirl", "line 1: 1 columns instead of at least 2"),
     ("mnli", "train.jsonl", MNLI, MNLI[:-9], "line 3: not valid JSON, perhaps cut off"),
     ("mnli", "train.jsonl", MNLI_LINE, deep(), "line 1: nested too deeply"),
     ("mnli", "train.jsonl", MNLI_LINE, "[1]", "line 1: must be a JSON object"),
@@ -202,6 +333,12 @@ SPLITS = {
         "dev": ["in_domain_dev.tsv", "out_of_domain_dev.tsv"],
     },
     "mrpc": {"train": ["msr_paraphrase_train.txt"]},
+    "stsb": {"train": ["sts-train.csv"], "dev": ["sts-dev.csv"], "test": ["sts-test.csv"]},
+    "wnut": {
+        "train": ["wnut17train.conll"],
+        "dev": ["emerging.dev.conll"],
+        "test": ["emerging.test.annotated"],
+    },
     "mnli": {
         "train": ["multinli_1.0_train.jsonl"],
         "dev": ["multinli_1.0_dev_matched.jsonl", "multinli_1.0_dev_mismatched.jsonl"],
@@ -213,13 +350,16 @@ COUNTS = {
     "cola": (8551, 527 + 516),
     "mrpc": (3668, 408),
     "mnli": (13385, 7755 + 999),
+    "stsb": (5749, 1500, 1379),
+    "wnut": (3394, 1009, 1287),
 }
+FOLDERS = {"squad": "squad_v2", "wnut": "wnut17"}
 
 
 @needs_published
 @pytest.mark.parametrize("name", SPLITS)
 def test_published_files_are_read_completely(name, tmp_path):
-    folder = "squad_v2" if name == "squad" else name
+    folder = FOLDERS.get(name, name)
     lines = [line.split() for line in (PUBLISHED / "SHA256SUMS").read_text().splitlines()]
     sums = {
         file.removeprefix(f"{folder}/"): digest
@@ -229,8 +369,8 @@ def test_published_files_are_read_completely(name, tmp_path):
     source = {"splits": SPLITS[name], "sha256": sums}
     if name == "mrpc":
         source["dev_ids"] = "dev_ids.tsv"
-    train, dev = COUNTS[name]
-    settings = corpus_settings(name, source=source, rows={"train": train, "dev": dev})
+    rows = dict(zip(("train", "dev", "test"), COUNTS[name], strict=False))
+    settings = corpus_settings(name, source=source, rows=rows)
     manifest = fetch_corpus(settings, PUBLISHED / folder, tmp_path / "out")
     assert not manifest["splits"]["train"]["dropped"]
     used = manifest["source"]["sha256"]

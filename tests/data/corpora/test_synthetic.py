@@ -17,6 +17,11 @@ RECIPES = {
     "cola": ("sequence_classification", ["unacceptable", "acceptable"]),
     "mrpc": ("sequence_classification", ["not_equivalent", "equivalent"]),
     "mnli": ("sequence_classification", ["entailment", "neutral", "contradiction"]),
+    "stsb": ("regression", []),
+    "ner": (
+        "token_classification",
+        ["O", "B-person", "I-person", "B-place", "B-group", "I-group"],
+    ),
 }
 
 
@@ -48,6 +53,25 @@ def test_labels_are_balanced(recipe, tmp_path):
         classes = len(RECIPES[recipe][1]) or 4
         assert len(labels) == classes
         assert max(labels.values()) / labels.total() < 0.5 + 0.3 / classes
+
+
+def test_scores_cover_their_scale(tmp_path):
+    fetch_corpus(synthetic_corpus("stsb"), ".", tmp_path / "out")
+    for split in ("train", "dev"):
+        scores = [row["label"] for row in read_rows(tmp_path / "out", split)]
+        assert (min(scores), max(scores)) == (0, 5)
+        assert max(Counter(round(score) for score in scores).values()) < len(scores) / 4
+
+
+def test_every_tag_occurs_and_entities_of_dev_are_new(tmp_path):
+    fetch_corpus(synthetic_corpus("ner"), ".", tmp_path / "out")
+    names = {}
+    for split in ("train", "dev"):
+        rows = read_rows(tmp_path / "out", split)
+        assert {tag for row in rows for tag in row["tags"]} == set(range(6))
+        pairs = [pair for row in rows for pair in zip(row["tokens"], row["tags"], strict=True)]
+        names[split] = {word for word, tag in pairs if tag in (1, 3, 4)}
+    assert names["train"].isdisjoint(names["dev"])
 
 
 def test_questions_are_distributed_as_in_squad(tmp_path):
