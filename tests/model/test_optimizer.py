@@ -101,6 +101,26 @@ def test_rows_with_a_gradient_are_updated_like_a_whole_matrix(legacy, monkeypatc
 
 
 @pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_forgetful_optimizer_is_a_new_one(legacy, sparse):
+    start, outcomes = torch.randn(6, 4, generator=torch.Generator().manual_seed(1)), []
+    for anew in (False, True):
+        words = nn.Parameter(start.clone())
+        optimizer = DecoupledAdamax([{"params": [words], "weight_decay": 0.1}], 0.1, legacy=legacy)
+        for number, rows in enumerate(([0, 1, 2], [3, 1], [4, 5], [0, 4])):
+            if number == 2 and anew:
+                optimizer = DecoupledAdamax(optimizer.param_groups, 0.1, legacy=legacy)
+            elif number == 2:
+                optimizer.forget()
+            words.grad = None
+            found = nn.functional.embedding(torch.tensor(rows), words, sparse=sparse)
+            (found * (number + 1)).square().sum().backward()
+            optimizer.step()
+        outcomes.append(words.detach())
+    assert torch.equal(*outcomes)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
 def test_a_parameter_without_gradient_is_unchanged(legacy):
     used, unused = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
     groups = [{"params": [used, unused], "weight_decay": 0.5}]
