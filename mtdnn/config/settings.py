@@ -305,6 +305,7 @@ class Proportional(Closed):
         description="exponent of the sizes, the numbers of training items; 1: in proportion to "
         "them; 0.5: to their square roots (Stickland and Murray 2019); 0: uniform",
         ge=0,
+        le=2,
     )
 
 
