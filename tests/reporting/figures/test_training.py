@@ -28,7 +28,7 @@ def test_bars_show_the_share_of_each_corpus_and_the_intended_share(drawn):
 def test_each_phase_has_a_bar_and_the_shares_that_its_policy_intends(tmp_path):
     phases = [
         {"corpora": ["cola"], "epochs": 1},
-        {"policy": {"kind": "proportional", "alpha": 1}, "steps": 8},
+        {"policy": {"kind": "temperature", "temperature": 1, "caps": {"cola": 10}}, "steps": 8},
         {"corpora": ["squad"], "epochs": 1},
     ]
     row = {"encoder": "tiny", "mixture": "squad_cola"}
@@ -41,9 +41,8 @@ def test_each_phase_has_a_bar_and_the_shares_that_its_policy_intends(tmp_path):
     marks = [(line.get_xdata()[0], round(line.get_ydata()[0])) for line in axes.lines]
     assert {place for _, place in marks} == {1}  # the other phases have a single corpus
     sizes = json.loads(pq.read_schema(run_dir / "schedule.parquet").metadata[b"sizes"])
-    share = 100 * sizes["squad"] / (sizes["squad"] + 30)
+    share = 100 * sizes["squad"] / (sizes["squad"] + 10)
     assert [mark for mark, _ in marks] == pytest.approx([share] * len(marks))
-    assert 50 < share < 95  # a question has several windows
 
 
 def test_losses_have_a_panel_for_each_kind_of_run_and_a_curve_for_each_seed(drawn):
