@@ -12,7 +12,7 @@ from mtdnn.data.tokenising import ENCODE
 from mtdnn.evaluation.predictions import DECIDE
 from mtdnn.model.batches import TARGETS
 from mtdnn.model.heads import HEADS
-from mtdnn.model.saving import PLAIN
+from mtdnn.model.plain import AUTO_CLASSES
 
 REGISTRIES = {
     "columns": COLUMNS,
@@ -24,7 +24,7 @@ REGISTRIES = {
     "synthetic recipes": [recipe.family for recipe in synthetic.RECIPES.values()],
     "targets": TARGETS,
     "heads": HEADS,
-    "plain models": PLAIN,
+    "plain models": AUTO_CLASSES,
     "predictions": [*DECIDE, "question_answering"],  # which has a decoder of its own
     "benchmarks": LIKE,
 }

@@ -574,7 +574,7 @@ class Experiment(Closed):
                 values = training.get(key)
                 if not isinstance(values, Mapping):
                     continue  # which loading reports
-                yield from _unknown(f"{place}training.{key}", values, self.corpora)
+                yield from _unknown(f"{place}training.{key}", map(str, values), self.corpora)
                 yield from (
                     f"{place}training.{key}.{corpus}: {LOG_LABELS} is for corpora with labels; "
                     "give a number"

@@ -158,17 +158,19 @@ def _place(parts: tuple[int | str, ...], mapping: Any) -> tuple[str, str | None]
     """
     keys: list[str] = []
     value = mapping
+    told = False  # the kind of `value`, which comes first, although a key may have its name
     for number, part in enumerate(parts, 1):
+        if isinstance(value, Mapping) and value.get("kind") == part and not told:
+            told = True
+            continue
         in_list = isinstance(value, list) and isinstance(part, int) and part < len(value)
         inside = in_list or (isinstance(value, Mapping) and part in value)
         if not inside and part in _TYPES:
             return ".".join(keys), str(part)
-        last = number == len(parts)
-        if isinstance(value, Mapping) and value.get("kind") == part and not last:
-            continue  # the kind of a policy or source, although a key may have its name
-        if inside or part not in _KINDS or (last and part in get_args(PolicyKind)):
+        named = number == len(parts) and part in get_args(PolicyKind)  # the key of that name
+        if inside or part not in _KINDS or named:
             keys.append(str(part))
-            value = value[part] if inside else None
+            value, told = value[part] if inside else None, False
     return ".".join(keys), None
 
 

@@ -101,7 +101,7 @@ def wrong_phases(
         place, own = f"schedule.phases.{number}", phase.corpora or list(corpora)
         used |= set(own)
         if strangers := [name for name in own if name not in corpora]:
-            yield f"{place}.corpora: {', '.join(strangers)} is not among the corpora of {mixture}"
+            yield f"{place}.corpora: {mixture} does not have {', '.join(strangers)}; remove it here"
         elif target not in own:
             if phase.until == "target":
                 yield f"{place}.until: the phase has no batches of the target {target}"
@@ -114,6 +114,6 @@ def wrong_phases(
         yield f"schedule.phases: none has the target {target} of {mixture}; add it to one"
     elif unused := [name for name in corpora if schedule.phases and name not in used]:
         yield (
-            f"schedule.phases: {', '.join(unused)} of {mixture} is in none of them; "
+            f"schedule.phases: none has {', '.join(unused)} of {mixture}; "
             "add it to one, or use a mixture without it"
         )

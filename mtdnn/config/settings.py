@@ -419,6 +419,7 @@ class Proportional(Closed):
         description="exponent of the sizes, the numbers of training items; 1: in proportion to "
         "them; 0.5: to their square roots (Stickland and Murray 2019); 0: uniform",
         ge=0,
+        le=2,
     )
 
 
@@ -614,6 +615,8 @@ def _misfits(schedule: ScheduleSettings, given: Iterable[str]) -> Iterator[str]:
     for name in {"spread", "steps_of_weight"} & changed:
         if policy != "weighted":
             yield f"{name}: belongs to the policy weighted; {policy} does not know it"
+    if "steps_of_weight" in changed and (schedule.steps or schedule.until == "every_corpus"):
+        yield "steps_of_weight: is a length of its own; leave out steps and until"
     if "until" in changed and schedule.steps:
         yield "until: is not for a schedule with a number of steps; keep one of them"
     if "until" in given and schedule.until == "target" and policy == "shuffled":

@@ -1,6 +1,7 @@
 """Experiments: their runs, variants, grids and paths, and those that the repository contains."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,19 @@ def test_the_experiments_of_the_repository_are_valid(name):
     assert experiment.lock == str(ROOT / "config" / f"{name}.lock.json")
     assert {"table1", "table2"} <= set(experiment.tables)
     assert set(experiment.figures) == {"figure3", "figure4"}
+
+
+def test_the_examples_of_policies_and_phases_are_valid():
+    text = (ROOT / "config" / "README.md").read_text().split("## Which corpus, when")[1]
+    paper = yaml.safe_load((ROOT / "config" / "paper.yaml").read_text())
+    paper["encoders"]["base"] = paper["encoders"]["bert-base-cased"]
+    for block in re.findall(r"```yaml\n(.*?)```", text.split("\n## ")[0], re.DOTALL):
+        example = yaml.safe_load(block)
+        for key in ("mixtures", "variants", "training", "tables"):
+            paper[key] = {**paper.get(key, {}), **example.get(key, {})}
+    assert {"t5", "anti_curriculum", "after_mnli"} <= paper["variants"].keys()
+    runs = parse(paper, "paper.yaml").runs()
+    assert "base/mnli/w1.0/default/seed1" in [run.path for run in runs]
 
 
 def test_results_that_are_not_the_papers_say_so():

@@ -224,8 +224,8 @@ def phased(*phases: dict, weight: float = 0.8, **schedule: object) -> dict:
         ),
         (
             phased({"corpora": ["squad"]}, weight=1),
-            f"{ROW}.variant: longer: schedule.phases: cola of qa_sc is in none of them; add it to "
-            "one, or use a mixture without it",
+            f"{ROW}.variant: longer: schedule.phases: none has cola of qa_sc; add it to one, or "
+            "use a mixture without it",
         ),
         (
             {
@@ -233,8 +233,8 @@ def phased(*phases: dict, weight: float = 0.8, **schedule: object) -> dict:
                 "tables__table1__rows__1__mixture": "qa",
                 "tables__table1__rows__1__weight": 1,
             },
-            f"{ROW}.variant: longer: schedule.phases.1.corpora: cola is not among the corpora of "
-            "qa",
+            f"{ROW}.variant: longer: schedule.phases.1.corpora: qa does not have cola; remove it "
+            "here",
         ),
         (
             phased({"corpora": ["cola"], "until": "target"}, {"corpora": ["squad"]}, weight=1),

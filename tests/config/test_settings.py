@@ -1,10 +1,12 @@
 """Settings of a run: which of them determine the trained model."""
 
+from typing import get_args
+
 import pytest
 from pydantic import ValidationError
 
 from mtdnn.config.loading import parse
-from mtdnn.config.settings import CorpusSettings, RunSettings
+from mtdnn.config.settings import AnyPolicy, CorpusSettings, PolicyKind, RunSettings
 from tests.support.factories import small
 
 
@@ -15,6 +17,11 @@ def qa_sc(**changes: object) -> RunSettings:
 
 
 RTE = {**small()["corpora"]["cola"], "label": "RTE"}
+
+
+def test_the_names_of_policies_are_their_kinds():
+    kinds = [get_args(model.model_fields["kind"].annotation)[0] for model in get_args(AnyPolicy)]
+    assert kinds == list(get_args(PolicyKind))
 
 
 @pytest.mark.parametrize(

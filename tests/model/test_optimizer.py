@@ -100,6 +100,44 @@ def test_rows_with_a_gradient_are_updated_like_a_whole_matrix(legacy, monkeypatc
     torch.testing.assert_close(outcomes[:half], outcomes[half:])
 
 
+def test_a_factor_of_all_gradients_is_undone_and_that_of_some_is_not():
+    outcomes = {}
+    for name, factors in {"plain": (1, 1), "all": (9, 9), "some": (9, 1)}.items():
+        outcomes[name] = parameters()
+        optimizer = DecoupledAdamax([{"params": outcomes[name]}], lr=1e-2)
+        for step in range(40):
+            generator = torch.Generator().manual_seed(step)
+            for parameter in outcomes[name]:
+                drawn = torch.randn(parameter.shape, generator=generator) + (-1) ** step
+                parameter.grad = drawn * factors[step % 2]
+            optimizer.step()
+    torch.testing.assert_close(outcomes["all"], outcomes["plain"], rtol=1e-4, atol=1e-5)
+    # With alternating signs the larger one decides.
+    moved = [(a - b).abs().mean() for a, b in zip(outcomes["some"], parameters(), strict=True)]
+    usual = [(a - b).abs().mean() for a, b in zip(outcomes["plain"], parameters(), strict=True)]
+    assert sum(moved) > 2 * sum(usual)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_forgetful_optimizer_is_a_new_one(legacy, sparse):
+    start, outcomes = torch.randn(6, 4, generator=torch.Generator().manual_seed(1)), []
+    for anew in (False, True):
+        words = nn.Parameter(start.clone())
+        optimizer = DecoupledAdamax([{"params": [words], "weight_decay": 0.1}], 0.1, legacy=legacy)
+        for number, rows in enumerate(([0, 1, 2], [3, 1], [4, 5], [0, 4])):
+            if number == 2 and anew:
+                optimizer = DecoupledAdamax(optimizer.param_groups, 0.1, legacy=legacy)
+            elif number == 2:
+                optimizer.forget()
+            words.grad = None
+            found = nn.functional.embedding(torch.tensor(rows), words, sparse=sparse)
+            (found * (number + 1)).square().sum().backward()
+            optimizer.step()
+        outcomes.append(words.detach())
+    assert torch.equal(*outcomes)
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_parameter_without_gradient_is_unchanged(legacy):
     used, unused = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))

@@ -117,7 +117,8 @@ def make_encoder(
                 parameter.normal_(std=0.1)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
+    paths = sorted(path for path in folder.iterdir() if path.name != "manifest.json")
+    files = {path.name: sha256(path) for path in paths}
     write_json(folder / "manifest.json", {"files": files, "digest": digest(files)})
     return folder
 

@@ -169,6 +169,18 @@ def test_accumulation_checkpointed_activations_and_more_processes_than_items(
     assert_near(outcome(run_dir), single)
 
 
+def test_processes_know_loss_weights_rates_of_heads_and_batch_sizes(tmp_path):
+    own = {"loss_weights": {"cola": 3.0}, "head_learning_rates": {"mnli": 1e-4}}
+    own |= {"batch_sizes": {"swag": 3}, "learning_rates": {"swag": 2e-5}}
+    results = []
+    for size in (1, 2):
+        folder = tmp_path / str(size)
+        run_dir, run = make(folder, gpus=size, **own, **WITHOUT_DROPOUT)
+        assert together(size, run_dir, run) == [0] * size
+        results.append(outcome(run_dir))
+    assert_near(*results)
+
+
 # --- with dropout ----------------------------------------------------------------------------
 
 

@@ -250,3 +250,39 @@ def test_expected_steps_in_turn_are_exact_for_every_corpus(
     (expected,) = expected_steps(parts, supplies(sizes, batch_size), 0.5)
     drawn = Counter(s.corpus for s in draw(parts, supplies(sizes, batch_size), 0.5, seed))
     assert {name: drawn[name] for name in sizes} == expected
+
+
+def test_expected_steps_of_phases_add_up_and_are_exact_where_each_phase_is():
+    exact = [
+        {"corpora": ["cola", "mnli"], "policy": "shuffled", "epochs": 1},
+        {"policy": {"kind": "proportional", "alpha": 0.5}, "steps": 50},
+        {"corpora": ["squad"]},
+    ]
+    for more in ([], [{"policy": "uniform"}]):
+        parts = phases(SIZES, {"phases": [*exact, *more]})
+        expected = expected_steps(parts, supplies(SIZES), 1.0)
+        assert expected[0] == {"cola": 38, "mnli": 113} and expected[2] == {"squad": 150}
+        assert is_exact(parts) == (not more)
+        seeds = range(40 if more else 3)
+        drawn = [list(draw(parts, supplies(SIZES), 1.0, seed)) for seed in seeds]
+        for number, phase in enumerate(expected):
+            counts = [sum(step.phase == number for step in steps) for steps in drawn]
+            assert sum(counts) / len(counts) == pytest.approx(sum(phase.values()), rel=0.03)
+            if not more:
+                assert len(set(counts)) == 1
+
+
+def test_a_phase_does_not_move_the_batches_of_those_before_it():
+    first = {"corpora": ["cola", "squad"], "policy": "uniform", "epochs": 1}
+    before, after = (
+        [
+            (step.corpus, step.rows.tolist())
+            for step in steps_of(SIZES, {"phases": [first, second]})
+            if step.phase == 0
+        ]
+        for second in ({"steps": 3, "policy": "shuffled"}, {"corpora": ["squad"]})
+    )
+    assert before == after
+    again = steps_of(SIZES, {"phases": [first, first]})
+    rows = [[s.rows.tolist() for s in again if s.phase == number] for number in (0, 1)]
+    assert rows[0] != rows[1]

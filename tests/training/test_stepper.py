@@ -21,7 +21,7 @@ from mtdnn.training.stepper import (
     precision,
     stepper_for,
 )
-from tests.support.packed import Prepared
+from tests.support.packed import WITHOUT_DROPOUT, Prepared
 from tests.support.recorder import Recording, StandIn, state_of
 from tests.support.tiny import FAMILIES
 
@@ -43,14 +43,14 @@ def like_a_gpu(monkeypatch):
 class RecordedTraining:
     """A run whose steps are recorded, with a list of the recordings."""
 
-    def __init__(self, prepared, **changes):
+    def __init__(self, prepared, loss_weights=None, **changes):
         self.settings = prepared.run.training.model_copy(update={"learning_rate": 3e-3, **changes})
         self.prepared = prepared
         self.model = prepared.model("packed").train()
         self.optimizer = optimizer_for(self.model, self.settings)
         self.recorder = StandIn()
         self.stepper = self.recorder.stepper = RecordedSteps(
-            self.model, self.optimizer, self.settings, CPU, self.recorder
+            self.model, self.optimizer, self.settings, CPU, self.recorder, loss_weights or {}
         )
 
     @property
@@ -60,16 +60,19 @@ class RecordedTraining:
     def state(self):
         return state_of(self.stepper)
 
-    def run(self, stepper=None, steps=range(STEPS)):
+    def run(self, stepper=None, steps=range(STEPS), head_factor=1, restart=None):
         stepper, losses = stepper or self.stepper, []
         for step in steps:
+            if step == restart:
+                self.optimizer.forget()
             corpus = ORDER[step % len(ORDER)]
             draw = np.random.default_rng(step // 2 % 5)  # shapes that occur again, in another order
             items = draw.choice(12, 6, replace=False)
             items = np.random.default_rng(step).permutation(items)
             batch = stepper.prepare(self.prepared.batch(corpus, items))
             random_state(1, step)
-            loss, norm = stepper.take(corpus, batch, learning_rate(step, STEPS, self.settings))
+            rate = learning_rate(step, STEPS, self.settings)
+            loss, norm = stepper.take(corpus, batch, rate, 1.0, head_factor * rate)
             losses.append((loss.item(), norm.item()))
         return losses
 
@@ -119,6 +122,27 @@ def test_recorded_steps_equal_unrecorded_ones(undropped, like_a_gpu, pooling, op
         if not name.startswith(IGNORED) and "key.bias" not in name:
             torch.testing.assert_close(state[name], plain[name], rtol=1e-4, atol=1e-5)
     assert ages == others and len(set(ages)) > 3
+
+
+@pytest.mark.parametrize("optimizer", ["adamax", "adamax_legacy"])
+def test_recorded_steps_know_loss_weights_head_rates_and_restarts(undropped, like_a_gpu, optimizer):
+    weights, outcomes = {"squad": 0.2, "mnli": 3.0}, []
+    for kind in ("recorded", "unrecorded", "plain"):
+        own = {} if kind == "plain" else weights
+        training = RecordedTraining(undropped, own, optimizer=optimizer, weight_decay=0.1)
+        stepper = Stepper(training.model, training.optimizer, training.settings, CPU, None, own)
+        if kind != "recorded":
+            training.optimizer._factors = None
+        options = {} if kind == "plain" else {"head_factor": 10, "restart": 37}
+        losses = training.run(training.stepper if kind == "recorded" else stepper, **options)
+        outcomes.append((losses, training.state()))
+    (losses, state), (expected, unrecorded), (others, _) = outcomes
+    np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-4)
+    for name in state:
+        if not name.startswith(IGNORED) and "key.bias" not in name:
+            torch.testing.assert_close(state[name], unrecorded[name], rtol=1e-3, atol=1e-4)
+    assert losses[0][0] == pytest.approx(others[0][0])  # the loss without its factor
+    assert losses[0][1] == pytest.approx(0.2 * others[0][1], rel=1e-4)
 
 
 def test_it_makes_no_difference_when_a_step_is_recorded(undropped, like_a_gpu):
@@ -256,6 +280,40 @@ def test_accumulation_gives_the_gradients_of_one_batch(tmp_path, corpus, accumul
     shares = [share for _, share in parts_of(batch, accumulation)]
     assert len(shares) == min(accumulation, 7) and sum(shares) == pytest.approx(1)
     assert sum(part.tokens for part, _ in parts_of(batch, accumulation)) == batch.tokens
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_a_loss_weight_scales_gradients_and_not_the_loss(tmp_path, accumulation):
+    prepared = Prepared(tmp_path)
+    model, recorded, results = prepared.model().train(), None, []
+    settings = prepared.run.training.model_copy(
+        update={"accumulation": accumulation, "clip_norm": 1e9}
+    )
+    for weights in ({}, {"swag": 4.0, "cola": 2.0}):
+        recorded = GradientRecorder(model)
+        stepper = Stepper(model, recorded, settings, CPU, None, weights)
+        loss, norm = stepper.take("swag", prepared.batch("swag", range(7)), 0.1)
+        results.append((loss, norm / weights.get("swag", 1), recorded.gradients))
+    (_, _, plain), (_, _, scaled) = results
+    torch.testing.assert_close(results[0][:2], results[1][:2])
+    for name, gradient in plain.items():
+        torch.testing.assert_close(scaled[name], 4 * gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_a_head_has_a_rate_of_its_own(tmp_path):
+    """The first step of Adamax has the size of the rate, whatever the gradient is."""
+    prepared = Prepared(tmp_path, training={**WITHOUT_DROPOUT, "weight_decay": 0})
+    model = prepared.model().train()
+    optimizer = optimizer_for(model, prepared.run.training)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    stepper = Stepper(model, optimizer, prepared.run.training, CPU)
+    stepper.take("mnli", prepared.batch("mnli"), 1e-4, head_rate=1e-2)
+    steps = {n: (p - before[n]).abs().max().item() for n, p in model.named_parameters()}
+    moved = {name: step for name, step in steps.items() if step and "key.bias" not in name}
+    for name, step in moved.items():
+        expected = 1e-2 if name.startswith("heads.mnli.") else 1e-4
+        assert step == pytest.approx(expected, rel=0.02), name
+    assert {name.split(".")[0] for name in moved} == {"encoder", "pooler", "heads"}
 
 
 def test_clipping_is_global(tmp_path):

@@ -25,9 +25,11 @@ def mistakes(corpus: CorpusSettings, files: Mapping[str, Path]) -> Iterator[str]
     places = [(f"splits.{split}", name) for split, names in source.splits.items() for name in names]
     if source.files:  # which hold all splits together
         places = [("files", name) for name in source.files]
+    # Without a header, what is needed would be missing in the first line already.
+    unmapped = source.model_copy(update={"columns": {}, "split_column": None})
     for place, name in dict.fromkeys(places):
         try:
-            first = list(islice(records(files[name], source), FIRST_ROWS))
+            first = list(islice(records(files[name], unmapped), FIRST_ROWS))
             yield from _wrong_rows(place, corpus, source, name, first)
         except MtdnnError as error:
             yield f".{place}: {error}"

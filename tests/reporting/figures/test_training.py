@@ -1,11 +1,15 @@
 """Figures of training show what the schedules and logs hold."""
 
+import json
+
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from mtdnn.config.layout import RunId
 from mtdnn.reporting.figures import training
 from mtdnn.training.log import read_training
+from tests.support.tiny import make_run_folder, make_tiny_experiment
 
 
 def test_bars_show_the_share_of_each_corpus_and_the_intended_share(drawn):
@@ -19,6 +23,26 @@ def test_bars_show_the_share_of_each_corpus_and_the_intended_share(drawn):
     assert [bar.get_width() for bar in bars] == pytest.approx(shares)
     marks = {line.get_xdata()[0] for line in axes.lines if abs(line.get_ydata()[0] - place) < 0.5}
     assert list(marks) == pytest.approx([80.0])
+
+
+def test_each_phase_has_a_bar_and_the_shares_that_its_policy_intends(tmp_path):
+    phases = [
+        {"corpora": ["cola"], "epochs": 1},
+        {"policy": {"kind": "temperature", "temperature": 1, "caps": {"cola": 10}}, "steps": 8},
+        {"corpora": ["squad"], "epochs": 1},
+    ]
+    row = {"encoder": "tiny", "mixture": "squad_cola"}
+    tables = {"t": {"title": "t", "rows": [row]}}
+    changes = {"schedule": {"phases": phases}, "tables": tables}
+    run_dir, _ = make_run_folder(tmp_path, "squad_cola", 1.0, rows=30, **changes)
+    (axes,) = training.draw_corpus_shares(make_tiny_experiment(tmp_path, **changes)).subfigs[0].axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == [f"squad+cola, phase {number}" for number in (1, 2, 3)]
+    marks = [(line.get_xdata()[0], round(line.get_ydata()[0])) for line in axes.lines]
+    assert {place for _, place in marks} == {1}  # the other phases have a single corpus
+    sizes = json.loads(pq.read_schema(run_dir / "schedule.parquet").metadata[b"sizes"])
+    share = 100 * sizes["squad"] / (sizes["squad"] + 10)
+    assert [mark for mark, _ in marks] == pytest.approx([share] * len(marks))
 
 
 def test_losses_have_a_panel_for_each_kind_of_run_and_a_curve_for_each_seed(drawn):
