@@ -390,21 +390,14 @@ class Experiment(Closed):
 
     def _wrong_corpora(self) -> Iterator[str]:
         for name, corpus in self.corpora.items():
-            source = corpus.source
-            splits: set[str] = {"train", "dev"}
-            if not isinstance(source, SyntheticCorpus):
-                splits = {*source.splits, *(["dev"] if getattr(source, "dev_ids", None) else [])}
-            place = f"corpora.{name}.source"
-            for split in ("train", "dev"):
-                if split not in splits | corpus.fractions.keys():
-                    yield f"{place}.splits: {split} is missing"
-            for split in corpus.fractions.keys() & splits:
-                yield f"corpora.{name}.fractions: {split} is a split of the source already"
-            if isinstance(source, SyntheticCorpus):
-                continue
+            source, place = corpus.source, f"corpora.{name}.source"
             for split in ("train", "dev"):
                 if split not in corpus.splits:
                     yield f"{place}.splits: {split} is missing"
+            for split in corpus.fractions.keys() & corpus.published:
+                yield f"corpora.{name}.fractions: {split} is a split of the source already"
+            if isinstance(source, SyntheticCorpus):
+                continue
             if isinstance(source, FilesCorpus) and source.format not in FORMATS[corpus.family]:
                 yield (
                     f"{place}.format: {corpus.family} is read from "

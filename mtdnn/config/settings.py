@@ -350,13 +350,17 @@ class CorpusSettings(Closed):
     @property
     def splits(self) -> tuple[str, ...]:
         """The splits that it will have once it is fetched."""
-        source = self.source
-        if isinstance(source, SyntheticCorpus):
-            names = {"train", "dev", *(["test"] if source.test else [])}
-        else:
-            names = {*source.splits, *(["dev"] if getattr(source, "dev_ids", None) else [])}
+        names = {*self.published, *self.fractions}
         names |= {"held_out"} if self.held_out_titles else set()
         return tuple(split for split in ("train", "dev", "held_out", "test") if split in names)
+
+    @property
+    def published(self) -> set[str]:
+        """The splits that its source has."""
+        source = self.source
+        if isinstance(source, SyntheticCorpus):
+            return {"train", "dev", *(["test"] if source.test else [])}
+        return {*source.splits, *(["dev"] if getattr(source, "dev_ids", None) else [])}
 
     @model_validator(mode="after")
     def _metrics_fit_family(self) -> "CorpusSettings":
