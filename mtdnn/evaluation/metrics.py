@@ -269,7 +269,9 @@ def read_questions(corpus: Path, split: str, run_dir: Path) -> Questions:
 
 def _score_auxiliary(path: Path, run: RunSettings, layout: Layout) -> dict[str, dict[str, Any]]:
     """Score the predictions of every auxiliary corpus on its own dev set."""
-    columns = ["corpus", "row", "label", "prediction", "tags", "predicted_tags"]
+    columns = ["corpus", "row", "label", "prediction"]
+    if any(corpus.family == "token_classification" for corpus in run.corpora.values()):
+        columns += ["tags", "predicted_tags"]
     table = read_columns(path, columns).to_pandas()
     results = {}
     for name, corpus in run.corpora.items():
