@@ -213,13 +213,13 @@ def stsb_rows(count: int, draw: random.Random) -> list[dict]:
 
 
 def ner_rows(count: int, draw: random.Random) -> list[dict]:
-    """Return sentences with a colour of one or two words; some words have several tokens."""
+    """Return sentences with a colour, or a colour and black; some words have several tokens."""
     rows = []
     for number in range(count):
         words = draw.choices([*FILLERS, "housing", "riverer"], k=draw.randint(3, 12))
         tags = [0] * len(words)
         place, size = draw.randrange(len(words)), draw.randint(1, 2)
-        words[place:place] = draw.sample(COLOURS, size)
+        words[place:place] = [draw.choice(COLOURS[:-1]), COLOURS[-1]][:size]
         tags[place:place] = [1, 2][:size]
         rows.append({"id": f"n{number}", "tokens": words, "tags": tags})
     return rows

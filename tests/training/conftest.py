@@ -15,7 +15,7 @@ def trained(tmp_path_factory):
     run_dir, run = make_run_folder(
         tmp_path_factory.mktemp("trained"),
         mixture="_".join(FAMILIES),
-        weight=0.2,
+        weight=0.16,
         rows=120,
         encoder={"num_hidden_layers": 1},
         training=LEARNABLE,

@@ -55,7 +55,9 @@ def test_answers_and_labels_are_learnt(trained):
         if corpus == "stsb":
             assert np.corrcoef(rows["label"], rows["prediction"])[0, 1] > 0.8
         elif corpus == "ner":
-            tags, guesses = (np.concatenate(rows[name]) for name in ("tags", "predicted_tags"))
+            tags, guesses = (
+                np.concatenate(list(rows[name])) for name in ("tags", "predicted_tags")
+            )
             assert (tags == guesses)[tags > 0].mean() > 0.8
         else:
             assert (rows["label"] == rows["prediction"]).mean() > 0.8, corpus
