@@ -447,8 +447,8 @@ class Experiment(Closed):
         used = [each for each in self._used_mixtures() if self.target_of(each)]
         if entry.corpus and used and not any(self.scored_corpus(each, name) for each in used):
             yield (
-                f"slices.{name}.corpus: {entry.corpus} has not the family and labels of any "
-                "mixture's target"
+                f"slices.{name}.corpus: no mixture in a table has a target with the family and "
+                f"labels of {entry.corpus}"
             )
         found = [entry.corpus] if entry.corpus else [self.target_of(each) for each in used]
         for corpus in dict.fromkeys(each for each in found if each in self.corpora):
@@ -618,6 +618,10 @@ class Experiment(Closed):
         held_out = any(corpus.held_out_titles for corpus in self.corpora.values())
         if self.tune_threshold_on and not held_out:
             yield "tune_threshold_on: held_out needs a corpus with held_out_titles"
+        targets = [self.target_of(name) for name in self._used_mixtures()]
+        families = {self.corpora[name].family for name in targets if name}
+        if self.tune_threshold_on and families and "question_answering" not in families:
+            yield "tune_threshold_on: is for question answering, which is no row's target"
         if "default" in self.variants:
             yield "variants.default: this name means the experiment's own settings; choose another"
         if len(set(self.seeds)) != len(self.seeds):

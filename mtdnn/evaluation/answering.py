@@ -13,7 +13,7 @@ from mtdnn.data.corpora.fetching import read_questions, read_unlabelled
 from mtdnn.data.features import Features
 from mtdnn.data.tokenising import Tokenizer, tokenise
 from mtdnn.evaluation.decoding import predictions_table
-from mtdnn.evaluation.predictions import answer, classify
+from mtdnn.evaluation.predictions import answer, classify, of_all_words
 from mtdnn.model.device import use_device
 from mtdnn.model.multitask import MultiTaskModel
 from mtdnn.model.saving import load
@@ -78,6 +78,7 @@ def predict_file(
         table = classify(model, corpus, features, run, device)
     names = run.corpora[corpus].labels
     if "predicted_tags" in table.column_names:
+        table = of_all_words(table, [[0] * len(row["tokens"]) for row in rows], names)
         found: list[Any] = [
             [names[tag] for tag in tags] for tags in table["predicted_tags"].to_pylist()
         ]

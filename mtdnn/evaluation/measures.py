@@ -205,7 +205,7 @@ def _mean_above(values: Array, other: Array) -> Array:
 def tag_counts(
     gold: Sequence[Sequence[int]], predicted: Sequence[Sequence[int]], names: Sequence[str]
 ) -> dict[str, Array]:
-    """Count each sentence's entities and tokens.
+    """Count each sentence's entities and tokens (words).
 
     Args:
         gold: number of the tag of each token of each of N sentences.

@@ -1,6 +1,6 @@
 """Predict with a run's model: answers to questions, and labels of all other items."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from mtdnn.config.dependencies import code_of
 from mtdnn.config.layout import Layout, RunFolder, outdated_by
 from mtdnn.config.settings import Family, RunSettings
 from mtdnn.data.features import ROWS_AT_A_TIME, Features, Sequences, check_files, check_unchanged
-from mtdnn.evaluation import items
 from mtdnn.evaluation.decoding import PREDICTIONS, Answers, Decoder, SpanLogits, predictions_table
 from mtdnn.evaluation.entities import OUTSIDE
 from mtdnn.machine.files import digest, read_columns, read_product
@@ -28,6 +27,24 @@ from mtdnn.model.saving import load
 TOKENS_PER_BATCH = {"cpu": 4_096, "cuda": 32_768}
 """Tokens of a batch by device: enough to keep the device busy, few enough for its memory."""
 
+
+LABELS = pa.schema(
+    [
+        ("corpus", pa.string()),
+        ("split", pa.string()),
+        ("row", pa.int32()),
+        ("label", pa.float64()),
+        ("prediction", pa.float64()),
+        ("tags", pa.list_(pa.int16())),
+        ("predicted_tags", pa.list_(pa.int16())),
+    ]
+)
+"""Columns of auxiliary.parquet: one row for each item that is not a question.
+
+`row` is the item's row in the corpus file. `label` and `prediction` are numbers of classes or
+choices, or real numbers; an item of token classification has `tags` and `predicted_tags` instead,
+one for each word.
+"""
 
 _MADE_FROM = b"mtdnn.made_from"  # key in the metadata of both files
 
@@ -83,7 +100,7 @@ def evaluate(run_dir: Path, run: RunSettings, threads: int | None = None) -> Non
         schema = PREDICTIONS.with_metadata(origin)
         with pq.ParquetWriter(files.predictions, schema, compression="zstd") as writer:
             labels = _predict(run, layout, model, device, writer)
-        table = pa.concat_tables([items.PREDICTIONS.empty_table(), *labels])
+        table = pa.concat_tables([LABELS.empty_table(), *labels])
         table = table.replace_schema_metadata(origin)
         pq.write_table(table, files.auxiliary, compression="zstd")
 
@@ -113,7 +130,8 @@ def _predict(
                 continue
             predicted = classify(model, head, features, run, device)
             if family == "token_classification":
-                predicted = of_all_words(predicted, rows, run.settings_of(name).labels)
+                gold = read_columns(rows, ["tags"])["tags"].to_pylist()
+                predicted = of_all_words(predicted, gold, run.settings_of(name).labels)
             labels.append(_named(name, split, predicted))
     return labels
 
@@ -129,13 +147,13 @@ def _answers(corpus: str, split: str, rows: Path, best: Answers) -> Iterator[pa.
 
 
 def _named(corpus: str, split: str, predicted: pa.Table) -> pa.Table:
-    """Return predictions in the columns `items.PREDICTIONS`, null where they have none."""
+    """Return predictions in the columns `LABELS`, null where they have none."""
     columns = {name: predicted[name] for name in predicted.column_names}
     columns |= {
         name: [value] * len(predicted) for name, value in (("corpus", corpus), ("split", split))
     }
-    filled = {name: columns.get(name, [None] * len(predicted)) for name in items.PREDICTIONS.names}
-    return pa.table(filled).cast(items.PREDICTIONS)
+    filled = {name: columns.get(name, [None] * len(predicted)) for name in LABELS.names}
+    return pa.table(filled).cast(LABELS)
 
 
 def answer(
@@ -243,7 +261,9 @@ DECIDE: dict[Family, Callable[[Head, Sequences, torch.Tensor, Family], dict[str,
 """How the items of each family but question answering get their predictions."""
 
 
-def of_all_words(predicted: pa.Table, rows: Path, labels: list[str]) -> pa.Table:
+def of_all_words(
+    predicted: pa.Table, gold: Sequence[Sequence[int]], labels: list[str]
+) -> pa.Table:
     """Return predicted tags with gold tags, for every word of the corpus.
 
     A word that the encoder did not see, because it is beyond the maximum length or the tokenizer
@@ -252,11 +272,10 @@ def of_all_words(predicted: pa.Table, rows: Path, labels: list[str]) -> pa.Table
 
     Args:
         predicted: `row`, `words` and `predicted_tags` of each sentence, in the corpus's order.
-        rows: the corpus's file.
+        gold: the gold tags of every sentence of the corpus, one for each word.
         labels: names of the tags.
     """
     unseen = labels.index(OUTSIDE) if OUTSIDE in labels else 0
-    gold = read_columns(rows, ["tags"])["tags"].to_pylist()
     tags = [gold[row] for row in predicted["row"].to_pylist()]
     guesses = []
     sides = (predicted[name].to_pylist() for name in ("words", "predicted_tags"))

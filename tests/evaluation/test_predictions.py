@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from mtdnn.config.layout import Layout
 from mtdnn.data.features import Features
-from mtdnn.evaluation import items, predictions
+from mtdnn.evaluation import predictions
 from mtdnn.evaluation.decoding import predictions_table
 from mtdnn.evaluation.predictions import (
     answer,
@@ -136,7 +136,7 @@ def test_unseen_words_are_outside_of_any_entity(tmp_path):
     corpus = write_corpus(tmp_path, "token_classification", dev=gold)
     predicted = pa.table({"row": [0], "words": [[0, 2]], "predicted_tags": [[1, 2]]})
     for labels, unseen in ((["B-a", "O", "I-a"], 1), (["DET", "NOUN", "VERB"], 0)):
-        (row,) = of_all_words(predicted, corpus / "dev.parquet", labels).to_pylist()
+        (row,) = of_all_words(predicted, read_columns(corpus / "dev.parquet", ["tags"])["tags"].to_pylist(), labels).to_pylist()
         assert row == {"row": 0, "tags": [1, 1, 2, 2], "predicted_tags": [1, unseen, 2, unseen]}
 
 
@@ -169,6 +169,6 @@ def test_a_run_without_auxiliary_corpora_writes_an_empty_table(tmp_path):
     evaluate(run_dir, run, threads=1)
     labels = pq.read_table(run_dir / "auxiliary.parquet")
     assert len(labels) == 0
-    assert labels.schema.equals(items.PREDICTIONS)
+    assert labels.schema.equals(predictions.LABELS)
     splits = pq.read_table(run_dir / "predictions.parquet")["split"].to_pylist()
     assert splits == ["dev"] * 8 + ["held_out"] * 8
