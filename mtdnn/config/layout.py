@@ -21,7 +21,7 @@ DESCRIPTION = "run.json"
 """File in the folder of a trained model: its provenance, and the digests of its files."""
 
 WEIGHTS = ("model.safetensors", "heads.safetensors")
-"""Files of a trained model: the encoder with its question-answering head; the other heads."""
+"""Files of a trained model: a plain one, of encoder and target's head; everything else."""
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,12 @@ class Tokenizer:
         self.call = tokenizer
         self.backend = tokenizer.backend_tokenizer
         self._neither_cut_nor_pad()
+        if not self.backend.num_special_tokens_to_add(is_pair=True):
+            # transformers before 5.4 ignores those of DeBERTa's tokenizer.json.
+            raise MtdnnError(
+                f"{encoder}: its tokenizer adds no special tokens, such as [CLS] and [SEP]; use "
+                "another tokenizer.json, or transformers 5.4 or newer"
+            )
 
     @cached_property
     def frame(self) -> Frame:

@@ -261,9 +261,7 @@ DECIDE: dict[Family, Callable[[Head, Sequences, torch.Tensor, Family], dict[str,
 """How the items of each family but question answering get their predictions."""
 
 
-def of_all_words(
-    predicted: pa.Table, gold: Sequence[Sequence[int]], labels: list[str]
-) -> pa.Table:
+def of_all_words(predicted: pa.Table, gold: Sequence[Sequence[int]], labels: list[str]) -> pa.Table:
     """Return predicted tags with gold tags, for every word of the corpus.
 
     A word that the encoder did not see, because it is beyond the maximum length or the tokenizer

@@ -311,6 +311,14 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_a_tokenizer_without_special_tokens_is_refused(tmp_path):
+    backend = word_pieces()
+    backend.post_processor = processors.ByteLevel()
+    with pytest.raises(MtdnnError, match=r"adds no special tokens, .* transformers 5.4") as error:
+        save_and_load(backend, tmp_path)
+    assert "\n" not in str(error.value)
+
+
 # --- sentences and choices -------------------------------------------------------------------
 
 LINE = st.text(st.sampled_from("abc  é日😀.,'"), min_size=1, max_size=25)
