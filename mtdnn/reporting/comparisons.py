@@ -93,8 +93,11 @@ def _block(comparisons: list[dict[str, Any]], rows: list[RowResult]) -> Block:
 
 
 def are_judged(comparisons: list[dict[str, Any]], rows: list[RowResult]) -> bool:
-    """Return whether verdicts on published differences are shown: for answers always."""
-    return any(map(is_answering, rows)) or any(each["published"] for each in comparisons)
+    """Return whether verdicts on published differences are shown rather than conclusions.
+
+    Tables of question answering always show them, because the paper's are of that kind.
+    """
+    return all(map(is_answering, rows)) or any(each["published"] for each in comparisons)
 
 
 def _measured(comparison: dict[str, Any], name: str) -> list[str]:

@@ -96,7 +96,8 @@ def targets(experiment: Experiment) -> list[Target]:
         measures = {measure.key: measure for measure in measures_of(corpus)}
         measure = measures.get("f1") if corpus.family == wording.ANSWERING else None
         measure = measure or next(iter(measures.values()))
-        called = (corpus.label, corpus.label, f"{corpus.label} {measure.label}")
+        label = corpus.label
+        called = (f"{label} (target)", label, f"{label} {measure.label}")
         if len(names) == 1 and corpus.family == wording.ANSWERING:
             called = ("Question answering", "question answering", f"QA {measure.label}")
         found.append(Target(name, *called, measure))
@@ -131,10 +132,19 @@ def shown(experiment: Experiment) -> dict[str, Any]:
         "kinds": known,
         "corpora": auxiliary(experiment),
         "measures": measures(experiment),
+        "having": {
+            measure.key: [
+                name
+                for name in auxiliary(experiment)
+                if measure.key in {own.key for own in measures_of(experiment.corpora[name])}
+            ]
+            for measure in measures(experiment)
+        },
         "headlines": {name: headline(experiment, name) for name in auxiliary(experiment)},
         "targets": targets(experiment),
         "majority": majority(known),
         "axis": wording.axis,
+        "title": wording.title,
     }
 
 

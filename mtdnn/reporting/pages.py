@@ -19,7 +19,7 @@ from mtdnn.reporting import interference, tables
 from mtdnn.reporting.comparisons import are_judged
 from mtdnn.reporting.facts import compare_link, facts, line, run_link
 from mtdnn.reporting.templating import render
-from mtdnn.reporting.wording import clusters, is_answering, items, targets, union
+from mtdnn.reporting.wording import clustered, is_answering, items, targets, union
 from mtdnn.statistics.records import read_statistics
 
 
@@ -55,7 +55,7 @@ def _table(experiment: Experiment, name: str) -> dict[str, Any]:
         "judged": are_judged(found["comparisons"], rows),
         "thresholds": any(map(is_answering, rows)),
         "items": items(row.family for row in rows),
-        "clusters": clusters(row.family for row in rows),
+        "clusters": clustered(row.family for row in rows),
     }
 
 
@@ -86,6 +86,7 @@ def _corpus(experiment: Experiment, name: str) -> dict[str, str]:
         "label": experiment.corpora[name].label,
         "train": rows.get("train", tables.MISSING),
         "dev": rows.get("dev", tables.MISSING),
+        "test": rows.get("test", tables.MISSING),
         "digest": manifest.get("digest", tables.MISSING),
     }
 

@@ -13,7 +13,7 @@ from mtdnn.machine.files import write_text
 from mtdnn.reporting.comparisons import are_judged
 from mtdnn.reporting.tables import headlines
 from mtdnn.reporting.templating import render
-from mtdnn.reporting.wording import clusters, is_answering, items, targets, union
+from mtdnn.reporting.wording import clustered, is_answering, items, targets, union
 from mtdnn.statistics.records import read_statistics
 
 
@@ -29,7 +29,7 @@ def write(experiment: Experiment) -> None:
     statistics = read_statistics(experiment)
     tables = {name: _table(experiment, name, statistics) for name in experiment.tables}
     families = {experiment.corpora[name].family for name in targets(experiment)}
-    values = {"statistics": statistics, "tables": tables, "clusters": clusters(families)}
+    values = {"statistics": statistics, "tables": tables, "clusters": clustered(families)}
     write_text(experiment.layout.summary, render("summary.md", experiment, **values))
 
 
