@@ -71,7 +71,7 @@ def _predict_case(
 
     def predict() -> None:
         best = answer(model, run.target, windows.features, len(windows.ids), run, device)
-        predictions_table("dev", windows.ids, windows.contexts, best)
+        predictions_table("squad", "dev", windows.ids, windows.contexts, best)
 
     def predict_as_the_example() -> None:
         with precision(run.training, device):
@@ -159,7 +159,7 @@ def ours(windows: Windows, logits: np.ndarray, settings: DecodingSettings) -> pa
                 example=windows.example[first : first + PORTION],
             )
         )
-    return predictions_table("dev", windows.ids, windows.contexts, decoder.answers())
+    return predictions_table("squad", "dev", windows.ids, windows.contexts, decoder.answers())
 
 
 def theirs(

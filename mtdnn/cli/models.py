@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from mtdnn.cli.arguments import EVERYDAY, RUN_DIR, THREADS, Argument, Commands
+from mtdnn.cli.arguments import EVERYDAY, RUN_DIR, THREADS, Argument, Commands, pick
 from mtdnn.config.layout import DESCRIPTION, RunFolder
+from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_json, write_json
 
 commands = Commands()
@@ -13,9 +14,16 @@ commands = Commands()
 @commands.add(
     "predict",
     EVERYDAY,
-    "answer the questions of a SQuAD-format file",
+    "answer the questions of a SQuAD-format file, or predict other items of a table",
     Argument("--model", type=Path, required=True, metavar="DIR", help="a run's model/"),
-    Argument("--data", type=Path, required=True, metavar="FILE.json"),
+    Argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="questions in SQuAD's format, or else .jsonl, .csv or .tsv with the corpus's columns",
+    ),
+    Argument("--corpus", help="the corpus whose head predicts (default: the run's target)"),
     Argument("--output", type=Path, required=True, metavar="PREDS.json"),
     Argument("--null-odds", type=Path, metavar="ODDS.json", help="also write the null odds"),
     Argument(
@@ -32,9 +40,15 @@ def predict(arguments: argparse.Namespace) -> None:
 
     description = arguments.model / DESCRIPTION
     run = validate(RunSettings, read_json(description).get("settings"), str(description))
-    answers, odds = answering.predict(
-        arguments.model, run, arguments.data, arguments.null_threshold, arguments.threads
-    )
+    corpus = arguments.corpus or run.target
+    pick("corpus", corpus, run.corpora)
+    place = (arguments.model, run, corpus, arguments.data)
+    if run.corpora[corpus].family != "question_answering":
+        if arguments.null_odds or arguments.null_threshold is not None:
+            raise MtdnnError(f"--null-odds, --null-threshold: are for questions, not for {corpus}")
+        write_json(arguments.output, answering.predict_file(*place, arguments.threads))
+        return
+    answers, odds = answering.answer_file(*place, arguments.null_threshold, arguments.threads)
     write_json(arguments.output, answers)
     if arguments.null_odds:
         write_json(arguments.null_odds, odds)

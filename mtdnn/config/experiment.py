@@ -177,6 +177,11 @@ class Row(Closed):
 
     _paper_names = renamed(qa_weight="weight")
 
+    @property
+    def path(self) -> str:
+        """The path that its runs share below `runs/`, for instance `base/qa_sc/w0.8/default`."""
+        return RunId(self.encoder, self.mixture, self.weight, self.variant, 0).row_path
+
 
 class Grid(Closed):
     """Rows for every combination of the given values."""
@@ -552,6 +557,16 @@ class Experiment(Closed):
         ours, theirs = self.corpora[target], self.corpora[corpus]
         has_head = corpus in self.mixtures[mixture].corpora or ours.labels == theirs.labels
         return corpus if ours.family == theirs.family and has_head else None
+
+    def corpora_of(self, mixture: str) -> list[str]:
+        """Return the names of a mixture's corpora, then of those that its runs are scored on."""
+        scored = (self.scored_corpus(mixture, name) for name in self.slices)
+        return list(dict.fromkeys([*self.mixtures[mixture].corpora, *filter(None, scored)]))
+
+    def corpora_used(self) -> list[str]:
+        """Return the names of all corpora that its runs are trained or scored on."""
+        mixtures = dict.fromkeys(run.mixture for run in self.runs())
+        return list(dict.fromkeys(n for mixture in mixtures for n in self.corpora_of(mixture)))
 
     def tuned_on(self, slice_name: str) -> str | None:
         """Return the label of what a slice's null threshold is tuned on, or None."""

@@ -41,8 +41,7 @@ def fetch(experiment: Experiment, folder: Path) -> dict[str, str]:
             say(f"encoder {name}")
             output = Path(scratch, "encoders", name)
             encoders.fetch(name, experiment.encoders[name], lock=lock, output=output)
-        mixtures = [experiment.mixtures[run.mixture] for run in runs]
-        for name in sorted({name for mixture in mixtures for name in mixture.corpora}):
+        for name in sorted(experiment.corpora_used()):
             say(f"corpus {name}")
             corpus = experiment.corpora[name]
             root = experiment.data_path(getattr(corpus.source, "root", None))

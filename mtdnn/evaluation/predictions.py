@@ -122,7 +122,7 @@ def _answers(corpus: str, split: str, rows: Path, best: Answers) -> Iterator[pa.
 
 
 def _named(corpus: str, split: str, predicted: pa.Table) -> pa.Table:
-    """Return predictions of a corpus's split in the columns `items.PREDICTIONS`; missing ones are null."""
+    """Return predictions in the columns `items.PREDICTIONS`, null where they have none."""
     columns = {name: predicted[name] for name in predicted.column_names}
     columns |= {
         name: [value] * len(predicted) for name, value in (("corpus", corpus), ("split", split))

@@ -119,8 +119,7 @@ class RowResult:
 
         It is the whole path if they belong to another experiment.
         """
-        path = self.results[0].run.row_path
-        return f"{self.row.origin}/runs/{path}" if self.row.origin else path
+        return f"{self.row.origin}/runs/{self.row.path}" if self.row.origin else self.row.path
 
     @property
     def is_alone(self) -> bool:

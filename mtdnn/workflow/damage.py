@@ -5,7 +5,6 @@ from pathlib import Path
 
 from mtdnn.config.layout import Layout, RunFolder
 from mtdnn.config.loading import load_run
-from mtdnn.data.features import SPLITS
 from mtdnn.machine.files import read_columns, sha256
 
 
@@ -27,24 +26,28 @@ def changed_files(folder: Path, digests: Mapping[str, str | None]) -> Iterator[s
 def wrong_answers(layout: Layout, files: RunFolder) -> Iterator[str]:
     """Yield a line for each answer that is not the text between its offsets in its context.
 
-    Without the corpus, nothing can be said and nothing is yielded.
+    Without their corpus, nothing can be said of answers and nothing is yielded.
 
     Args:
         layout: of the experiment that has the corpus.
         files: the run's files, with its predictions.
     """
-    corpus = layout.corpus(load_run(files.config).target)
-    splits = {split: corpus / f"{split}.parquet" for split in SPLITS}
-    contexts = {
-        (split, row["id"]): row["context"]
-        for split, path in splits.items()
-        if split != "train" and path.exists()
-        for row in read_columns(path, ["id", "context"]).to_pylist()
-    }
-    columns = ["split", "id", "answer", "answer_start", "answer_end"]
-    for row in read_columns(files.predictions, columns).to_pylist() if contexts else []:
-        context = contexts.get((row["split"], row["id"]))
+    run = load_run(files.config)
+    contexts: dict[tuple[str, str, str], str] = {}
+    here = set()
+    for name in [*run.corpora, *run.scored]:
+        splits = {split: layout.corpus(name) / f"{split}.parquet" for split in run.splits_of(name)}
+        if run.settings_of(name).family == "question_answering":
+            for split, path in splits.items():
+                if path.exists():
+                    here.add(name)
+                    rows = read_columns(path, ["id", "context"]).to_pylist()
+                    contexts |= {(name, split, row["id"]): row["context"] for row in rows}
+    columns = ["corpus", "split", "id", "answer", "answer_start", "answer_end"]
+    for row in read_columns(files.predictions, columns).to_pylist() if here else []:
+        context = contexts.get((row["corpus"], row["split"], row["id"]))
         start, end = row["answer_start"], row["answer_end"]
         expected = context[start:end] if context is not None and start >= 0 else ""
-        if context is None or row["answer"] != expected:
+        is_known = row["corpus"] in here or row["corpus"] not in {*run.corpora, *run.scored}
+        if is_known and (context is None or row["answer"] != expected):
             yield f"{files.predictions}: {row['id']}: its answer is not what its offsets point to"

@@ -94,7 +94,7 @@ def _copy(experiment: Experiment, run: RunId, folder: Path, required: tuple[str,
 
 def _can_score(experiment: Experiment, run: RunId) -> bool:
     """Return whether the corpora on which a run is scored are here."""
-    corpora = experiment.mixtures[run.mixture].corpora
+    corpora = experiment.corpora_of(run.mixture)
     return all((experiment.layout.corpus(name) / MANIFEST).exists() for name in corpora)
 
 
@@ -140,12 +140,13 @@ def _other_settings(
         ours: the settings in the experiment.
         theirs: the settings in the run's folder.
         place: the file that holds the latter.
-        is_evaluated: whether the run has predictions, to which decoding matters as well.
+        is_evaluated: whether the run has predictions, to which decoding and the splits to predict
+            matter as well.
     """
     expected_settings, found = ours.determining(), theirs.determining()
     if is_evaluated:
-        expected_settings["decoding"] = ours.decoding.model_dump()
-        found["decoding"] = theirs.decoding.model_dump()
+        expected_settings |= {"decoding": ours.decoding.model_dump(), "evaluated": ours.evaluated}
+        found |= {"decoding": theirs.decoding.model_dump(), "evaluated": theirs.evaluated}
     for key, value, expected in differences(found, expected_settings):
         yield f"{place}: {key}: is {value!r}, but {expected!r} in the experiment"
 

@@ -39,15 +39,19 @@ def load_experiment(mapping: Any, files: Iterable[Path]) -> Experiment:
 
 
 def missing_files(experiment: Experiment) -> Iterator[str]:
-    """Yield a line for each local folder or file that an encoder or a corpus needs but lacks.
+    """Yield a line for each local folder or file that is needed but missing.
 
-    What was fetched before no longer needs its source.
+    Encoders and corpora need their sources until they are fetched; rows of other experiments need
+    their results.
     """
     layout = experiment.layout
-    used = {name for run in experiment.runs() for name in experiment.mixtures[run.mixture].corpora}
+    for name, table in experiment.tables.items():
+        for index, row in enumerate(table.rows):
+            if row.origin and not Layout(Path(row.origin)).experiment.is_file():
+                yield f"tables.{name}.rows.{index}.from: no results of an experiment: {row.origin}"
     local = [
         name
-        for name in used
+        for name in experiment.corpora_used()
         if is_local(experiment.corpora[name].source)
         and not (layout.corpus(name) / MANIFEST).exists()
     ]

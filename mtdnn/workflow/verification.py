@@ -291,7 +291,10 @@ class Recomputed:
                 yield f"{place}: line {number}: does not match {RunFolder.metrics}; rebuild it"
 
 
-_KEYS = {RunFolder.predictions: ("split", "id"), RunFolder.auxiliary: ("corpus", "row")}
+_KEYS = {
+    RunFolder.predictions: ("corpus", "split", "id"),
+    RunFolder.auxiliary: ("corpus", "split", "row"),
+}
 """The columns by which rows of predictions are told apart."""
 
 

@@ -1,5 +1,6 @@
 """`mtdnn predict` gives the answers that `mtdnn evaluate` gives."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -8,10 +9,12 @@ import pytest
 
 from mtdnn.cli.main import main
 from mtdnn.config.layout import Layout
+from mtdnn.config.settings import CorpusSettings
 from mtdnn.config.yaml_files import dump_yaml
+from mtdnn.data.corpora.fetching import read_unlabelled
 from mtdnn.evaluation import predictions
 from mtdnn.training.loop import train
-from tests.support.tiny import make_run_folder
+from tests.support.tiny import LABELS, make_run_folder
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +67,79 @@ def test_predict_without_questions_or_model_is_an_error_in_one_line(trained, tmp
     assert main(["predict", "--model", str(tmp_path), *command]) == 2
     assert capsys.readouterr().err == f"mtdnn: error: {tmp_path / 'run.json'}: no such file\n"
     assert not output.exists()
+
+
+def predict(trained, corpus, data, output):
+    command = ["predict", "--model", str(trained / "model"), "--corpus", corpus, "--threads", "1"]
+    return main([*command, "--data", str(data), "--output", str(output)])
+
+
+def rows_of(trained, corpus):
+    return pq.read_table(Layout.of_run(trained).corpus(corpus) / "dev.parquet").to_pylist()
+
+
+@pytest.mark.parametrize("corpus", ["mnli", "cola", "swag"])
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_other_items_are_predicted_as_evaluate_predicted_the_dev_set(
+    trained, tmp_path, corpus, suffix
+):
+    rows = [{k: v for k, v in row.items() if v is not None} for row in rows_of(trained, corpus)]
+    for row in rows:
+        del row["label"]
+        if suffix == "csv" and "choices" in row:
+            pytest.skip("a table has no lists")
+    data, output = tmp_path / f"items.{suffix}", tmp_path / "predicted.json"
+    with open(data, "w", encoding="utf-8", newline="") as file:
+        if suffix == "jsonl":
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        else:
+            table = csv.DictWriter(file, rows[0])
+            table.writeheader()
+            table.writerows(rows)
+    assert predict(trained, corpus, data, output) == 0
+    known = pq.read_table(trained / "auxiliary.parquet").to_pylist()
+    known = [int(each["prediction"]) for each in known if each["corpus"] == corpus]
+    if corpus in LABELS:
+        known = [LABELS[corpus][each] for each in known]
+    expected = dict(zip((row["id"] for row in rows), known, strict=True))
+    assert json.loads(output.read_text(encoding="utf-8")) == expected
+
+
+def test_columns_may_have_the_names_of_the_corpus_and_rows_no_ids(tmp_path):
+    corpus = CorpusSettings(
+        label="NLI",
+        family="sequence_classification",
+        labels=["no", "yes"],
+        source={
+            "kind": "files",
+            "format": "jsonl",
+            "splits": {"train": ["a"], "dev": ["b"]},
+            "columns": {"sentence1": "premise", "sentence2": "hypothesis", "label": "gold"},
+        },
+    )
+    data = tmp_path / "items.jsonl"
+    pair = {"id": "row-0", "sentence1": "It rains.", "sentence2": "It pours.", "label": 0}
+    for names in (("premise", "hypothesis"), ("sentence1", "sentence2")):
+        record = dict(zip(names, ("It rains.", "It pours."), strict=True))
+        data.write_text(json.dumps(record) + "\n", encoding="utf-8")
+        assert read_unlabelled(data, corpus) == [pair]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("items.txt", "a", "items.txt: must end in .jsonl, .csv, .tsv, which says its format"),
+        ("items.jsonl", "", "items.jsonl: has no rows"),
+        ("items.jsonl", '{"sentence1": 3}', "items.jsonl: line 1: sentence1 must be text, not 3"),
+        ("items.csv", "id,text\n1,a\n", "items.csv: line 2: missing column 'sentence1'"),
+    ],
+)
+def test_a_file_of_other_rows_is_refused_in_one_line(
+    trained, tmp_path, capsys, name, text, message
+):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert predict(trained, "cola", tmp_path / name, tmp_path / "out.json") == 2
+    assert message in capsys.readouterr().err.strip()
+    assert not (tmp_path / "out.json").exists()
+    assert predict(trained, "mrpc", tmp_path / name, tmp_path / "out.json") == 2
+    assert "unknown corpus 'mrpc'; known are squad" in capsys.readouterr().err

@@ -185,7 +185,8 @@ def test_predictions_of_another_model_are_named(results, capsys, change):
     status, _, errors = verify(results, capsys, "--predictions", "--threads", "1")
     assert status == 2
     assert re.search(
-        r"predictions.parquet: \d+ of 16 rows differ from what its model predicts: \('dev', 'q",
+        r"predictions.parquet: \d+ of 16 rows differ from what its model predicts: "
+        r"\('squad', 'dev', 'q",
         errors,
     )
 

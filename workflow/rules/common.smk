@@ -4,6 +4,7 @@ import gc
 import os
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import ResourceValidationError
@@ -158,38 +159,54 @@ def scores_of(runs):
 def training_inputs(run):
     """Return the inputs of a run's training by name."""
     return {
-        "features": features_of(run, "train.arrow"),
+        "features": features_of(
+            run, experiment.mixtures[run.mixture].corpora, "train.arrow"
+        ),
         "encoder": [LAYOUT.encoder(run.encoder) / "model.safetensors"],
     }
 
 
 def evaluation_inputs(run):
     """Return the inputs of a run's evaluation by name."""
-    return {"features": features_of(run, "dev.arrow"), "corpora": dev_sets_of(run)}
+    return {
+        "features": features_of(run, corpora_of(run.mixture), "dev.arrow"),
+        "corpora": dev_sets_of(run),
+    }
 
 
-def features_of(run, name):
-    """Return one file of the features of each corpus in a run's mixture."""
+@cache
+def corpora_of(mixture):
+    """Return the corpora that a mixture's runs are trained or scored on."""
+    return experiment.corpora_of(mixture)
+
+
+def features_of(run, corpora, name):
+    """Return one file of the features of each of a run's corpora."""
     variant = experiment.features_variant(run.variant)
-    return [
-        LAYOUT.features(run.encoder, variant, corpus) / name
-        for corpus in experiment.mixtures[run.mixture].corpora
-    ]
+    return [LAYOUT.features(run.encoder, variant, corpus) / name for corpus in corpora]
 
 
 def dev_sets_of(run):
-    """Return the dev set of each corpus in a run's mixture."""
-    return [
-        LAYOUT.corpus(corpus) / "dev.parquet"
-        for corpus in experiment.mixtures[run.mixture].corpora
-    ]
+    """Return the dev set of each corpus that a run is trained or scored on."""
+    return [LAYOUT.corpus(corpus) / "dev.parquet" for corpus in corpora_of(run.mixture)]
 
 
 def runs_of(table):
-    """Return the runs of a table's rows."""
+    """Return the runs of a table's own rows; those of other experiments are never made."""
     return [
-        run for row in experiment.tables[table].rows for run in experiment.runs_of(row)
+        run for row in experiment.tables[table].own_rows for run in experiment.runs_of(row)
     ]
+
+
+def scores_shown(table):
+    """Return the scores in a table: those of its own runs, and of other experiments' as found."""
+    others = [
+        file
+        for row in experiment.tables[table].rows
+        if row.origin
+        for file in Path(row.origin, "runs", row.path).glob(f"*/{RunFolder.metrics}")
+    ]
+    return [*files_of(runs_of(table), RunFolder.metrics), *map(str, sorted(others))]
 
 
 def runs_drawn(figure):

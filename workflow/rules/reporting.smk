@@ -21,7 +21,7 @@ report: "../report/workflow.rst"
 
 rule comparisons:
     input:
-        metrics=lambda wildcards: files_of(runs_of(wildcards.table), RunFolder.metrics),
+        metrics=lambda wildcards: scores_shown(wildcards.table),
         published=experiment.published or [],
     output:
         LAYOUT.statistics("{table}"),

@@ -78,6 +78,42 @@ def read_questions(path: Path) -> list[Row]:
     return rows
 
 
+def read_unlabelled(path: Path, corpus: CorpusSettings) -> list[Row]:
+    """Read items of a corpus's family from a file; labels are neither needed nor read.
+
+    Args:
+        path: JSON lines, CSV or TSV (by its suffix; tables with a header), with the columns of the
+            corpus's own files or under our names.
+        corpus: the corpus, which is not one of question answering.
+
+    Raises:
+        MtdnnError: the file has another suffix or no rows; or a bad row with its place.
+    """
+    readers = {
+        ".jsonl": lambda: publishers.jsonl(path, str(path)),
+        ".csv": lambda: publishers.table(path, str(path), quoted=True, header=True),
+        ".tsv": lambda: publishers.table(path, str(path), quoted=False, header=True),
+    }
+    if path.suffix not in readers:
+        raise MtdnnError(f"{path}: must end in {', '.join(readers)}, which says its format")
+    records = [(place, dict(record)) for place, record in readers[path.suffix]()]
+    if not records:
+        raise MtdnnError(f"{path}: has no rows")
+    gold = {"label", "tags", "cluster"}
+    mapped: dict[str, Any] = getattr(corpus.source, "columns", {})
+    mapped = {name: column for name, column in mapped.items() if name not in gold}
+    wanted = [
+        part for each in mapped.values() for part in (each if isinstance(each, list) else [each])
+    ]
+    columns = mapped if all(part in records[0][1] for part in wanted) else {}
+    for _, record in records:
+        tokens = record.get(columns.get("tokens", "tokens"))
+        record["label"] = 0
+        record["tags"] = [0] * len(tokens) if isinstance(tokens, list) else []
+    source = FilesCorpus(kind="files", format="jsonl", splits={}, columns=columns)
+    return normalise("row", corpus, source, records).rows
+
+
 def rows_digest(splits: dict[str, list[Row]]) -> str:
     """Return the digest of all rows, which depends on their content alone, not on any file."""
     hashed = hashlib.sha256()
