@@ -12,6 +12,7 @@ from mtdnn.evaluation.results import Result, Score, read_results
 from mtdnn.machine.files import replacing, write_text
 from mtdnn.reporting import wording
 
+
 @dataclass(frozen=True)
 class Target:
     """The target of some runs, and the measure that is shown of it.
@@ -127,20 +128,20 @@ def headline(experiment: Experiment, corpus: str) -> Measure:
 
 def shown(experiment: Experiment) -> dict[str, Any]:
     """Return the values that the templates of the table and of the page use."""
-    known = kinds(experiment)
+    known, corpora = kinds(experiment), auxiliary(experiment)
+    own = {name: measures_of(experiment.corpora[name]) for name in corpora}
+    having = {
+        measure.key: [name for name in corpora if measure.key in {each.key for each in own[name]}]
+        for measure in measures(experiment)
+    }
+    families = {experiment.corpora[name].family for name in having.get("f1", [])}
     return {
         "kinds": known,
-        "corpora": auxiliary(experiment),
+        "corpora": corpora,
         "measures": measures(experiment),
-        "having": {
-            measure.key: [
-                name
-                for name in auxiliary(experiment)
-                if measure.key in {own.key for own in measures_of(experiment.corpora[name])}
-            ]
-            for measure in measures(experiment)
-        },
-        "headlines": {name: headline(experiment, name) for name in auxiliary(experiment)},
+        "having": having,
+        "has_f1_of_labels": "sequence_classification" in families,
+        "headlines": {name: several[0] for name, several in own.items()},
         "targets": targets(experiment),
         "majority": majority(known),
         "axis": wording.axis,

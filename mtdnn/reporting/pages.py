@@ -15,8 +15,7 @@ from mtdnn.config.reference import DESCRIBED
 from mtdnn.evaluation.measures import measures_of
 from mtdnn.evaluation.results import read_results, read_rows
 from mtdnn.machine.files import read_json, write_text
-from mtdnn.reporting import interference, tables
-from mtdnn.reporting.comparisons import are_judged
+from mtdnn.reporting import comparisons, interference, tables
 from mtdnn.reporting.facts import compare_link, facts, line, run_link
 from mtdnn.reporting.templating import render
 from mtdnn.reporting.wording import clustered, is_answering, items, targets, union
@@ -50,9 +49,9 @@ def _table(experiment: Experiment, name: str) -> dict[str, Any]:
         "comparisons": found["comparisons"],
         "left_out": found["left_out"],
         "own": rows[0].slice_name,
-        "measures": union(row.measures for row in rows),
+        "measures": comparisons.measures_of(found["comparisons"], rows),
         "headlines": tables.headlines(rows),
-        "judged": are_judged(found["comparisons"], rows),
+        "judged": comparisons.are_judged(found["comparisons"], rows),
         "thresholds": any(map(is_answering, rows)),
         "items": items(row.family for row in rows),
         "clusters": clustered(row.family for row in rows),

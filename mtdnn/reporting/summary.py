@@ -10,7 +10,7 @@ from mtdnn.errors import MtdnnError
 from mtdnn.evaluation.measures import Measure
 from mtdnn.evaluation.results import RowResult, read_rows
 from mtdnn.machine.files import write_text
-from mtdnn.reporting.comparisons import are_judged
+from mtdnn.reporting.comparisons import are_judged, measures_of
 from mtdnn.reporting.tables import headlines
 from mtdnn.reporting.templating import render
 from mtdnn.reporting.wording import clustered, is_answering, items, targets, union
@@ -41,6 +41,7 @@ def _table(experiment: Experiment, name: str, statistics: dict[str, Any]) -> dic
         "title": experiment.tables[name].title,
         "note": experiment.tables[name].note,
         "measures": measures,
+        "compared": measures_of(found["comparisons"], rows),
         "scored": items(row.family for row in rows),
         "lines": [
             line

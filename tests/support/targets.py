@@ -51,6 +51,9 @@ CORPORA: dict[str, dict[str, Any]] = {
         "source": SOURCE,
     },
 }
+CLASSIFIED_NOTE = "Others found <b>nothing</b>: 50% of_it & more."
+"""A note below a table, with characters that every format must escape."""
+
 ITEMS = 120
 """Number of items of each split that is scored; four of them are a cluster."""
 

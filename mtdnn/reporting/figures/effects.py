@@ -66,9 +66,7 @@ def _notes(statistics: dict[str, Any], shown: dict[str, Comparisons]) -> list[st
         f"Bars: {100 * statistics['confidence']:g}% intervals for the training method, over seeds "
         f"and {clustered(families)}."
     ]
-    others = [
-        each for several in shown.values() if not _are_variants(several) for each in several
-    ]
+    others = [each for several in shown.values() if not _are_variants(several) for each in several]
     if any(each["published"] or each["family"] == ANSWERING for each in others):
         notes[0] += (
             " Diamonds: published differences. Colours: the verdict on the published difference; "
@@ -98,9 +96,8 @@ def _labels(experiment: Experiment, name: str, comparisons: Comparisons) -> list
         between = "\n− " if longest > MAX_LINE_CHARACTERS else " − "
         return [f"{to}{between}{origin}" for to, origin in labels]
     names = {row.path: row.row.label or row.variant_label for row in read_rows(experiment, name)}
-    return [
-        fill(names.get(each["to"], each["to_label"]), MAX_LINE_CHARACTERS) for each in comparisons
-    ]
+    shown = [names.get(each["to"]) or str(each["to_label"]) for each in comparisons]
+    return [fill(label, MAX_LINE_CHARACTERS) for label in shown]
 
 
 def _draw_tables(
@@ -132,7 +129,7 @@ def _draw_tables(
 
 
 def _measured(comparisons: Comparisons) -> list[str]:
-    """What each panel of a table shows: usually one measure, or those of rows' different targets."""
+    """What each panel of a table shows: one measure, or those of rows with different targets."""
     labels = [[each["labels"][name] for name in each["measures"]] for each in comparisons]
     return [
         listed(dict.fromkeys(own[number] for own in labels if number < len(own)), "or")

@@ -79,7 +79,9 @@ def draw(experiment: Experiment, name: str) -> Figure:
     ticks, series = _by_weight(experiment, rows) if by_weight else _by_mixture(experiment, rows)
     first = experiment.slice_of(settings.table)
     threshold = f" at null threshold {experiment.decoding.null_threshold:g}"
-    notes = [f"Scores on {experiment.slices[first].label}{threshold * any(map(is_answering, rows))}."]
+    notes = [
+        f"Scores on {experiment.slices[first].label}{threshold * any(map(is_answering, rows))}."
+    ]
     if any(len(row.present) > 1 for row in rows):
         notes[0] += " Small points: single seeds; large: their mean ± sample standard deviation."
     notes += _missing_rows(rows, first)
