@@ -435,8 +435,8 @@ class Experiment(Closed):
         used = [each for each in self._used_mixtures() if self.target_of(each)]
         if entry.corpus and used and not any(self.scored_corpus(each, name) for each in used):
             yield (
-                f"slices.{name}.corpus: {entry.corpus} has not the family and labels of any "
-                "mixture's target"
+                f"slices.{name}.corpus: no mixture in a table has a target with the family and "
+                f"labels of {entry.corpus}"
             )
         found = [entry.corpus] if entry.corpus else [self.target_of(each) for each in used]
         for corpus in dict.fromkeys(each for each in found if each in self.corpora):

@@ -214,3 +214,67 @@ def test_the_papers_settings_are_the_defaults():
 def test_the_schema_is_that_of_the_code():
     written = json.loads((ROOT / "config" / "schema.json").read_text())
     assert written == Experiment.model_json_schema(), "run: mtdnn schema config/schema.json"
+
+
+NEWS = {
+    "label": "News",
+    "family": "question_answering",
+    "source": {"kind": "synthetic", "recipe": "squad", "train": 9, "dev": 6, "test": 6},
+}
+
+
+def test_further_sets_become_slices_on_their_test_split_and_are_predicted_by_each_run():
+    settings = small(corpora__news=NEWS, evaluate_on=["news"])
+    experiment = parse(settings, where="small.yaml")
+    assert list(experiment.slices) == ["dev", "news"]
+    entry = experiment.slices["news"]
+    assert (entry.label, entry.corpus, entry.split) == ("News", "news", "test")
+    for run in experiment.runs():
+        resolved = experiment.resolve(run)
+        assert list(resolved.scored) == ["news"] and resolved.evaluated == {"news": ["test"]}
+        assert resolved.splits_of("news") == ["test"] and resolved.head_of("news") == "squad"
+        assert resolved.splits_of("squad") == ["dev", "held_out"]
+        assert "scored" not in resolved.determining()
+    assert experiment.corpora_of("qa") == ["squad", "news"]
+    again = parse(experiment.model_dump(mode="json"), where="experiment.yaml")
+    assert again == experiment
+
+
+def test_the_default_slice_is_the_dev_split_of_the_target():
+    settings = small()
+    del settings["slices"]
+    experiment = parse(settings, where="small.yaml")
+    assert {name: (each.corpus, each.split) for name, each in experiment.slices.items()} == {
+        "dev": (None, "dev")
+    }
+    assert experiment.scored_corpus("qa", "dev") == "squad"
+
+
+def test_a_corpus_with_other_labels_is_scored_only_by_runs_that_were_trained_on_it():
+    other = {**small()["corpora"]["cola"], "labels": ["no", "yes"]}
+    mixtures = {
+        "cola": {"label": "CoLA", "corpora": ["cola"]},
+        "both": {"label": "both", "corpora": ["cola", "other"], "target": "cola"},
+    }
+    rows = [
+        {"encoder": "tiny", "mixture": "cola"},
+        {"encoder": "tiny", "mixture": "both", "weight": 0.5},
+    ]
+    settings = small(corpora__other=other, evaluate_on=["other"], tables__table1__rows=rows)
+    experiment = parse({**settings, "mixtures": mixtures}, where="small.yaml")
+    assert experiment.scored_corpus("cola", "other") is None
+    assert experiment.scored_corpus("both", "other") == "other"
+    assert experiment.tuned_on("dev") is None
+
+
+def test_rows_of_another_experiment_are_no_runs_of_this_one():
+    settings = small()
+    theirs = {"from": "results/other", "encoder": "big", "mixture": "all", "weight": 0.3}
+    settings["tables"]["table1"]["rows"].append(theirs)
+    experiment = parse(settings, where="small.yaml")
+    *ours, row = experiment.tables["table1"].rows
+    assert row.origin == "results/other" and row.path == "big/all/w0.3/default"
+    assert experiment.tables["table1"].own_rows == ours
+    assert experiment.runs() == parse(small(), where="small.yaml").runs()
+    again = parse(experiment.model_dump(mode="json"), where="experiment.yaml")
+    assert again == experiment

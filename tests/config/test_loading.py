@@ -175,6 +175,35 @@ COLA = small()["corpora"]["cola"]
             "tune_threshold_on: held_out needs a corpus with held_out_titles",
         ),
         (
+            {"slices__dev__corpus": "sqad"},
+            "slices.dev.corpus: unknown name 'sqad'; did you mean 'squad'?",
+        ),
+        (
+            {"slices__cola": {"label": "CoLA", "corpus": "cola"}},
+            "slices.cola.corpus: no mixture in a table has a target with the family and labels of "
+            "cola",
+        ),
+        (
+            {"mixtures__qa_sc__target": "cola", "slices__dev__only": "answerable"},
+            "slices.dev.only: is for question answering, and cola is sequence_classification",
+        ),
+        ({"slices__dev__split": "test"}, "slices.dev.split: squad has no split test"),
+        ({"slices__dev__split": "held_out"}, "slices.dev.split: squad has no split held_out"),
+        ({"evaluate_on": ["sqad"]}, "evaluate_on.0: unknown name 'sqad'; did you mean 'squad'?"),
+        (
+            {"evaluate_on": ["squad"], "slices__squad": {"label": "own"}},
+            "evaluate_on.0: squad is the name of a slice; rename that",
+        ),
+        (
+            {"corpora__cola__metrics": ["mcc"]},
+            "corpora.cola: metrics: 'mcc' is none of sequence_classification: accuracy, f1, "
+            "matthews",
+        ),
+        (
+            {"corpora__cola__metrics": ["f1", "f1"]},
+            "corpora.cola: metrics: each may occur only once",
+        ),
+        (
             {"figures__figure4__table": "table2"},
             "figures.figure4.table: unknown name 'table2'; did you mean 'table1'?",
         ),

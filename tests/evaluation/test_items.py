@@ -1,16 +1,23 @@
 """Targets that are not question answering: predicted, scored and compared, on tiny data."""
 
 import random
+from typing import get_args
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import accuracy_score, matthews_corrcoef
 
 from mtdnn.config.layout import Layout
+from mtdnn.config.settings import METRICS, Family
 from mtdnn.data import tokenising
-from mtdnn.evaluation import metrics
+from mtdnn.errors import MtdnnError
+from mtdnn.evaluation import items, metrics
+from mtdnn.evaluation.measures import ACCURACY, MEASURES, Items
 from mtdnn.evaluation.predictions import evaluate, is_evaluated
 from mtdnn.machine.files import read_json
+from mtdnn.statistics.comparisons import compare_tables
 from mtdnn.training.loop import train
 from tests.support.tiny import (
     FAMILIES,
@@ -139,8 +146,6 @@ def test_an_auxiliary_qa_corpus_has_exact_match_and_f1(scored):
 
 def test_rows_are_compared_by_the_measures_of_their_target(scored):
     experiment, runs = scored
-    from mtdnn.statistics.comparisons import compare_tables
-
     [(_, entry)] = compare_tables(experiment, ["t"])
     assert entry["left_out"] == []
     assert [each["slice"] for each in entry["comparisons"]] == ["dev", "snli"]
@@ -155,3 +160,71 @@ def test_rows_are_compared_by_the_measures_of_their_target(scored):
         assert each["verdict"]["text"].endswith("differs from MNLI in accuracy.")
     cell = entry["cells"]["tiny/all/w0.5/default"]["snli"]["matthews"]
     assert cell["mean"] == pytest.approx(scores[1]["snli"]["matthews"])
+
+
+PREDICTED = {"corpus": "x", "split": "dev"}
+
+
+def auxiliary(folder, rows):
+    path = folder / "auxiliary.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, items.PREDICTIONS), path)
+    return path
+
+
+def test_items_are_read_in_the_order_of_the_corpus(tmp_path):
+    rows = [
+        {**PREDICTED, "row": 1, "label": 0, "prediction": 2},
+        {**PREDICTED, "split": "test", "row": 0, "label": 2, "prediction": 2},
+        {**PREDICTED, "row": 0, "label": 1, "prediction": 1},
+        {**PREDICTED, "corpus": "y", "row": 0, "label": 2, "prediction": 2},
+    ]
+    settings = make_tiny_experiment(tmp_path).corpora["mnli"]
+    path = auxiliary(tmp_path, rows)
+    found = items.read_items(path, "x", "dev", settings, 2)
+    assert found["label"].tolist() == [1, 0] and found["prediction"].tolist() == [1, 2]
+    assert found.classes == 3
+    with pytest.raises(MtdnnError, match="x: must have each of the 3 dev rows once, has 2 of them"):
+        items.read_items(path, "x", "dev", settings, 3)
+    with pytest.raises(MtdnnError, match="x: must have each of the 1 dev rows once, has 2 of them"):
+        items.read_items(path, "x", "dev", settings, 1)
+
+
+def test_clusters_are_those_of_the_corpus_or_single_items(tmp_path):
+    rows = ROWS["mnli"](4, random.Random(0))
+    path = tmp_path / "dev.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    assert items.clusters_of(path).tolist() == [0, 1, 2, 3]
+    names = ["b", "a", "b", "c"]
+    rows = [{**row, "cluster": name} for row, name in zip(rows, names, strict=True)]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    assert items.clusters_of(path).tolist() == [0, 1, 0, 2]
+    path.write_text("no table")
+    with pytest.raises(MtdnnError, match=r"dev.parquet: not readable"):
+        items.clusters_of(path)
+
+
+def test_texts_of_items_are_compared_without_ids_labels_and_clusters(tmp_path):
+    rows = ROWS["mnli"](2, random.Random(0))
+    paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    pq.write_table(pa.Table.from_pylist(rows), paths[0])
+    changed = [{**row, "id": "other", "label": 0, "cluster": "c"} for row in rows]
+    changed[1]["sentence2"] += "!"
+    pq.write_table(pa.Table.from_pylist(changed), paths[1])
+    first, second = map(items.texts, paths)
+    assert first[0] == second[0] and first[1] != second[1]
+
+
+@pytest.mark.parametrize(("seen", "measurable"), [(0, True), (5, True), (6, False)])
+def test_a_slice_with_many_texts_of_training_items_is_not_measurable(seen, measurable):
+    found = Items({"label": np.ones(100), "prediction": np.ones(100)}, 2)
+    scored = items.score(found, [ACCURACY], seen, 40)
+    if measurable:
+        assert scored == {"questions": 100, "clusters": 40, "seen": seen, "accuracy": 100.0}
+    else:
+        assert scored["measurable"] is False
+        assert scored["reason"].startswith("6 of its 100 items have the texts of items that")
+
+
+def test_every_family_has_the_measures_that_its_settings_know():
+    assert {family: tuple(m.key for m in each) for family, each in MEASURES.items()} == METRICS
+    assert set(get_args(Family)) <= set(MEASURES)

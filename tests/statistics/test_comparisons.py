@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 
+from mtdnn.config.experiment import Row, Slice
 from mtdnn.config.layout import RunId
-from mtdnn.machine.files import read_json, write_text
+from mtdnn.config.yaml_files import dump_yaml
+from mtdnn.errors import MtdnnError
+from mtdnn.machine.files import read_json, write_json, write_text
 from mtdnn.statistics import records
+from mtdnn.statistics.comparisons import compare_tables
 from tests.support.comparisons import (
     PUBLISHED,
     comparison,
@@ -104,3 +108,68 @@ def test_a_variant_is_compared_with_its_own_baseline_and_may_flip(tmp_path):
     assert (other["conclusion"], other["flips"]) == ("open", True)
     assert (names["qa/w1.0/default"], names["qa/w1.0/v"]) in found
     assert ("base/qa_mcc_sc/w0.8/default", names["qa/w1.0/v"]) not in found
+
+
+def from_other(experiment, folder, **row):
+    """The experiment with a row of the one in `folder` at the end of table2."""
+    table = experiment.tables["table2"]
+    rows = [*table.rows, Row(origin=str(folder), **row)]
+    tables = {**experiment.tables, "table2": table.model_copy(update={"rows": rows})}
+    return experiment.model_copy(update={"tables": tables})
+
+
+@pytest.fixture
+def others(mixtures, tmp_path):
+    """An experiment with runs, the folder of another one with runs on the same questions."""
+    other = make_mixtures(tmp_path / "other")
+    for each, effects in ((mixtures, [0.4, 0.5, 0.5, 0.5]), (other, [0.4, 0.8, 0.5, 0.5])):
+        make_runs(each, "table2", effects)
+        write_text(each.layout.experiment, dump_yaml(each))
+    return mixtures, other.layout.root
+
+
+ROW = {"encoder": "base", "mixture": "qa_mcc", "weight": 0.8}
+
+
+def test_a_row_of_another_experiment_is_compared_where_the_questions_are_the_same(others):
+    experiment, folder = others
+    experiment = from_other(experiment, folder, **ROW)
+    ((_, entry),) = compare_tables(experiment, ["table2"])
+    theirs = f"{folder}/runs/base/qa_mcc/w0.8/default"
+    found = [each for each in entry["comparisons"] if each["to"] == theirs]
+    assert {(each["kind"], each["slice"]) for each in found} >= {("baseline", "paper_dev")}
+    assert found[0]["to_label"].endswith(f" ({folder.name})")
+    assert found[0]["measures"]["em"]["difference"] == pytest.approx(40, abs=12)
+    assert theirs in entry["cells"] and "base/qa_mcc/w0.8/default" in entry["cells"]
+
+    for path in folder.glob("runs/base/qa_mcc/w0.8/default/*/metrics.json"):
+        content = read_json(path)
+        content["provenance"]["corpora"]["squad"] = "of other rows"
+        write_json(path, content)
+    ((_, entry),) = compare_tables(experiment, ["table2"])
+    reasons = {each["reason"] for each in entry["left_out"] if each["to"] == theirs}
+    assert reasons == {"their experiments score them on different items"}
+    assert theirs not in {each["to"] for each in entry["comparisons"]}
+
+
+def test_slices_of_the_same_name_that_select_other_questions_are_not_compared(others):
+    experiment, folder = others
+    experiment = from_other(experiment, folder, **ROW)
+    slices = {**experiment.slices, "first": Slice(label="one", titles=["Article 2"])}
+    experiment = experiment.model_copy(update={"slices": slices})
+    ((_, entry),) = compare_tables(experiment, ["table2"])
+    theirs = f"{folder}/runs/base/qa_mcc/w0.8/default"
+    reasons = {each["slice"]: each["reason"] for each in entry["left_out"] if each["to"] == theirs}
+    assert list(reasons) == ["first"] and "the slice first of made_up is another" in reasons["first"]
+
+
+def test_a_row_that_another_experiment_lacks_is_one_line(others):
+    experiment, folder = others
+    wrong = from_other(experiment, folder, **{**ROW, "mixture": "qa_mmc"})
+    with pytest.raises(
+        MtdnnError, match=r"^tables.table2.rows.\d+.mixture: .* has no 'qa_mmc'; did"
+    ):
+        list(compare_tables(wrong, ["table2"]))
+    gone = from_other(experiment, folder / "gone", **ROW)
+    with pytest.raises(MtdnnError, match=r"gone/experiment.yaml: no such file"):
+        list(compare_tables(gone, ["table2"]))

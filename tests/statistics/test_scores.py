@@ -1,15 +1,19 @@
 """Scores of single questions, summed within paragraphs, by hand."""
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sklearn.metrics import matthews_corrcoef
 
 from mtdnn.config.experiment import Slice
 from mtdnn.config.layout import RunFolder
 from mtdnn.errors import MtdnnError
-from mtdnn.evaluation.measures import MEASURES
-from mtdnn.statistics.scores import QuestionSplit
+from mtdnn.evaluation import items
+from mtdnn.evaluation.measures import MEASURES, measures_of
+from mtdnn.statistics.scores import QuestionSplit, open_split
 from tests.support.comparisons import answer, make_mixtures, make_questions
+from tests.support.tiny import make_tiny_experiment
 
 
 def test_final_scores_are_summed_within_paragraphs(tmp_path):
@@ -40,3 +44,30 @@ def test_predictions_of_other_questions_are_refused(tmp_path):
     split = QuestionSplit(experiment.layout.corpus("squad"), "dev")
     with pytest.raises(MtdnnError, match="must have each dev question of the corpus once"):
         split.predicted(folder, "squad")
+
+
+def test_linearised_scores_are_summed_within_clusters(tmp_path):
+    random = np.random.default_rng(0)
+    labels, predictions = random.integers(0, 3, (2, 30))
+    rows = [
+        {"sentence1": str(n), "label": int(label), "cluster": f"c{n % 7}"}
+        for n, label in enumerate(labels)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "dev.parquet")
+    rows = [
+        {"corpus": "mnli", "split": "dev", "row": n, "label": label, "prediction": prediction}
+        for n, (label, prediction) in enumerate(zip(labels, predictions, strict=True))
+    ]
+    table = pa.Table.from_pylist(rows[::-1], items.PREDICTIONS)
+    pq.write_table(table, RunFolder(tmp_path).auxiliary)
+    settings = make_tiny_experiment(tmp_path).corpora["mnli"]
+    split = open_split(tmp_path, "dev", settings)
+    members = split.members(Slice(label="all"))
+    assert members.sizes.tolist() == [5, 5, 4, 4, 4, 4, 4]
+    measures = measures_of(settings)
+    sums = split.sums(split.predicted(tmp_path, "mnli"), members, 0.0, measures)
+    assert sums.shape == (3, 7)
+    right = np.bincount(np.arange(30) % 7, labels == predictions)
+    assert sums[0].tolist() == right.tolist()
+    expected = matthews_corrcoef(labels, predictions)
+    assert sums[2].sum() / 30 == pytest.approx(expected)
