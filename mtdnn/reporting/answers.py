@@ -168,7 +168,6 @@ def read_answers(experiment: Experiment) -> Answers | None:
     if name is None:
         return None
     entry = experiment.slices[name]
-    corpus = experiment.layout.corpus(experiment.resolve(alone.results[0].run).target)
     labels = tell_apart(
         [row.label for row in rows],
         [row.path for row in rows],
@@ -178,7 +177,8 @@ def read_answers(experiment: Experiment) -> Answers | None:
     answered = [_row(experiment, name, row, label) for row, label in zip(rows, labels, strict=True)]
     first = next(iter(answered[0].seeds.values()))
     columns = ["id", "title", "context", "question", "answer_texts", "answer_starts"]
-    table_rows = pq.read_table(corpus / f"{entry.split}.parquet", columns=columns).to_pylist()
+    path = experiment.layout.corpus(_corpus(alone, name)) / f"{entry.split}.parquet"
+    table_rows = pq.read_table(path, columns=columns).to_pylist()
     by_id = {row["id"]: row for row in table_rows}
     questions = tuple(_question(by_id[each]) for each in first.questions.ids)
     return Answers(table, name, entry.label, questions, tuple(answered))
@@ -198,25 +198,31 @@ def _scored_slice(experiment: Experiment, row: RowResult) -> str | None:
     return None
 
 
+def _corpus(row: RowResult, slice_name: str) -> str:
+    """The name of the corpus whose questions a slice has."""
+    return row.corpus(slice_name) or row.target
+
+
 def _row(experiment: Experiment, slice_name: str, row: RowResult, label: str) -> RowAnswers:
+    corpus = _corpus(row, slice_name)
     seeds = {
-        result.run.seed: _answered(experiment, slice_name, result)
+        result.run.seed: _answered(experiment, slice_name, corpus, result)
         for result in row.present
         if not result.values(slice_name)[1]
     }
     return RowAnswers(row, label, seeds, row.score(slice_name, "exact").reasons)
 
 
-def _answered(experiment: Experiment, slice_name: str, result: Result) -> Answered:
+def _answered(experiment: Experiment, slice_name: str, corpus: str, result: Result) -> Answered:
     """Read one run's predictions, and apply its threshold to them and to their scores."""
     entry = experiment.slices[slice_name]
-    target = experiment.resolve(result.run).target
-    corpus = experiment.layout.corpus(target)
-    questions = select(slice_name, entry, read_questions(corpus, entry.split, result.folder))
+    folder = experiment.layout.corpus(corpus)
+    questions = select(slice_name, entry, read_questions(folder, entry.split, result.folder))
     threshold = result.values(slice_name)[0]["threshold"]
-    columns = ["split", "id", "answer", "answer_start", "answer_end"]
+    columns = ["corpus", "split", "id", "answer", "answer_start", "answer_end"]
     rows = pq.read_table(RunFolder(result.folder).predictions, columns=columns).to_pylist()
-    by_id = {row["id"]: row for row in rows if row["split"] == entry.split}
+    own = (corpus, entry.split)
+    by_id = {row["id"]: row for row in rows if (row["corpus"], row["split"]) == own}
     ordered = [by_id[each] for each in questions.ids]
     odds = np.array(questions.odds)
     null = odds > threshold

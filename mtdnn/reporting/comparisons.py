@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from mtdnn.config.experiment import Experiment
+from mtdnn.evaluation.measures import Measure
 from mtdnn.evaluation.results import RowResult, read_rows
 from mtdnn.machine.files import read_product, replacing, write_text
 from mtdnn.reporting.escaping import csv_text, markdown
@@ -61,7 +62,7 @@ def _is_main(entry: dict[str, Any], comparison: dict[str, Any]) -> bool:
 
 def _block(comparisons: list[dict[str, Any]], rows: list[RowResult]) -> Block:
     """One row for each comparison; what is missing in all of them has no column."""
-    measures = union(row.measures for row in rows)
+    measures = measures_of(comparisons, rows)
     judged = are_judged(comparisons, rows)
     flips = any(each["flips"] is not None for each in comparisons)
     heading = ["From", "To"]
@@ -92,9 +93,19 @@ def _block(comparisons: list[dict[str, Any]], rows: list[RowResult]) -> Block:
     return Block(heading, body, 2)
 
 
+def measures_of(comparisons: list[dict[str, Any]], rows: list[RowResult]) -> list[Measure]:
+    """Return the measures of the rows that any of their comparisons has; all without any."""
+    measures = union(row.measures for row in rows)
+    found = {name for each in comparisons for name in each["measures"]}
+    return [measure for measure in measures if measure.column in found] or measures
+
+
 def are_judged(comparisons: list[dict[str, Any]], rows: list[RowResult]) -> bool:
-    """Return whether verdicts on published differences are shown: for answers always."""
-    return any(map(is_answering, rows)) or any(each["published"] for each in comparisons)
+    """Return whether verdicts on published differences are shown rather than conclusions.
+
+    Tables of question answering always show them, because the paper's are of that kind.
+    """
+    return all(map(is_answering, rows)) or any(each["published"] for each in comparisons)
 
 
 def _measured(comparison: dict[str, Any], name: str) -> list[str]:

@@ -97,7 +97,8 @@ def targets(experiment: Experiment) -> list[Target]:
         measures = {measure.key: measure for measure in measures_of(corpus)}
         measure = measures.get("f1") if corpus.family == wording.ANSWERING else None
         measure = measure or next(iter(measures.values()))
-        called = (corpus.label, corpus.label, f"{corpus.label} {measure.label}")
+        label = corpus.label
+        called = (f"{label} (target)", label, f"{label} {measure.label}")
         if len(names) == 1 and corpus.family == wording.ANSWERING:
             called = ("Question answering", "question answering", f"QA {measure.label}")
         found.append(Target(name, *called, measure))
@@ -127,15 +128,24 @@ def headline(experiment: Experiment, corpus: str) -> Measure:
 
 def shown(experiment: Experiment) -> dict[str, Any]:
     """Return the values that the templates of the table and of the page use."""
-    known = kinds(experiment)
+    known, corpora = kinds(experiment), auxiliary(experiment)
+    own = {name: measures_of(experiment.corpora[name]) for name in corpora}
+    having = {
+        measure.key: [name for name in corpora if measure.key in {each.key for each in own[name]}]
+        for measure in measures(experiment)
+    }
+    families = {experiment.corpora[name].family for name in having.get("f1", [])}
     return {
         "kinds": known,
-        "corpora": auxiliary(experiment),
+        "corpora": corpora,
         "measures": measures(experiment),
-        "headlines": {name: headline(experiment, name) for name in auxiliary(experiment)},
+        "having": having,
+        "has_f1_of_labels": "sequence_classification" in families,
+        "headlines": {name: several[0] for name, several in own.items()},
         "targets": targets(experiment),
         "majority": majority(known),
         "axis": wording.axis,
+        "title": wording.title,
     }
 
 

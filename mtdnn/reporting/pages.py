@@ -15,11 +15,10 @@ from mtdnn.config.reference import DESCRIBED
 from mtdnn.evaluation.measures import measures_of
 from mtdnn.evaluation.results import read_results, read_rows
 from mtdnn.machine.files import read_product, write_text
-from mtdnn.reporting import interference, tables
-from mtdnn.reporting.comparisons import are_judged
+from mtdnn.reporting import comparisons, interference, tables
 from mtdnn.reporting.facts import compare_link, facts, line, run_link
 from mtdnn.reporting.templating import render
-from mtdnn.reporting.wording import clusters, is_answering, items, targets, union
+from mtdnn.reporting.wording import clustered, is_answering, items, targets, union
 from mtdnn.statistics.records import read_statistics
 
 
@@ -50,12 +49,12 @@ def _table(experiment: Experiment, name: str) -> dict[str, Any]:
         "comparisons": found["comparisons"],
         "left_out": found["left_out"],
         "own": rows[0].slice_name,
-        "measures": union(row.measures for row in rows),
+        "measures": comparisons.measures_of(found["comparisons"], rows),
         "headlines": tables.headlines(rows),
-        "judged": are_judged(found["comparisons"], rows),
+        "judged": comparisons.are_judged(found["comparisons"], rows),
         "thresholds": any(map(is_answering, rows)),
         "items": items(row.family for row in rows),
-        "clusters": clusters(row.family for row in rows),
+        "clusters": clustered(row.family for row in rows),
     }
 
 
@@ -86,6 +85,7 @@ def _corpus(experiment: Experiment, name: str) -> dict[str, str]:
         "label": experiment.corpora[name].label,
         "train": rows.get("train", tables.MISSING),
         "dev": rows.get("dev", tables.MISSING),
+        "test": rows.get("test", tables.MISSING),
         "digest": manifest.get("digest", tables.MISSING),
     }
 

@@ -10,10 +10,10 @@ from mtdnn.errors import MtdnnError
 from mtdnn.evaluation.measures import Measure
 from mtdnn.evaluation.results import RowResult, read_rows
 from mtdnn.machine.files import write_text
-from mtdnn.reporting.comparisons import are_judged
+from mtdnn.reporting.comparisons import are_judged, measures_of
 from mtdnn.reporting.tables import headlines
 from mtdnn.reporting.templating import render
-from mtdnn.reporting.wording import clusters, is_answering, items, targets, union
+from mtdnn.reporting.wording import clustered, is_answering, items, targets, union
 from mtdnn.statistics.records import read_statistics
 
 
@@ -29,7 +29,7 @@ def write(experiment: Experiment) -> None:
     statistics = read_statistics(experiment)
     tables = {name: _table(experiment, name, statistics) for name in experiment.tables}
     families = {experiment.corpora[name].family for name in targets(experiment)}
-    values = {"statistics": statistics, "tables": tables, "clusters": clusters(families)}
+    values = {"statistics": statistics, "tables": tables, "clusters": clustered(families)}
     write_text(experiment.layout.summary, render("summary.md", experiment, **values))
 
 
@@ -41,6 +41,7 @@ def _table(experiment: Experiment, name: str, statistics: dict[str, Any]) -> dic
         "title": experiment.tables[name].title,
         "note": experiment.tables[name].note,
         "measures": measures,
+        "compared": measures_of(found["comparisons"], rows),
         "scored": items(row.family for row in rows),
         "lines": [
             line

@@ -11,7 +11,7 @@ from mtdnn.evaluation.results import RowResult, Score, read_rows
 from mtdnn.machine.files import read_product, replacing, write_text
 from mtdnn.reporting.escaping import LATEX_CHARACTER, LATEX_NEEDS, csv_text, latex, markdown
 from mtdnn.reporting.facts import provenance
-from mtdnn.reporting.wording import in_unit, is_answering, items, union
+from mtdnn.reporting.wording import in_unit, is_answering, items, listed, union
 from mtdnn.statistics.level import CONFIDENCE
 
 MISSING = "–"
@@ -42,9 +42,10 @@ class Column(NamedTuple):
     def score(self, row: RowResult, slice_name: str) -> Score:
         """Return the score of a row; without values and with the reason if its target has none."""
         known = {measure.key for measure in row.measures}
-        if is_answering(row) if self.answering else self.key in known:
-            return row.score(slice_name, self.key, self.tuned)
-        return Score((), (OTHER_TARGET,))
+        has = is_answering(row) if self.answering else self.key in known
+        if not (has and _is_scored(row, slice_name)):
+            return Score((), (OTHER_TARGET,))
+        return row.score(slice_name, self.key, self.tuned)
 
 
 _OF_ANSWERS = (
@@ -125,7 +126,7 @@ def frame(experiment: Experiment, name: str, rows: list[RowResult]) -> pd.DataFr
             "mixture": row.row.mixture,
             "weight": row.row.weight,
             "variant": row.row.variant,
-            **({"experiment": row.experiment.experiment} if origins else {}),
+            **({"from": row.row.origin} if origins else {}),
             "seeds": len(row.present),
             "seeds_wanted": len(row.results),
         }
@@ -160,9 +161,15 @@ def frame(experiment: Experiment, name: str, rows: list[RowResult]) -> pd.DataFr
 
 
 def _slices(experiment: Experiment, rows: list[RowResult]) -> tuple[str, list[str]]:
-    """The slice that a table shows, and the other slices."""
+    """The slice that a table shows, and the other slices on which any of its rows is scored."""
     first = rows[0].slice_name
-    return first, [other for other in experiment.slices if other != first]
+    others = [other for other in experiment.slices if other != first]
+    return first, [other for other in others if any(_is_scored(row, other) for row in rows)]
+
+
+def _is_scored(row: RowResult, slice_name: str) -> bool:
+    """Whether a slice can score a row's runs; another experiment may not know the slice."""
+    return slice_name not in row.experiment.slices or row.corpus(slice_name) is not None
 
 
 def _measure_columns(rows: list[RowResult]) -> list[Column]:
@@ -226,10 +233,10 @@ def slices_block(
     for other in others:
         heading.append(f"{experiment.slices[other].label}: {_slashed(columns)}")
         for row, cells in zip(rows, body, strict=True):
-            scores = [column.score(row, other) for column in columns]
-            reasons = row.score(other, row.measures[0].key).reasons
-            measured = any(score.values for score in scores)
-            text = " / ".join(map(_number, scores)) if measured else MISSING
+            scores = {column.key: column.score(row, other) for column in columns}
+            measured = any(score.values for score in scores.values())
+            text = " / ".join(map(_number, scores.values())) if measured else MISSING
+            reasons = scores[row.measures[0].key].reasons
             cells.append(notes.cell(text, () if measured else reasons))
         from_baseline = {
             each["to"]: each["measures"][each["headline"]]
@@ -246,7 +253,7 @@ def slices_block(
 
 def headlines(rows: list[RowResult]) -> str:
     """Return the label of the rows' first measure; rows may have different targets."""
-    return " or ".join(dict.fromkeys(row.measures[0].label for row in rows))
+    return listed(dict.fromkeys(row.measures[0].label for row in rows), "or")
 
 
 def read_comparisons(experiment: Experiment, name: str) -> list[dict[str, Any]]:
@@ -261,15 +268,12 @@ def _slashed(columns: list[Column]) -> str:
 
 
 def _row_cells(rows: list[RowResult]) -> tuple[list[str], list[list[Cell]]]:
-    """The columns that name a row, with its variant and experiment if the table has several."""
+    """The columns that name a row, with its variant if the table has any, and its weight."""
     variants = any(row.row.variant != "default" for row in rows)
-    origins = any(row.row.origin for row in rows)
-    heading = ["", "Encoder", *(["Variant"] if variants else [])]
-    heading += [*(["Experiment"] if origins else []), "Weight"]
+    heading = ["", "Encoder", *(["Variant"] if variants else []), "Weight"]
     body = []
     for row in rows:
         names = [row.label, row.encoder_label, *([row.variant_label] if variants else [])]
-        names += [row.experiment.experiment] if origins else []
         body.append([Cell(text) for text in (*names, row.experiment.shown_weight(row.row))])
     return heading, body
 

@@ -38,10 +38,10 @@ def union(measures: Iterable[Sequence[Measure]]) -> list[Measure]:
     return list(found.values())
 
 
-def listed(words: Iterable[str]) -> str:
+def listed(words: Iterable[str], last: str = "and") -> str:
     """Return words as a sentence lists them: `EM`, `EM and F1`, `Acc., F1 and MCC`."""
-    *others, last = words
-    return f"{', '.join(others)} and {last}" if others else last
+    *others, final = words
+    return f"{', '.join(others)} {last} {final}" if others else final
 
 
 def unit(measure: Measure) -> str:
@@ -50,8 +50,14 @@ def unit(measure: Measure) -> str:
 
 
 def axis(measure: Measure) -> str:
-    """Return the label of an axis or the title of a table, for instance `EM (%)`."""
-    return f"{measure.label} ({unit(measure)})"
+    """Return the label of an axis, for instance `EM (%)` or `accuracy (%)`."""
+    return f"{measure.name} ({unit(measure)})"
+
+
+def title(measure: Measure) -> str:
+    """Return the title of a table of one measure, for instance `Accuracy (%)`."""
+    text = axis(measure)
+    return text[0].upper() + text[1:]
 
 
 def in_unit(measures: Iterable[Measure]) -> str:
@@ -71,5 +77,11 @@ def items(families: Iterable[str]) -> str:
 
 
 def clusters(families: Iterable[str]) -> str:
-    """Return what items are clustered by: `paragraphs` if only questions are scored."""
+    """Return what holds related items: `paragraphs` if only questions are scored."""
     return "paragraphs" if set(families) == {ANSWERING} else "clusters"
+
+
+def clustered(families: Iterable[str]) -> str:
+    """Return `clusters` for a sentence that does not name the items."""
+    word = clusters(families)
+    return word if word == "paragraphs" else f"{word} of items"

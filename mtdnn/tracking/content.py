@@ -220,7 +220,7 @@ class Source:
 
 
 def scores(metrics: dict[str, Any]) -> dict[str, float]:
-    """Return a run's numbers by name: `em` or another measure, `slices/{slice}/…`, `auxiliary/…`."""
+    """Return a run's numbers by name: a measure, `slices/{slice}/…`, `auxiliary/{corpus}/…`."""
     return {
         name: float(value)
         for name, path in paths(metrics).items()

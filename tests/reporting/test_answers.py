@@ -1,10 +1,14 @@
 """Answers side by side: which rows are compared, and what their final answers are."""
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from mtdnn.config.layout import RunFolder
 from mtdnn.reporting.answers import read_answers, table_of_mixtures
 from tests.support.answers import BASELINE, MIXTURE, make
 from tests.support.factories import QA, fail_run, make_experiment
+from tests.support.targets import make_targets
 
 
 def test_the_table_with_the_most_mixtures_besides_qa_alone_is_chosen(tmp_path):
@@ -58,3 +62,22 @@ def test_only_rows_of_the_baselines_encoder_and_without_variant_are_compared(tmp
         "base/qa_sc/w0.8/default",
         "base/qa_mcc_sc/w0.8/default",
     ]
+
+
+def test_questions_of_two_corpora_may_have_the_same_ids(tmp_path):
+    rows = {"qa": [("squad", []), ("squad", ["mnli"])]}
+    experiment = make_targets(tmp_path, rows, seeds=[1])
+    (before,) = [row.seeds[1] for row in read_answers(experiment).rows[1:]]
+    run = experiment.runs()[1]
+    path = RunFolder(experiment.layout.run(run)).predictions
+    table = pq.read_table(path)
+    others = table.set_column(0, "corpus", pa.array(["news"] * len(table)))
+    others = others.set_column(3, "answer", pa.array(["another"] * len(table)))
+    pq.write_table(pa.concat_tables([table, others]), path)
+    (after,) = [row.seeds[1] for row in read_answers(experiment).rows[1:]]
+    assert after.text == before.text and "another" not in after.text
+
+
+def test_only_rows_with_the_baselines_target_are_compared(mixed):
+    answers = read_answers(mixed)
+    assert [row.label for row in answers.rows] == ["SQuAD", "SQuAD+MNLI"]

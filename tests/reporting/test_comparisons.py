@@ -1,6 +1,7 @@
 """A table's comparisons in three formats, and in the table's notes."""
 
 import csv
+import re
 
 from mtdnn.machine.files import read_json
 from mtdnn.reporting import products, tables
@@ -36,3 +37,36 @@ def test_a_flipped_conclusion_is_marked(tmp_path):
     records.write(experiment, ["s"])
     products.write_comparisons(experiment, "s")
     assert "| yes |" in experiment.layout.comparison("s", "md").read_text()
+
+
+def test_comparisons_of_other_families_have_their_measures_and_words(classified):
+    text = classified.layout.comparison("nli", "md").read_text()
+    assert "On dev (120 items in 30 clusters):" in text and "On SNLI (120 items in" in text
+    assert "| From | To | Δ Acc. | p (Acc.) | Permutation | Detectable | Δ F1 | p (F1) |" in text
+    assert "a permutation test of Acc., uncorrected" in text
+    assert "| Conclusion |" in text and "Published" not in text
+    assert not re.findall("question|paragraph|threshold", text)
+    with open(classified.layout.comparison("nli", "csv"), newline="") as file:
+        lines = list(csv.DictReader(file))
+    entry = read_json(classified.layout.statistics("nli"))
+    for line, each in zip(lines, entry["comparisons"], strict=True):
+        assert (line["items"], line["clusters"]) == ("120", "30")
+        numbers = each["measures"]["accuracy"]
+        assert float(line["accuracy_difference"]) == numbers["difference"]
+
+
+def test_rows_with_other_targets_are_not_compared_and_have_no_numbers(mixed):
+    text = mixed.layout.comparison("targets", "md").read_text()
+    assert "they have different targets" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| MNLI | MNLI+SQuAD at")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    heading = next(line for line in text.splitlines() if line.startswith("| From"))
+    shown = dict(zip([cell.strip() for cell in heading.strip("|").split("|")], cells, strict=True))
+    (found,) = [
+        each
+        for each in read_json(mixed.layout.statistics("targets"))["comparisons"]
+        if "mnli_squad" in each["to"]
+    ]
+    assert shown["Δ EM"] == "–" and shown["p (EM)"] == "–"
+    assert shown["Δ Acc."] == tables.interval(found["measures"]["accuracy"])
+    assert shown["Detectable"] == f"{found['measures']['accuracy']['detectable']:.2f}"

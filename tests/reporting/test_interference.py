@@ -1,9 +1,12 @@
 """Interference: the auxiliary corpora's own scores, for each kind of run."""
 
+import math
+
 from mtdnn.config.layout import RunFolder, RunId
 from mtdnn.machine.files import read_json
 from mtdnn.reporting import interference, products
 from tests.support.factories import make_experiment, make_run
+from tests.support.targets import make_targets
 
 
 def test_the_tables_hold_the_scores_of_the_runs(unfinished):
@@ -31,3 +34,31 @@ def test_auxiliary_corpora_are_found_wherever_the_mixture_lists_them(tmp_path):
     frame = interference.frame(experiment, interference.kinds(experiment))
     assert list(frame.corpus) == ["cola", "swag"]
     assert interference.auxiliary(experiment) == ["swag", "cola"]
+
+
+def test_any_corpus_is_auxiliary_where_it_is_not_the_target(classified):
+    assert interference.auxiliary(classified) == ["mnli", "squad", "swag", "cola"]
+    targets = interference.targets(classified)
+    assert [target.heading for target in targets] == ["MNLI Acc.", "CoLA MCC"]
+    text = classified.layout.table("interference", "md").read_text()
+    assert "| Accuracy (%) | MNLI | SWAG | CoLA | MNLI Acc. | CoLA MCC |" in text
+    assert "| EM (%) | SQuAD | MNLI Acc. | CoLA MCC |" in text
+    assert "| MCC (× 100) | CoLA | MNLI Acc. | CoLA MCC |" in text
+    kinds = interference.kinds(classified)
+    for record in interference.frame(classified, kinds).to_dict("records"):
+        run = RunId(record["encoder"], record["mixture"], record["weight"], "default", 1)
+        metrics = read_json(RunFolder(classified.layout.run(run)).metrics)["auxiliary"]
+        assert set(metrics[record["corpus"]]["measures"]) == {
+            {"em": "exact"}.get(name, name)
+            for name in ("accuracy", "matthews", "f1", "em")
+            if not math.isnan(record[name])
+        }
+
+
+def test_without_auxiliary_corpora_the_table_says_so(tmp_path):
+    experiment = make_targets(tmp_path, {"alone": [("cola", [])]})
+    products.write_interference(experiment)
+    products.write_page(experiment, "interference")
+    sentence = "No run of this experiment has an auxiliary corpus."
+    assert sentence in experiment.layout.table("interference", "md").read_text()
+    assert sentence in experiment.layout.page("interference").read_text()

@@ -69,3 +69,16 @@ def test_differences_are_on_the_page_of_their_table(tmp_path):
         assert f'<span class="verdict {word.replace(" ", "-")}">{word}</span>' in text
         assert f"{abs(each['measures']['em']['difference']):.2f}" in text
         assert each["verdict"]["text"] in text
+
+
+def test_pages_of_other_families_have_their_measures_and_words(classified, mixed):
+    text = read(classified, "nli")
+    assert ">Δ Acc.</th>" in text and ">conclusion</th>" in text
+    assert "between clusters of items" in text
+    assert not re.findall("question|paragraph|threshold|EM<", text.split("<body>")[1])
+    reason = "No run of this experiment has question answering as its target."
+    assert reason in read(classified, "cases") and reason not in read(mixed, "cases")
+    headings = re.findall(r'<th class="n">(\w+\.?)</th>', read(mixed, "runs"))
+    assert headings[:6] == ["seed", "EM", "F1", "Acc.", "MCC", "steps"]
+    assert '<th class="n">test rows</th>' in read(classified, "runs")
+    assert "test rows" not in read(mixed, "runs")

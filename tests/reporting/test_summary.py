@@ -7,7 +7,7 @@ import pytest
 from mtdnn.config.layout import RunFolder
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_json
-from mtdnn.reporting import products
+from mtdnn.reporting import products, tables
 from tests.support.factories import make_experiment, make_run, make_statistics
 
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.]|\.\d)")
@@ -69,9 +69,14 @@ def test_every_number_of_the_summary_has_its_source(experiment):
             assert f"{abs(each['measures']['em']['low']):.2f}" in line
 
 
-def test_latex_of_the_summary_is_balanced_and_complete(experiment):
+def test_latex_of_the_summary_is_balanced_and_complete(experiment, classified, mixed):
     make_statistics(experiment)
     products.write_summary(experiment)
+    for each in (experiment, classified, mixed):
+        check_latex(each)
+
+
+def check_latex(experiment):
     text = experiment.layout.summary.read_text(encoding="utf-8")
     blocks = re.findall(r"```latex\n(.*?)```", text, re.DOTALL)
     assert len(blocks) == len(experiment.tables)
@@ -89,3 +94,18 @@ def test_latex_of_the_summary_is_balanced_and_complete(experiment):
 def test_without_statistics_the_summary_says_what_is_missing(experiment):
     with pytest.raises(MtdnnError, match=r"statistics\.json: no such file; run mtdnn statistics"):
         products.write_summary(experiment)
+
+
+@pytest.mark.parametrize("name", ["classified", "mixed"])
+def test_the_summary_has_the_measures_of_each_target(request, name):
+    experiment = request.getfixturevalue(name)
+    text = experiment.layout.summary.read_text(encoding="utf-8")
+    statistics = read_json(experiment.layout.all_statistics)
+    for table in statistics["tables"].values():
+        for each in table["comparisons"]:
+            for column, numbers in each["measures"].items():
+                assert f"| Δ {each['labels'][column]} | interval | p (Holm) |" in text
+                assert f" {tables.signed(numbers['difference'])} |" in text
+    for row in statistics["cells"].values():
+        for column, cell in row["dev"].items():
+            assert f"{cell['mean']:.2f} ± {cell['deviation']:.2f}" in text, column

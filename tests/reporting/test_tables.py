@@ -1,5 +1,6 @@
 """Tables against numbers computed by hand from the files of the runs."""
 
+import re
 import shutil
 import statistics
 import subprocess
@@ -9,11 +10,14 @@ import pandas as pd
 import pytest
 
 from mtdnn.config.layout import RunFolder, RunId
+from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError
+from mtdnn.evaluation.results import read_rows
 from mtdnn.machine.files import read_json, write_text
 from mtdnn.reporting import products, tables
 from tests.support.factories import QA, fail_run, make_experiment, make_run
 from tests.support.published_scores import PUBLISHED, write_published
+from tests.support.targets import CLASSIFIED_NOTE, make_targets
 
 BASE_QA = RunId("base", "qa", 1.0, "default", 1)
 BEST = RunId("base", "qa_mcc_sc", 0.8, "default", 1)
@@ -246,6 +250,92 @@ def test_latex_compiles(tmp_path):
     if b"booktabs.sty' not found" in done.stdout:
         pytest.skip("no booktabs here")
     assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
+
+
+def test_columns_are_the_measures_of_the_target(classified):
+    text = read(classified, "nli", "md")
+    assert "| Encoder | Weight | Acc. | F1 | Seeds |" in text
+    assert "MNLI: Acc. and F1 in percent on dev (120 items). Several" in text
+    assert not re.findall("question|paragraph|threshold|Null|HasAns", text)
+    record = pd.read_csv(classified.layout.table("nli", "csv")).iloc[0]
+    row = read_rows(classified, "nli")[0]
+    assert record.accuracy == row.score("dev", "accuracy").mean
+    assert markdown_row(text, "MNLI | BERT base")[3].startswith(f"{record.accuracy:.2f} ± ")
+    assert "em" not in record and "has_ans_f1" not in record
+    cola = read(classified, "cola", "md")
+    assert "| MCC | Acc. | Seeds |" in cola  # as `metrics` orders them
+    assert "CoLA: Acc. in percent and MCC times 100 on dev" in cola
+
+
+def test_further_sets_are_columns_with_intervals(classified):
+    entry = read_json(classified.layout.statistics("nli"))
+    (found,) = [
+        each
+        for each in entry["comparisons"]
+        if (each["slice"], each["kind"]) == ("snli", "baseline") and "squad" in each["to"]
+    ]
+    shown = tables.interval(found["measures"]["accuracy"])
+    second = read(classified, "nli", "md").split("On other items:")[1]
+    assert "| SNLI: Acc. / F1 | SNLI: Δ Acc. (95% interval) |" in second
+    assert markdown_row(second, "MNLI+SQuAD | BERT base")[-1] == shown
+    assert markdown_row(second, "MNLI | BERT base")[-1] == "–"  # the baseline
+    assert shown.replace("−", "$-$") in read(classified, "nli", "tex")
+    assert shown in classified.layout.page("nli").read_text()
+    assert pd.read_csv(classified.layout.table("nli", "csv")).snli_accuracy.notna().all()
+    # No row of the other table can be scored there.
+    assert "SNLI" not in read(classified, "cola", "md")
+    assert "snli_accuracy" not in pd.read_csv(classified.layout.table("cola", "csv"))
+
+
+def test_rows_with_several_targets_share_the_union_of_columns(mixed):
+    text = read(mixed, "targets", "md")
+    columns = "EM | F1 | Acc. | MCC | HasAns F1 | NoAns acc. | Null AUC | Seeds"
+    assert f"|  | Encoder | Weight | {columns} |" in text
+    dash = r"– \[1\]"
+    cola = markdown_row(text, "CoLA | BERT base")
+    assert [cell == dash for cell in cola[3:10]] == [True, True, False, False, True, True, True]
+    assert markdown_row(text, "SQuAD | BERT base")[5] == dash
+    assert r"- \[1\] another target" in text
+    assert "SQuAD: EM and F1 in percent on dev (120 questions) at null threshold 0." in text
+    data = pd.read_csv(mixed.layout.table("targets", "csv")).set_index("label")
+    assert data.em.notna().tolist() == [True, True, False, False, False]
+    assert data.matthews.notna().tolist() == [False, False, False, False, True]
+
+
+def test_a_note_is_shown_as_text_in_every_format(classified):
+    assert CLASSIFIED_NOTE in pd.read_csv(classified.layout.table("nli", "csv")).note[0]
+    assert r"Others found \<b\>nothing\</b\>: 50% of\_it \& more." in read(classified, "nli", "md")
+    tex = r"Others found \textless{}b\textgreater{}nothing\textless{}/b\textgreater{}: 50\% of\_it"
+    assert tex in read(classified, "nli", "tex")
+    assert tex in classified.layout.summary.read_text()
+    page = classified.layout.page("nli").read_text()
+    assert "Others found &lt;b&gt;nothing&lt;/b&gt;: 50% of_it &amp; more." in page
+    assert "note" not in pd.read_csv(classified.layout.table("cola", "csv"))
+
+
+def test_rows_of_another_experiment_are_read_where_they_are(tmp_path, classified):
+    write_text(classified.layout.experiment, dump_yaml(classified))
+    other = {"from": str(classified.layout.root), "encoder": "base", "mixture": "mnli_squad"}
+    experiment = make_targets(
+        tmp_path,
+        {"nli": [("mnli", [])]},
+        experiment="ours",
+        evaluate_on=["snli"],
+        tables={
+            "nli": {
+                "title": "NLI",
+                "rows": [{"encoder": "base", "mixture": "mnli"}, {**other, "weight": 0.8}],
+            }
+        },
+    )
+    products.write_table(experiment, "nli")
+    products.write_page(experiment, "nli")
+    text = read(experiment, "nli", "md")
+    theirs = markdown_row(read(classified, "nli", "md"), "MNLI+SQuAD | BERT base")
+    name = rf"MNLI+SQuAD ({classified.experiment})".replace("_", r"\_")
+    assert markdown_row(text, name)[1:] == theirs[1:]
+    data = pd.read_csv(experiment.layout.table("nli", "csv"))
+    assert data["from"].fillna("").tolist() == ["", str(classified.layout.root)]
 
 
 def test_differences_have_a_sign_unless_they_are_zero():

@@ -10,7 +10,9 @@ from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_json, write_json, write_text
 from mtdnn.reporting import products
 from mtdnn.tracking import agreement, runs
+from mtdnn.tracking.client import create_store
 from tests.support.factories import make_experiment, make_run, make_statistics
+from tests.support.targets import make_targets
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +98,27 @@ def test_a_run_that_mlflow_lacks_is_named(logged):
         agreement.write(logged)
     runs.log_run(logged, folder)
     agreement.write(logged)
+
+
+def test_tables_of_any_target_agree_and_the_view_of_runs_shows_its_measures(tmp_path):
+    experiment = make_targets(
+        tmp_path, {"nli": [("mnli", []), ("mnli", ["squad"])]}, seeds=[1], evaluate_on=["snli"]
+    )
+    create_store(experiment)
+    for run in experiment.runs():
+        runs.log_run(experiment, experiment.layout.run(run))
+    products.write_table(experiment, "nli")
+    agreement.write(experiment)
+    (summary,) = summaries(experiment)
+    path = experiment.runs()[0].row_path
+    wanted = read_json(experiment.layout.all_statistics)["cells"][path]["snli"]["accuracy"]["mean"]
+    assert summary.data.metrics[f"{path}/snli/accuracy/mean"] == wanted
+    known = MlflowClient(experiment.store_uri).get_experiment_by_name(experiment.experiment)
+    (view,) = [value for name, value in known.tags.items() if "sharedViewState" in name]
+    assert view.index("metrics.`accuracy`") < view.index("metrics.`f1`")
+    assert "HasAns" not in view and "`em`" not in view
+
+    path = experiment.layout.table("nli", "csv")
+    write_text(path, path.read_text().replace("snli_accuracy,", "other,"))
+    with pytest.raises(MtdnnError, match="snli_accuracy: None in the table"):
+        agreement.write(experiment)

@@ -13,6 +13,7 @@ from mtdnn.tracking import content
 from mtdnn.tracking.content import Curves, Source
 from tests.support.factories import fail_run, make_experiment, make_run
 from tests.support.journals import journal_line, make_journal
+from tests.support.targets import make_targets
 
 RUN = RunId("base", "qa_sc", 0.8, "default", 1)
 START = 1767323045000  # 2026-01-02T03:04:05 UTC, when training of the made-up runs starts
@@ -149,6 +150,19 @@ def test_curves_of_an_incomplete_journal_come_from_the_training_log(tmp_path):
     logged = [json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()]
     losses = [point.value for point in source.read() if point.key == "loss/squad"]
     assert losses == [line["loss"] for line in logged]
+
+
+def test_measures_of_any_target_have_names_without_prefix(tmp_path):
+    experiment = make_targets(tmp_path, {"cola": [("cola", ["mnli"])]}, seeds=[1])
+    folder = experiment.layout.run(experiment.runs()[0])
+    metrics = read_json(folder / "metrics.json")
+    scores = content.scores(metrics)
+    assert scores["matthews"] == scores["slices/dev/matthews"] == metrics["matthews"]
+    assert scores["auxiliary/mnli/accuracy"] == metrics["auxiliary"]["mnli"]["accuracy"]
+    assert not {"em", "exact", "HasAns_f1"} & set(scores)
+    numbers = dict(content.summary_numbers(read_json(experiment.layout.all_statistics)))
+    row = experiment.runs()[0].row_path
+    assert numbers[f"{row}/dev/matthews/mean"] == metrics["matthews"]
 
 
 # --- the whole experiment --------------------------------------------------------------------

@@ -79,7 +79,7 @@ def test_run_is_mirrored(experiment):
     assert run.data.metrics["em"] == 71.25
     assert run.data.metrics["NoAns_exact"] == metrics["slices"]["paper_dev"]["NoAns_exact"]
     assert run.data.metrics["slices/official/HasAns_f1"] == scores["HasAns_f1"]
-    assert run.data.metrics["auxiliary/cola/matthews"] == 0.5
+    assert run.data.metrics["auxiliary/cola/matthews"] == 50.0
     assert run.data.metrics["training/steps"] == 60
     assert runs.differences(experiment, [folder]) == []
     assert read_json(folder / "mlflow.json") == {

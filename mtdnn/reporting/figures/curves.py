@@ -14,6 +14,7 @@ from mtdnn.config.experiment import Experiment
 from mtdnn.reporting.answers import Answered, Answers, RowAnswers, read_answers, why_none
 from mtdnn.reporting.cases import group_differences
 from mtdnn.reporting.figures.drawing import GREY, canvas, cycle, say_empty
+from mtdnn.reporting.wording import has_answers
 
 CURVE_POINTS = 400
 
@@ -237,5 +238,5 @@ def _faint(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, row: RowAnswer
 
 def _empty(experiment: Experiment, title: str) -> Figure:
     figure, body = canvas(experiment, _SIZE, title, [why_none(experiment)])
-    say_empty(body.subplots())
+    say_empty(body.subplots(), *([] if has_answers(experiment) else ["nothing to draw"]))
     return figure

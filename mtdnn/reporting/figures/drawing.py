@@ -189,14 +189,14 @@ def same_span(panels: Iterable[Axes], drawn: list[list[float]]) -> None:
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
 
 
-def say_empty(axes: Axes) -> None:
-    """Write into the axes that there is nothing to draw yet."""
+def say_empty(axes: Axes, text: str = "nothing to draw yet") -> None:
+    """Write into the axes that there is nothing to draw."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.text(
         0.5,
         0.5,
-        "nothing to draw yet",
+        text,
         transform=axes.transAxes,
         ha="center",
         va="center",

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure, SubFigure
 from mtdnn.config.experiment import Experiment
 from mtdnn.evaluation.results import read_rows
 from mtdnn.reporting.figures.drawing import COLOURS, GREY, canvas, label_text, say_empty
-from mtdnn.reporting.wording import clusters
+from mtdnn.reporting.wording import ANSWERING, clustered, listed
 from mtdnn.statistics.level import LEVEL
 from mtdnn.statistics.records import read_statistics
 
@@ -64,9 +64,10 @@ def _notes(statistics: dict[str, Any], shown: dict[str, Comparisons]) -> list[st
     families = {each["family"] for comparisons in shown.values() for each in comparisons}
     notes = [
         f"Bars: {100 * statistics['confidence']:g}% intervals for the training method, over seeds "
-        f"and {clusters(families)}."
+        f"and {clustered(families)}."
     ]
-    if not all(map(_are_variants, shown.values())):
+    others = [each for several in shown.values() if not _are_variants(several) for each in several]
+    if any(each["published"] or each["family"] == ANSWERING for each in others):
         notes[0] += (
             " Diamonds: published differences. Colours: the verdict on the published difference; "
             "green: supported, orange: contradicted, black: not decidable or no verdict."
@@ -97,10 +98,8 @@ def _labels(experiment: Experiment, name: str, comparisons: Comparisons) -> list
         between = "\n− " if longest > MAX_LINE_CHARACTERS else " − "
         return [f"{to}{between}{origin}" for to, origin in labels]
     names = {row.path: row.row.label or row.variant_label for row in read_rows(experiment, name)}
-    return [
-        fill(label_text(names.get(each["to"]) or each["to_label"]), MAX_LINE_CHARACTERS)
-        for each in comparisons
-    ]
+    shown = [label_text(names.get(each["to"]) or str(each["to_label"])) for each in comparisons]
+    return [fill(label, MAX_LINE_CHARACTERS) for label in shown]
 
 
 def _draw_tables(
@@ -132,10 +131,10 @@ def _draw_tables(
 
 
 def _measured(comparisons: Comparisons) -> list[str]:
-    """What each panel of a table shows: usually one measure, or those of rows' different targets."""
+    """What each panel of a table shows: one measure, or those of rows with different targets."""
     labels = [[each["labels"][name] for name in each["measures"]] for each in comparisons]
     return [
-        " or ".join(dict.fromkeys(own[number] for own in labels if number < len(own)))
+        listed(dict.fromkeys(own[number] for own in labels if number < len(own)), "or")
         for number in range(min(MAX_PANELS, max(map(len, labels))))
     ]
 

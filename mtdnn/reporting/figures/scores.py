@@ -86,7 +86,8 @@ def draw(experiment: Experiment, name: str) -> Figure:
         notes[0] += " Small points: single seeds; large: their mean ± sample standard deviation."
     notes += _missing_rows(rows, first)
     measures = panels(rows)
-    figure, body = canvas(experiment, (7.4, 4.0), settings.title, notes)
+    size = (3.7 * max(2, len(measures)), 4.0)
+    figure, body = canvas(experiment, size, settings.title, notes)
     grid = body.subplots(1, len(measures), squeeze=False)[0]
     drawn = []
     for axes, measure in zip(grid, measures, strict=True):

@@ -3,7 +3,10 @@
 import pytest
 
 from mtdnn.reporting.figures import effects
+from mtdnn.statistics.level import LEVEL
+from mtdnn.statistics.records import read_statistics
 from tests.support.factories import make_experiment, make_statistics
+from tests.support.targets import make_targets
 
 
 def test_bars_are_the_intervals_and_diamonds_the_published_differences(tmp_path):
@@ -18,3 +21,44 @@ def test_bars_are_the_intervals_and_diamonds_the_published_differences(tmp_path)
         assert bar == pytest.approx([each["measures"]["em"]["low"], each["measures"]["em"]["high"]])
         assert mean == pytest.approx([each["measures"]["em"]["difference"]])
         assert diamond == pytest.approx([each["published"]["em"]])
+
+
+def test_variants_of_a_mixture_have_their_own_labels_and_say_what_is_decided(tmp_path):
+    names = ["round robin", "shuffled", "a strategy whose long label does not fit into one line"]
+    variants = {
+        f"v{n}": {"label": name, "training": {"epochs": n + 3}} for n, name in enumerate(names)
+    }
+    row = {"encoder": "base", "mixture": "squad_mnli", "weight": 0.8}
+    rows = [row, *({**row, "variant": name} for name in variants)]
+    experiment = make_targets(
+        tmp_path,
+        {"t": [("squad", ["mnli"])]},
+        variants=variants,
+        tables={"t": {"title": "Strategies", "rows": rows}},
+    )
+    body = effects.draw(experiment).subfigs[0]
+    axes = body.axes[0]
+    assert axes.get_title("left") == "Strategies, against SQuAD+MNLI at w 0.8"
+    labels = [label.get_text().replace("\n", " ") for label in axes.get_yticklabels()]
+    assert labels == names
+    comparisons = read_statistics(experiment)["tables"]["t"]["comparisons"]
+    decided = [
+        each["measures"]["em"]["p_holm"] <= LEVEL
+        for each in comparisons
+        if each["kind"] == "baseline"
+    ]
+    assert len(set(decided)) == 2
+    marks = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [line.get_markerfacecolor() != "white" for line in marks] == decided
+
+
+def test_each_table_names_what_its_panels_show(tmp_path):
+    experiment = make_targets(
+        tmp_path,
+        {"nli": [("mnli", []), ("mnli", ["cola"])], "swag": [("swag", []), ("swag", ["cola"])]},
+    )
+    panels = [axes for axes in effects.draw(experiment).subfigs[0].axes if axes.get_visible()]
+    assert [axes.get_xlabel() for axes in panels] == [
+        *("difference in Acc. (points)", "difference in F1 (points)"),
+        "difference in Acc. (points)",
+    ]

@@ -38,3 +38,22 @@ def test_figures_of_answers_are_written_even_without_runs(tmp_path, name):
     products.write_figure(experiment, name)
     for suffix in ("svg", "png", "pdf"):
         assert experiment.layout.figure(name, suffix).stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", products.FIGURES)
+def test_every_figure_is_drawn_without_question_answering(classified, name):
+    products.write_figure(classified, name)
+    figure = registry.draw(classified, name)
+    answers = name in ("groups", "precision_recall", "thresholds")
+    reason = "No run of this experiment has question answering as its target."
+    assert (reason in small_print(figure)) == answers
+    texts = [text.get_text() for axes in figure.subfigs[0].axes for text in axes.texts]
+    assert ("nothing to draw" in texts) == answers
+
+
+def test_only_rows_that_answer_questions_are_among_the_curves(mixed):
+    axes = registry.draw(mixed, "precision_recall").subfigs[0].axes[0]
+    assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == [
+        "SQuAD",
+        "SQuAD+MNLI",
+    ]

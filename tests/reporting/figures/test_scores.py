@@ -3,9 +3,10 @@
 import statistics
 
 from mtdnn.config.layout import RunFolder, RunId
-from mtdnn.machine.files import read_json
+from mtdnn.machine.files import read_json, write_json
 from mtdnn.reporting.figures import scores
 from tests.support.factories import QA, make_experiment, make_run
+from tests.support.targets import make_targets
 
 
 def panels(figure):
@@ -52,3 +53,29 @@ def test_a_row_that_is_not_drawn_is_named_with_its_variant(tmp_path):
     make_run(experiment, RunId("base", "qa", 1.0, "default", 1))
     text = scores.draw(experiment, "figure3").subfigs[1].texts[0].get_text()
     assert "Not drawn: QA, old code: not run." in text.replace("\n", " ")
+
+
+def test_panels_are_the_measures_of_the_target_or_the_headline_of_each(classified, mixed):
+    for experiment, name, labels in (
+        (classified, "figure_nli", ["accuracy (%)", "F1 (%)"]),
+        (classified, "figure_cola", ["MCC (× 100)", "accuracy (%)"]),
+        (mixed, "figure_targets", ["EM (%)", "accuracy (%)", "MCC (× 100)"]),
+    ):
+        figure = scores.draw(experiment, name)
+        assert [axes.get_ylabel() for axes in figure.subfigs[0].axes] == labels
+        text = figure.subfigs[1].texts[0].get_text()
+        assert ("null threshold" in text) == (experiment is mixed)
+    answers, labels = scores.draw(mixed, "figure_targets").subfigs[0].axes[:2]
+    assert [len(axes.containers[0].lines[0].get_xdata()) for axes in (answers, labels)] == [2, 3]
+
+
+def test_negative_correlations_are_inside_the_frame(tmp_path):
+    experiment = make_targets(tmp_path, {"cola": [("cola", [])]}, seeds=[1])
+    (run,) = experiment.runs()
+    metrics = RunFolder(experiment.layout.run(run)).metrics
+    changed = read_json(metrics)
+    changed["slices"]["dev"]["matthews"] = -12.5
+    write_json(metrics, changed)
+    axes = scores.draw(experiment, "figure_cola").subfigs[0].axes[0]
+    low, high = axes.get_ylim()
+    assert low < -12.5 < high
