@@ -2,8 +2,10 @@
 
 import json
 import os
+import sqlite3
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlparse
@@ -49,7 +51,7 @@ _VIEW = "scores"
 # first line: valid JSON of another shape, or numbers that are too large.
 _FAILURES = (
     *(MlflowException, UnexpectedAnswer, OverflowError),
-    *(SQLAlchemyError, OSError, ImportError),
+    *(SQLAlchemyError, sqlite3.Error, OSError, ImportError),
 )
 
 T = TypeVar("T")
@@ -95,7 +97,8 @@ def open_store(experiment: Experiment, writes: bool = True) -> Iterator[MlflowCl
 
     Args:
         experiment: the experiment.
-        writes: whether the client may write; on a server, readers need not take turns.
+        writes: whether the client may write; on a server, readers need not take turns, and a
+            SQLite store in a folder of somebody else is read from a copy.
 
     Raises:
         StoreUnavailable: the store does not answer, or refuses.
@@ -104,6 +107,10 @@ def open_store(experiment: Experiment, writes: bool = True) -> Iterator[MlflowCl
     path = uri.removeprefix("sqlite:///")
     turn: AbstractContextManager[object] = nullcontext()
     try:
+        if path != uri and not writes and not os.access(Path(path).parent, os.W_OK):
+            with _copy_of(path) as copy:
+                yield MlflowClient(copy)
+            return
         if path != uri:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             turn = FileLock(f"{path}.lock")
@@ -118,6 +125,20 @@ def open_store(experiment: Experiment, writes: bool = True) -> Iterator[MlflowCl
             f"{uri}: MLflow failed: {shown}; "
             "the files of the runs are complete, so repeat this step when the store answers"
         ) from None
+
+
+@contextmanager
+def _copy_of(database: str) -> Iterator[str]:
+    """Yield the URI of a copy of a SQLite store, for who may read it but not write next to it."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "mlflow.db")
+        address = f"{Path(database).absolute().as_uri()}?mode=ro"
+        with (
+            closing(sqlite3.connect(address, uri=True)) as source,
+            closing(sqlite3.connect(copy)) as target,
+        ):
+            source.backup(target)
+        yield f"sqlite:///{copy}"
 
 
 def ensure_experiment(
