@@ -163,16 +163,22 @@ def ensure_experiment(
         if not experiment.store_uri.startswith(("http:", "https:")):
             artifacts = folder.as_uri()
         try:
-            return client.create_experiment(experiment.experiment, artifacts)
+            return _known(client.create_experiment(experiment.experiment, artifacts))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
             found = client.get_experiment_by_name(experiment.experiment)
             if found is None:
                 raise
-    experiment_id: str = found.experiment_id
+    experiment_id = _known(found.experiment_id)
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(experiment_id)
+    return experiment_id
+
+
+def _known(experiment_id: str) -> str:
+    if not experiment_id:  # something that is not MLflow, but answers with JSON
+        raise MlflowException("the server's answer names no experiment")
     return experiment_id
 
 
