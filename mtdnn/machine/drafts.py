@@ -42,8 +42,7 @@ def drafting(folder: Path, name: str) -> Iterator[Path]:
         sweep(folder, now=draft.stat().st_mtime)
         yield draft
     finally:
-        _close(lock)  # first: a network file system keeps a file that is removed while open
-        shutil.rmtree(draft, ignore_errors=True)
+        _remove(draft, lock)
 
 
 def sweep(folder: Path, now: float | None = None) -> None:
@@ -59,12 +58,7 @@ def sweep(folder: Path, now: float | None = None) -> None:
             lock, is_free = _lock_of(draft, found)
             if is_free or now is None or now - _last_change(draft) > ABANDONED_SECONDS:
                 _finish(draft, folder / found["target"])
-                with suppress(OSError):
-                    _lock_path(draft).unlink()  # before the lock is released to a late writer
-                _close(lock)
-                lock = None
-                shutil.rmtree(draft, ignore_errors=True)
-            _close(lock)
+                _remove(draft, lock)
 
 
 def old_place(draft: Path) -> Path:
@@ -101,7 +95,10 @@ def _create(folder: Path, name: str) -> tuple[Path, int | None]:
     """Create a locked draft; return it with its lock, None where the disk has no locks."""
     while True:
         draft = Path(tempfile.mkdtemp(prefix=f".{name}.draft-{_short_machine()}-", dir=folder))
-        lock = os.open(_lock_path(draft), os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            lock = os.open(_lock_path(draft), os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            continue  # it was swept, since it was empty
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError:
@@ -119,13 +116,30 @@ def _lock_of(draft: Path, name: re.Match[str]) -> tuple[int | None, bool]:
     try:
         lock = os.open(_lock_path(draft), os.O_RDWR)
     except OSError:
-        return None, False  # just created, or the disk has no locks
+        with suppress(OSError):
+            draft.rmdir()  # its process was killed as it removed it; else it creates another
+        return None, False
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(lock)
         return None, False
     return lock, True
+
+
+def _remove(draft: Path, lock: int | None) -> None:
+    """Remove a draft, its lock last: one without a lock is empty, so that anybody may remove it."""
+    with suppress(OSError):
+        for path in draft.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path != _lock_path(draft):
+                path.unlink()
+        _lock_path(draft).unlink()  # before the lock is released to a late writer
+    if lock is not None:
+        os.close(lock)
+    with suppress(OSError):
+        draft.rmdir()
 
 
 def _finish(draft: Path, target: Path) -> None:
@@ -139,9 +153,10 @@ def _finish(draft: Path, target: Path) -> None:
 def _last_change(draft: Path) -> float:
     """Return the newest date of a draft and of all in it."""
     dates = [0.0]
-    for path in [draft, *draft.rglob("*")]:
-        with suppress(OSError):  # removed meanwhile
-            dates.append(path.lstat().st_mtime)
+    for folder, _, files in os.walk(draft):
+        for path in (folder, *(os.path.join(folder, name) for name in files)):
+            with suppress(OSError):  # removed meanwhile
+                dates.append(os.lstat(path).st_mtime)
     return max(dates)
 
 
@@ -151,8 +166,3 @@ def _lock_path(draft: Path) -> Path:
 
 def _short_machine() -> str:
     return hashlib.sha256(machine().encode()).hexdigest()[:8]
-
-
-def _close(lock: int | None) -> None:
-    if lock is not None:
-        os.close(lock)

@@ -3,8 +3,10 @@
 import json
 import logging
 import os
+import sqlite3
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlparse
@@ -57,7 +59,7 @@ _VIEW = "scores"
 # first line: valid JSON of another shape, or numbers that are too large.
 _FAILURES = (
     *(MlflowException, UnexpectedAnswer, OverflowError),
-    *(SQLAlchemyError, OSError, ImportError),
+    *(SQLAlchemyError, sqlite3.Error, OSError, ImportError),
 )
 
 T = TypeVar("T")
@@ -103,7 +105,8 @@ def open_store(experiment: Experiment, writes: bool = True) -> Iterator[MlflowCl
 
     Args:
         experiment: the experiment.
-        writes: whether the client may write; on a server, readers need not take turns.
+        writes: whether the client may write; on a server, readers need not take turns, and a
+            SQLite store in a folder of somebody else is read from a copy.
 
     Raises:
         StoreUnavailable: the store does not answer, or refuses.
@@ -112,6 +115,10 @@ def open_store(experiment: Experiment, writes: bool = True) -> Iterator[MlflowCl
     path = uri.removeprefix("sqlite:///")
     turn: AbstractContextManager[object] = nullcontext()
     try:
+        if path != uri and not writes and not os.access(Path(path).parent, os.W_OK):
+            with _copy_of(path) as copy:
+                yield MlflowClient(copy)
+            return
         if path != uri:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             turn = FileLock(f"{path}.lock")
@@ -138,6 +145,20 @@ def _origin(error: BaseException) -> BaseException:
     return error
 
 
+@contextmanager
+def _copy_of(database: str) -> Iterator[str]:
+    """Yield the URI of a copy of a SQLite store, for who may read it but not write next to it."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "mlflow.db")
+        address = f"{Path(database).absolute().as_uri()}?mode=ro"
+        with (
+            closing(sqlite3.connect(address, uri=True)) as source,
+            closing(sqlite3.connect(copy)) as target,
+        ):
+            source.backup(target)
+        yield f"sqlite:///{copy}"
+
+
 def ensure_experiment(
     client: MlflowClient, experiment: Experiment, check_folder: bool = True
 ) -> str:
@@ -160,16 +181,22 @@ def ensure_experiment(
         if not experiment.store_uri.startswith(("http:", "https:")):
             artifacts = folder.as_uri()
         try:
-            return client.create_experiment(experiment.experiment, artifacts)
+            return _known(client.create_experiment(experiment.experiment, artifacts))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
             found = client.get_experiment_by_name(experiment.experiment)
             if found is None:
                 raise
-    experiment_id: str = found.experiment_id
+    experiment_id = _known(found.experiment_id)
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(experiment_id)
+    return experiment_id
+
+
+def _known(experiment_id: str) -> str:
+    if not experiment_id:  # something that is not MLflow, but answers with JSON
+        raise MlflowException("the server's answer names no experiment")
     return experiment_id
 
 

@@ -57,3 +57,13 @@ def test_a_cache_that_cannot_be_written_is_not_an_error(settled):
     file, cache, _ = settled
     cache.mkdir()
     assert content_digests([file], cache) == {file: sha256(file)}
+
+
+@pytest.mark.parametrize("error", [-600.0, 600.0])
+def test_a_wrong_clock_does_not_make_a_file_look_settled(tmp_path, monkeypatch, error):
+    """A file on a network has dates of its server's clock."""
+    file, cache, right = tmp_path / "rows.tsv", tmp_path / "cache.json", time.time
+    file.write_text("abc\n")
+    monkeypatch.setattr(time, "time", lambda: right() + error)
+    content_digests([file], cache)
+    assert not cache.exists()

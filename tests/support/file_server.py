@@ -57,5 +57,11 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         else:
             super().do_GET()
 
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.do_GET()
+
+    do_PATCH = do_POST
+
     def log_message(self, *_: object) -> None:
         pass

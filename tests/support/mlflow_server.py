@@ -78,13 +78,14 @@ class Proxy:
 
     Attributes:
         mood: None forwards; "500" answers with that status; "drop" hangs up; "lose" forwards the
-            request and loses the answer; a float waits for that many seconds, then forwards.
+            request and loses the answer; a float waits for that many seconds, then forwards;
+            bytes are the answer to everything, with status 200.
         writes: number of requests that change something, by the last part of their path.
         address: the proxy's address.
     """
 
     def __init__(self, server: Server):
-        self.mood: str | float | None = None
+        self.mood: str | float | bytes | None = None
         self.writes: dict[str, int] = {}
         handler = type("Handler", (_Handler,), {"proxy": self, "port": server.port})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -109,6 +110,8 @@ class _Handler(BaseHTTPRequestHandler):
         mood = self.proxy.mood
         if mood == "500":
             return self._answer(500, b"{}")
+        if isinstance(mood, bytes):
+            return self._answer(200, mood)
         if mood == "drop":
             return self._hang_up()
         if isinstance(mood, float):

@@ -1,5 +1,6 @@
 """The MLflow store: created once, restored, refused in one line."""
 
+import json
 import multiprocessing
 import shutil
 import socket
@@ -19,9 +20,10 @@ from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_json, write_text
 from mtdnn.tracking import client as tracking_client
-from mtdnn.tracking.client import create_store
+from mtdnn.tracking.client import StoreUnavailable, create_store
 from mtdnn.tracking.runs import log_run
 from tests.support.factories import make_experiment, make_run
+from tests.support.file_server import FileServer
 
 RUN = RunId("base", "qa_sc", 0.8, "default", 1)
 
@@ -59,6 +61,61 @@ def test_dead_server_is_one_line_and_quick(tmp_path):
     assert len(str(error.value).splitlines()) == 1
     assert "secret" not in str(error.value)
     assert not (folder / "mlflow.json").exists()
+
+
+EXPERIMENT = {"experiment_id": "1", "name": "small", "lifecycle_stage": "active"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "<html>log in</html>",
+        "",
+        "[]",
+        "null",
+        "{}",
+        "[" * 100_000,
+        {"experiment": []},
+        {"experiment": {"experiment_id": {"a": 1}}},
+        {"experiment": EXPERIMENT, "runs": 3},
+        {"experiment": EXPERIMENT, "runs": [{"info": {"run_id": 7}}]},
+        {"experiment": EXPERIMENT, "run": {"info": {"run_id": "a", "status": float("inf")}}},
+        {"experiment": EXPERIMENT, "run": {"data": {"metrics": [{"key": 1}]}}},
+        {"experiment": EXPERIMENT, "next_page_token": []},
+    ],
+)
+def test_an_answer_of_the_wrong_shape_is_one_line(tmp_path, answer):
+    content = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
+
+    def send(handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    with FileServer(tmp_path) as server:
+        server.answer = send
+        experiment = make_experiment(tmp_path, tracking_uri=server.url)
+        folder = make_run(experiment, RUN)
+        with pytest.raises(StoreUnavailable, match="MLflow failed: ") as error:
+            log_run(experiment, folder)
+        assert len(str(error.value).splitlines()) == 1 and len(str(error.value)) < 1_000
+        assert not (folder / "mlflow.json").exists()
+        if isinstance(answer, str) or answer["experiment"] != EXPERIMENT:
+            with pytest.raises(StoreUnavailable, match="MLflow failed: "):
+                create_store(experiment)
+            assert not experiment.layout.store.exists()
+
+
+def test_pages_without_an_end_are_not_read_for_ever():
+    class Page(list):
+        token = "next"
+
+    class Endless:
+        def search_runs(self, *_, **__):
+            return Page()
+
+    assert list(tracking_client.all_runs(Endless(), "1")) == []
 
 
 def test_file_that_is_not_a_database_is_one_line(tmp_path):

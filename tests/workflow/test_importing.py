@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,6 +107,22 @@ def test_an_import_changes_nothing_where_the_run_came_from(here, there):
     before = {path: path.stat().st_mtime_ns for path in there.rglob("*")}
     import_run(here, there)
     assert {path: path.stat().st_mtime_ns for path in there.rglob("*")} == before
+
+
+@pytest.mark.parametrize("error", [-600.0, 600.0])
+def test_dates_are_those_of_the_disk_even_if_the_clock_here_is_wrong(
+    here, there, tmp_path, monkeypatch, error
+):
+    """Else Snakemake takes the run for older than its features, and trains it again."""
+    features = here.layout.features("tiny", "default", "squad")
+    features.mkdir(parents=True)
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() + error)
+    target = import_run(here, there)
+    (tmp_path / "probe").touch()
+    age = (tmp_path / "probe").stat().st_mtime - (target / "model" / "run.json").stat().st_mtime
+    assert 0 <= age < 60
+    assert (target / "model" / "run.json").stat().st_mtime >= features.stat().st_mtime
 
 
 def test_settings_that_change_after_an_import_are_reported(here, there, tmp_path):

@@ -11,14 +11,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from mtdnn.cli.main import main
-from mtdnn.config.yaml_files import dump_yaml
-from mtdnn.evaluation import metrics, predictions
 from mtdnn.machine.files import digest, read_json, sha256, write_json
-from mtdnn.reporting import products
-from mtdnn.tracking import client, runs
-from mtdnn.training.loop import train
-from mtdnn.workflow import checksums
-from tests.support.tiny import make_run_folder, make_tiny_experiment
+from tests.support.finished import make_finished
 
 # Neither results nor inputs; the experiment itself cannot be read when it is damaged.
 UNWATCHED = ("state", "experiment.yaml")
@@ -33,21 +27,7 @@ TABLES = {
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """An experiment of one run, from its corpora to its table and MLflow."""
-    folder = tmp_path_factory.mktemp("finished")
-    changes = {"training": {"epochs": 1, "batch_size": 8}, "tables": TABLES}
-    run_dir, run = make_run_folder(folder, mixture="squad_cola", rows=16, **changes)
-    experiment = make_tiny_experiment(folder, **changes)
-    train(run_dir, run, threads=1)
-    predictions.evaluate(run_dir, run, threads=1)
-    metrics.write(run_dir, experiment)
-    products.write_table(experiment, "t")
-    products.write_interference(experiment)
-    client.create_store(experiment)
-    runs.log_run(experiment, run_dir)
-    (experiment.layout.root / "experiment.yaml").write_text(dump_yaml(experiment))
-    checksums.write(experiment)
-    return experiment.layout.root
+    return make_finished(tmp_path_factory.mktemp("finished"))
 
 
 @pytest.fixture
