@@ -163,9 +163,7 @@ def read_answers(experiment: Experiment) -> Answers | None:
         [f"w {row.row.qa_weight:g}" for row in rows],
         [row.path for row in rows],
     )
-    answered = [
-        _row(experiment, name, row, label) for row, label in zip(rows, labels, strict=True)
-    ]
+    answered = [_row(experiment, name, row, label) for row, label in zip(rows, labels, strict=True)]
     first = next(iter(answered[0].seeds.values()))
     columns = ["id", "title", "context", "question", "answer_texts", "answer_starts"]
     table_rows = pq.read_table(corpus / f"{entry.split}.parquet", columns=columns).to_pylist()

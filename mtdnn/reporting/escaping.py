@@ -63,7 +63,10 @@ def csv_text(records: "pd.DataFrame") -> str:
     def defused(value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        begins = value.lstrip(" ").startswith(("=", "+", "-", "@", "＝", "＋", "－", "＠", *_SPACES))
+        value = re.sub("\r\n?", "\n", value)  # pandas does not quote a lone return
+        begins = value.lstrip(" ").startswith(
+            ("=", "+", "-", "@", "＝", "＋", "－", "＠", *_SPACES)
+        )
         return f"'{visible(value)}" if begins else visible(value)
 
     return records.map(defused).to_csv(index=False)

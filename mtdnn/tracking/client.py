@@ -220,7 +220,9 @@ def _batches(entities: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 def tag_values(values: Mapping[str, object]) -> dict[str, str]:
     """Return tags that every store can hold; those without a value are left out."""
-    return {name: visible(str(value))[:MAX_TAG_CHARACTERS] for name, value in values.items() if value}
+    return {
+        name: visible(str(value))[:MAX_TAG_CHARACTERS] for name, value in values.items() if value
+    }
 
 
 def note(experiment: Experiment) -> str:
