@@ -63,6 +63,7 @@ def csv_text(records: "pd.DataFrame") -> str:
     def defused(value: Any) -> Any:
         if not isinstance(value, str):
             return value
+        value = re.sub("\r\n?", "\n", value)  # pandas does not quote a lone return
         begins = value.lstrip(" ").startswith(
             ("=", "+", "-", "@", "＝", "＋", "－", "＠", *_SPACES)
         )

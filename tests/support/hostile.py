@@ -7,7 +7,10 @@ MARKUP = (
 )
 """On one line, with single spaces, so that every format can return it unchanged."""
 
-UNUSUAL = "שלום مرحبا e\u0301 a\u0308\u0323 ü ß Ą Ж 漢字 😀 👩\u200d🔬 «x» “y” \u202eabc\u202c œ € ½ –—…±−×Δ"
+UNUSUAL = (
+    "שלום مرحبا e\u0301 a\u0308\u0323 ü ß Ą Ж 漢字 😀 👩\u200d🔬 «x» “y” \u202eabc\u202c œ € ½ "
+    "–—…±−×Δ"
+)
 """Other scripts and directions, combining characters, emoji, and what we write ourselves."""
 
 LONG = "Wörd" * 60

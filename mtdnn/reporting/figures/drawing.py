@@ -48,7 +48,8 @@ _METADATA = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": None}
 _FOOTER_POINTS = 7
 _TITLE_POINTS = 11
 _POINTS_PER_INCH = 72
-MAX_LABEL_CHARACTERS = 60
+LABEL_LINE_CHARACTERS = 24
+MAX_LABEL_CHARACTERS = 2 * LABEL_LINE_CHARACTERS
 
 
 def styled() -> AbstractContextManager[None]:
@@ -73,11 +74,12 @@ def drawable(experiment: Experiment) -> Experiment:
 
 
 def label_text(text: str) -> str:
-    """Return a label on one line, without its middle if it is too long to be drawn."""
+    """Return a label as figures show it: on at most two lines, without its middle if too long."""
     text = one_line(text)
     if len(text) > MAX_LABEL_CHARACTERS:
         half = (MAX_LABEL_CHARACTERS - 1) // 2
         text = f"{text[:half]}…{text[-half:]}"
+    text = textwrap.fill(text, LABEL_LINE_CHARACTERS)
     # matplotlib leaves labels that begin with an underscore out of legends.
     return f" {text}" if text.startswith("_") else text
 
@@ -164,7 +166,8 @@ def footed(
 
 def _wrapped(text: str, width: float, points: int) -> list[str]:
     """Return the lines of a text of this size that fit into a width in inches."""
-    return textwrap.wrap(one_line(text), int(width / (0.6 * points / _POINTS_PER_INCH)))
+    ems = 0.6 if points == _FOOTER_POINTS else 0.7  # the title is bold
+    return textwrap.wrap(one_line(text), int(width / (ems * points / _POINTS_PER_INCH)))
 
 
 def same_span(panels: Iterable[Axes], drawn: list[list[float]]) -> None:
