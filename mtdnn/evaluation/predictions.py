@@ -11,7 +11,7 @@ import torch
 from mtdnn.config.dependencies import code_of
 from mtdnn.config.layout import Layout, RunFolder, outdated_by
 from mtdnn.config.settings import RunSettings
-from mtdnn.data.features import ROWS_AT_A_TIME, Features, Sequences, check_files, check_unchanged
+from mtdnn.data.features import ROWS_AT_A_TIME, Features, Sequences, check_unchanged
 from mtdnn.evaluation.decoding import PREDICTIONS, Answers, Decoder, SpanLogits, predictions_table
 from mtdnn.machine.files import digest, read_product
 from mtdnn.machine.progress import Progress
@@ -68,10 +68,7 @@ def evaluate(run_dir: Path, run: RunSettings, threads: int | None = None) -> Non
     device = use_device(threads)
     layout, origin = Layout.of_run(run_dir), {_MADE_FROM: _origin(run_dir, run)}
     check_unchanged(layout, run, "dev", "held_out")
-    trained = RunFolder(run_dir)
-    if trained.description.exists():
-        check_files(trained.model, read_product(trained.description).get("files") or {})
-    model = load(trained.model, run).to(device).eval()
+    model = load(RunFolder(run_dir).model, run).to(device).eval()
     with publishing(run_dir, outdated_by("evaluate")) as folder:
         files = RunFolder(folder)
         schema = PREDICTIONS.with_metadata(origin)

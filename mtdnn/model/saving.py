@@ -15,7 +15,7 @@ from transformers import (
 from mtdnn.config.layout import DESCRIPTION, WEIGHTS, RunFolder
 from mtdnn.config.settings import RunSettings
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import replacing, save_tensors
+from mtdnn.machine.files import read_product, replacing, save_tensors, sha256
 from mtdnn.model.multitask import MultiTaskModel
 from mtdnn.model.pretrained import empty_encoder, read_config, without_messages
 
@@ -63,10 +63,11 @@ def load(folder: Path, run: RunSettings) -> MultiTaskModel:
     """Read a model that `save` wrote, on the CPU.
 
     Raises:
-        MtdnnError: a file is missing or damaged, or the weights are not exactly those that the
-            run's settings require.
+        MtdnnError: a file is missing, damaged or not the one that was trained, or the weights are
+            not exactly those that the run's settings require.
     """
     check_weights(folder)
+    _check_unchanged(folder)
     model = MultiTaskModel(empty_encoder(folder, run), run)
     prefix = model.encoder.base_model_prefix + "."
     state = {}
@@ -95,6 +96,18 @@ def check_weights(folder: Path) -> None:
             raise MtdnnError(
                 f"{folder / name}: no such file; put it back, or delete {DESCRIPTION} next to it "
                 "and train again"
+            )
+
+
+def _check_unchanged(folder: Path) -> None:
+    description = folder / DESCRIPTION
+    if not description.exists():
+        return
+    for name, expected in (read_product(description).get("files") or {}).items():
+        if (folder / name).exists() and sha256(folder / name) != expected:
+            raise MtdnnError(
+                f"{folder / name}: was cut off or changed since it was trained; put it back, or "
+                f"delete {DESCRIPTION} next to it and train again"
             )
 
 

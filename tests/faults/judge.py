@@ -1,5 +1,6 @@
 """What must hold after every command, and at the end of a sequence."""
 
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -256,7 +257,9 @@ class Sequence:
             place = self.here / line.split(": ")[0]
             if root not in place.parents:
                 raise Finding(f"{line}: names no file of the experiment")
-            if "delete" in line and place.is_file():
+            if beside := re.search(r"delete (\S+) next to it", line):
+                place.with_name(beside[1]).unlink()
+            elif "delete" in line and place.is_file():
                 place.unlink()
             elif "delete" in line:
                 shutil.rmtree(place, ignore_errors=True)

@@ -62,8 +62,13 @@ FOUND: dict[str, list[Action]] = {
         Call(("features", CALM, "tiny", "squad")),
     ],
     "a damaged model": [
+        Call(("run", "decoding.yaml", QA)),
         Damage("runs/**/model.safetensors", 0, "flip"),
         Call(("evaluate", FOLDER, "--force")),
+    ],
+    "a killed replacement of a folder": [Call(("corpus", CALM, "squad"), Fault("SIGTERM", 16))],
+    "a run killed while its products took their places": [
+        Call(("run", "learning.yaml", QA), Fault("SIGKILL", 50)),
     ],
 }
 
