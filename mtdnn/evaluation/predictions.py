@@ -12,7 +12,7 @@ import torch
 from mtdnn.config.dependencies import code_of
 from mtdnn.config.layout import Layout, RunFolder, outdated_by
 from mtdnn.config.settings import Family, RunSettings
-from mtdnn.data.features import ROWS_AT_A_TIME, Features, Sequences, check_files, check_unchanged
+from mtdnn.data.features import ROWS_AT_A_TIME, Features, Sequences, check_unchanged
 from mtdnn.evaluation.decoding import PREDICTIONS, Answers, Decoder, SpanLogits, predictions_table
 from mtdnn.evaluation.entities import OUTSIDE
 from mtdnn.machine.files import digest, read_columns, read_product
@@ -91,10 +91,7 @@ def evaluate(run_dir: Path, run: RunSettings, threads: int | None = None) -> Non
     device = use_device(threads)
     layout, origin = Layout.of_run(run_dir), {_MADE_FROM: _origin(run_dir, run)}
     check_unchanged(layout, run, "dev", "held_out", "test")
-    trained = RunFolder(run_dir)
-    if trained.description.exists():
-        check_files(trained.model, read_product(trained.description).get("files") or {})
-    model = load(trained.model, run).to(device).eval()
+    model = load(RunFolder(run_dir).model, run).to(device).eval()
     with publishing(run_dir, outdated_by("evaluate")) as folder:
         files = RunFolder(folder)
         schema = PREDICTIONS.with_metadata(origin)

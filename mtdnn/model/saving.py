@@ -13,7 +13,7 @@ from mtdnn.config.layout import DESCRIPTION, WEIGHTS, RunFolder
 from mtdnn.config.settings import RunSettings
 from mtdnn.data.architectures import read_config
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import read_json, replacing, save_tensors, sha256
+from mtdnn.machine.files import read_product, replacing, save_tensors, sha256
 from mtdnn.machine.progress import say
 from mtdnn.model.heads import HEADS
 from mtdnn.model.multitask import MultiTaskModel
@@ -93,10 +93,11 @@ def load(folder: Path, run: RunSettings) -> MultiTaskModel:
     """Read a model that `save` wrote, on the CPU.
 
     Raises:
-        MtdnnError: a file is missing or damaged, or the weights are not exactly those that the
-            run's settings require.
+        MtdnnError: a file is missing, damaged or not the one that was trained, or the weights are
+            not exactly those that the run's settings require.
     """
     check_weights(folder)
+    _check_unchanged(folder)
     model = MultiTaskModel(empty_encoder(folder, run), run)
     weights = _weights(folder / WEIGHTS[0])
     moved = _moved(model, run, weights) | {"encoder.": f"{model.encoder.base_model_prefix}."}
@@ -127,7 +128,7 @@ def start_from(model: MultiTaskModel, folder: Path) -> None:
         MtdnnError: the trained weights are missing, were changed, or are those of another encoder.
     """
     check_weights(folder)
-    recorded = read_json(folder / DESCRIPTION).get("files") or {}
+    recorded = read_product(folder / DESCRIPTION).get("files") or {}
     for name in WEIGHTS:
         if sha256(folder / name) != recorded.get(name):
             raise MtdnnError(f"{folder / name}: was changed after training; train that run again")
@@ -154,6 +155,18 @@ def check_weights(folder: Path) -> None:
             raise MtdnnError(
                 f"{folder / name}: no such file; put it back, or delete {DESCRIPTION} next to it "
                 "and train again"
+            )
+
+
+def _check_unchanged(folder: Path) -> None:
+    description = folder / DESCRIPTION
+    if not description.exists():
+        return
+    for name, expected in (read_product(description).get("files") or {}).items():
+        if (folder / name).exists() and sha256(folder / name) != expected:
+            raise MtdnnError(
+                f"{folder / name}: was cut off or changed since it was trained; put it back, or "
+                f"delete {DESCRIPTION} next to it and train again"
             )
 
 

@@ -58,7 +58,7 @@ def finishing(version: str) -> list[Command]:
 
 def writing(version: str) -> list[Command]:
     """The commands that write what follows from scores."""
-    return [("statistics", version), ("table", version), ("summary", version), ("sync", version)]
+    return [(name, version) for name in ("statistics", "table", "cases", "summary", "sync")]
 
 
 # --- what is in it -------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
 FILLER, STRUCK = "filler", "struck"
 """Fills the disk, and tells that a fault has come; outside of the folder of the commands."""
 MODULES = (
@@ -49,7 +50,7 @@ class Fault:
 
     Attributes:
         kind: a signal's name; "full", the disk is full; or "clock", the clock is wrong.
-        at: the fault comes before this change of a file, counted from 1.
+        at: the fault comes before this change of a file, counted from 1; 0 is the beginning.
         amount: milliseconds after it (signals), KiB that are left (full), seconds (clock).
     """
 
@@ -88,7 +89,14 @@ class Outcome:
         return re.findall(r"^mtdnn: error: (.*)$", self.output, re.MULTILINE)
 
     def __str__(self) -> str:
-        return f"$ mtdnn {shlex.join(self.command)}\n{self.output}(status {self.status})"
+        return f"$ {shown(self.command)}\n{self.output}(status {self.status})"
+
+
+def shown(command: Command) -> str:
+    """A command as one would type it."""
+    if command[0] == "snakemake":
+        return f"snakemake {shlex.join(command[2:])} --configfile {command[1]}"
+    return f"mtdnn {shlex.join(command)}"
 
 
 class Machine:
@@ -215,7 +223,16 @@ def _perform(
     tempfile.tempdir = str(folder / "tmp")
     if fault:
         _install(fault, str(folder), filler)
+    if command[0] == "snakemake":
+        os.execv(sys.executable, [sys.executable, "-m", *_snakemake(command)])
     sys.exit(main(command))
+
+
+def _snakemake(command: Command) -> list[str]:
+    _, experiment, *targets = command
+    places = ("--snakefile", str(ROOT / "Snakefile"), "--configfile", experiment)
+    profile = str(ROOT / "profiles" / "default")
+    return ["snakemake", *targets, *places, "--workflow-profile", profile, "--cores", "1"]
 
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -230,6 +247,9 @@ def _install(fault: Fault, folder: str, filler: Path) -> None:
         real, real_ns = time.time, time.time_ns
         time.time = lambda: real() + fault.amount
         time.time_ns = lambda: real_ns() + fault.amount * 10**9
+        return
+    if not fault.at:
+        _strike(fault, filler)
         return
     changes, thread = 0, threading.get_ident()
 

@@ -14,6 +14,7 @@ CHANGES = {
     **{"table": 16, "summary": 6, "sync": 12, "verify": 112},
 }
 """About how many changes of files a command makes, in which a fault can come."""
+SHARE_OF_SNAKEMAKE = 0.05
 CHANGED_CLOCK_SECONDS = 600
 
 
@@ -63,15 +64,21 @@ OTHERS = (
 """A half of one of these files cannot be taken for the whole."""
 
 
-def draw(seed: int, can_fill: bool = True) -> list[Action]:
+def draw(seed: int, can_fill: bool = True, with_snakemake: bool = True) -> list[Action]:
     """Return the sequence with this seed.
 
     Args:
         seed: its number.
         can_fill: whether there is a disk that can be filled.
+        with_snakemake: whether a few of them call Snakemake, which takes a minute.
     """
     random_ = random.Random(seed)
-    return [_action(random_, can_fill) for _ in range(random_.randint(*ACTIONS))]
+    actions = [_action(random_, can_fill) for _ in range(random_.randint(*ACTIONS))]
+    if with_snakemake and random_.random() < SHARE_OF_SNAKEMAKE:
+        place, delay = random_.randrange(len(actions)), random_.randint(2_000, 30_000)
+        fault = random_.choice([None, Fault("SIGTERM", 0, delay)])
+        actions.insert(place, Call(("snakemake", CALM, "table1"), fault))
+    return actions
 
 
 def _action(draw: random.Random, can_fill: bool) -> Action:

@@ -39,7 +39,7 @@ def bench(tmp_path_factory):
 
 @pytest.mark.parametrize("seed", range(1, 11))
 def test_nothing_finished_is_lost_and_the_tables_are_those_of_a_calm_day(bench, seed):
-    bench.run(draw(seed, bench.machine.can_fill))
+    bench.run(draw(seed, bench.machine.can_fill, with_snakemake=False))
 
 
 # What random sequences found, as short as possible.
@@ -62,8 +62,13 @@ FOUND: dict[str, list[Action]] = {
         Call(("features", CALM, "tiny", "squad")),
     ],
     "a damaged model": [
+        Call(("run", "decoding.yaml", QA)),
         Damage("runs/**/model.safetensors", 0, "flip"),
         Call(("evaluate", FOLDER, "--force")),
+    ],
+    "a killed replacement of a folder": [Call(("corpus", CALM, "squad"), Fault("SIGTERM", 16))],
+    "a run killed while its products took their places": [
+        Call(("run", "learning.yaml", QA), Fault("SIGKILL", 50)),
     ],
 }
 
@@ -79,5 +84,5 @@ def test_a_lost_file_is_a_finding(bench):
     """So that the tests above are able to fail."""
     sequence = Sequence(bench.machine, bench.kept, bench.reference, lambda _: None)
     (sequence.here / FOLDER / "predictions.parquet").unlink()
-    with pytest.raises(Finding, match="evaluated: changed: .* though no command"):
+    with pytest.raises(Finding, match=r"evaluated: changed: .* though no command"):
         sequence.do(Call(("table", CALM)))
