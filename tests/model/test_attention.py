@@ -78,8 +78,10 @@ def test_the_interface_takes_and_gives_what_transformers_expects():
 
 
 @pytest.mark.parametrize("kind", PACKABLE)
-def test_no_sequence_sees_another(tmp_path, kind):
+@pytest.mark.parametrize("longest", [0, attention.MAX_SHORT_TOKENS])  # one by one; side by side
+def test_no_sequence_sees_another(tmp_path, monkeypatch, kind, longest):
     """The leak test: when one sequence changes, the outputs of the others do not."""
+    monkeypatch.setattr(attention, "MAX_SHORT_TOKENS", longest)
     prepared = Prepared(tmp_path, kind)
     model, batch = prepared.model("packed").eval(), prepared.batch("squad", range(4))
     ends = [sum(batch.lengths[: i + 1]) for i in range(4)]

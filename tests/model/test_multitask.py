@@ -11,6 +11,8 @@ from transformers import (
     BertForTokenClassification,
 )
 
+from mtdnn.model import attention
+from mtdnn.model.attention import MAX_SHORT_TOKENS
 from mtdnn.model.multitask import build
 from tests.support.packed import PACKABLE, Prepared, padded_inputs, sequences_of, with_encoder
 from tests.support.tiny import FAMILIES
@@ -86,8 +88,17 @@ def test_loss_and_gradients_equal_hugging_face(bert, corpus, batching):
 
 
 @pytest.mark.parametrize("kind", PACKABLE)
+<<<<<<< HEAD
 @pytest.mark.parametrize("corpus", ["squad", "swag", "mnli", "ner"])
 def test_packed_equals_padded(tmp_path, kind, corpus):
+=======
+@pytest.mark.parametrize(
+    ("corpus", "longest"), [("squad", 0), ("squad", MAX_SHORT_TOKENS), ("swag", 0), ("mnli", 0)]
+)
+def test_packed_equals_padded(tmp_path, monkeypatch, kind, corpus, longest):
+    """Where the CPU attends to each sequence by itself, and where to short ones together."""
+    monkeypatch.setattr(attention, "MAX_SHORT_TOKENS", longest)
+>>>>>>> encoders
     prepared = Prepared(tmp_path, kind)
     batch, outcomes = prepared.batch(corpus), []
     for batching in ("packed", "padded"):
