@@ -88,17 +88,13 @@ def test_loss_and_gradients_equal_hugging_face(bert, corpus, batching):
 
 
 @pytest.mark.parametrize("kind", PACKABLE)
-<<<<<<< HEAD
-@pytest.mark.parametrize("corpus", ["squad", "swag", "mnli", "ner"])
-def test_packed_equals_padded(tmp_path, kind, corpus):
-=======
 @pytest.mark.parametrize(
-    ("corpus", "longest"), [("squad", 0), ("squad", MAX_SHORT_TOKENS), ("swag", 0), ("mnli", 0)]
+    ("corpus", "longest"),
+    [("squad", 0), ("squad", MAX_SHORT_TOKENS), ("swag", 0), ("mnli", 0), ("ner", 0)],
 )
 def test_packed_equals_padded(tmp_path, monkeypatch, kind, corpus, longest):
     """Where the CPU attends to each sequence by itself, and where to short ones together."""
     monkeypatch.setattr(attention, "MAX_SHORT_TOKENS", longest)
->>>>>>> encoders
     prepared = Prepared(tmp_path, kind)
     batch, outcomes = prepared.batch(corpus), []
     for batching in ("packed", "padded"):
