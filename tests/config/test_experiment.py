@@ -206,7 +206,7 @@ def test_the_experiments_of_the_repository_are_valid(name):
 def test_the_examples_of_policies_and_phases_are_valid():
     text = (ROOT / "config" / "README.md").read_text().split("## Which corpus, when")[1]
     paper = yaml.safe_load((ROOT / "config" / "paper.yaml").read_text())
-    paper["encoders"]["base"] = paper["encoders"]["bert-base-cased"]
+    paper["encoders"]["base"] = {**paper["encoders"]["bert-base-cased"], "label": "base"}
     for block in re.findall(r"```yaml\n(.*?)```", text.split("\n## ")[0], re.DOTALL):
         example = yaml.safe_load(block)
         for key in ("mixtures", "variants", "training", "tables"):
@@ -284,7 +284,7 @@ def test_the_default_slice_is_the_dev_split_of_the_target():
 
 
 def test_a_corpus_with_other_labels_is_scored_only_by_runs_that_were_trained_on_it():
-    other = {**small()["corpora"]["cola"], "labels": ["no", "yes"]}
+    other = {**small()["corpora"]["cola"], "label": "Other", "labels": ["no", "yes"]}
     mixtures = {
         "cola": {"label": "CoLA", "corpora": ["cola"]},
         "both": {"label": "both", "corpora": ["cola", "other"], "target": "cola"},
