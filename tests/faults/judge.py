@@ -108,6 +108,7 @@ class Sequence:
             for path in sorted(root.glob(pattern))
             if path.is_file()
             and path.name not in _UNRECORDED
+            and not self._is_damaged(path)  # the same change again would mend it
             and not any(part.startswith(".") for part in path.relative_to(root).parts)
         ]
 

@@ -8,6 +8,7 @@ from transformers import (
 )
 
 from mtdnn.errors import MtdnnError
+from mtdnn.machine.files import sha256, write_json
 from mtdnn.model.plain import AUTO_CLASSES
 from mtdnn.model.saving import export, load, save
 from tests.support.packed import Prepared, changed, padded_inputs, sequences_of, with_encoder
@@ -139,6 +140,17 @@ def test_broken_weights_are_refused_in_one_line(bert, tmp_path, file):
     assert "\n" not in str(error.value)
     path.unlink()
     with pytest.raises(MtdnnError, match=rf"{file}: no such file; put it back, or .* train again"):
+        load(tmp_path / "model", bert.run)
+
+
+def test_weights_that_are_not_those_that_were_trained_are_refused(bert, tmp_path):
+    saved(bert, tmp_path)
+    path = tmp_path / "model" / "model.safetensors"
+    write_json(path.with_name("run.json"), {"files": {path.name: sha256(path)}})
+    load(tmp_path / "model", bert.run)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(MtdnnError, match=r"safetensors: was .* delete run.json next to it and tr"):
         load(tmp_path / "model", bert.run)
 
 

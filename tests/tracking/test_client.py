@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -161,6 +162,22 @@ def test_a_store_of_another_folder_is_refused(tmp_path):
     command = [sys.executable, "-m", "mtdnn", "sync", str(tmp_path / "moved.yaml")]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert said == "MLflow is up to date with 1 run\n"
+
+
+def test_a_failing_database_gives_its_own_reason_and_no_traceback(tmp_path, capfd):
+    """MLflow would print a traceback, and sqlalchemy the statement with all its values."""
+    experiment = make_experiment(tmp_path)
+    create_store(experiment)
+    database = experiment.store_uri.removeprefix("sqlite:///")
+    with sqlite3.connect(database) as connection:
+        connection.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON runs "
+            "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+        )
+    capfd.readouterr()
+    with pytest.raises(MtdnnError, match="MLflow failed: database or disk is full; the files of"):
+        log_run(experiment, make_run(experiment, RunId("base", "qa", 1.0, "default", 1)))
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_credentials_are_removed_wherever_they_are():

@@ -18,7 +18,9 @@ import torch
 
 from mtdnn.cli.main import main
 from mtdnn.config.layout import Layout
+from mtdnn.config.settings import RunSettings
 from mtdnn.config.yaml_files import dump_yaml
+from mtdnn.data import tokenising
 from mtdnn.errors import MtdnnError
 from mtdnn.evaluation import predictions
 from mtdnn.machine.files import read_json, save_tensors, write_json, write_text
@@ -163,6 +165,20 @@ def replace_rows(path: Path) -> None:
     pq.write_table(pq.read_table(path).slice(1), path)
 
 
+def tokenise(run_dir: Path, run: RunSettings, _: int) -> None:
+    layout = Layout.of_run(run_dir)
+    tokenising.prepare(
+        family="question_answering",
+        settings=run.features,
+        encoder=layout.encoder("tiny"),
+        corpus=layout.corpus("squad"),
+        output=layout.features("tiny", "default", "squad"),
+    )
+
+
+STEPS = {"features": tokenise, "train": train, "evaluate": predictions.evaluate}
+
+
 @pytest.mark.parametrize(
     ("change", "name", "step"),
     [
@@ -172,6 +188,9 @@ def replace_rows(path: Path) -> None:
         (cut, "corpora/squad/dev.parquet", "evaluate"),
         (replace_rows, "corpora/squad/dev.parquet", "evaluate"),
         (cut, "features/tiny/default/squad/dev.arrow", "evaluate"),
+        (cut, "encoders/tiny/tokenizer.json", "train"),
+        (cut, "encoders/tiny/tokenizer.json", "features"),
+        (replace_rows, "corpora/squad/dev.parquet", "features"),
     ],
 )
 def test_a_file_that_changed_after_tokenisation_is_named(tmp_path, change, name, step):
@@ -183,7 +202,7 @@ def test_a_file_that_changed_after_tokenisation_is_named(tmp_path, change, name,
     change(Layout.of_run(run_dir).root / name)
     message = rf"{name}: was cut off or changed since it was written; delete it and rebuild it"
     with pytest.raises(MtdnnError, match=message):
-        (train if step == "train" else predictions.evaluate)(run_dir, run, 1)
+        STEPS[step](run_dir, run, 1)
 
 
 def test_a_corpus_that_was_replaced_as_a_whole_is_named(tmp_path):
