@@ -5,8 +5,10 @@ import random
 from collections import Counter
 
 import pytest
+from mlflow.utils.validation import _validate_param
 
 from mtdnn.config.layout import RunId
+from mtdnn.config.settings import FilesCorpus
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.machine.files import read_json, write_json, write_text
 from mtdnn.tracking import content
@@ -198,3 +200,20 @@ def test_folders_of_runs_are_found_by_their_settings(tmp_path):
     folders = [make_run(experiment, run, steps=4) for run in experiment.runs()[:2]]
     (folders[0].parent / "seed9").mkdir()
     assert content.run_folders(experiment.layout) == sorted(folders)
+
+
+def test_params_have_names_that_mlflow_accepts(tmp_path):
+    experiment = make_experiment(tmp_path)
+    settings = experiment.resolve(experiment.runs()[0])
+    names = ["train/d.json", "a;b=c.json", "x//../é \x1b.json", "z" * 300]
+    files = {"kind": "files", "format": "squad", "splits": {"train": ["a"], "dev": ["b"]}}
+    source = FilesCorpus(**files, sha256=dict.fromkeys(names, "0" * 64))
+    corpora = {"squad": settings.corpora["squad"].model_copy(update={"source": source})}
+    write_text(
+        tmp_path / "config.yaml", dump_yaml(settings.model_copy(update={"corpora": corpora}))
+    )
+    written = content.parameters(tmp_path / "config.yaml")
+    assert "corpora.squad.source.sha256.train/d.json" in written
+    assert sum("sha256" in name for name in written) == len(names)
+    for name, value in written.items():
+        _validate_param(name, value)

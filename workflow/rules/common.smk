@@ -231,7 +231,9 @@ def reported_page(page):
 
 def shown(kind, name, entries):
     """Return the label of an entry in the report's menu."""
-    title = f"{name}: {entries[name].title}" if name in entries else name.replace("_", " ")
+    title = (
+        f"{name}: {entries[name].title}" if name in entries else name.replace("_", " ")
+    )
     return {kind: menu(title)}
 
 
