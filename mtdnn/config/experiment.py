@@ -508,6 +508,10 @@ class Experiment(Closed):
         held_out = any(corpus.held_out_titles for corpus in self.corpora.values())
         if self.tune_threshold_on and not held_out:
             yield "tune_threshold_on: held_out needs a corpus with held_out_titles"
+        targets = [self.target_of(name) for name in self._used_mixtures()]
+        families = {self.corpora[name].family for name in targets if name}
+        if self.tune_threshold_on and families and "question_answering" not in families:
+            yield "tune_threshold_on: is for question answering, which is no row's target"
         if "default" in self.variants:
             yield "variants.default: this name means the experiment's own settings; choose another"
         if len(set(self.seeds)) != len(self.seeds):

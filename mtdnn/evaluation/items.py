@@ -15,24 +15,6 @@ from mtdnn.errors import MtdnnError
 from mtdnn.evaluation.measures import Items, Measure, tag_counts
 from mtdnn.machine.files import read_columns
 
-PREDICTIONS = pa.schema(
-    [
-        ("corpus", pa.string()),
-        ("split", pa.string()),
-        ("row", pa.int32()),
-        ("label", pa.float64()),
-        ("prediction", pa.float64()),
-        ("tags", pa.list_(pa.int16())),
-        ("predicted_tags", pa.list_(pa.int16())),
-    ]
-)
-"""Columns of auxiliary.parquet: one row for each item that is not a question.
-
-`row` is the item's row in the corpus file. `label` and `prediction` are numbers of classes or
-choices, or real numbers; an item of token classification has `tags` and `predicted_tags` instead,
-one for each tagged token.
-"""
-
 MAX_SEEN_SHARE = 0.05
 """Largest share of items with the texts of a training item: publishers' own splits share a few
 (CoLA and STS-B up to 2 %), and those change no score by more than that."""

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtdnn.config.settings import CorpusSettings
+from mtdnn.evaluation.entities import entities
 
 Array = NDArray[np.float64]
 
@@ -201,29 +202,10 @@ def _mean_above(values: Array, other: Array) -> Array:
 # --- tags of tokens --------------------------------------------------------------------------
 
 
-def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
-    """Return the entities of a sentence: their kind, first token, and the token after their last.
-
-    As CoNLL's own scorer (Tjong Kim Sang and De Meulder 2003) reads BIO tags: an entity begins at
-    a `B-` tag, and also at an `I-` tag that continues no entity of its kind.
-    """
-    found: set[tuple[str, int, int]] = set()
-    kind, start = "", 0
-    for place, tag in enumerate([*tags, "O"]):
-        prefix, _, own = tag.partition("-")
-        continues = prefix == "I" and own == kind
-        if kind and not continues:
-            found.add((kind, start, place))
-            kind = ""
-        if prefix in ("B", "I") and not continues:
-            kind, start = own, place
-    return found
-
-
 def tag_counts(
     gold: Sequence[Sequence[int]], predicted: Sequence[Sequence[int]], names: Sequence[str]
 ) -> dict[str, Array]:
-    """Count each sentence's entities and tokens.
+    """Count each sentence's entities and tokens (words).
 
     Args:
         gold: number of the tag of each token of each of N sentences.

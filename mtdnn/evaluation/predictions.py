@@ -12,7 +12,6 @@ from mtdnn.config.dependencies import code_of
 from mtdnn.config.layout import Layout, RunFolder, outdated_by
 from mtdnn.config.settings import RunSettings
 from mtdnn.data.features import ROWS_AT_A_TIME, Features, Sequences, check_unchanged
-from mtdnn.evaluation import items
 from mtdnn.evaluation.decoding import PREDICTIONS, Answers, Decoder, SpanLogits, predictions_table
 from mtdnn.machine.files import digest, read_json
 from mtdnn.machine.progress import Progress
@@ -26,6 +25,24 @@ from mtdnn.model.saving import load
 TOKENS_PER_BATCH = {"cpu": 4_096, "cuda": 32_768}
 """Tokens of a batch by device: enough to keep the device busy, few enough for its memory."""
 
+
+LABELS = pa.schema(
+    [
+        ("corpus", pa.string()),
+        ("split", pa.string()),
+        ("row", pa.int32()),
+        ("label", pa.float64()),
+        ("prediction", pa.float64()),
+        ("tags", pa.list_(pa.int16())),
+        ("predicted_tags", pa.list_(pa.int16())),
+    ]
+)
+"""Columns of auxiliary.parquet: one row for each item that is not a question.
+
+`row` is the item's row in the corpus file. `label` and `prediction` are numbers of classes or
+choices, or real numbers; an item of token classification has `tags` and `predicted_tags` instead,
+one for each word.
+"""
 
 _MADE_FROM = b"mtdnn.made_from"  # key in the metadata of both files
 
@@ -78,7 +95,7 @@ def evaluate(run_dir: Path, run: RunSettings, threads: int | None = None) -> Non
         schema = PREDICTIONS.with_metadata(origin)
         with pq.ParquetWriter(files.predictions, schema, compression="zstd") as writer:
             labels = _predict(run, layout, model, device, writer)
-        table = pa.concat_tables([items.PREDICTIONS.empty_table(), *labels])
+        table = pa.concat_tables([LABELS.empty_table(), *labels])
         table = table.replace_schema_metadata(origin)
         pq.write_table(table, files.auxiliary, compression="zstd")
 
@@ -122,13 +139,13 @@ def _answers(corpus: str, split: str, rows: Path, best: Answers) -> Iterator[pa.
 
 
 def _named(corpus: str, split: str, predicted: pa.Table) -> pa.Table:
-    """Return predictions in the columns `items.PREDICTIONS`, null where they have none."""
+    """Return predictions in the columns `LABELS`, null where they have none."""
     columns = {name: predicted[name] for name in predicted.column_names}
     columns |= {
         name: [value] * len(predicted) for name, value in (("corpus", corpus), ("split", split))
     }
-    filled = {name: columns.get(name, [None] * len(predicted)) for name in items.PREDICTIONS.names}
-    return pa.table(filled).cast(items.PREDICTIONS)
+    filled = {name: columns.get(name, [None] * len(predicted)) for name in LABELS.names}
+    return pa.table(filled).cast(LABELS)
 
 
 def answer(

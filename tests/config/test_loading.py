@@ -171,6 +171,16 @@ COLA = small()["corpora"]["cola"]
             "did you mean 'sentence2'?",
         ),
         (
+            {
+                "tune_threshold_on": "held_out",
+                "corpora__squad__held_out_titles": ["A"],
+                "tables__table1__rows": [{"encoder": "tiny", "mixture": "qa_sc", "weight": 0.5}],
+                "mixtures__qa_sc__target": "cola",
+                "figures": {},
+            },
+            "tune_threshold_on: is for question answering, which is no row's target",
+        ),
+        (
             {"tune_threshold_on": "held_out"},
             "tune_threshold_on: held_out needs a corpus with held_out_titles",
         ),

@@ -13,7 +13,7 @@ from mtdnn.config.layout import Layout
 from mtdnn.config.settings import METRICS, Family
 from mtdnn.data import tokenising
 from mtdnn.errors import MtdnnError
-from mtdnn.evaluation import items, metrics
+from mtdnn.evaluation import items, metrics, predictions
 from mtdnn.evaluation.measures import ACCURACY, MEASURES, Items
 from mtdnn.evaluation.predictions import evaluate, is_evaluated
 from mtdnn.machine.files import read_json
@@ -167,7 +167,7 @@ PREDICTED = {"corpus": "x", "split": "dev"}
 
 def auxiliary(folder, rows):
     path = folder / "auxiliary.parquet"
-    pq.write_table(pa.Table.from_pylist(rows, items.PREDICTIONS), path)
+    pq.write_table(pa.Table.from_pylist(rows, predictions.LABELS), path)
     return path
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics
 
+from mtdnn.evaluation.entities import entities
 from mtdnn.evaluation.measures import (
     ACCURACY,
     ENTITY_F1,
@@ -16,7 +17,6 @@ from mtdnn.evaluation.measures import (
     SPEARMAN,
     TOKEN_ACCURACY,
     Items,
-    entities,
     tag_counts,
 )
 
@@ -78,22 +78,6 @@ def test_correlations_are_those_of_scipy_with_and_without_ties(decimals):
 def test_constant_predictions_correlate_with_nothing():
     items = items_of([1.0, 2.5, 3.0], [2.2, 2.2, 2.2])
     assert PEARSON.value(items) == SPEARMAN.value(items) == 0
-
-
-@pytest.mark.parametrize(
-    ("tags", "expected"),
-    [
-        ("O B-PER I-PER O", {("PER", 1, 3)}),
-        ("B-PER B-PER", {("PER", 0, 1), ("PER", 1, 2)}),
-        ("I-PER I-PER", {("PER", 0, 2)}),
-        ("B-PER I-LOC", {("PER", 0, 1), ("LOC", 1, 2)}),
-        ("O I-LOC B-LOC I-LOC", {("LOC", 1, 2), ("LOC", 2, 4)}),
-        ("O O", set()),
-        ("", set()),
-    ],
-)
-def test_entities_by_hand(tags, expected):
-    assert entities(tags.split()) == expected
 
 
 def draw_tags(random, sentences):

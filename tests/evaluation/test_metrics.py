@@ -10,7 +10,8 @@ import pytest
 from mtdnn.config.loading import parse
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError
-from mtdnn.evaluation import items, metrics
+from mtdnn.evaluation import metrics
+from mtdnn.evaluation.predictions import LABELS
 from mtdnn.machine.files import read_json, write_json, write_text
 
 SYNTHETIC = {"kind": "synthetic", "train": 10, "dev": 10}
@@ -123,9 +124,7 @@ def tiny(tmp_path):
             for name, pairs in auxiliary.items()
             for row, (label, prediction) in enumerate(pairs)
         ]
-        pq.write_table(
-            pa.Table.from_pylist(labels, items.PREDICTIONS), folder / "auxiliary.parquet"
-        )
+        pq.write_table(pa.Table.from_pylist(labels, LABELS), folder / "auxiliary.parquet")
         return experiment, folder
 
     return build
@@ -376,3 +375,33 @@ def test_slices_are_tuned_on_each_other_and_never_on_themselves(tiny):
     trained = measured(tiny, slices=cross, tune_threshold_on=None, train=known)["slices"]
     assert trained["rest"]["measurable"] is False
     assert trained["tea"]["tuned"] is None
+
+
+def test_a_further_qa_corpus_is_judged_by_its_contexts_and_own_ids(tiny):
+    """Ids of another corpus may be those of training questions; contexts may not."""
+    news = {**EXPERIMENT["corpora"]["squad"], "label": "News", "held_out_titles": []}
+    changes = {
+        "corpora": {**EXPERIMENT["corpora"], "news": news},
+        "slices": {"dev": {"label": "Dev"}},
+        "evaluate_on": ["news"],
+    }
+    for context, measurable in (("Oats are brown.", True), ("Milk is white.", False)):
+        experiment, folder = tiny(**changes)
+        place = experiment.layout.corpus("news")
+        place.mkdir(exist_ok=True)
+        write_json(place / "manifest.json", {"digest": "n", "splits": {"dev": {"rows": 1}}})
+        row = {"id": "t1", "title": "Oats", "context": context, "question": "Is it?"}
+        table = pa.Table.from_pylist([{**row, "answer_texts": ["white"]}])
+        pq.write_table(table, place / "dev.parquet")
+        path = folder / "predictions.parquet"
+        answer = {"split": "dev", "id": "t1", "answer": "white", "null_odds": 0.0}
+        rows = [*pq.read_table(path).to_pylist(), {"corpus": "news", **answer}]
+        pq.write_table(pa.Table.from_pylist(rows), path)
+        metrics.write(folder, experiment)
+        result = read_json(folder / "metrics.json")
+        found = result["slices"]["news"]
+        assert found.get("measurable", True) is measurable
+        assert result["provenance"]["corpora"]["news"] == "n"
+        if measurable:
+            assert (found["corpus"], found["exact"]) == ("news", 100.0)
+            assert found["tuned"]["tuned_on"] == "held_out" and found["tuned"]["exact"] == 100.0

@@ -7,7 +7,7 @@ import torch
 
 from mtdnn.config.layout import Layout
 from mtdnn.data.features import Features
-from mtdnn.evaluation import items, predictions
+from mtdnn.evaluation import predictions
 from mtdnn.evaluation.decoding import predictions_table
 from mtdnn.evaluation.predictions import answer, batches_by_length, classify, evaluate
 from mtdnn.model.batches import batch_of
@@ -124,6 +124,6 @@ def test_a_run_without_auxiliary_corpora_writes_an_empty_table(tmp_path):
     evaluate(run_dir, run, threads=1)
     labels = pq.read_table(run_dir / "auxiliary.parquet")
     assert len(labels) == 0
-    assert labels.schema.equals(items.PREDICTIONS)
+    assert labels.schema.equals(predictions.LABELS)
     splits = pq.read_table(run_dir / "predictions.parquet")["split"].to_pylist()
     assert splits == ["dev"] * 8 + ["held_out"] * 8

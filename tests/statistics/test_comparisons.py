@@ -160,7 +160,9 @@ def test_slices_of_the_same_name_that_select_other_questions_are_not_compared(ot
     ((_, entry),) = compare_tables(experiment, ["table2"])
     theirs = f"{folder}/runs/base/qa_mcc/w0.8/default"
     reasons = {each["slice"]: each["reason"] for each in entry["left_out"] if each["to"] == theirs}
-    assert list(reasons) == ["first"] and "the slice first of made_up is another" in reasons["first"]
+    assert (
+        list(reasons) == ["first"] and "the slice first of made_up is another" in reasons["first"]
+    )
 
 
 def test_a_row_that_another_experiment_lacks_is_one_line(others):

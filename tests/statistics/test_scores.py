@@ -9,8 +9,8 @@ from sklearn.metrics import matthews_corrcoef
 from mtdnn.config.experiment import Slice
 from mtdnn.config.layout import RunFolder
 from mtdnn.errors import MtdnnError
-from mtdnn.evaluation import items
 from mtdnn.evaluation.measures import MEASURES, measures_of
+from mtdnn.evaluation.predictions import LABELS
 from mtdnn.statistics.scores import QuestionSplit, open_split
 from tests.support.comparisons import answer, make_mixtures, make_questions
 from tests.support.tiny import make_tiny_experiment
@@ -58,7 +58,7 @@ def test_linearised_scores_are_summed_within_clusters(tmp_path):
         {"corpus": "mnli", "split": "dev", "row": n, "label": label, "prediction": prediction}
         for n, (label, prediction) in enumerate(zip(labels, predictions, strict=True))
     ]
-    table = pa.Table.from_pylist(rows[::-1], items.PREDICTIONS)
+    table = pa.Table.from_pylist(rows[::-1], LABELS)
     pq.write_table(table, RunFolder(tmp_path).auxiliary)
     settings = make_tiny_experiment(tmp_path).corpora["mnli"]
     split = open_split(tmp_path, "dev", settings)

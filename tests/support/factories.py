@@ -16,7 +16,7 @@ from mtdnn.config.layout import RunId
 from mtdnn.config.loading import parse
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.data.corpora.rows import SCHEMAS
-from mtdnn.evaluation import items, metrics
+from mtdnn.evaluation import metrics, predictions
 from mtdnn.machine.files import digest, write_json, write_text
 
 SMALL = {
@@ -418,7 +418,7 @@ def make_answers(experiment: Experiment, run: RunId, answers: dict[str, tuple[st
         for name in corpora
         for row in range(4)
     ]
-    pq.write_table(pa.Table.from_pylist(rows, items.PREDICTIONS), folder / "auxiliary.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, predictions.LABELS), folder / "auxiliary.parquet")
     metrics.write(folder, experiment)
     return folder
 

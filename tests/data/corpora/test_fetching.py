@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from mtdnn.data.corpora.fetching import read_questions
+from mtdnn.config.settings import CorpusSettings
+from mtdnn.data.corpora.fetching import read_questions, rows_digest
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import sha256
 from tests.support.published import (
@@ -101,3 +102,43 @@ def test_questions_are_read_with_or_without_answers(tmp_path):
     path.write_text('{"data": []}')
     with pytest.raises(MtdnnError, match="has no questions"):
         read_questions(path)
+
+
+def test_a_synthetic_test_split_is_optional_and_changes_no_other(tmp_path):
+    settings = CorpusSettings(
+        label="NLI",
+        family="sequence_classification",
+        labels=["entailment", "neutral", "contradiction"],
+        source={"kind": "synthetic", "recipe": "mnli", "train": 12, "dev": 9},
+    )
+    without = fetch_corpus(settings, "", tmp_path / "without")
+    assert list(without["splits"]) == ["train", "dev"]
+    source = settings.source.model_copy(update={"test": 7})
+    more = settings.model_copy(update={"source": source})
+    assert more.splits == ("train", "dev", "test")
+    with_test = fetch_corpus(more, "", tmp_path / "with")
+    assert with_test["splits"]["test"]["rows"] == 7
+    for split in ("train", "dev"):
+        assert read_rows(tmp_path / "with", split) == read_rows(tmp_path / "without", split)
+    assert read_rows(tmp_path / "with", "test") != read_rows(tmp_path / "with", "dev")[:7]
+
+
+def test_a_corpus_with_clusters_has_the_column_and_its_digest_is_that_of_its_rows(tmp_path):
+    records = [
+        {"id": n, "sentence1": f"S{n}.", "label": n % 2, "cluster": n // 2} for n in range(4)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
+    settings = CorpusSettings(
+        label="C",
+        family="sequence_classification",
+        labels=["a", "b"],
+        source={
+            "kind": "files",
+            "format": "jsonl",
+            "splits": {"train": ["rows.jsonl"], "dev": ["rows.jsonl"]},
+        },
+    )
+    manifest = fetch_corpus(settings, str(tmp_path), tmp_path / "out")
+    rows = {split: read_rows(tmp_path / "out", split) for split in ("train", "dev")}
+    assert [row["cluster"] for row in rows["dev"]] == ["0", "0", "1", "1"]
+    assert rows_digest(rows) == manifest["digest"]

@@ -95,3 +95,13 @@ REFUSED = [
 @pytest.mark.parametrize(("name", "file", "old", "new", "message"), REFUSED)
 def test_bad_input_is_refused_with_file_row_and_reason(name, file, old, new, message, tmp_path):
     check_refused(tmp_path, name, file, old, new, message)
+
+
+@pytest.mark.parametrize("column", ["cluster", ["gold_label", "premise"]])
+def test_a_cluster_is_a_column_or_several_and_rows_of_other_corpora_have_none(column):
+    records = [{**PAIR, "cluster": 7, "premise": "p"}, {**PAIR, "cluster": "x", "premise": "p"}]
+    columns = {"label": "gold_label", "cluster": column}
+    split = normalised(corpus_settings("mnli", source={"columns": columns}), *records)
+    expected = ["7", "x"] if column == "cluster" else ["neutral-p"] * 2
+    assert [row["cluster"] for row in split.rows] == expected
+    assert "cluster" not in normalised(corpus_settings("mnli"), PAIR).rows[0]
