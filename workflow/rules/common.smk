@@ -186,7 +186,9 @@ def dev_sets_of(run):
 def runs_of(table):
     """Return the runs of a table's own rows; those of other experiments are never made."""
     return [
-        run for row in experiment.tables[table].own_rows for run in experiment.runs_of(row)
+        run
+        for row in experiment.tables[table].own_rows
+        for run in experiment.runs_of(row)
     ]
 
 
