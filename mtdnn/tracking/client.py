@@ -40,7 +40,7 @@ from mtdnn.config.credentials import with_credentials, without_credentials
 from mtdnn.config.experiment import Experiment
 from mtdnn.errors import MtdnnError
 from mtdnn.evaluation.measures import measures_of
-from mtdnn.machine.files import write_json
+from mtdnn.machine.files import check_guards, write_json
 from mtdnn.machine.locking import Lease
 from mtdnn.reporting.escaping import markdown, visible
 from mtdnn.reporting.wording import has_answers, targets, union
@@ -269,6 +269,7 @@ def log_tags(client: MlflowClient, run_id: str, tags: Sequence[RunTag]) -> None:
 
 def _batches(entities: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     for start in range(0, len(entities), size):
+        check_guards()  # who was suspended and lost its turn must not log what the next one has
         yield entities[start : start + size]
 
 

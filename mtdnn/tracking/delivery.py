@@ -148,6 +148,9 @@ class _Delivery:
                 if len(failures) > 1:
                     break
                 continue
+            except Busy as error:  # this process was suspended and lost its turn
+                self.damaged.append(str(error))
+                continue
             except MtdnnError as error:
                 self.damaged.append(str(error))
             self._seen[folder] = state

@@ -18,8 +18,9 @@ from mtdnn.cli.main import main
 from mtdnn.config.credentials import without_credentials
 from mtdnn.config.layout import RunId
 from mtdnn.config.yaml_files import dump_yaml
-from mtdnn.errors import MtdnnError
+from mtdnn.errors import Busy, MtdnnError
 from mtdnn.machine.files import read_json, write_text
+from mtdnn.machine.locking import Lease
 from mtdnn.tracking import client as tracking_client
 from mtdnn.tracking.client import StoreUnavailable, create_store
 from mtdnn.tracking.runs import log_run
@@ -210,3 +211,12 @@ def test_batches_stay_within_the_limits_of_mlflow(log, kind, limit, entity):
         log(client, "the run", [entity] * count)
         assert [len(call[kind]) for call in client.calls] == sizes
         assert all(call.keys() == {kind} for call in client.calls)
+
+
+def test_who_was_suspended_and_lost_its_turn_logs_nothing(tmp_path):
+    client = Batches()
+    with Lease(tmp_path / "delivery", "runs are being logged"):
+        (tmp_path / "delivery" / "holder.json").write_text('{"process": 8, "host": "far"}')
+        with pytest.raises(Busy, match="by process 8 on far, which took over"):
+            tracking_client.log_metrics(client, "the run", [Metric("key", 1.0, 0, 0)])
+    assert not client.calls
