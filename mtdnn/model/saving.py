@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import PretrainedConfig
 
 from mtdnn.config.layout import DESCRIPTION, WEIGHTS, RunFolder
+from mtdnn.config.loading import validate
 from mtdnn.config.settings import RunSettings
 from mtdnn.data.architectures import read_config
 from mtdnn.errors import MtdnnError
@@ -128,17 +129,12 @@ def start_from(model: MultiTaskModel, folder: Path) -> None:
         MtdnnError: the trained weights are missing, were changed, or are those of another encoder.
     """
     check_weights(folder)
-    recorded = read_product(folder / DESCRIPTION).get("files") or {}
-    for name in WEIGHTS:
-        if sha256(folder / name) != recorded.get(name):
-            raise MtdnnError(f"{folder / name}: was changed after training; train that run again")
-    state = {**_weights(folder / WEIGHTS[0]), **_weights(folder / WEIGHTS[1])}
-    parts = {model.encoder.base_model_prefix: model.encoder, "pooler": model.pooler}
-    for prefix, module in parts.items():
-        start = f"{prefix}."
-        own = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
+    description = folder / DESCRIPTION
+    settings = read_product(description)["settings"]
+    trained = load(folder, validate(RunSettings, settings, f"{description}: settings"))
+    for ours, theirs in ((model.encoder, trained.encoder), (model.pooler, trained.pooler)):
         try:
-            module.load_state_dict(own)
+            ours.load_state_dict(theirs.state_dict())
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:300]
             raise MtdnnError(f"{folder}: is a model of another encoder: {reason}") from None

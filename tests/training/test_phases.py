@@ -6,12 +6,12 @@ import signal
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from mtdnn.config.layout import RunFolder, RunId
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import write_text
+from mtdnn.model.saving import load
 from mtdnn.training import loop
 from mtdnn.training.checkpoints import Checkpoints
 from mtdnn.training.fingerprint import Fingerprint, starts_elsewhere
@@ -178,12 +178,10 @@ def test_a_run_starts_from_the_encoder_of_another(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_learn", lambda training: None)
     later = trained(experiment, second)
     (model,) = built
-    state = load_file(earlier / "model/model.safetensors")
-    state |= load_file(earlier / "model/heads.safetensors")
-    parts = {"bert": model.encoder, "pooler": model.pooler}
-    for prefix, module in parts.items():
-        for name, value in module.state_dict().items():
-            assert torch.equal(value, state[f"{prefix}.{name}"]), name
+    before = load(earlier / "model", experiment.resolve(first))
+    for ours, theirs in ((model.encoder, before.encoder), (model.pooler, before.pooler)):
+        for name, value in ours.state_dict().items():
+            assert torch.equal(value, theirs.state_dict()[name]), name
 
     fingerprint = Fingerprint.of(layout, run)
     assert fingerprint.start and fingerprint.is_made_in(later)
@@ -196,7 +194,9 @@ def test_a_run_starts_from_the_encoder_of_another(tmp_path, monkeypatch):
 
     weights = RunFolder(earlier).weights()[0]
     weights.write_bytes(weights.read_bytes() + b"0")
-    with pytest.raises(MtdnnError, match=r"model.safetensors: was changed after training"):
+    with pytest.raises(
+        MtdnnError, match=r"model.safetensors: was cut off or changed since it was trained"
+    ):
         train(later, run, threads=1, force=True)
 
 

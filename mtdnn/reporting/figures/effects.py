@@ -8,6 +8,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from mtdnn.config.experiment import Experiment
 from mtdnn.evaluation.results import read_rows
+from mtdnn.reporting.escaping import one_line
 from mtdnn.reporting.figures.drawing import COLOURS, GREY, canvas, label_text, say_empty
 from mtdnn.reporting.wording import ANSWERING, clustered, listed
 from mtdnn.statistics.level import LEVEL
@@ -98,7 +99,7 @@ def _labels(experiment: Experiment, name: str, comparisons: Comparisons) -> list
         between = "\n− " if longest > MAX_LINE_CHARACTERS else " − "
         return [f"{to}{between}{origin}" for to, origin in labels]
     names = {row.path: row.row.label or row.variant_label for row in read_rows(experiment, name)}
-    shown = [label_text(names.get(each["to"]) or str(each["to_label"])) for each in comparisons]
+    shown = [one_line(names.get(each["to"]) or str(each["to_label"])) for each in comparisons]
     return [fill(label, MAX_LINE_CHARACTERS) for label in shown]
 
 
