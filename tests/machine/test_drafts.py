@@ -29,20 +29,12 @@ with replacing(sys.argv[1]) as draft:
 
 # Replaces the folder `argv[1]` and kills itself at the n-th rename.
 SWAPPER = """
-import os, signal, sys
+import os, sys
 from mtdnn.machine import files
 from mtdnn.machine.files import replacing
+from tests.support.kills import kill_at_call
 files.exchange = lambda one, other: False  # as on a file system that cannot exchange folders
-left = int(sys.argv[2])
-def counted(function):
-    def call(*arguments, **options):
-        global left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*arguments, **options)
-    return call
-os.rename, os.replace = counted(os.rename), counted(os.replace)
+kill_at_call(int(sys.argv[2]), (os, "rename"), (os, "replace"))
 with replacing(sys.argv[1]) as draft:
     draft.mkdir()
     (draft / "content").write_text("new")

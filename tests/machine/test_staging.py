@@ -15,22 +15,12 @@ NEW = {"a.txt": "new a", "model/w": "new w", "other.txt": "other"}
 
 # Publishes `NEW` and kills itself at the n-th call of a function of `os` or `shutil`.
 KILLED = """
-import os, shutil, signal, sys
+import os, shutil, sys
 from pathlib import Path
 from mtdnn.machine.staging import publishing
-left = int(sys.argv[2])
-def counted(function):
-    def call(*arguments, **options):
-        global left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*arguments, **options)
-    return call
-for name in ("rename", "replace", "mkdir", "fsync"):
-    setattr(os, name, counted(getattr(os, name)))
-shutil.rmtree = counted(shutil.rmtree)
-Path.unlink = counted(Path.unlink)
+from tests.support.kills import kill_at_call
+calls = [(os, name) for name in ("rename", "replace", "mkdir", "fsync")]
+kill_at_call(int(sys.argv[2]), *calls, (shutil, "rmtree"), (Path, "unlink"))
 with publishing(Path(sys.argv[1]), stale=["later.txt"]) as draft:
     (draft / "model").mkdir()
     (draft / "model" / "w").write_text("new w")

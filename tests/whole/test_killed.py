@@ -15,6 +15,7 @@ from mtdnn.machine.files import sha256
 from mtdnn.training.loop import train
 from mtdnn.workflow.importing import import_run
 from tests.support.file_server import FileServer
+from tests.support.kills import kill_at_call
 from tests.support.tiny import make_encoder, make_run_folder, make_tiny_experiment
 
 MIXTURE = {"mixture": "squad_cola", "qa_weight": 0.5}
@@ -36,21 +37,8 @@ def is_killed(work: Callable[[], object], moment: int, *functions: tuple[object,
     """Do some work in a process that kills itself at the n-th call of one of these functions."""
     child = os.fork()
     if child == 0:
-        left = moment
-
-        def counted(function):
-            def call(*arguments, **options):
-                nonlocal left
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return function(*arguments, **options)
-
-            return call
-
         try:
-            for owner, name in functions or CHANGING:
-                setattr(owner, name, counted(getattr(owner, name)))
+            kill_at_call(moment, *(functions or CHANGING))
             work()
             os._exit(0)
         except BaseException as error:  # never return into pytest
