@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import RunFolder, RunId
 from mtdnn.evaluation import metrics
-from mtdnn.evaluation.items import PREDICTIONS
+from mtdnn.evaluation.predictions import LABELS
 from mtdnn.machine.files import digest, write_json
 from mtdnn.statistics import records
 from tests.support.factories import make_experiment, make_run
@@ -155,7 +155,7 @@ def make_predictions(experiment: Experiment, run: RunId, skill: float) -> Path:
     files = RunFolder(folder)
     if answers:
         pq.write_table(pa.Table.from_pylist(answers), files.predictions)
-    pq.write_table(pa.Table.from_pylist(others, PREDICTIONS), files.auxiliary)
+    pq.write_table(pa.Table.from_pylist(others, LABELS), files.auxiliary)
     metrics.write(folder, experiment)
     return folder
 
