@@ -13,7 +13,7 @@ from tests.support.tiny import make_run_folder, make_tiny_experiment
 TABLES = {
     "t": {
         "title": "t",
-        "rows": [{"encoder": "tiny", "mixture": "squad_cola", "qa_weight": 0.5}],
+        "rows": [{"encoder": "tiny", "mixture": "squad_cola", "weight": 0.5}],
     }
 }
 

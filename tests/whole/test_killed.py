@@ -18,7 +18,7 @@ from tests.support.file_server import FileServer
 from tests.support.kills import kill_at_call
 from tests.support.tiny import make_encoder, make_run_folder, make_tiny_experiment
 
-MIXTURE = {"mixture": "squad_cola", "qa_weight": 0.5}
+MIXTURE = {"mixture": "squad_cola", "weight": 0.5}
 CHANGES = {
     "training": {"epochs": 1, "batch_size": 8},
     "tables": {"t": {"title": "t", "rows": [{"encoder": "tiny", **MIXTURE}]}},
