@@ -48,7 +48,7 @@ os.environ.update(
 )
 
 try:
-    is_module = workflow.modifier.is_module
+    is_module = not workflow.modifier.is_main_snakefile()
     experiment = load_experiment(config, [] if is_module else workflow.configfiles)
     if is_module and workflow.is_main_process:
         keep_experiment(experiment)
