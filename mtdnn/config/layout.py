@@ -129,11 +129,11 @@ class Layout:
         return self.root / "encoders" / encoder
 
     def corpus(self, corpus: str) -> Path:
-        """Return the folder with `MANIFEST`, train.parquet, dev.parquet, maybe held_out.parquet."""
+        """Return the folder with `MANIFEST`, train.parquet and dev.parquet, maybe others."""
         return self.root / "corpora" / corpus
 
     def features(self, encoder: str, variant: str, corpus: str) -> Path:
-        """Return the folder with `FEATURES`, train.arrow, dev.arrow, maybe held_out.arrow."""
+        """Return the folder with `FEATURES`, train.arrow and dev.arrow, maybe others."""
         return self.root / "features" / encoder / variant / corpus
 
     def run(self, run: RunId) -> Path:
