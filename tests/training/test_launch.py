@@ -286,7 +286,7 @@ def test_an_error_of_all_processes_is_reported_once(tmp_path):
     status, _, errors = Launched(run_dir).end()
     assert status == 2
     (line,) = complaints(errors)
-    assert f"{encoder}: no usable encoder weights" in line
+    assert f"{encoder / 'model.safetensors'}: was cut off or changed" in line
 
 
 @pytest.mark.parametrize(("gpus", "started"), [(1, 2), (2, 1), (2, 3)])

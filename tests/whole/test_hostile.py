@@ -15,7 +15,7 @@ import zipfile
 import pytest
 
 from mtdnn.cli.main import main
-from mtdnn.config.layout import Layout
+from mtdnn.config.layout import MANIFEST, Layout
 from mtdnn.config.loading import load, parse
 from mtdnn.config.settings import EncoderSettings
 from mtdnn.data import tokenizer_trial
@@ -263,14 +263,16 @@ def test_tokens_without_an_embedding_are_refused(tmp_path, name, number):
     """Training would read beyond the embeddings."""
     run_dir, run = make_run_folder(tmp_path, mixture="squad_cola", rows=4)
     layout = Layout.of_run(run_dir)
-    content = read_json(layout.encoder("tiny") / "tokenizer.json")
+    encoder = layout.encoder("tiny")
+    content = read_json(encoder / "tokenizer.json")
     content["model"]["vocab"]["the"] = number
-    write_json(layout.encoder("tiny") / "tokenizer.json", content)
+    write_json(encoder / "tokenizer.json", content)
+    write_json(encoder / MANIFEST, {"digest": "as published"})  # it came so, undamaged
     with pytest.raises(MtdnnError, match="it gives tokens that have no embedding: vocab_size is"):
         prepare(
             run.corpora[name].family,
             run.features,
-            layout.encoder("tiny"),
+            encoder,
             layout.corpus(name),
             tmp_path / "features",
         )
