@@ -121,6 +121,10 @@ class Sequence:
         """Whether a file is still as damage left it."""
         return path in self._damaged and self._state(path) == self._damaged[path]
 
+    def _mended(self, folder: Path) -> set[Path]:
+        """The files of a run that were damaged and have been replaced since."""
+        return {p for p in self._damaged if folder in p.parents and not self._is_damaged(p)}
+
     def _config(self, run: str) -> set[str]:
         """The versions of the settings with which a step of the run works now."""
         path = RunFolder(self.here / ROOT / "runs" / run).config
@@ -153,6 +157,8 @@ class Sequence:
             is_whole = self._is_whole(run, part, wanted, after, damaged)
             if not is_whole and not self._may_vanish(run, part, outcomes, before, after, wanted):
                 raise Finding(f"{account}: neither what it was nor what was asked for")
+        for path in self._mended(folder):
+            del self._damaged[path]
         self._before[run], self._since[run] = after, []
         self._configs[run] = self._config(run)
 
@@ -205,7 +211,11 @@ class Sequence:
         if part == "scored" and ("evaluate" in repeated or len(wanted) > 1):
             return True
         earlier = PARTS[: PARTS.index(part)]
-        return any(before[each] != after[each] for each in earlier) or not before[part]
+        if any(before[each] != after[each] for each in earlier) or not before[part]:
+            return True
+        folder = self.here / ROOT / "runs" / run
+        remade = {path for each in earlier for path in files_of(folder, each)}
+        return bool(remade & self._mended(folder))
 
     def _check_sources(self, outcomes: list[Outcome]) -> None:
         """Check that encoder, corpora and features are what they were, or damaged by us."""

@@ -56,6 +56,10 @@ FOUND: dict[str, list[Action]] = {
         Call(("metrics", CALM, FOLDER)),
         Call(("sync", CALM), Fault("full", 1, 0)),
     ],
+    "damaged predictions, predicted again": [
+        Damage("runs/**/predictions.parquet", 0, "halve"),
+        Call(("run", CALM, QA, "--threads", "1")),
+    ],
     "a damaged encoder": [Damage("encoders/*/tokenizer.json", 0, "flip"), Call(TRAIN_AGAIN)],
     "a damaged corpus": [
         Damage("corpora/squad/dev.parquet", 0, "flip"),
