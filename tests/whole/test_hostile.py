@@ -13,9 +13,10 @@ import time
 import zipfile
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from mtdnn.cli.main import main
-from mtdnn.config.layout import MANIFEST, Layout
+from mtdnn.config.layout import DESCRIPTION, MANIFEST, Layout
 from mtdnn.config.loading import load, parse
 from mtdnn.config.settings import EncoderSettings
 from mtdnn.data import tokenizer_trial
@@ -392,18 +393,26 @@ def test_encoder_weights_whose_header_lies_are_refused_in_one_line(tmp_path, sma
     assert len(lines(error.value)) == 1 and len(str(error.value)) < 1_000
 
 
-@pytest.mark.parametrize("name", [*LYING_HEADERS, "half precision"])
-def test_a_model_whose_header_lies_is_refused_in_one_line(small_run, tmp_path, name):
-    run_dir, run = small_run
+@pytest.fixture
+def foreign_model(tmp_path, small_run):
+    """A model without the digests of its files, so that its weights are read."""
     model = tmp_path / "model"
-    shutil.copytree(run_dir / "model", model)
-    header, values = header_of((model / "model.safetensors").read_bytes())
-    if name == "half precision":
-        rows, columns = header[matrix(header)]["shape"]
-        change = changed(dtype="F16", shape=[2 * rows, columns])
-    else:
-        change = LYING_HEADERS[name]
-    (model / "model.safetensors").write_bytes(change(header, values))
+    shutil.copytree(small_run[0] / "model", model)
+    (model / DESCRIPTION).unlink()
+    return model
+
+
+@pytest.mark.parametrize("name", LYING_HEADERS)
+def test_a_model_whose_header_lies_is_refused_in_one_line(small_run, foreign_model, name):
+    weights = foreign_model / "model.safetensors"
+    weights.write_bytes(LYING_HEADERS[name](*header_of(weights.read_bytes())))
     with pytest.raises(MtdnnError, match="model") as error:
-        load_model(model, run)
+        load_model(foreign_model, small_run[1])
     assert len(lines(error.value)) == 1 and len(str(error.value)) < 1_000
+
+
+def test_a_model_in_half_precision_is_refused_rather_than_converted(small_run, foreign_model):
+    weights = foreign_model / "model.safetensors"
+    save_file({name: value.half() for name, value in load_file(weights).items()}, weights)
+    with pytest.raises(MtdnnError, match=r"float16, not torch\.float32"):
+        load_model(foreign_model, small_run[1])
