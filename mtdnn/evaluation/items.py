@@ -103,9 +103,12 @@ def score(items: Items, measures: Iterable[Measure], seen: int, clusters: int) -
 def floor(items: Items, family: str) -> dict[str, float]:
     """Return what no training is needed for, times 100.
 
-    `majority`: accuracy of the most frequent label; `floor`: the headline measure without any
-    signal, which is 0 for correlations and for a tagger that finds no entity.
+    `majority`: accuracy of the most frequent label, for tags that of `O`; `floor`: the headline
+    measure without any signal, which is 0 for correlations and for a tagger that finds no entity.
     """
+    if family == "token_classification":
+        majority = 100.0 * items["outside"].sum() / items["tokens"].sum()
+        return {"floor": 0.0, "majority": float(majority)}
     if family in ("multiple_choice", "sequence_classification"):
         _, counts = np.unique(items["label"], return_counts=True)
         return {"majority": 100.0 * int(counts.max()) / len(items)}

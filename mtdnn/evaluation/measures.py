@@ -214,15 +214,17 @@ def tag_counts(
 
     Returns:
         (N,) arrays: `gold`, `predicted` and `found` entities (those predicted exactly), and
-        `tokens`, of which `right` have the gold tag.
+        `tokens`, of which `right` have the gold tag and `outside` are gold `O`.
     """
     counts = []
     for tags, guesses in zip(gold, predicted, strict=True):
         wanted, given = (entities([names[each] for each in side]) for side in (tags, guesses))
         right = sum(tag == guess for tag, guess in zip(tags, guesses, strict=True))
-        counts.append((len(wanted), len(given), len(wanted & given), len(tags), right))
-    columns = np.array(counts, np.float64).reshape(-1, 5).T
-    return dict(zip(("gold", "predicted", "found", "tokens", "right"), columns, strict=True))
+        outside = sum(names[tag] == "O" for tag in tags)
+        counts.append((len(wanted), len(given), len(wanted & given), len(tags), right, outside))
+    columns = np.array(counts, np.float64).reshape(-1, 6).T
+    keys = ("gold", "predicted", "found", "tokens", "right", "outside")
+    return dict(zip(keys, columns, strict=True))
 
 
 # --- the measures of each family -------------------------------------------------------------

@@ -1,5 +1,6 @@
 """How tasks affect each other: each auxiliary corpus's dev scores by mixture and weight."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,7 @@ import pandas as pd
 
 from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import RunId
-from mtdnn.evaluation.measures import Measure, measures_of
+from mtdnn.evaluation.measures import F1, Measure, measures_of
 from mtdnn.evaluation.results import Result, Score, read_results
 from mtdnn.machine.files import replacing, write_text
 from mtdnn.reporting import wording
@@ -30,6 +31,23 @@ class Target:
     called: str
     heading: str
     measure: Measure
+
+
+@dataclass(frozen=True)
+class Block:
+    """A table of one measure.
+
+    Attributes:
+        measure: what it shows.
+        corpora: the auxiliary corpora that have this measure.
+        targets: the targets beside which any of them is trained.
+        kinds: the runs with these targets.
+    """
+
+    measure: Measure
+    corpora: tuple[str, ...]
+    targets: tuple[Target, ...]
+    kinds: tuple["Kind", ...]
 
 
 @dataclass(frozen=True)
@@ -117,8 +135,12 @@ def _auxiliary_of(experiment: Experiment, run: RunId) -> list[str]:
 
 
 def measures(experiment: Experiment) -> list[Measure]:
-    """Return the measures of all auxiliary corpora."""
-    return wording.union(measures_of(experiment.corpora[name]) for name in auxiliary(experiment))
+    """Return the measures of all auxiliary corpora, one for each name."""
+    own = (measures_of(experiment.corpora[name]) for name in auxiliary(experiment))
+    found: dict[str, Measure] = {}
+    for measure in itertools.chain.from_iterable(own):
+        found.setdefault(measure.name, measure)
+    return list(found.values())
 
 
 def headline(experiment: Experiment, corpus: str) -> Measure:
@@ -126,22 +148,32 @@ def headline(experiment: Experiment, corpus: str) -> Measure:
     return measures_of(experiment.corpora[corpus])[0]
 
 
+def blocks(experiment: Experiment, known: list[Kind]) -> list[Block]:
+    """Return the tables of runs' auxiliary scores, one for each measure."""
+    trained = [(kind.target, _auxiliary_of(experiment, kind.run)) for kind in known]
+    found = []
+    for measure in measures(experiment):
+        corpora = tuple(
+            name
+            for name in auxiliary(experiment)
+            if measure.name in {each.name for each in measures_of(experiment.corpora[name])}
+        )
+        beside = {target for target, names in trained if set(names) & set(corpora)}
+        own = tuple(target for target in targets(experiment) if target.name in beside)
+        runs = tuple(kind for kind in known if kind.target in beside)
+        found.append(Block(measure, corpora, own, runs))
+    return found
+
+
 def shown(experiment: Experiment) -> dict[str, Any]:
     """Return the values that the templates of the table and of the page use."""
     known, corpora = kinds(experiment), auxiliary(experiment)
-    own = {name: measures_of(experiment.corpora[name]) for name in corpora}
-    having = {
-        measure.key: [name for name in corpora if measure.key in {each.key for each in own[name]}]
-        for measure in measures(experiment)
-    }
-    families = {experiment.corpora[name].family for name in having.get("f1", [])}
     return {
         "kinds": known,
         "corpora": corpora,
-        "measures": measures(experiment),
-        "having": having,
-        "has_f1_of_labels": "sequence_classification" in families,
-        "headlines": {name: several[0] for name, several in own.items()},
+        "blocks": blocks(experiment, known),
+        "has_f1_of_labels": any(F1 in measures_of(experiment.corpora[name]) for name in corpora),
+        "headlines": {name: headline(experiment, name) for name in corpora},
         "targets": targets(experiment),
         "majority": majority(known),
         "axis": wording.axis,

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from statsmodels.stats.multitest import multipletests
 
-from mtdnn.config.experiment import Experiment, Row
+from mtdnn.config.experiment import Experiment
 from mtdnn.config.settings import CorpusSettings
 from mtdnn.errors import MtdnnError
 from mtdnn.evaluation.measures import Measure
@@ -39,7 +39,7 @@ class Pair:
     """Two rows of a table to compare.
 
     Attributes:
-        kind: `baseline` or `neighbour`, as in `mtdnn.statistics.records`.
+        kind: `baseline`, `variant` or `neighbour`, as in `mtdnn.statistics.records`.
         first: the row that `second` is compared with.
         second: the other row.
     """
@@ -102,35 +102,26 @@ def compare_tables(
 
 
 def pairs(rows: list[RowResult]) -> list[Pair]:
-    """Return the pairs of a table's rows to compare: each row with its baseline and the row above.
+    """Return the pairs of a table's rows to compare, each once.
 
-    The baseline is the target alone with the same encoder: of the same variant if the table has
-    such a row, else of the default variant. If the table has neither, it is the first row with
-    that encoder and target. Adjacent rows are compared if they share the encoder and differ either
-    in the variant or in mixture and weight, but not in both.
+    - Each row with its baseline: the target alone with the same encoder, of the same variant if
+      the table has such a row, else of the default variant. If the table has neither, it is the
+      first row with that encoder and target.
+    - A variant whose target alone is not in the table, with its mixture as it is without the
+      variant, or else with the first row of that mixture. Variants are not compared with each
+      other: each such comparison would cost all others power in Holm's correction.
+    - Adjacent rows that share encoder and variant, and so differ in mixture or weight.
     """
-
-    def baseline(row: RowResult) -> RowResult:
-        same = [
-            each
-            for each in rows
-            if (each.row.encoder, each.target) == (row.row.encoder, row.target)
-        ]
-        for variant in dict.fromkeys((row.row.variant, "default")):
-            for each in same:
-                if each.is_alone and each.row.variant == variant and each is not row:
-                    return each
-        return same[0]
-
     found = [
-        Pair("baseline", baseline(row), row)
+        Pair("baseline", _baseline(row, rows), row)
         for row in rows
         if row.row.origin or not (row.is_alone and row.row.variant == "default")
     ]
+    found += [Pair("variant", _plain(row, rows), row) for row in rows if _needs_plain(row, rows)]
     found += [
         Pair("neighbour", above, row)
         for above, row in itertools.pairwise(rows)
-        if above.row.encoder == row.row.encoder and _differ_in_one(above.row, row.row)
+        if (above.row.encoder, above.row.variant) == (row.row.encoder, row.row.variant)
     ]
     unique: dict[frozenset[str], Pair] = {}
     for pair in found:
@@ -138,9 +129,35 @@ def pairs(rows: list[RowResult]) -> list[Pair]:
     return [pair for paths, pair in unique.items() if len(paths) == 2]
 
 
-def _differ_in_one(above: Row, below: Row) -> bool:
-    same_mixture = (above.mixture, above.weight) == (below.mixture, below.weight)
-    return same_mixture or above.variant == below.variant
+def _baseline(row: RowResult, rows: list[RowResult]) -> RowResult:
+    """Return the row that a row is compared with in the first place; perhaps the row itself."""
+    same = [
+        each for each in rows if (each.row.encoder, each.target) == (row.row.encoder, row.target)
+    ]
+    for variant in dict.fromkeys((row.row.variant, "default")):
+        for each in same:
+            if each.is_alone and each.row.variant == variant and each is not row:
+                return each
+    return same[0]
+
+
+def _needs_plain(row: RowResult, rows: list[RowResult]) -> bool:
+    """Return whether a row is a variant whose target alone is not in the table."""
+    baseline = _baseline(row, rows)
+    has_own = baseline.is_alone and baseline.row.variant == row.row.variant
+    return row.row.variant != "default" and not has_own
+
+
+def _plain(row: RowResult, rows: list[RowResult]) -> RowResult:
+    """Return the row of a variant's mixture without the variant; else the mixture's first row."""
+    same = [
+        each
+        for each in rows
+        if (each.row.encoder, each.row.mixture) == (row.row.encoder, row.row.mixture)
+    ]
+    plain = [each for each in same if each.row.variant == "default"]
+    of_weight = [each for each in plain if each.row.weight == row.row.weight]
+    return (of_weight or plain or same)[0]
 
 
 class _Reader:

@@ -14,8 +14,9 @@ compared and how verdicts follow, `simulation` checks the intervals and tests ag
         title, slice
         comparisons   those on the table's slice at the zero threshold come first; each has
             kind          "baseline" (`from` is the target alone with the same encoder and, if the
-                          table has it, the same variant) or "neighbour" (`from` is the row
-                          above); each pair of rows occurs once
+                          table has it, the same variant), "variant" (`from` is the mixture without
+                          the variant, `to` with it) or "neighbour" (`from` is the row above);
+                          each pair of rows occurs once
             from, to      the rows: a run's path without its seed; from_label, to_label
             slice         the slice's name; slice_label
             threshold     "zero" or "tuned"

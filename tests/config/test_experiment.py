@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from snakemake.utils import update_config
 
 from mtdnn.config.experiment import VARIED, Experiment
 from mtdnn.config.layout import RunId
@@ -14,6 +13,7 @@ from mtdnn.config.loading import load, load_run, parse
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest
+from tests.support.configs import overlaid
 from tests.support.factories import GRID, small
 
 ROOT = Path(__file__).parents[2]
@@ -40,10 +40,7 @@ def test_the_paper_s_experiment_survives_being_written_and_read(tmp_path):
 
 
 def test_sensitivity_extends_the_paper_and_shares_its_runs():
-    paper = yaml.safe_load((ROOT / "config" / "paper.yaml").read_text())
-    overlay = yaml.safe_load((ROOT / "config" / "sensitivity.yaml").read_text())
-    update_config(paper, overlay)
-    experiment = parse(paper, where="both")
+    experiment = overlaid("paper.yaml", "sensitivity.yaml")
     before, after = set(load_paper().runs()), set(experiment.runs())
     assert len(after - before) == 11 * 3
     table = runs_of(experiment, "sensitivity")
@@ -214,6 +211,21 @@ def test_the_examples_of_policies_and_phases_are_valid():
     assert {"t5", "anti_curriculum", "after_mnli"} <= paper["variants"].keys()
     runs = parse(paper, "paper.yaml").runs()
     assert "base/mnli/w1.0/default/seed1" in [run.path for run in runs]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("paper", "strategies"),
+        ("demo", "strategies-small"),
+        ("excerpt",),
+        ("excerpt", "strategies-small"),
+        ("excerpt", "families"),
+    ],
+)
+def test_further_experiments_and_overlays_are_valid(names):
+    experiment = overlaid(*(f"{name}.yaml" for name in names))
+    assert experiment.runs()
 
 
 def test_results_that_are_not_the_papers_say_so():

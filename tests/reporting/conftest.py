@@ -40,6 +40,20 @@ def mixed(tmp_path_factory):
     return experiment
 
 
+@pytest.fixture(scope="session")
+def scored_and_tagged(tmp_path_factory):
+    """Targets of regression and token classification, also as auxiliaries; one table has both."""
+    rows = {
+        "similarity": [("stsb", []), ("stsb", ["squad"])],
+        "entities": [("wnut", []), ("wnut", ["stsb", "mnli"])],
+        "questions": [("squad", []), ("squad", ["stsb", "wnut"])],
+        "targets": [("stsb", []), ("wnut", []), ("squad", [])],
+    }
+    experiment = make_targets(tmp_path_factory.mktemp("scored_and_tagged"), rows)
+    write_products(experiment)
+    return experiment
+
+
 def write_products(experiment):
     """Write every product but the figures."""
     for table in experiment.tables:

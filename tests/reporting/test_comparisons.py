@@ -55,6 +55,23 @@ def test_comparisons_of_other_families_have_their_measures_and_words(classified)
         assert float(line["accuracy_difference"]) == numbers["difference"]
 
 
+def test_correlations_and_entities_are_compared_by_their_names(scored_and_tagged):
+    for name, labels, sentence in (
+        ("similarity", ("Pearson", "Spearman"), "differs from STS-B in Pearson correlation."),
+        ("entities", ("Entity F1", "Acc."), "differs from WNUT 2017 in entity F1."),
+    ):
+        text = scored_and_tagged.layout.comparison(name, "md").read_text()
+        head = " | ".join(f"Δ {label} | p ({label})" for label in labels)
+        assert head.replace(" | Δ", " | Permutation | Detectable | Δ") in text
+        assert "On dev (120 items in 30 clusters):" in text and "| Conclusion |" in text
+        assert sentence in text
+        assert not re.findall("question|paragraph|threshold", text)
+        (entry,) = read_json(scored_and_tagged.layout.statistics(name))["comparisons"]
+        for label, numbers in zip(labels, entry["measures"].values(), strict=True):
+            assert numbers["low"] < numbers["difference"] < numbers["high"], label
+            assert tables.interval(numbers) in text
+
+
 def test_rows_with_other_targets_are_not_compared_and_have_no_numbers(mixed):
     text = mixed.layout.comparison("targets", "md").read_text()
     assert "they have different targets" in text

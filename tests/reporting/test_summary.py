@@ -69,10 +69,12 @@ def test_every_number_of_the_summary_has_its_source(experiment):
             assert f"{abs(each['measures']['em']['low']):.2f}" in line
 
 
-def test_latex_of_the_summary_is_balanced_and_complete(experiment, classified, mixed):
+def test_latex_of_the_summary_is_balanced_and_complete(
+    experiment, classified, mixed, scored_and_tagged
+):
     make_statistics(experiment)
     products.write_summary(experiment)
-    for each in (experiment, classified, mixed):
+    for each in (experiment, classified, mixed, scored_and_tagged):
         check_latex(each)
 
 
@@ -96,7 +98,7 @@ def test_without_statistics_the_summary_says_what_is_missing(experiment):
         products.write_summary(experiment)
 
 
-@pytest.mark.parametrize("name", ["classified", "mixed"])
+@pytest.mark.parametrize("name", ["classified", "mixed", "scored_and_tagged"])
 def test_the_summary_has_the_measures_of_each_target(request, name):
     experiment = request.getfixturevalue(name)
     text = experiment.layout.summary.read_text(encoding="utf-8")

@@ -302,6 +302,25 @@ def test_rows_with_several_targets_share_the_union_of_columns(mixed):
     assert data.matthews.notna().tolist() == [False, False, False, False, True]
 
 
+def test_correlations_and_entities_have_their_own_columns_and_units(scored_and_tagged):
+    similarity, entities, targets = (
+        read(scored_and_tagged, name, "md") for name in ("similarity", "entities", "targets")
+    )
+    assert "|  | Encoder | Weight | Pearson | Spearman | Seeds |" in similarity
+    assert "STS-B: Pearson and Spearman times 100 on dev (120 items)." in similarity
+    assert "|  | Encoder | Weight | Entity F1 | Acc. | Seeds |" in entities
+    assert "WNUT 2017: Entity F1 and Acc. in percent on dev (120 items)." in entities
+    for text in (similarity, entities):
+        assert not re.findall("question|paragraph|threshold|Null|HasAns", text)
+    columns = "Pearson | Spearman | Entity F1 | Acc. | EM | F1 | HasAns F1 | NoAns acc. | Null AUC"
+    assert f"| Weight | {columns} | Seeds |" in targets
+    data = pd.read_csv(scored_and_tagged.layout.table("targets", "csv")).set_index("label")
+    for label, column in (("STS-B", "pearson"), ("WNUT 2017", "entity_f1"), ("SQuAD", "em")):
+        assert list(data.index[data[column].notna()]) == [label]
+    page = scored_and_tagged.layout.page("similarity").read_text()
+    assert "variance between seeds and between clusters of items" in " ".join(page.split())
+
+
 def test_a_note_is_shown_as_text_in_every_format(classified):
     assert CLASSIFIED_NOTE in pd.read_csv(classified.layout.table("nli", "csv")).note[0]
     assert r"Others found \<b\>nothing\</b\>: 50% of\_it \& more." in read(classified, "nli", "md")

@@ -7,9 +7,10 @@ from mtdnn.config.experiment import Row, Slice
 from mtdnn.config.layout import RunId
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError
+from mtdnn.evaluation.results import read_rows
 from mtdnn.machine.files import read_json, write_json, write_text
 from mtdnn.statistics import records
-from mtdnn.statistics.comparisons import compare_tables
+from mtdnn.statistics.comparisons import compare_tables, pairs
 from tests.support.comparisons import (
     PUBLISHED,
     comparison,
@@ -17,7 +18,8 @@ from tests.support.comparisons import (
     make_runs,
     make_variants,
 )
-from tests.support.factories import make_experiment
+from tests.support.configs import overlaid
+from tests.support.factories import WEIGHTS, make_experiment
 
 
 @pytest.fixture
@@ -108,6 +110,65 @@ def test_a_variant_is_compared_with_its_own_baseline_and_may_flip(tmp_path):
     assert (other["conclusion"], other["flips"]) == ("open", True)
     assert (names["qa/w1.0/default"], names["qa/w1.0/v"]) in found
     assert ("base/qa_mcc_sc/w0.8/default", names["qa/w1.0/v"]) not in found
+
+
+def compared(experiment, table):
+    """The kind of each pair of a table, with the mixture and the variant of both rows."""
+    return [
+        (pair.kind, *((row.row.mixture, row.row.variant) for row in (pair.first, pair.second)))
+        for pair in pairs(read_rows(experiment, table))
+    ]
+
+
+def test_strategies_are_each_compared_with_the_paper_s_and_not_with_each_other():
+    found = compared(overlaid("paper.yaml", "strategies.yaml"), "strategies")
+    assert {pair[:2] for pair in found} == {("baseline", ("qa_mcc_sc", "weighted"))}
+    assert len(found) == 17
+
+
+def test_variants_are_compared_with_their_mixture_and_their_target_alone():
+    found = compared(overlaid("paper.yaml", "sensitivity.yaml"), "sensitivity")
+    alone, mixture = ("qa", "default"), ("qa_mcc_sc", "default")
+    for name in ("families", "renormalise", "skip"):
+        pair = ("qa_mcc_sc", name)
+        assert [each[:2] for each in found if each[2] == pair] == [
+            ("baseline", alone),
+            ("variant", mixture),
+        ]
+    for name in ("overlap", "mean_loss", "encoder_dropout", "legacy"):
+        assert ("baseline", alone, ("qa", name)) in found
+        assert ("baseline", ("qa", name), ("qa_mcc_sc", name)) in found
+    assert len(found) == 1 + 3 * 2 + 4 * 2
+
+
+def test_rows_of_the_paper_s_tables_are_compared_with_their_baseline_and_the_row_above():
+    paper = overlaid("paper.yaml")
+    sizes = {name: len(pairs(read_rows(paper, name))) for name in paper.tables}
+    assert sizes == {
+        **{"table1": 4 + 3, "table2": 3 + 2, "table3": 1},
+        **{"validation": 0, "controls": 4 + 2, "arms": 4 + 3},
+    }
+
+
+def test_a_variant_is_compared_with_its_own_weight_first(tmp_path):
+    rows = [*WEIGHTS[1:3], {**WEIGHTS[2], "variant": "v"}, {**WEIGHTS[2], "variant": "w"}]
+    experiment = make_experiment(
+        tmp_path,
+        variants={name: {"training": {"epochs": n}} for n, name in enumerate("vw", 4)},
+        tables={"t": {"title": "Variants", "rows": rows}},
+        figures={},
+    )
+    found = [
+        (pair.kind, pair.first.row.weight, pair.first.row.variant, pair.second.row.variant)
+        for pair in pairs(read_rows(experiment, "t"))
+    ]
+    assert found == [
+        ("baseline", 0.7, "default", "default"),
+        ("baseline", 0.7, "default", "v"),
+        ("baseline", 0.7, "default", "w"),
+        ("variant", 0.8, "default", "v"),
+        ("variant", 0.8, "default", "w"),
+    ]
 
 
 def from_other(experiment, folder, **row):

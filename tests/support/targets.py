@@ -48,7 +48,7 @@ CORPORA: dict[str, dict[str, Any]] = {
         "label": "WNUT 2017",
         "family": "token_classification",
         "labels": TAGS,
-        "source": SOURCE,
+        "source": {**SOURCE, "format": "conll"},
     },
 }
 CLASSIFIED_NOTE = "Others found <b>nothing</b>: 50% of_it & more."

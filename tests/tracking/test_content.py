@@ -167,6 +167,22 @@ def test_measures_of_any_target_have_names_without_prefix(tmp_path):
     assert numbers[f"{row}/dev/matthews/mean"] == metrics["matthews"]
 
 
+def test_correlations_and_entities_have_names_of_their_own(tmp_path):
+    rows = {"t": [("stsb", ["wnut"]), ("wnut", ["stsb"])]}
+    experiment = make_targets(tmp_path, rows, seeds=[1])
+    similarity, entities = (
+        content.scores(read_json(experiment.layout.run(run) / "metrics.json"))
+        for run in experiment.runs()
+    )
+    assert similarity["pearson"] == similarity["slices/dev/pearson"] > similarity["spearman"] > 0
+    assert entities["entity_f1"] == entities["slices/dev/entity_f1"] != entities["accuracy"]
+    assert entities["auxiliary/stsb/floor"] == similarity["auxiliary/wnut/floor"] == 0
+    assert similarity["auxiliary/wnut/majority"] == 37.5
+    numbers = dict(content.summary_numbers(read_json(experiment.layout.all_statistics)))
+    row = experiment.runs()[1].row_path
+    assert numbers[f"{row}/dev/entity_f1/mean"] == entities["entity_f1"]
+
+
 # --- the whole experiment --------------------------------------------------------------------
 
 

@@ -44,7 +44,7 @@ def draw(experiment: Experiment) -> Figure:
 
 def _panel(axes: Axes, scores: list[Score], colour: str, title: str, unit: str) -> None:
     axes.set_title(title, fontsize=8)
-    axes.set_xlabel(unit)
+    axes.set_xlabel(unit.replace(" (", "\n("))  # panels are narrow
     axes.tick_params(axis="y", length=0)
     if not any(score.values for score in scores):
         axes.set_xticks([])

@@ -51,6 +51,19 @@ def test_every_figure_is_drawn_without_question_answering(classified, name):
     assert ("nothing to draw" in texts) == answers
 
 
+def test_every_figure_is_drawn_with_scores_and_tags(scored_and_tagged):
+    for name in (*scored_and_tagged.figures, *products.FIGURES):
+        figure = registry.draw(scored_and_tagged, name)
+        texts = [text.get_text() for axes in figure.subfigs[0].axes for text in axes.texts]
+        assert "nothing to draw" not in texts, name
+    panels = registry.draw(scored_and_tagged, "interference").subfigs[0].axes
+    shown = [(axes.get_title(), axes.get_xlabel().replace("\n", " ")) for axes in panels]
+    for title in ("STS-B (target)", "STS-B"):
+        assert (title, "Pearson correlation (× 100)") in shown
+    for title in ("WNUT 2017 (target)", "WNUT 2017"):
+        assert (title, "entity F1 (%)") in shown
+
+
 def test_only_rows_that_answer_questions_are_among_the_curves(mixed):
     axes = registry.draw(mixed, "precision_recall").subfigs[0].axes[0]
     assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == [

@@ -55,11 +55,19 @@ def test_a_row_that_is_not_drawn_is_named_with_its_variant(tmp_path):
     assert "Not drawn: QA, old code: not run." in text.replace("\n", " ")
 
 
-def test_panels_are_the_measures_of_the_target_or_the_headline_of_each(classified, mixed):
+def test_panels_are_the_measures_of_the_target_or_the_headline_of_each(
+    classified, mixed, scored_and_tagged
+):
     for experiment, name, labels in (
         (classified, "figure_nli", ["accuracy (%)", "F1 (%)"]),
         (classified, "figure_cola", ["MCC (× 100)", "accuracy (%)"]),
         (mixed, "figure_targets", ["EM (%)", "accuracy (%)", "MCC (× 100)"]),
+        (
+            scored_and_tagged,
+            "figure_similarity",
+            ["Pearson correlation (× 100)", "Spearman correlation (× 100)"],
+        ),
+        (scored_and_tagged, "figure_entities", ["entity F1 (%)", "accuracy by token (%)"]),
     ):
         figure = scores.draw(experiment, name)
         assert [axes.get_ylabel() for axes in figure.subfigs[0].axes] == labels
