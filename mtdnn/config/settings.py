@@ -703,21 +703,32 @@ class TrainingSettings(Closed):
         "nothing, and shared weights follow the corpora with large factors more. learning_rates "
         "scale the steps themselves. The log has the loss without its factor",
     )
-    optimizer: Literal["adamax", "adamax_legacy"] = setting(
+    optimizer: Literal["adamax", "adamax_legacy", "adamw", "adam"] = setting(
         "adamax",
         "paper",
-        description="Adamax with decoupled weight decay; adamax_legacy: that of MT-DNN's March "
-        "2019 release (no bias correction, eps 1e-6, decay on every parameter)",
+        description="Adamax with decoupled weight decay (Kingma and Ba 2015), eps 1e-8; "
+        "adamax_legacy: that of MT-DNN's March 2019 release (no bias correction, eps 1e-6, decay "
+        "on every parameter); adamw: Adam with decoupled weight decay (Loshchilov and Hutter "
+        "2019), adam: with weight decay as part of the gradient (Kingma and Ba 2015), both with "
+        "bias correction and eps 1e-8, as in torch",
     )
     weight_decay: float = setting(
         0.01,
         "code",
-        description="decoupled weight decay, not on biases and LayerNorm (adamax_legacy: on all)",
+        description="weight decay, not on biases and LayerNorm (adamax_legacy: on all); decoupled: "
+        "the weights themselves shrink by learning rate × this; with adam the clipped gradient "
+        "grows by the weights × this (L2)",
         ge=0,
         le=1,
     )
     beta1: float = setting(0.9, "code", description="decay rate of the first moment", ge=0, lt=1)
-    beta2: float = setting(0.999, "code", description="decay rate of the infinity norm", ge=0, lt=1)
+    beta2: float = setting(
+        0.999,
+        "code",
+        description="decay rate of the infinity norm (adamw, adam: of the second moment)",
+        ge=0,
+        lt=1,
+    )
     warmup: float = setting(
         0.1,
         "paper",

@@ -29,7 +29,7 @@ from mtdnn.model.batches import PackedBatch, batch_of
 from mtdnn.model.device import device_name, return_memory, use_device
 from mtdnn.model.fast import fast
 from mtdnn.model.multitask import MultiTaskModel, build
-from mtdnn.model.optimizer import DecoupledAdamax, optimizer_for
+from mtdnn.model.optimizer import MomentOptimizer, optimizer_for
 from mtdnn.model.saving import save, start_from
 from mtdnn.training import launch, schedule
 from mtdnn.training.checkpoints import Checkpoints
@@ -117,7 +117,7 @@ class Training:
     features: dict[str, Features]
     steps: list[schedule.Step]
     model: MultiTaskModel
-    optimizer: DecoupledAdamax
+    optimizer: MomentOptimizer
     first: int
     checkpoints: Checkpoints
     log: TrainingLog

@@ -20,7 +20,7 @@ from mtdnn.errors import printable
 from mtdnn.model.batches import PackedBatch
 from mtdnn.model.fast import fast
 from mtdnn.model.multitask import MultiTaskModel
-from mtdnn.model.optimizer import DecoupledAdamax, clip_scale, gradient_norm
+from mtdnn.model.optimizer import MomentOptimizer, clip_scale, gradient_norm
 from mtdnn.training.team import Team
 
 # Takes a function without arguments and returns one that repeats its work on the device.
@@ -29,7 +29,7 @@ Recorder = Callable[[Callable[[], None]], Callable[[], None]]
 
 def stepper_for(
     model: MultiTaskModel,
-    optimizer: DecoupledAdamax,
+    optimizer: MomentOptimizer,
     settings: TrainingSettings,
     device: torch.device,
     team: Team | None = None,
@@ -73,7 +73,7 @@ class Stepper:
     def __init__(
         self,
         model: MultiTaskModel,
-        optimizer: DecoupledAdamax,
+        optimizer: MomentOptimizer,
         settings: TrainingSettings,
         device: torch.device,
         team: Team | None = None,
@@ -156,7 +156,7 @@ class RecordedSteps(Stepper):
     def __init__(
         self,
         model: MultiTaskModel,
-        optimizer: DecoupledAdamax,
+        optimizer: MomentOptimizer,
         settings: TrainingSettings,
         device: torch.device,
         recorder: Recorder,
