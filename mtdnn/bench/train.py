@@ -27,7 +27,7 @@ from mtdnn.data.features import Features
 from mtdnn.model.batches import batch_of
 from mtdnn.model.device import use_device
 from mtdnn.model.multitask import build
-from mtdnn.model.optimizer import DecoupledAdamax, learning_rate, optimizer_for
+from mtdnn.model.optimizer import MomentOptimizer, learning_rate, optimizer_for
 from mtdnn.training.loop import random_state
 from mtdnn.training.stepper import Stepper, precision, stepper_for
 
@@ -139,10 +139,10 @@ def _graphs(material: Material, device: torch.device) -> tuple[Steps, Steps]:
     return recorded.steps(batches), unrecorded.steps(batches)
 
 
-class _WithoutUpdate(DecoupledAdamax):
+class _WithoutUpdate(MomentOptimizer):
     """Stands in for an optimizer whose gradients are computed but never used."""
 
-    def __init__(self, optimizer: DecoupledAdamax):
+    def __init__(self, optimizer: MomentOptimizer):
         vars(self).update(vars(optimizer))
 
     @property

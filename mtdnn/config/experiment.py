@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from mtdnn.config.anchors import wrong_anchor
 from mtdnn.config.layout import Layout, RunId, weight_text
 from mtdnn.config.phases import phases_of, uses_weight, wrong_phases
 from mtdnn.config.settings import (
@@ -22,6 +23,7 @@ from mtdnn.config.settings import (
     COLUMNS,
     FORMATS,
     LOG_LABELS,
+    Anchor,
     Closed,
     CorpusSettings,
     DecodingSettings,
@@ -509,6 +511,8 @@ class Experiment(Closed):
         if schedule and target and not any(self._wrong_names("", schedule.model_dump())):
             lines = wrong_phases(schedule, mixture.corpora, row.mixture, target)
             yield from (f"{place}.variant: {row.variant}: {line}" for line in lines)
+            lines = self._wrong_anchors(row, schedule, target)
+            yield from (f"{place}.variant: {row.variant}: {line}" for line in lines)
         if not alone and "steps_of_weight" in self.override(row.variant).schedule:
             yield (
                 f"{place}.variant: {row.variant} has schedule.steps_of_weight, which is "
@@ -533,6 +537,18 @@ class Experiment(Closed):
                 yield f"{where}: the run would start from itself; name another mixture or variant"
                 return
             rows.append(earlier)
+
+    def _wrong_anchors(self, row: Row, schedule: ScheduleSettings, target: str) -> Iterator[str]:
+        """Yield what is wrong with the anchor of a row, if it has one whose corpus is known."""
+        anchor, start = self._anchor(row.variant), self._start(row.variant)
+        if anchor is None or anchor.corpus not in (None, *self.corpora):
+            return
+        phases = phases_of(schedule, self.training, self.mixtures[row.mixture].corpora, target)
+        if start is None:
+            yield from wrong_anchor(anchor, phases, None)
+        elif start.mixture in self.mixtures:
+            corpora = self.mixtures[start.mixture].corpora
+            yield from wrong_anchor(anchor, phases, (start.mixture, corpora))
 
     def _schedule(self, override: Variant) -> ScheduleSettings | None:
         """The schedule with a variant's overrides; None if they are wrong (loading says so)."""
@@ -575,6 +591,8 @@ class Experiment(Closed):
                     if value == LOG_LABELS and not getattr(self.corpora.get(corpus), "labels", True)
                 )
             yield from self._wrong_names(f"{place}schedule", override.schedule)
+            if isinstance(corpus := _get(training.get("anchor"), "corpus"), str):
+                yield from _unknown(f"{place}training.anchor.corpus", [corpus], self.corpora)
 
     def _wrong_names(self, place: str, schedule: Mapping[str, Any]) -> Iterator[str]:
         """Yield a line for each unknown corpus in a schedule as it was written."""
@@ -727,6 +745,14 @@ class Experiment(Closed):
         given = self.override(variant).training.get("start_from", self.training.start_from)
         try:
             return StartingRun.model_validate(given) if given else None
+        except ValidationError:
+            return None
+
+    def _anchor(self, variant: str) -> Anchor | None:
+        """The anchor of runs of a variant; None if that is wrong, which loading reports."""
+        given = self.override(variant).training.get("anchor", self.training.anchor)
+        try:
+            return Anchor.model_validate(given) if given else None
         except ValidationError:
             return None
 

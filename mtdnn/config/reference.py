@@ -16,6 +16,7 @@ from mtdnn.config.experiment import (
     WordCount,
 )
 from mtdnn.config.settings import (
+    Anchor,
     Closed,
     CorpusSettings,
     DecodingSettings,
@@ -57,6 +58,7 @@ STRUCTURE: dict[str, type[Closed]] = {
     "schedule.policy, kind: temperature": Temperature,
     "schedule.phases": Phase,
     "training.start_from": StartingRun,
+    "training.anchor": Anchor,
     "variants.NAME": Variant,
     "slices.NAME": Slice,
     "slices.NAME.question_words, context_words, answer_words": WordCount,

@@ -668,6 +668,57 @@ class StartingRun(Closed):
         return RunId(encoder, self.mixture, self.weight, self.variant, own)
 
 
+class Anchor(Closed):
+    """A pull of the encoder towards earlier weights, its anchor."""
+
+    to: Literal["pretrained", "starting_run", "phase_start"] = Field(
+        description="the anchor; pretrained: the pretrained encoder (L2-SP, Li et al. 2018); "
+        "starting_run: the encoder of start_from; phase_start: from the second phase on, the "
+        "encoder at the start of each phase (successive regularisation, Hashimoto et al. 2017)"
+    )
+    strength: float = Field(
+        ge=0,
+        le=1e12,
+        description="λ: the pull on a weight is λ times its distance from the anchor, times its "
+        "Fisher information if that counts; 0: none. Fine-tuning ends at a distance of about 1 in "
+        "all, and gradients are clipped to clip_norm, so a uniform λ means 0.01 to 1. Fisher "
+        "information is often 1e-6 to 1e-3 (run.json has its mean), so that λ means 1e2 to 1e5. "
+        "With much larger ones the pull crowds out the loss in the clipped gradient, and weights "
+        "move to and fro around the anchor by about the learning rate",
+    )
+    by: Literal["uniform", "true_fisher", "empirical_fisher"] = Field(
+        "uniform",
+        description="uniform: every weight with the same λ; otherwise elastic weight "
+        "consolidation (Kirkpatrick et al. 2017): each times its diagonal Fisher information at "
+        "the anchor, the mean over items of the squared gradient of an item's log-likelihood; "
+        "true_fisher: of labels drawn from the model's own predictions; empirical_fisher: of the "
+        "corpus's labels",
+    )
+    corpus: Name | None = Field(
+        None,
+        description="the corpus on which Fisher information is estimated; trained in an earlier "
+        "phase (phase_start), or by the run from which this one starts (starting_run)",
+    )
+    items: int = Field(
+        256, ge=1, description="number of its training items for that, drawn at random; at most all"
+    )
+
+    @model_validator(mode="after")
+    def _settings_fit_each_other(self) -> "Anchor":
+        for name in ("corpus", "items"):
+            changed = getattr(self, name) != Anchor.model_fields[name].default
+            if self.by == "uniform" and changed:
+                raise ValueError(f"{name}: is for Fisher information; leave it out, or set by")
+        if self.by != "uniform" and self.to == "pretrained":
+            raise ValueError(
+                f"by: {self.by} needs a trained head, and at pretrained every head is new; use "
+                "phase_start or starting_run"
+            )
+        if self.by != "uniform" and self.corpus is None:
+            raise ValueError(f"corpus: {self.by} needs the corpus on which it is estimated")
+        return self
+
+
 class TrainingSettings(Closed):
     """How a run is trained."""
 
@@ -703,21 +754,32 @@ class TrainingSettings(Closed):
         "nothing, and shared weights follow the corpora with large factors more. learning_rates "
         "scale the steps themselves. The log has the loss without its factor",
     )
-    optimizer: Literal["adamax", "adamax_legacy"] = setting(
+    optimizer: Literal["adamax", "adamax_legacy", "adamw", "adam"] = setting(
         "adamax",
         "paper",
-        description="Adamax with decoupled weight decay; adamax_legacy: that of MT-DNN's March "
-        "2019 release (no bias correction, eps 1e-6, decay on every parameter)",
+        description="Adamax with decoupled weight decay (Kingma and Ba 2015), eps 1e-8; "
+        "adamax_legacy: that of MT-DNN's March 2019 release (no bias correction, eps 1e-6, decay "
+        "on every parameter); adamw: Adam with decoupled weight decay (Loshchilov and Hutter "
+        "2019), adam: with weight decay as part of the gradient (Kingma and Ba 2015), both with "
+        "bias correction and eps 1e-8, as in torch",
     )
     weight_decay: float = setting(
         0.01,
         "code",
-        description="decoupled weight decay, not on biases and LayerNorm (adamax_legacy: on all)",
+        description="weight decay, not on biases and LayerNorm (adamax_legacy: on all); decoupled: "
+        "the weights themselves shrink by learning rate × this; with adam the clipped gradient "
+        "grows by the weights × this (L2)",
         ge=0,
         le=1,
     )
     beta1: float = setting(0.9, "code", description="decay rate of the first moment", ge=0, lt=1)
-    beta2: float = setting(0.999, "code", description="decay rate of the infinity norm", ge=0, lt=1)
+    beta2: float = setting(
+        0.999,
+        "code",
+        description="decay rate of the infinity norm (adamw, adam: of the second moment)",
+        ge=0,
+        lt=1,
+    )
     warmup: float = setting(
         0.1,
         "paper",
@@ -774,6 +836,15 @@ class TrainingSettings(Closed):
         description="another run of the row's encoder, whose trained encoder and pooler this one "
         "starts with, for instance {mixture: mnli} (STILTs, Phang et al. 2018); it is trained "
         "first. By default the pretrained encoder",
+    )
+    anchor: Anchor | None = setting(
+        None,
+        "ours",
+        description="a pull of the shared encoder, without pooler and heads, towards earlier "
+        "weights θ*: the gradient of λ/2 · Σ F (θ - θ*)² is added to that of the loss before "
+        "clipping; for instance {to: pretrained, strength: 0.1} (L2-SP). weight_decay still acts, "
+        "so set it to 0 for the pull alone. The log has the loss without the penalty, and "
+        "`penalty`; by default none",
     )
 
     def batch_size_of(self, corpus: str) -> int:

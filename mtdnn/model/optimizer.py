@@ -1,9 +1,9 @@
-"""Adamax with decoupled weight decay, and the linear learning-rate schedule."""
+"""Adamax with decoupled weight decay, AdamW, Adam, and the linear learning-rate schedule."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, wraps
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -16,45 +16,33 @@ from mtdnn.model.fast import fast
 PORTION_ELEMENTS = 1 << 17
 # From this size on a GPU runs the compiled update, one pass, which moves ten times less memory.
 MIN_COMPILED_ELEMENTS = 1 << 20
+# Numbers of a step that change from step to step, at most.
+MAX_NUMBERS = 3
 
 
-class DecoupledAdamax(torch.optim.Optimizer):
-    """Adamax (Kingma & Ba 2015, algorithm 2) with decay applied to the weights themselves.
+class MomentOptimizer(torch.optim.Optimizer):
+    """What the optimizers share: two moments of each parameter, which counts steps of its own.
 
-    The paper's "Adamax with weight decay fix". The t-th step of a parameter p with gradient g and
-    moments m and u:
+    A parameter without a gradient (a head whose corpus was not drawn) stays unchanged: no decay,
+    and its t does not advance. A subclass says how the moments move the weights.
 
-        m ← β1·m + (1−β1)·g
-        u ← max(β2·u, |g| + eps)
-        p ← p − lr·(m / ((1−β1^t)·u) + decay·p)
-
-    With decay 0 this is `torch.optim.Adamax`. A parameter without a gradient (a head whose
-    corpus was not drawn) stays unchanged: no decay, and its t does not advance.
-
-    Args:
-        groups: parameter groups; each may set its own `weight_decay`.
-        lr: learning rate.
-        betas: β1 and β2.
-        eps: keeps the quotient finite.
-        legacy: as in MT-DNN's release of March 2019: no bias correction, and eps is added to
-            the denominator a second time.
+    Attributes:
+        second: name of the second moment in the state of a parameter; the first is `exp_avg`.
     """
 
-    def __init__(
-        self,
-        groups: Iterable[dict[str, Any]],
-        lr: float,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        legacy: bool = False,
-    ):
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0, "legacy": legacy}
-        super().__init__(groups, defaults)
+    second: ClassVar[str]
+
+    def __init__(self, groups: Iterable[dict[str, Any]], defaults: dict[str, Any]):
+        super().__init__(groups, {"weight_decay": 0.0, **defaults})
         self._updates: list[_Update] = []
         self._factors: torch.Tensor | None = None
         device = self.param_groups[0]["params"][0].device
         if device.type == "cuda":
             self.keep_factors_on(device)
+
+    def _update(self, group: dict[str, Any], parameters: list[nn.Parameter], age: int) -> "_Update":
+        """Return the `age`-th step of some parameters of a group."""
+        raise NotImplementedError
 
     def keep_factors_on(self, device: torch.device) -> None:
         """Keep the numbers that change from step to step (rate, decay) on the device.
@@ -62,15 +50,16 @@ class DecoupledAdamax(torch.optim.Optimizer):
         `apply` can then be compiled and recorded: it finds new numbers in the same memory.
         """
         count = sum(len(group["params"]) for group in self.param_groups)
-        self._factors = torch.empty(count, 2, device=device)
+        self._factors = torch.empty(count, MAX_NUMBERS, device=device)
 
     def forget(self) -> None:
         """Forget all moments, as if no step had been taken; recorded steps find them in place."""
         for state in self.state.values():
-            state["step"] = 0
-            state["exp_avg"].zero_()
-            state["exp_inf"].zero_()
-            state.pop("rows", None)
+            if "step" in state:
+                state["step"] = 0
+                state["exp_avg"].zero_()
+                state[self.second].zero_()
+                state.pop("rows", None)
 
     def step(self, scale: torch.Tensor | float = 1.0) -> None:  # type: ignore[override] # no closure
         """Update every parameter that has a gradient; the gradients are overwritten.
@@ -84,7 +73,7 @@ class DecoupledAdamax(torch.optim.Optimizer):
         self.apply(scale)
 
     def advance(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Begin a step of `parameters`: count it, and send its rate and decay to the device."""
+        """Begin a step of `parameters`: count it, and send its numbers to the device."""
         chosen = set(parameters)
         self._updates = []
         for group in self.param_groups:
@@ -93,26 +82,24 @@ class DecoupledAdamax(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter in chosen:
                     state = self.state[parameter]
-                    if not state:
+                    if "step" not in state:
                         state["step"] = 0
                         state["exp_avg"] = torch.zeros_like(parameter)
-                        state["exp_inf"] = torch.zeros_like(parameter)
+                        state[self.second] = torch.zeros_like(parameter)
                     state["step"] += 1
                     by_age.setdefault(state["step"], []).append(parameter)
-            for age, same in by_age.items():
-                correction = 1.0 if group["legacy"] else 1 - group["betas"][0] ** age
-                decay = group["lr"] * group["weight_decay"]
-                kept = 1 - decay if group["weight_decay"] else None
-                self._updates.append(_Update(group, same, kept, group["lr"] / correction))
+            self._updates += [self._update(group, same, age) for age, same in by_age.items()]
         if self._factors is not None:
-            numbers = torch.tensor([[update.kept or 1.0, update.rate] for update in self._updates])
+            rows = [[1.0 if n is None else n for n in update.numbers] for update in self._updates]
+            numbers = torch.tensor([row + [1.0] * (MAX_NUMBERS - len(row)) for row in rows])
             if self._factors.device.type == "cuda":
                 numbers = numbers.pin_memory()
             self._factors[: len(numbers)].copy_(numbers, non_blocking=True)
-            for number, update in enumerate(self._updates):
-                update.rate = self._factors[number, 1]
-                if update.kept is not None:
-                    update.kept = self._factors[number, 0]
+            for row, update in enumerate(self._updates):
+                update.numbers = [
+                    None if number is None else self._factors[row, column]
+                    for column, number in enumerate(update.numbers)
+                ]
 
     @torch.no_grad()
     def apply(self, scale: torch.Tensor | float = 1.0) -> None:
@@ -122,15 +109,15 @@ class DecoupledAdamax(torch.optim.Optimizer):
             gradients: list[torch.Tensor] = []
             for parameter in update.parameters:
                 gradient = _gradient(parameter)
-                if gradient.is_sparse:
+                if gradient.is_sparse and not update.moves_all:
                     self._update_rows(update, parameter, gradient.coalesce(), scale)
                 else:
                     dense.append(parameter)
-                    gradients.append(gradient)
+                    gradients.append(gradient.to_dense() if gradient.is_sparse else gradient)
             if dense:
                 averages = [self.state[p]["exp_avg"] for p in dense]
-                norms = [self.state[p]["exp_inf"] for p in dense]
-                for portion in _portions(dense, gradients, averages, norms):
+                seconds = [self.state[p][self.second] for p in dense]
+                for portion in _portions(dense, gradients, averages, seconds):
                     update.apply(scale, *portion)
 
     @property
@@ -152,18 +139,117 @@ class DecoupledAdamax(torch.optim.Optimizer):
         state = self.state[parameter]
         rows, values = gradient.indices()[0], gradient.values()
         state["rows"] = torch.unique(torch.cat([state.get("rows", rows[:0]), rows]))
-        if update.kept is not None:
-            parameter.mul_(update.kept)
-        without_decay = replace(update, kept=None)
-        matrices = (parameter, state["exp_avg"], state["exp_inf"])
+        kept, *others = update.numbers
+        if kept is not None:
+            parameter.mul_(kept)
+        without_decay = replace(update, numbers=[None, *others])
+        matrices = (parameter, state["exp_avg"], state[self.second])
         for part in state["rows"].split(max(1, PORTION_ELEMENTS // parameter[0].numel())):
-            weights, average, norm = pieces = [matrix[part] for matrix in matrices]
+            weights, average, second = pieces = [matrix[part] for matrix in matrices]
             here = (rows >= part[0]) & (rows <= part[-1])
             gradients = torch.zeros_like(weights)
             gradients[torch.searchsorted(part, rows[here])] = values[here]
-            without_decay.apply(scale, [weights], [gradients], [average], [norm])
+            without_decay.apply(scale, [weights], [gradients], [average], [second])
             for matrix, piece in zip(matrices, pieces, strict=True):
                 matrix[part] = piece
+
+
+class DecoupledAdamax(MomentOptimizer):
+    """Adamax (Kingma & Ba 2015, algorithm 2) with decay applied to the weights themselves.
+
+    The paper's "Adamax with weight decay fix". The t-th step of a parameter p with gradient g and
+    moments m and u:
+
+        m ← β1·m + (1−β1)·g
+        u ← max(β2·u, |g| + eps)
+        p ← p − lr·(m / ((1−β1^t)·u) + decay·p)
+
+    With decay 0 this is `torch.optim.Adamax`.
+
+    Args:
+        groups: parameter groups; each may set its own `weight_decay`.
+        lr: learning rate.
+        betas: β1 and β2.
+        eps: keeps the quotient finite.
+        legacy: as in MT-DNN's release of March 2019: no bias correction, and eps is added to
+            the denominator a second time.
+    """
+
+    second = "exp_inf"
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        legacy: bool = False,
+    ):
+        super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "legacy": legacy})
+
+    def _update(self, group: dict[str, Any], parameters: list[nn.Parameter], age: int) -> "_Update":
+        beta1, beta2 = group["betas"]
+        correction = 1.0 if group["legacy"] else 1 - beta1**age
+        return _Update(
+            rule=adamax,
+            parameters=parameters,
+            numbers=[_kept(group), group["lr"] / correction],
+            options=(beta1, beta2, group["eps"], group["legacy"]),
+        )
+
+
+class Adam(MomentOptimizer):
+    """Adam (Kingma & Ba 2015, algorithm 1), or AdamW (Loshchilov & Hutter 2019, algorithm 2).
+
+    The t-th step of a parameter p with gradient g and moments m and v:
+
+        g ← g + decay·p                                     (Adam)
+        p ← p − lr·decay·p                                  (AdamW)
+        m ← β1·m + (1−β1)·g
+        v ← β2·v + (1−β2)·g²
+        p ← p − lr·(m / (1−β1^t)) / (√v / √(1−β2^t) + eps)
+
+    On a CPU this is `torch.optim.Adam` or `torch.optim.AdamW`, bit for bit.
+
+    Args:
+        groups: parameter groups; each may set its own `weight_decay`.
+        lr: learning rate.
+        betas: β1 and β2.
+        eps: keeps the quotient finite.
+        decoupled: AdamW, whose decay is not part of the gradient.
+    """
+
+    second = "exp_avg_sq"
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        decoupled: bool = True,
+    ):
+        super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "decoupled": decoupled})
+
+    def _update(self, group: dict[str, Any], parameters: list[nn.Parameter], age: int) -> "_Update":
+        beta1, beta2 = group["betas"]
+        coupled = 0.0 if group["decoupled"] else group["weight_decay"]
+        return _Update(
+            rule=adam,
+            parameters=parameters,
+            numbers=[
+                _kept(group) if group["decoupled"] else None,
+                group["lr"] / (1 - beta1**age),
+                (1 - beta2**age) ** 0.5,
+            ],
+            options=(beta1, beta2, group["eps"], coupled),
+            moves_all=coupled != 0,
+        )
+
+
+def _kept(group: dict[str, Any]) -> float | None:
+    """The factor of the weights that decoupled decay leaves; None where nothing decays."""
+    return 1 - group["lr"] * group["weight_decay"] if group["weight_decay"] else None
 
 
 @dataclass
@@ -171,17 +257,20 @@ class _Update:
     """One step of the parameters in a group that have taken the same number of steps.
 
     Attributes:
-        group: their parameter group.
+        rule: `adamax` or `adam`.
         parameters: the parameters.
-        kept: factor of the weights that decay leaves; None where nothing decays.
-        rate: learning rate, divided by the bias correction. Both are scalar tensors where the
-            numbers of a step are on the device.
+        numbers: what changes from step to step: the factor of the weights that decay leaves (None
+            where nothing decays), the learning rate divided by the bias correction, and what else
+            the rule needs. Scalar tensors where the numbers of a step are on the device.
+        options: the other arguments of the rule, which do not change.
+        moves_all: whether also rows without a gradient move: decay is part of the gradient.
     """
 
-    group: dict[str, Any]
+    rule: Callable[..., None]
     parameters: list[nn.Parameter]
-    kept: torch.Tensor | float | None
-    rate: torch.Tensor | float
+    numbers: Sequence[torch.Tensor | float | None]
+    options: tuple[float, ...]
+    moves_all: bool = False
 
     def apply(
         self,
@@ -189,15 +278,13 @@ class _Update:
         weights: list[torch.Tensor],
         gradients: list[torch.Tensor],
         averages: list[torch.Tensor],
-        norms: list[torch.Tensor],
+        seconds: list[torch.Tensor],
     ) -> None:
         """Update some weights and their two moments in place."""
-        beta1, beta2 = self.group["betas"]
-        options = (beta1, beta2, self.group["eps"], self.group["legacy"])
         on_gpu = weights[0].device.type == "cuda"
         many = on_gpu and sum(map(torch.numel, weights)) >= MIN_COMPILED_ELEMENTS
-        update = compiled(adamax) if many and fast("compile") else adamax
-        update(weights, gradients, averages, norms, scale, self.kept, self.rate, *options)
+        update = compiled(self.rule) if many and fast("compile") else self.rule
+        update(weights, gradients, averages, seconds, scale, *self.numbers, *self.options)
 
 
 def _gradient(parameter: nn.Parameter) -> torch.Tensor:
@@ -230,7 +317,49 @@ def adamax(
     torch._foreach_maximum_(norms, gradients)
     if kept is not None:
         torch._foreach_mul_(parameters, kept)
-    denominators = torch._foreach_add(norms, eps) if legacy else norms
+    denominators = list(torch._foreach_add(norms, eps)) if legacy else norms
+    _move(parameters, averages, denominators, rate)
+
+
+def adam(
+    parameters: list[torch.Tensor],
+    gradients: list[torch.Tensor],
+    averages: list[torch.Tensor],
+    squares: list[torch.Tensor],
+    scale: torch.Tensor | float,
+    kept: torch.Tensor | float | None,
+    rate: torch.Tensor | float,
+    root: torch.Tensor | float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    coupled: float,
+) -> None:
+    """Carry out a step of Adam or AdamW on all `parameters` at once."""
+    # Many parameters because it is one kernel, as above.
+    torch._foreach_mul_(gradients, scale)
+    if coupled:
+        torch._foreach_add_(gradients, parameters, alpha=coupled)
+    if kept is not None:
+        torch._foreach_mul_(parameters, kept)
+    torch._foreach_lerp_(averages, gradients, 1 - beta1)
+    torch._foreach_mul_(squares, beta2)
+    torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
+    # The gradients are no longer needed: their memory is reused for the denominators.
+    torch._foreach_copy_(gradients, squares)
+    torch._foreach_sqrt_(gradients)
+    torch._foreach_div_(gradients, root)
+    torch._foreach_add_(gradients, eps)
+    _move(parameters, averages, gradients, rate)
+
+
+def _move(
+    parameters: list[torch.Tensor],
+    averages: list[torch.Tensor],
+    denominators: list[torch.Tensor],
+    rate: torch.Tensor | float,
+) -> None:
+    """Subtract the quotients of two lists, times the rate, from the parameters."""
     if isinstance(rate, torch.Tensor):
         moves = torch._foreach_div(averages, denominators)
         torch._foreach_mul_(moves, rate)
@@ -305,7 +434,7 @@ def clip_scale(norm: torch.Tensor, limit: float) -> torch.Tensor:
     return (limit / (norm + 1e-6)).clamp(max=1.0)
 
 
-def optimizer_for(model: nn.Module, settings: TrainingSettings) -> DecoupledAdamax:
+def optimizer_for(model: nn.Module, settings: TrainingSettings) -> MomentOptimizer:
     """Return the optimizer of a run.
 
     As in BERT, weights decay except biases and LayerNorm; in MT-DNN's release (`adamax_legacy`)
@@ -332,13 +461,10 @@ def optimizer_for(model: nn.Module, settings: TrainingSettings) -> DecoupledAdam
         }
         for (part, decays), parameters in parts.items()
     ]
-    return DecoupledAdamax(
-        groups,
-        lr=settings.learning_rate,
-        betas=(settings.beta1, settings.beta2),
-        eps=1e-6 if legacy else 1e-8,
-        legacy=legacy,
-    )
+    rate, betas = settings.learning_rate, (settings.beta1, settings.beta2)
+    if settings.optimizer in ("adam", "adamw"):
+        return Adam(groups, rate, betas, decoupled=settings.optimizer == "adamw")
+    return DecoupledAdamax(groups, rate, betas, eps=1e-6 if legacy else 1e-8, legacy=legacy)
 
 
 def learning_rate(

@@ -128,16 +128,26 @@ def start_from(model: MultiTaskModel, folder: Path) -> None:
     Raises:
         MtdnnError: the trained weights are missing, were changed, or are those of another encoder.
     """
-    check_weights(folder)
-    description = folder / DESCRIPTION
-    settings = read_product(description)["settings"]
-    trained = load(folder, validate(RunSettings, settings, f"{description}: settings"))
+    trained, _ = load_trained(folder)
     for ours, theirs in ((model.encoder, trained.encoder), (model.pooler, trained.pooler)):
         try:
             ours.load_state_dict(theirs.state_dict())
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:300]
             raise MtdnnError(f"{folder}: is a model of another encoder: {reason}") from None
+
+
+def load_trained(folder: Path) -> tuple[MultiTaskModel, RunSettings]:
+    """Return a model that `save` wrote, on the CPU, and the settings with which it was trained.
+
+    Raises:
+        MtdnnError: the trained weights are missing or were changed.
+    """
+    check_weights(folder)
+    description = folder / DESCRIPTION
+    values = read_product(description)["settings"]
+    settings = validate(RunSettings, values, f"{description}: settings")
+    return load(folder, settings), settings
 
 
 def check_weights(folder: Path) -> None:

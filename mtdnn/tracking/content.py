@@ -27,6 +27,9 @@ from mtdnn.training.log import read_training
 MAX_POINTS = 1000
 """Points of a curve; a longer curve is averaged over this many windows of equal length."""
 
+OF_EVERY_STEP = {"learning_rate": "lr", "grad_norm": "grad_norm", "penalty": "penalty"}
+"""Curves that do not depend on the corpus, and their keys in the log; the last needs an anchor."""
+
 PROMOTED = ("HasAns_f1", "NoAns_exact", "null_odds_auc")
 """Scores of answers on the first slice that have no prefix in MLflow; measures have none either."""
 
@@ -64,7 +67,7 @@ class Curves:
 
     def __init__(self, counts: dict[str, int], start: int):
         self._totals = {f"loss/{corpus}": count for corpus, count in counts.items()}
-        self._totals |= dict.fromkeys(("learning_rate", "grad_norm"), sum(counts.values()))
+        self._totals |= dict.fromkeys(OF_EVERY_STEP, sum(counts.values()))
         self._start, self._seconds = start, 0.0
         self._closed: dict[str, int] = {}
         self._open: dict[str, list[float]] = {}
@@ -79,8 +82,7 @@ class Curves:
                 for name, value in line["readings"].items():
                     yield Point(f"system/{name}", float(value), time, line["step"])
                 continue
-            names = ((f"loss/{line['corpus']}", "loss"), ("learning_rate", "lr"))
-            for key, name in (*names, ("grad_norm", "grad_norm")):
+            for key, name in ((f"loss/{line['corpus']}", "loss"), *OF_EVERY_STEP.items()):
                 if line.get(name) is None:
                     continue
                 window = self._open.setdefault(key, [])

@@ -6,8 +6,10 @@ import json
 import math
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mtdnn.config.layout import RunFolder
@@ -85,9 +87,19 @@ class TrainingLog:
         return round(time.monotonic() - self._clock, 3)
 
     def add(
-        self, step: Step, loss: torch.Tensor, norm: torch.Tensor, rate: float, tokens: int
+        self,
+        step: Step,
+        loss: torch.Tensor,
+        norm: torch.Tensor,
+        rate: float,
+        tokens: int,
+        measured: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """Add a step whose loss and gradient norm, scalars, are still being computed."""
+        """Add a step whose loss and gradient norm, scalars, are still being computed.
+
+        What was measured after it, if anything, is added to its line; it may also be a scalar on
+        the device, the same in every process.
+        """
         line = {
             "step": step.step,
             "epoch": step.epoch,
@@ -97,6 +109,7 @@ class TrainingLog:
             "grad_norm": None,
             "tokens": tokens,
             "seconds": self.seconds,
+            **measured,
         }
         self.pending.append(_Pending(line, step.rows, loss, norm))
 
@@ -122,6 +135,7 @@ class TrainingLog:
         losses = self._team.mean(torch.stack([pending.loss for pending in self.pending]))
         norms = torch.stack([pending.norm for pending in self.pending])
         values = torch.stack([losses, norms], dim=1).tolist()
+        self._fetch_measured()
         for pending, (loss, norm) in zip(self.pending, values, strict=True):
             line = {**pending.line, "loss": loss, "grad_norm": norm}
             # All processes see it, but only one of them says so.
@@ -134,6 +148,21 @@ class TrainingLog:
             self.lines.append(line)
             self._recent.setdefault(line["corpus"], deque(maxlen=20)).append(loss)
         self.pending.clear()
+
+    def _fetch_measured(self) -> None:
+        """Read what else was measured on the device, all at once."""
+        import torch
+
+        places = [
+            (pending.line, key)
+            for pending in self.pending
+            for key, value in pending.line.items()
+            if isinstance(value, torch.Tensor)
+        ]
+        if places:
+            values = torch.stack([line[key] for line, key in places]).tolist()
+            for (line, key), value in zip(places, values, strict=True):
+                line[key] = value
 
     @property
     def note(self) -> str:

@@ -29,9 +29,11 @@ from mtdnn.model.batches import PackedBatch, batch_of
 from mtdnn.model.device import device_name, return_memory, use_device
 from mtdnn.model.fast import fast
 from mtdnn.model.multitask import MultiTaskModel, build
-from mtdnn.model.optimizer import DecoupledAdamax, optimizer_for
+from mtdnn.model.optimizer import MomentOptimizer, optimizer_for
 from mtdnn.model.saving import save, start_from
 from mtdnn.training import launch, schedule
+from mtdnn.training.anchor import anchor_record, pull_for
+from mtdnn.training.anchoring import Anchoring
 from mtdnn.training.checkpoints import Checkpoints
 from mtdnn.training.fingerprint import Fingerprint, check_gpus
 from mtdnn.training.journal import Journal, memory_mib
@@ -117,7 +119,7 @@ class Training:
     features: dict[str, Features]
     steps: list[schedule.Step]
     model: MultiTaskModel
-    optimizer: DecoupledAdamax
+    optimizer: MomentOptimizer
     first: int
     checkpoints: Checkpoints
     log: TrainingLog
@@ -239,22 +241,32 @@ def _learn(training: Training) -> None:
         stepper = stepper_for(
             training.model, training.optimizer, run.training, training.device, team, factors
         )
+        anchoring = _anchoring(training)
+        stepper.pull = anchoring.pull
         batches = batches_of(own, training.features, stepper.prepare)
         ahead = islice(paces(run, training.steps), training.first, None)
         for step, (_, weight), batch, pace in zip(left, parts, batches, ahead, strict=True):
             if pace.restarts:
                 training.optimizer.forget()
+            anchoring.before(step)
             random_state(run.seed, step.step, team.rank)
             try:
                 loss, norm = stepper.take(step.corpus, batch, pace.rate, weight, pace.head_rate)
             except torch.OutOfMemoryError:
                 raise _out_of_memory(step, batch, run.training) from None
             tokens = tokens_of(training.features[step.corpus], step.rows)
-            log.add(step, loss, norm, pace.rate, int(tokens.sum()))
+            measured = stepper.pull.measured() if stepper.pull else {}
+            log.add(step, loss, norm, pace.rate, int(tokens.sum()), measured)
             if _is_stopped(training, step.step + 1, stop):
                 break
             progress.advance(note=log.note)
     team.leave()
+
+
+def _anchoring(training: Training) -> Anchoring:
+    run, features, steps = training.run, training.features, training.steps
+    pull = pull_for(training.model, training.optimizer, run.training)
+    return Anchoring(training.run_dir, run, features, steps, pull, training.team)
 
 
 def _is_stopped(training: Training, done: int, stop: StopSignals) -> bool:
@@ -325,6 +337,7 @@ def _keep(training: Training) -> None:
             "steps": len(training.steps),
             "tokens": sum(line["tokens"] for line in lines),
             "parts": training.checkpoints.parts,
+            **anchor_record(training.model, training.optimizer),
         }
         description = {
             **training.fingerprint.record(),

@@ -20,7 +20,8 @@ from mtdnn.errors import printable
 from mtdnn.model.batches import PackedBatch
 from mtdnn.model.fast import fast
 from mtdnn.model.multitask import MultiTaskModel
-from mtdnn.model.optimizer import DecoupledAdamax, clip_scale, gradient_norm
+from mtdnn.model.optimizer import MomentOptimizer, clip_scale, gradient_norm
+from mtdnn.training.anchor import Pull
 from mtdnn.training.team import Team
 
 # Takes a function without arguments and returns one that repeats its work on the device.
@@ -29,7 +30,7 @@ Recorder = Callable[[Callable[[], None]], Callable[[], None]]
 
 def stepper_for(
     model: MultiTaskModel,
-    optimizer: DecoupledAdamax,
+    optimizer: MomentOptimizer,
     settings: TrainingSettings,
     device: torch.device,
     team: Team | None = None,
@@ -68,12 +69,15 @@ class Stepper:
         team: the processes that take each step together, each with a batch of its own; by default
             this one alone.
         loss_weights: factors of the losses of some corpora.
+
+    Attributes:
+        pull: what pulls the encoder towards an anchor; None without one.
     """
 
     def __init__(
         self,
         model: MultiTaskModel,
-        optimizer: DecoupledAdamax,
+        optimizer: MomentOptimizer,
         settings: TrainingSettings,
         device: torch.device,
         team: Team | None = None,
@@ -82,6 +86,7 @@ class Stepper:
         self.model, self.optimizer, self.settings = model, optimizer, settings
         self.device, self.team = device, team or Team(device)
         self.loss_weights = loss_weights
+        self.pull: Pull | None = None
 
     def prepare(self, batch: PackedBatch) -> PackedBatch:
         """Return a batch as `take` needs it; safe on another thread, while steps are taken."""
@@ -110,6 +115,8 @@ class Stepper:
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._backward(corpus, batch, weight)
+        if self.pull:
+            self.pull.apply()
         norm = gradient_norm(self.model.parameters())
         self._set_rates(rate, head_rate)
         self.optimizer.step(clip_scale(norm, self.settings.clip_norm))
@@ -156,7 +163,7 @@ class RecordedSteps(Stepper):
     def __init__(
         self,
         model: MultiTaskModel,
-        optimizer: DecoupledAdamax,
+        optimizer: MomentOptimizer,
         settings: TrainingSettings,
         device: torch.device,
         recorder: Recorder,
@@ -182,7 +189,8 @@ class RecordedSteps(Stepper):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         self._set_rates(rate, head_rate)
         self.optimizer.advance(self.model.trained_by(corpus))
-        shape: tuple[str | int, ...] = (corpus, *batch.shape, *self.optimizer.structure)
+        pulled = self.pull is not None and self.pull.active
+        shape: tuple[str | int, ...] = (corpus, pulled, *batch.shape, *self.optimizer.structure)
         if self._recorder and shape in self._recordings and not self._recordings[shape]:
             self._recordings[shape] = self._record(corpus, batch, self._recorder)
         if recording := self._recordings.setdefault(shape, None):
@@ -197,6 +205,8 @@ class RecordedSteps(Stepper):
         """Do the device's part of a step."""
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._backward(corpus, batch, 1.0)
+        if self.pull:
+            self.pull.apply()
         norm = gradient_norm(self.model.parameters())
         self.optimizer.apply(clip_scale(norm, self.settings.clip_norm))
         self._results.copy_(torch.stack([loss, norm]))

@@ -86,8 +86,8 @@ def phased(*phases: dict, weight: float = 0.8, **schedule: object) -> dict:
             "training.learning_rate: must be a finite number, not nan",
         ),
         (
-            {"training__optimizer": "adam"},
-            "training.optimizer: must be 'adamax' or 'adamax_legacy', not 'adam'",
+            {"training__optimizer": "sgd"},
+            "training.optimizer: must be 'adamax', 'adamax_legacy', 'adamw' or 'adam', not 'sgd'",
         ),
         (
             {"variants__longer": {"training": {"epochs": "many"}}},

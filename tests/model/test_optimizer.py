@@ -1,5 +1,7 @@
 """The optimizer and the learning rate equal independent implementations and hand formulas."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from mtdnn.config.settings import TrainingSettings
 from mtdnn.model import optimizer as optimization
 from mtdnn.model.multitask import build
 from mtdnn.model.optimizer import (
+    Adam,
     DecoupledAdamax,
     clip_scale,
     gradient_norm,
@@ -19,6 +22,12 @@ from mtdnn.model.optimizer import (
 from tests.support.tiny import make_encoder, make_tiny_experiment
 
 SHAPES = [(7,), (3, 5), (1,), (2, 3, 4), ()]
+KINDS = {
+    "adamax": DecoupledAdamax,
+    "adamax_legacy": partial(DecoupledAdamax, legacy=True),
+    "adamw": Adam,
+    "adam": partial(Adam, decoupled=False),
+}
 
 
 def parameters(seed=0):
@@ -75,17 +84,66 @@ def test_with_decay_it_is_the_formula(legacy):
     torch.testing.assert_close([p.detach().double() for p in ours], expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("legacy", [False, True])
-def test_rows_with_a_gradient_are_updated_like_a_whole_matrix(legacy, monkeypatch):
+def torchs(parameters, lr, decay, decoupled, betas=(0.9, 0.999)):
+    kind = torch.optim.AdamW if decoupled else torch.optim.Adam
+    return kind(parameters, lr=lr, betas=betas, eps=1e-8, weight_decay=decay, foreach=True)
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.5, 0.9), (0.0, 0.99)])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("decoupled", [True, False])
+def test_adam_is_torchs_to_the_bit(decoupled, decay, betas):
+    ours, theirs = parameters(), parameters()
+    rates = [1e-2 * (50 - step) / 50 for step in range(50)]
+    groups = [{"params": ours, "weight_decay": decay}]
+    run(Adam(groups, 1e-2, betas, decoupled=decoupled), ours, rates)
+    run(torchs(theirs, 1e-2, decay, decoupled, betas), theirs, rates)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert not torch.allclose(ours[1], parameters()[1])
+
+
+@pytest.mark.parametrize("decoupled", [True, False])
+def test_adam_with_its_numbers_on_the_device_is_torchs(decoupled):
+    """As on a GPU, where steps are recorded."""
+    ours, theirs = parameters(), parameters()
+    optimizer = Adam([{"params": ours, "weight_decay": 0.1}], 1e-2, decoupled=decoupled)
+    optimizer.keep_factors_on(torch.device("cpu"))
+    run(optimizer, ours)
+    run(torchs(theirs, 1e-2, 0.1, decoupled), theirs)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("decoupled", [True, False])
+def test_adam_resumes_torchs_state(decoupled):
+    """The first half is torch's own; ours continues from its moments."""
+    ours, theirs = parameters(), parameters()
+    drawn = list(gradients(8))
+    other, optimizer = torchs(theirs, 1e-2, 0.1, decoupled), None
+    for step, some_gradients in enumerate(drawn):
+        if step == 4:
+            groups = [{"params": ours, "weight_decay": 0.1}]
+            optimizer = Adam(groups, 1e-2, decoupled=decoupled)
+            for mine, its in zip(ours, theirs, strict=True):
+                mine.data.copy_(its)
+                state = {n: v.clone() for n, v in other.state[its].items()}
+                optimizer.state[mine] = {**state, "step": int(state["step"])}
+        for some, each in ((ours, optimizer), (theirs, other)):
+            for parameter, gradient in zip(some, some_gradients, strict=True):
+                parameter.grad = gradient.clone()
+            if each:
+                each.step()
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_with_a_gradient_are_updated_like_a_whole_matrix(kind, monkeypatch):
     monkeypatch.setattr("mtdnn.model.optimizer.PORTION_ELEMENTS", 12)  # of three rows
     generator = torch.Generator().manual_seed(1)
     start, outcomes = torch.randn(10, 4, generator=generator), []
     drawn = [torch.randint(0, 10, (number,), generator=generator) for number in (6, 1, 0, 9, 4)]
     for sparse in (True, False):
         words = nn.Parameter(start.clone())
-        optimizer = DecoupledAdamax(
-            [{"params": [words], "weight_decay": 0.1}], lr=0.1, legacy=legacy
-        )
+        optimizer = KINDS[kind]([{"params": [words], "weight_decay": 0.1}], lr=0.1)
         for number, rows in enumerate(drawn):
             words.grad = None
             looked_up = nn.functional.embedding(rows, words, sparse=sparse)
@@ -95,7 +153,7 @@ def test_rows_with_a_gradient_are_updated_like_a_whole_matrix(legacy, monkeypatc
             optimizer.step(clip_scale(norm, 3.0))
         seen = torch.cat(drawn).unique()
         outcomes += [words.detach(), optimizer.state[words]["exp_avg"]]
-        outcomes.append(optimizer.state[words]["exp_inf"][seen])
+        outcomes.append(optimizer.state[words][optimizer.second][seen])
     half = len(outcomes) // 2
     torch.testing.assert_close(outcomes[:half], outcomes[half:])
 
@@ -118,16 +176,16 @@ def test_a_factor_of_all_gradients_is_undone_and_that_of_some_is_not():
     assert sum(moved) > 2 * sum(usual)
 
 
-@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sparse", [False, True])
-def test_a_forgetful_optimizer_is_a_new_one(legacy, sparse):
+def test_a_forgetful_optimizer_is_a_new_one(kind, sparse):
     start, outcomes = torch.randn(6, 4, generator=torch.Generator().manual_seed(1)), []
     for anew in (False, True):
         words = nn.Parameter(start.clone())
-        optimizer = DecoupledAdamax([{"params": [words], "weight_decay": 0.1}], 0.1, legacy=legacy)
+        optimizer = KINDS[kind]([{"params": [words], "weight_decay": 0.1}], 0.1)
         for number, rows in enumerate(([0, 1, 2], [3, 1], [4, 5], [0, 4])):
             if number == 2 and anew:
-                optimizer = DecoupledAdamax(optimizer.param_groups, 0.1, legacy=legacy)
+                optimizer = KINDS[kind](optimizer.param_groups, 0.1)
             elif number == 2:
                 optimizer.forget()
             words.grad = None
@@ -138,11 +196,10 @@ def test_a_forgetful_optimizer_is_a_new_one(legacy, sparse):
     assert torch.equal(*outcomes)
 
 
-@pytest.mark.parametrize("legacy", [False, True])
-def test_a_parameter_without_gradient_is_unchanged(legacy):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_parameter_without_gradient_is_unchanged(kind):
     used, unused = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
-    groups = [{"params": [used, unused], "weight_decay": 0.5}]
-    optimizer = DecoupledAdamax(groups, lr=0.1, legacy=legacy)
+    optimizer = KINDS[kind]([{"params": [used, unused], "weight_decay": 0.5}], lr=0.1)
     for _ in range(5):
         used.grad = torch.ones(3)
         optimizer.step()
@@ -150,21 +207,22 @@ def test_a_parameter_without_gradient_is_unchanged(legacy):
 
     # Its first use is its own first step.
     fresh = nn.Parameter(torch.ones(3))
-    other = DecoupledAdamax([{"params": [fresh], "weight_decay": 0.5}], lr=0.1, legacy=legacy)
+    other = KINDS[kind]([{"params": [fresh], "weight_decay": 0.5}], lr=0.1)
     unused.grad, fresh.grad = torch.full((3,), 0.7), torch.full((3,), 0.7)
     optimizer.step()
     other.step()
     assert torch.equal(unused, fresh)
 
 
-def test_its_state_can_be_saved_and_loaded():
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_state_can_be_saved_and_loaded(kind):
     whole, halves = parameters(), parameters()
     drawn = list(gradients(8))
-    optimizers = [DecoupledAdamax([{"params": some}], lr=1e-2) for some in (whole, halves)]
+    optimizers = [KINDS[kind]([{"params": some}], lr=1e-2) for some in (whole, halves)]
     for step, some_gradients in enumerate(drawn):
         if step == 4:
             state = optimizers[1].state_dict()
-            optimizers[1] = DecoupledAdamax([{"params": halves}], lr=1e-2)
+            optimizers[1] = KINDS[kind]([{"params": halves}], lr=1e-2)
             optimizers[1].load_state_dict(state)
         for some, optimizer in zip((whole, halves), optimizers, strict=True):
             for parameter, gradient in zip(some, some_gradients, strict=True):
@@ -188,6 +246,7 @@ def test_decay_spares_biases_and_layer_norm(tmp_path):
         return {names[p] for g in groups if g["weight_decay"] for p in g["params"]}
 
     spared = set(names.values()) - decayed("adamax")
+    assert decayed("adamax") == decayed("adamw") == decayed("adam")
     assert spared == {n for n in names.values() if n.endswith("bias") or "LayerNorm" in n}
     assert {"pooler.dense.bias", "heads.cola.linear.bias"} < spared
     assert decayed("adamax_legacy") == set(names.values())
@@ -200,6 +259,12 @@ def test_settings_reach_the_optimizer():
         for group in optimizer_for(model, settings).param_groups:
             assert (group["betas"], group["eps"], group["lr"]) == ((0.8, 0.7), eps, 0.5)
             assert group["legacy"] == (kind == "adamax_legacy")
+    for kind in ("adam", "adamw"):
+        settings = TrainingSettings(optimizer=kind, beta1=0.8, beta2=0.7, learning_rate=0.5)
+        optimizer = optimizer_for(model, settings)
+        for group in optimizer.param_groups:
+            assert (group["betas"], group["eps"], group["lr"]) == ((0.8, 0.7), 1e-8, 0.5)
+            assert type(optimizer) is Adam and group["decoupled"] == (kind == "adamw")
 
 
 @pytest.mark.parametrize("steps", [1, 2, 9, 10, 37, 1184])
@@ -240,10 +305,11 @@ def test_a_scaled_step_is_torchs_clipping(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("legacy", [False, True])
-def test_the_compiled_update_equals_the_reference_path(legacy):
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_compiled_update_equals_the_reference_path(kind):
+    rule = optimization.adamax if kind.startswith("adamax") else optimization.adam
     outcomes = []
-    for function in (optimization.adamax, optimization.compiled(optimization.adamax)):
+    for function in (rule, optimization.compiled(rule)):
         generator = torch.Generator().manual_seed(1)
         lists = [
             [torch.randn(shape, generator=generator) for shape in ((30, 7), (5,), (2, 3))]
@@ -251,8 +317,12 @@ def test_the_compiled_update_equals_the_reference_path(legacy):
         ]
         lists[3] = [norm.abs() + 0.1 for norm in lists[3]]
         for rate in (0.1, 0.02):
-            numbers = (torch.tensor(0.5), torch.tensor(0.99), torch.tensor(rate))
-            function(*lists, *numbers, 0.9, 0.999, 1e-8, legacy)
+            numbers = [torch.tensor(number) for number in (0.5, 0.99, rate, 0.3)]
+            if rule is optimization.adamax:
+                function(*lists, *numbers[:3], 0.9, 0.999, 1e-8, kind == "adamax_legacy")
+            else:
+                numbers[1] = numbers[1] if kind == "adamw" else None
+                function(*lists, *numbers, 0.9, 0.999, 1e-8, 0.0 if kind == "adamw" else 0.1)
         outcomes.append(lists)
     torch.testing.assert_close(*outcomes)
 

@@ -98,7 +98,7 @@ def test_a_tail_does_not_change_losses_and_gradients(undropped, like_a_gpu, corp
 # --- recordings ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimizer", ["adamax", "adamax_legacy"])
+@pytest.mark.parametrize("optimizer", ["adamax", "adamax_legacy", "adamw", "adam"])
 @pytest.mark.parametrize("pooling", ["first", "mean"])
 def test_recorded_steps_equal_unrecorded_ones(undropped, like_a_gpu, pooling, optimizer):
     outcomes = []
@@ -145,16 +145,18 @@ def test_recorded_steps_know_loss_weights_head_rates_and_restarts(undropped, lik
     assert losses[0][1] == pytest.approx(0.2 * others[0][1], rel=1e-4)
 
 
-def test_it_makes_no_difference_when_a_step_is_recorded(undropped, like_a_gpu):
+@pytest.mark.parametrize("optimizer", ["adamax", "adamw", "adam"])
+def test_it_makes_no_difference_when_a_step_is_recorded(undropped, like_a_gpu, optimizer):
     """A resumed run, which records later, has a bit-identical result, with dropout."""
     outcomes = []
     for known in ("again", "never"):
-        training = RecordedTraining(undropped, head_dropout=0.3)
+        weights = {"squad": 0.2, "mnli": 3.0}
+        training = RecordedTraining(undropped, weights, optimizer=optimizer, head_dropout=0.3)
         for head in training.model.heads.values():
             head.dropout.p = 0.3
         if known == "never":
             training.stepper._recorder = None
-        outcomes.append((training.run(), training.state()))
+        outcomes.append((training.run(head_factor=10, restart=37), training.state()))
     assert outcomes[0][0] == outcomes[1][0]
     assert all(torch.equal(outcomes[0][1][name], outcomes[1][1][name]) for name in training.state())
 
