@@ -668,6 +668,32 @@ class StartingRun(Closed):
         return RunId(encoder, self.mixture, self.weight, self.variant, own)
 
 
+class San(Closed):
+    """MT-DNN's stochastic answer network: several turns over both texts of a pair, averaged."""
+
+    kind: Literal["san"] = "san"
+    turns: int = setting(
+        5,
+        "code",
+        description="number of turns, each with a prediction of its own",
+        ge=2,
+        le=100,
+    )
+    prediction_dropout: float = setting(
+        0.1,
+        "code",
+        description="probability that a turn's prediction is left out of the mean, in training "
+        "alone; one that is drawn always stays",
+        ge=0,
+        lt=1,
+    )
+
+
+HeadSettings = Annotated[
+    San, BeforeValidator(_with_kind, json_schema_input_type=Literal["san"] | San)
+]
+
+
 class TrainingSettings(Closed):
     """How a run is trained."""
 
@@ -736,6 +762,14 @@ class TrainingSettings(Closed):
         ge=0,
         lt=1,
     )
+    heads: dict[Name, HeadSettings] = setting(
+        {},
+        "paper",
+        description="heads of single corpora by name, by default a linear layer (the paper). san: "
+        "MT-DNN's stochastic answer network for pairs of sentences (sequence classification; Liu "
+        "et al. 2018, Liu et al. 2019), which the paper removes; or {kind: san, …} with settings "
+        "of its own (below). head_dropout is before each of its layers",
+    )
     span_loss: Literal["sum", "mean"] = setting(
         "sum", "paper", description="how the cross-entropies of start and end are combined"
     )
@@ -781,7 +815,7 @@ class TrainingSettings(Closed):
         return self.batch_sizes.get(corpus, self.batch_size)
 
 
-BY_CORPUS = ("batch_sizes", "learning_rates", "head_learning_rates", "loss_weights")
+BY_CORPUS = ("batch_sizes", "learning_rates", "head_learning_rates", "loss_weights", "heads")
 """Settings of training that hold a value for each of some corpora."""
 
 
@@ -881,7 +915,7 @@ class RunSettings(Closed):
         """
         training = self.training.model_dump(exclude={"activation_checkpointing"})
         for name in BY_CORPUS:
-            values = getattr(self.training, name)
+            values = training[name]
             training[name] = {corpus: values[corpus] for corpus in self.corpora if corpus in values}
         if self.training.gpus == 1:
             del training["gpus"]

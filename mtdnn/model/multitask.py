@@ -6,13 +6,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from mtdnn.config.settings import RunSettings
+from mtdnn.config.settings import CorpusSettings, RunSettings, San, TrainingSettings
 from mtdnn.data.encoder_types import COUNTS_AFTER_PADDING
 from mtdnn.model.attention import PACKED
 from mtdnn.model.batches import PackedBatch
 from mtdnn.model.heads import HEADS, Head, Pooler
 from mtdnn.model.layers import speed_up
 from mtdnn.model.pretrained import load_encoder
+from mtdnn.model.san import SanHead
 
 
 class MultiTaskModel(nn.Module):
@@ -46,7 +47,7 @@ class MultiTaskModel(nn.Module):
         encoder.pooler = None  # type: ignore[assignment] # a module may be set to None
         self.heads = nn.ModuleDict(
             {
-                name: HEADS[corpus.family](hidden, corpus, run.training)
+                name: _new_head(hidden, corpus, run.training, run.training.heads.get(name))
                 for name, corpus in run.corpora.items()
             }
         )
@@ -95,7 +96,7 @@ class MultiTaskModel(nn.Module):
         """Return the logits of a batch of `corpus`, fp32: (S, outputs), or (T, outputs)."""
         head = self.head(corpus)
         hidden = self.encode(batch)
-        logits: torch.Tensor = head(self.pool(hidden, batch) if head.pooled else hidden)
+        logits: torch.Tensor = head(self.pool(hidden, batch) if head.pooled else hidden, batch)
         return logits
 
     def pool(self, hidden: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
@@ -125,6 +126,14 @@ class MultiTaskModel(nn.Module):
         """Return the weights that a batch of `corpus` trains."""
         idle = set(self.idle(corpus))
         return [parameter for parameter in self.parameters() if parameter not in idle]
+
+
+def _new_head(
+    hidden: int, corpus: CorpusSettings, training: TrainingSettings, san: San | None
+) -> Head:
+    if san:
+        return SanHead(hidden, corpus, training, san)
+    return HEADS[corpus.family](hidden, corpus, training)
 
 
 def build(encoder: Path, run: RunSettings) -> MultiTaskModel:

@@ -316,7 +316,7 @@ def optimizer_for(model: nn.Module, settings: TrainingSettings) -> DecoupledAdam
         parameter
         for module in model.modules()
         for name, parameter in module.named_parameters(recurse=False)
-        if isinstance(module, nn.LayerNorm) or name == "bias"
+        if isinstance(module, nn.LayerNorm) or name.startswith("bias")
     }
     # Encoder, pooler and each head are groups: a step trains all of a group or nothing of it.
     parts: dict[tuple[str, bool], list[nn.Parameter]] = {}

@@ -106,7 +106,7 @@ def as_plain(
         The plain model, or None if the class for this encoder and task computes something else.
     """
     settings, head = run.corpora[corpus], model.head(corpus)
-    if head.pooled and run.encoder.pooling != "first":
+    if not head.is_linear or (head.pooled and run.encoder.pooling != "first"):
         return None
     if settings.labels:
         config.id2label = dict(enumerate(settings.labels))

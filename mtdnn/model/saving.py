@@ -185,6 +185,10 @@ def export(run_dir: Path, run: RunSettings, corpus: str, output: Path) -> None:
         raise MtdnnError(
             f"{run_dir}: was not trained on {corpus!r} but on {', '.join(run.corpora)}"
         )
+    if corpus in run.training.heads:
+        raise MtdnnError(
+            f"{run_dir}: {corpus} was trained with the head san, which no class of transformers has"
+        )
     pooled = HEADS[run.corpora[corpus].family].pooled
     if pooled and run.encoder.pooling != "first":
         raise MtdnnError(
