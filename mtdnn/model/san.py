@@ -63,16 +63,25 @@ class SanHead(LabelHead):
             premise, hypothesis = sentences(batch)
             dropped = self.dropout(tokens)
             state = _mean(dropped, self.summary(dropped)[..., 0], hypothesis)
-            predictions = []
-            for turn in range(self.turns):
-                if turn:
-                    state = self.cell(read, self.dropout(state))
-                query = self.attention(self.dropout(state))
-                scores = (self.dropout(tokens) @ query[..., None])[..., 0]
-                read = _mean(tokens, scores, premise)
-                both = torch.cat([state, read, (state - read).abs(), state * read], dim=1)
-                predictions.append(self.linear(self.dropout(both)).log_softmax(dim=1))
+            read = self._read(tokens, premise, state)
+            predictions = [self._predict(state, read)]
+            while len(predictions) < self.turns:
+                state = self.cell(read, self.dropout(state))
+                read = self._read(tokens, premise, state)
+                predictions.append(self._predict(state, read))
             return self._average(torch.stack(predictions, dim=1))
+
+    def _read(
+        self, tokens: torch.Tensor, premise: torch.Tensor, state: torch.Tensor
+    ) -> torch.Tensor:
+        """Return what a turn reads of the first sentence, (S, hidden), in a state, (S, hidden)."""
+        query = self.attention(self.dropout(state))
+        return _mean(tokens, (self.dropout(tokens) @ query[..., None])[..., 0], premise)
+
+    def _predict(self, state: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
+        """Return the logarithms of a turn's probabilities, (S, labels)."""
+        both = torch.cat([state, read, (state - read).abs(), state * read], dim=1)
+        return self.linear(self.dropout(both)).log_softmax(dim=1)
 
     def _average(self, predictions: torch.Tensor) -> torch.Tensor:
         """Return the logarithm of the mean of the turns' probabilities, (S, turns, labels)."""

@@ -69,7 +69,7 @@ def test_single_sentences_are_refused_in_one_line(tmp_path):
     run_dir, run = make_run_folder(tmp_path, mixture="squad_cola", rows=12)
     heads = {"heads": {"cola": "san"}}
     training = type(run.training).model_validate({**run.training.model_dump(), **heads})
-    with pytest.raises(MtdnnError, match="heads.cola: is for pairs .* no sentence2") as error:
+    with pytest.raises(MtdnnError, match=r"heads.cola: is for pairs .* no sentence2") as error:
         train(run_dir, run.model_copy(update={"training": training}), threads=1)
     assert "\n" not in str(error.value)
 
