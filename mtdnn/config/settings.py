@@ -694,6 +694,31 @@ HeadSettings = Annotated[
 ]
 
 
+class Lora(Closed):
+    """Low-rank adapters in place of the encoder's own weights (LoRA, Hu et al. 2022)."""
+
+    rank: int = setting(
+        8, "ours", description="r, the rank of the change of each matrix", ge=1, le=1024
+    )
+    alpha: int = setting(
+        8, "ours", description="the change is multiplied by alpha/rank", ge=1, le=10_000
+    )
+    dropout: float = setting(0.0, "ours", description="dropout of the adapters' inputs", ge=0, lt=1)
+    targets: list[Annotated[str, Field(max_length=64)]] | None = setting(
+        None,
+        "ours",
+        description="names, or ends of names, of the linear layers that are changed; by default "
+        "those of query and value (ModernBERT: of query, key and value, which are one matrix)",
+        min_length=1,
+    )
+    per: Literal["run", "corpus"] = setting(
+        "run",
+        "ours",
+        description="run: all corpora share the adapters; corpus: each has its own, so that only "
+        "the pooler is shared",
+    )
+
+
 class TrainingSettings(Closed):
     """How a run is trained."""
 
@@ -809,6 +834,28 @@ class TrainingSettings(Closed):
         "starts with, for instance {mixture: mnli} (STILTs, Phang et al. 2018); it is trained "
         "first. By default the pretrained encoder",
     )
+
+    frozen_layers: int | None = setting(
+        None,
+        "ours",
+        description="the embeddings and this many lower layers of the encoder keep the weights "
+        "that they start with (0: the embeddings alone); by default every weight is trained",
+        ge=0,
+    )
+    lora: Lora | None = setting(
+        None,
+        "ours",
+        description="low-rank adapters (LoRA, Hu et al. 2022, whose RoBERTa has rank 8 and alpha "
+        "8), for instance {rank: 8, per: corpus}: the encoder keeps the weights that it starts "
+        "with, and adapters, pooler and heads are trained. Needs the package peft. By default "
+        "every weight is trained",
+    )
+
+    @model_validator(mode="after")
+    def _freezes_once(self) -> "TrainingSettings":
+        if self.lora and self.frozen_layers is not None:
+            raise ValueError("frozen_layers: lora freezes the whole encoder; keep one of them")
+        return self
 
     def batch_size_of(self, corpus: str) -> int:
         """Return the number of items in a batch of a corpus."""

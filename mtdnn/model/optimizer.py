@@ -309,7 +309,8 @@ def optimizer_for(model: nn.Module, settings: TrainingSettings) -> DecoupledAdam
     """Return the optimizer of a run.
 
     As in BERT, weights decay except biases and LayerNorm; in MT-DNN's release (`adamax_legacy`)
-    all of them do. A group of parameters says whether it is one of a `head`.
+    all of them do. Frozen weights are left out. A group of parameters says whether it is one of a
+    `head`.
     """
     legacy = settings.optimizer == "adamax_legacy"
     spared = {
@@ -321,6 +322,8 @@ def optimizer_for(model: nn.Module, settings: TrainingSettings) -> DecoupledAdam
     # Encoder, pooler and each head are groups: a step trains all of a group or nothing of it.
     parts: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         part = ".".join(name.split(".")[: 2 if name.startswith("heads.") else 1])
         decays = legacy or parameter not in spared
         parts.setdefault((part, decays), []).append(parameter)

@@ -81,7 +81,8 @@ class SanHead(LabelHead):
     def _predict(self, state: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
         """Return the logarithms of a turn's probabilities, (S, labels)."""
         both = torch.cat([state, read, (state - read).abs(), state * read], dim=1)
-        return self.linear(self.dropout(both)).log_softmax(dim=1)
+        logits: torch.Tensor = self.linear(self.dropout(both))
+        return logits.log_softmax(dim=1)
 
     def _average(self, predictions: torch.Tensor) -> torch.Tensor:
         """Return the logarithm of the mean of the turns' probabilities, (S, turns, labels)."""
