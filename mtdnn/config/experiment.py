@@ -590,9 +590,19 @@ class Experiment(Closed):
                     for corpus, value in values.items()
                     if value == LOG_LABELS and not getattr(self.corpora.get(corpus), "labels", True)
                 )
+            yield from self._wrong_heads(f"{place}training.heads", training.get("heads"))
             yield from self._wrong_names(f"{place}schedule", override.schedule)
             if isinstance(corpus := _get(training.get("anchor"), "corpus"), str):
                 yield from _unknown(f"{place}training.anchor.corpus", [corpus], self.corpora)
+
+    def _wrong_heads(self, place: str, heads: Any) -> Iterator[str]:
+        """Yield a line for each corpus that cannot have the head that is given for it."""
+        for name in heads if isinstance(heads, Mapping) else []:
+            corpus = self.corpora.get(str(name))
+            if corpus and corpus.family != "sequence_classification":
+                yield f"{place}.{name}: is for sequence_classification, not for {corpus.family}"
+            elif corpus and getattr(corpus.source, "recipe", None) == "cola":
+                yield f"{place}.{name}: is for pairs of sentences, and cola has single ones"
 
     def _wrong_names(self, place: str, schedule: Mapping[str, Any]) -> Iterator[str]:
         """Yield a line for each unknown corpus in a schedule as it was written."""

@@ -719,6 +719,57 @@ class Anchor(Closed):
         return self
 
 
+class San(Closed):
+    """MT-DNN's stochastic answer network: several turns over both texts of a pair, averaged."""
+
+    kind: Literal["san"] = "san"
+    turns: int = setting(
+        5,
+        "code",
+        description="number of turns, each with a prediction of its own",
+        ge=2,
+        le=100,
+    )
+    prediction_dropout: float = setting(
+        0.1,
+        "code",
+        description="probability that a turn's prediction is left out of the mean, in training "
+        "alone; one that is drawn always stays",
+        ge=0,
+        lt=1,
+    )
+
+
+HeadSettings = Annotated[
+    San, BeforeValidator(_with_kind, json_schema_input_type=Literal["san"] | San)
+]
+
+
+class Lora(Closed):
+    """Low-rank adapters in place of the encoder's own weights (LoRA, Hu et al. 2022)."""
+
+    rank: int = setting(
+        8, "ours", description="r, the rank of the change of each matrix", ge=1, le=1024
+    )
+    alpha: int = setting(
+        8, "ours", description="the change is multiplied by alpha/rank", ge=1, le=10_000
+    )
+    dropout: float = setting(0.0, "ours", description="dropout of the adapters' inputs", ge=0, lt=1)
+    targets: list[Annotated[str, Field(max_length=64)]] | None = setting(
+        None,
+        "ours",
+        description="names, or ends of names, of the linear layers that are changed; by default "
+        "those of query and value (ModernBERT: of query, key and value, which are one matrix)",
+        min_length=1,
+    )
+    per: Literal["run", "corpus"] = setting(
+        "run",
+        "ours",
+        description="run: all corpora share the adapters; corpus: each has its own, so that only "
+        "the pooler is shared",
+    )
+
+
 class TrainingSettings(Closed):
     """How a run is trained."""
 
@@ -798,6 +849,14 @@ class TrainingSettings(Closed):
         ge=0,
         lt=1,
     )
+    heads: dict[Name, HeadSettings] = setting(
+        {},
+        "paper",
+        description="heads of single corpora by name, by default a linear layer (the paper). san: "
+        "MT-DNN's stochastic answer network for pairs of sentences (sequence classification; Liu "
+        "et al. 2018, Liu et al. 2019), which the paper removes; or {kind: san, …} with settings "
+        "of its own (below). head_dropout is before each of its layers",
+    )
     span_loss: Literal["sum", "mean"] = setting(
         "sum", "paper", description="how the cross-entropies of start and end are combined"
     )
@@ -847,12 +906,34 @@ class TrainingSettings(Closed):
         "`penalty`; by default none",
     )
 
+    frozen_layers: int | None = setting(
+        None,
+        "ours",
+        description="the embeddings and this many lower layers of the encoder keep the weights "
+        "that they start with (0: the embeddings alone); by default every weight is trained",
+        ge=0,
+    )
+    lora: Lora | None = setting(
+        None,
+        "ours",
+        description="low-rank adapters (LoRA, Hu et al. 2022, whose RoBERTa has rank 8 and alpha "
+        "8), for instance {rank: 8, per: corpus}: the encoder keeps the weights that it starts "
+        "with, and adapters, pooler and heads are trained. Needs the package peft. By default "
+        "every weight is trained",
+    )
+
+    @model_validator(mode="after")
+    def _freezes_once(self) -> "TrainingSettings":
+        if self.lora and self.frozen_layers is not None:
+            raise ValueError("frozen_layers: lora freezes the whole encoder; keep one of them")
+        return self
+
     def batch_size_of(self, corpus: str) -> int:
         """Return the number of items in a batch of a corpus."""
         return self.batch_sizes.get(corpus, self.batch_size)
 
 
-BY_CORPUS = ("batch_sizes", "learning_rates", "head_learning_rates", "loss_weights")
+BY_CORPUS = ("batch_sizes", "learning_rates", "head_learning_rates", "loss_weights", "heads")
 """Settings of training that hold a value for each of some corpora."""
 
 
@@ -952,7 +1033,7 @@ class RunSettings(Closed):
         """
         training = self.training.model_dump(exclude={"activation_checkpointing"})
         for name in BY_CORPUS:
-            values = getattr(self.training, name)
+            values = training[name]
             training[name] = {corpus: values[corpus] for corpus in self.corpora if corpus in values}
         if self.training.gpus == 1:
             del training["gpus"]

@@ -180,14 +180,36 @@ class Features:
 
 
 def training_features(layout: Layout, run: RunSettings) -> dict[str, Features]:
-    """Return the training features of every corpus of a run, by the corpus's name."""
-    return {
+    """Return the training features of every corpus of a run, by the corpus's name.
+
+    Raises:
+        MtdnnError: a file is missing or broken, or its texts do not fit the corpus's head.
+    """
+    found = {
         name: Features(
             layout.features(run.encoder_name, run.features_variant, name) / "train.arrow",
             corpus.family,
         )
         for name, corpus in run.corpora.items()
     }
+    for name in found.keys() & run.training.heads.keys():
+        check_pairs(found[name], name)
+    return found
+
+
+def check_pairs(features: Features, corpus: str) -> None:
+    """Check that the sequences of a corpus are pairs of texts, as its head needs them.
+
+    Raises:
+        MtdnnError: they are single texts.
+    """
+    columns = features.pick([0], ("input_ids", "token_type_ids")).columns
+    ids = columns["input_ids"]
+    # A single text has no second segment, and its separator at the end alone.
+    if not columns["token_type_ids"].any() and (ids == ids[-1]).sum() < 2:
+        raise MtdnnError(
+            f"training.heads.{corpus}: is for pairs of sentences, but {corpus} has no sentence2"
+        )
 
 
 def check_unchanged(layout: Layout, run: RunSettings, *splits: str) -> None:

@@ -12,7 +12,13 @@ import torch
 from mtdnn.config.dependencies import code_of
 from mtdnn.config.layout import Layout, RunFolder, outdated_by
 from mtdnn.config.settings import Family, RunSettings
-from mtdnn.data.features import ROWS_AT_A_TIME, Features, Sequences, check_unchanged
+from mtdnn.data.features import (
+    ROWS_AT_A_TIME,
+    Features,
+    Sequences,
+    check_pairs,
+    check_unchanged,
+)
 from mtdnn.evaluation.decoding import PREDICTIONS, Answers, Decoder, SpanLogits, predictions_table
 from mtdnn.evaluation.entities import OUTSIDE
 from mtdnn.machine.files import digest, read_columns, read_product
@@ -307,6 +313,8 @@ def outputs(
         The sequences of a batch, and their logits in fp32: (tokens, 2) for question answering,
         (tokens, tags) for token classification, (sequences, outputs of the head) for others.
     """
+    if corpus in run.training.heads:
+        check_pairs(features, corpus)
     ahead: tuple[Sequences, torch.Tensor] | None = None
     with Progress(f"evaluate {corpus}", len(features), "items") as progress:
         for items in batches:

@@ -24,16 +24,20 @@ class Head(nn.Module):
 
     Attributes:
         pooled: whether the head reads one pooled vector of each sequence instead of its tokens.
+        is_linear: whether the linear layer is all that it has, as in classes of transformers.
+        width: inputs of the linear layer, in multiples of `hidden`.
     """
 
     pooled: ClassVar[bool] = True
+    is_linear: ClassVar[bool] = True
+    width: ClassVar[int] = 1
     dropout: Dropout
     linear: nn.Linear
 
     def __init__(self, hidden: int, corpus: CorpusSettings, training: TrainingSettings):
         super().__init__()
         self.dropout = Dropout(training.head_dropout)
-        self.linear = nn.Linear(hidden, self.outputs(corpus))
+        self.linear = nn.Linear(self.width * hidden, self.outputs(corpus))
         nn.init.normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
 
@@ -42,7 +46,7 @@ class Head(nn.Module):
         """Return the number of outputs of the linear layer."""
         raise NotImplementedError
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, inputs: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
         """Return fp32 logits, (S, outputs) or (T, outputs), of inputs of size `hidden`."""
         # In fp32 whatever the precision of the encoder: logits rounded to bf16 would tie.
         with torch.autocast(inputs.device.type, enabled=False):

@@ -6,13 +6,19 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from mtdnn.config.settings import RunSettings
+from mtdnn.config.settings import CorpusSettings, RunSettings, San, TrainingSettings
 from mtdnn.data.encoder_types import COUNTS_AFTER_PADDING
+from mtdnn.model import lora
 from mtdnn.model.attention import PACKED
 from mtdnn.model.batches import PackedBatch
+from mtdnn.model.freezing import freeze
 from mtdnn.model.heads import HEADS, Head, Pooler
 from mtdnn.model.layers import speed_up
 from mtdnn.model.pretrained import load_encoder
+from mtdnn.model.san import SanHead
+
+SHARED = "shared"
+"""Name of the adapters that all corpora of a run share."""
 
 
 class MultiTaskModel(nn.Module):
@@ -29,6 +35,7 @@ class MultiTaskModel(nn.Module):
         pooler: the pretrained pooler, or a new one.
         heads: the head of each corpus, by name.
         pooling: what the pooler reads: the `first` token, or the `mean` of all tokens.
+        adapters: the corpora that have adapters of their own in the encoder.
         packed: whether the encoder takes packed batches; else it gets padded ones.
     """
 
@@ -46,10 +53,11 @@ class MultiTaskModel(nn.Module):
         encoder.pooler = None  # type: ignore[assignment] # a module may be set to None
         self.heads = nn.ModuleDict(
             {
-                name: HEADS[corpus.family](hidden, corpus, run.training)
+                name: _new_head(hidden, corpus, run.training, run.training.heads.get(name))
                 for name, corpus in run.corpora.items()
             }
         )
+        self.adapters: list[str] = []
         self.packed = encoder.config._attn_implementation == PACKED
         self._segments = getattr(encoder.config, "type_vocab_size", 0) > 1
 
@@ -94,8 +102,10 @@ class MultiTaskModel(nn.Module):
     def forward(self, corpus: str, batch: PackedBatch) -> torch.Tensor:
         """Return the logits of a batch of `corpus`, fp32: (S, outputs), or (T, outputs)."""
         head = self.head(corpus)
+        if corpus in self.adapters:
+            lora.use(self.encoder, corpus)
         hidden = self.encode(batch)
-        logits: torch.Tensor = head(self.pool(hidden, batch) if head.pooled else hidden)
+        logits: torch.Tensor = head(self.pool(hidden, batch) if head.pooled else hidden, batch)
         return logits
 
     def pool(self, hidden: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
@@ -115,16 +125,51 @@ class MultiTaskModel(nn.Module):
         return self.head(corpus).loss(self(corpus, batch), batch)
 
     def idle(self, corpus: str) -> list[nn.Parameter]:
-        """Return the weights outside the encoder that a batch of `corpus` does not use."""
+        """Return the trained weights that a batch of `corpus` does not use.
+
+        They are in heads, pooler and adapters.
+        """
         others = [head for name, head in self.heads.items() if name != corpus]
         if not self.head(corpus).pooled:
             others.append(self.pooler)
-        return [parameter for module in others for parameter in module.parameters()]
+        unused = [parameter for module in others for parameter in module.parameters()]
+        for name in self.adapters:
+            unused += lora.weights(self.encoder, name) if name != corpus else []
+        return unused
 
     def trained_by(self, corpus: str) -> list[nn.Parameter]:
         """Return the weights that a batch of `corpus` trains."""
         idle = set(self.idle(corpus))
-        return [parameter for parameter in self.parameters() if parameter not in idle]
+        return [p for p in self.parameters() if p.requires_grad and p not in idle]
+
+
+def _new_head(
+    hidden: int, corpus: CorpusSettings, training: TrainingSettings, san: San | None
+) -> Head:
+    if san:
+        return SanHead(hidden, corpus, training, san)
+    return HEADS[corpus.family](hidden, corpus, training)
+
+
+def restrict(model: MultiTaskModel, run: RunSettings) -> None:
+    """Limit what is trained of a new model's encoder, as a run's settings say.
+
+    Raises:
+        MtdnnError: the encoder does not have such layers, or peft is missing.
+    """
+    settings = run.training
+    if settings.frozen_layers is not None:
+        freeze(model.encoder, settings.frozen_layers)
+    if settings.lora:
+        add_adapters(model, run)
+
+
+def add_adapters(model: MultiTaskModel, run: RunSettings) -> None:
+    """Add the adapters of a run's `training.lora` to its model, whose encoder they freeze."""
+    assert run.training.lora is not None
+    shared = run.training.lora.per == "run"
+    lora.add(model.encoder, run.training.lora, [SHARED] if shared else list(run.corpora))
+    model.adapters = [] if shared else list(run.corpora)
 
 
 def build(encoder: Path, run: RunSettings) -> MultiTaskModel:

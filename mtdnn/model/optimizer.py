@@ -438,18 +438,21 @@ def optimizer_for(model: nn.Module, settings: TrainingSettings) -> MomentOptimiz
     """Return the optimizer of a run.
 
     As in BERT, weights decay except biases and LayerNorm; in MT-DNN's release (`adamax_legacy`)
-    all of them do. A group of parameters says whether it is one of a `head`.
+    all of them do. Frozen weights are left out. A group of parameters says whether it is one of a
+    `head`.
     """
     legacy = settings.optimizer == "adamax_legacy"
     spared = {
         parameter
         for module in model.modules()
         for name, parameter in module.named_parameters(recurse=False)
-        if isinstance(module, nn.LayerNorm) or name == "bias"
+        if isinstance(module, nn.LayerNorm) or name.startswith("bias")
     }
     # Encoder, pooler and each head are groups: a step trains all of a group or nothing of it.
     parts: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         part = ".".join(name.split(".")[: 2 if name.startswith("heads.") else 1])
         decays = legacy or parameter not in spared
         parts.setdefault((part, decays), []).append(parameter)

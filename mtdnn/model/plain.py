@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from mtdnn.config.settings import RunSettings
+from mtdnn.model.lora import merged
 from mtdnn.model.multitask import MultiTaskModel
 from mtdnn.model.pretrained import without_messages
 
@@ -99,19 +100,20 @@ def as_plain(
     Args:
         model: the model.
         run: its settings.
-        corpus: the corpus whose head is taken.
+        corpus: the corpus whose head is taken, and its adapters if it has its own.
         config: the configuration of the encoder; changed in place.
 
     Returns:
         The plain model, or None if the class for this encoder and task computes something else.
     """
     settings, head = run.corpora[corpus], model.head(corpus)
-    if head.pooled and run.encoder.pooling != "first":
+    if not head.is_linear or (head.pooled and run.encoder.pooling != "first"):
         return None
     if settings.labels:
         config.id2label = dict(enumerate(settings.labels))
         config.label2id = {label: number for number, label in enumerate(settings.labels)}
-    return plain_model(settings.family, config, model.encoder, model.pooler, head.linear)
+    encoder = merged(model.encoder, corpus)
+    return plain_model(settings.family, config, encoder, model.pooler, head.linear)
 
 
 def plain_model(

@@ -16,8 +16,10 @@ from mtdnn.data.architectures import read_config
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_product, replacing, save_tensors, sha256
 from mtdnn.machine.progress import say
+from mtdnn.model import lora
 from mtdnn.model.heads import HEADS
-from mtdnn.model.multitask import MultiTaskModel
+from mtdnn.model.lora import merged
+from mtdnn.model.multitask import MultiTaskModel, add_adapters
 from mtdnn.model.plain import UNUSED, PlainModel, as_plain, places
 from mtdnn.model.pretrained import empty_encoder
 
@@ -35,8 +37,10 @@ def save(model: MultiTaskModel, run: RunSettings, encoder: Path, folder: Path) -
     """Write a trained model as a plain Hugging Face model of the target's task family.
 
     What that model does not have (other heads, often the pooler) is stored next to it in
-    `heads.safetensors`. If no class of transformers has the target's head, the plain model is the
-    encoder alone, and a message says so.
+    `heads.safetensors`. Adapters are merged into the plain model's weights; where each corpus has
+    its own, those of the target are, and all of them are stored next to it with the weights that
+    they change. If no class of transformers has the target's head, the plain model is the encoder
+    alone, and a message says so.
 
     Args:
         model: the trained model.
@@ -51,23 +55,30 @@ def save(model: MultiTaskModel, run: RunSettings, encoder: Path, folder: Path) -
             f"{folder}: no class of transformers has the head of {run.target} ({family}) on this "
             "encoder; AutoModel opens the encoder without it"
         )
-        plain = _encoder_alone(model, read_config(encoder))
+        plain = _encoder_alone(model, run, read_config(encoder))
     moved = _moved(model, run, plain.weights)
+    adapted = _adapted(model) if model.adapters else set()
     heads = {
         name: value
         for name, value in model.state_dict().items()
-        if not name.startswith(("encoder.", *moved))
+        if name in adapted or not name.startswith(("encoder.", *moved))
     }
     _write(plain, folder)
     save_tensors(heads, folder / WEIGHTS[1], {"format": "pt"})
     _copy_tokenizer(encoder, folder)
 
 
-def _encoder_alone(model: MultiTaskModel, config: PretrainedConfig) -> PlainModel:
-    config.architectures = [type(model.encoder).__name__]
-    prefix = model.encoder.base_model_prefix
-    weights = {f"{prefix}.{k}": v for k, v in model.encoder.state_dict().items()}
+def _encoder_alone(model: MultiTaskModel, run: RunSettings, config: PretrainedConfig) -> PlainModel:
+    encoder = merged(model.encoder, run.target)
+    config.architectures = [type(encoder).__name__]
+    prefix = encoder.base_model_prefix
+    weights = {f"{prefix}.{k}": v for k, v in encoder.state_dict().items()}
     return PlainModel(config, weights)
+
+
+def _adapted(model: MultiTaskModel) -> set[str]:
+    """Names of the encoder's weights that corpora's own adapters change, and of the adapters."""
+    return {f"encoder.{name}" for name in lora.adapted(model.encoder)}
 
 
 def _write(plain: PlainModel, folder: Path) -> None:
@@ -100,6 +111,8 @@ def load(folder: Path, run: RunSettings) -> MultiTaskModel:
     check_weights(folder)
     _check_unchanged(folder)
     model = MultiTaskModel(empty_encoder(folder, run), run)
+    if run.training.lora and run.training.lora.per == "corpus":
+        add_adapters(model, run)
     weights = _weights(folder / WEIGHTS[0])
     moved = _moved(model, run, weights) | {"encoder.": f"{model.encoder.base_model_prefix}."}
     state = {}
@@ -108,6 +121,8 @@ def load(folder: Path, run: RunSettings) -> MultiTaskModel:
             state[part + name.removeprefix(place)] = weights.pop(name)
     state |= {name: value for name, value in weights.items() if not name.startswith(UNUSED)}
     state |= _weights(folder / WEIGHTS[1])
+    for name in {lora.plain_name(name) for name in _adapted(model)} - _adapted(model):
+        state.pop(name, None)  # merged with an adapter, for plain classes alone
     for name, expected in model.state_dict().items():
         if name in state and state[name].dtype != expected.dtype:  # would be converted silently
             raise MtdnnError(
@@ -128,8 +143,9 @@ def start_from(model: MultiTaskModel, folder: Path) -> None:
     Raises:
         MtdnnError: the trained weights are missing, were changed, or are those of another encoder.
     """
-    trained, _ = load_trained(folder)
-    for ours, theirs in ((model.encoder, trained.encoder), (model.pooler, trained.pooler)):
+    trained, settings = load_trained(folder)
+    encoder = merged(trained.encoder, settings.target)
+    for ours, theirs in ((model.encoder, encoder), (model.pooler, trained.pooler)):
         try:
             ours.load_state_dict(theirs.state_dict())
         except RuntimeError as error:
@@ -194,6 +210,10 @@ def export(run_dir: Path, run: RunSettings, corpus: str, output: Path) -> None:
     if corpus not in run.corpora:
         raise MtdnnError(
             f"{run_dir}: was not trained on {corpus!r} but on {', '.join(run.corpora)}"
+        )
+    if corpus in run.training.heads:
+        raise MtdnnError(
+            f"{run_dir}: {corpus} was trained with the head san, which no class of transformers has"
         )
     pooled = HEADS[run.corpora[corpus].family].pooled
     if pooled and run.encoder.pooling != "first":

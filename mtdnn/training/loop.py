@@ -28,7 +28,7 @@ from mtdnn.machine.staging import finish_publishing, publishing
 from mtdnn.model.batches import PackedBatch, batch_of
 from mtdnn.model.device import device_name, return_memory, use_device
 from mtdnn.model.fast import fast
-from mtdnn.model.multitask import MultiTaskModel, build
+from mtdnn.model.multitask import MultiTaskModel, build, restrict
 from mtdnn.model.optimizer import MomentOptimizer, optimizer_for
 from mtdnn.model.saving import save, start_from
 from mtdnn.training import launch, schedule
@@ -190,6 +190,7 @@ def _initial_model(layout: Layout, run: RunSettings) -> MultiTaskModel:
     model = build(layout.encoder(run.encoder_name), run)
     if run.start:
         start_from(model, RunFolder(layout.run(run.start)).model)
+    restrict(model, run)
     return model
 
 

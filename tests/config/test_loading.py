@@ -268,6 +268,34 @@ def phased(*phases: dict, weight: float = 0.8, **schedule: object) -> dict:
             "training.loss_weights.cola: must be 'log_labels', not 'log_lables'",
         ),
         (
+            {"training__heads": {"squad": "san"}},
+            "training.heads.squad: is for sequence_classification, not for question_answering",
+        ),
+        (
+            {"training__heads": {"cola": {"kind": "san", "turns": 1}}},
+            "training.heads.cola.turns: must be at least 2, not 1",
+        ),
+        (
+            {"training__heads": {"coal": "san"}},
+            "training.heads: unknown name 'coal'; did you mean 'cola'?",
+        ),
+        (
+            {"training__lora": {}, "training__frozen_layers": 2},
+            "training: frozen_layers: lora freezes the whole encoder; keep one of them",
+        ),
+        (
+            {"training__lora": {"rank": 0}},
+            "training.lora.rank: must be at least 1, not 0",
+        ),
+        (
+            {"variants__longer": {"training": {"lora": {"per": "task"}}}},
+            "variants.longer: training.lora.per: must be 'run' or 'corpus', not 'task'",
+        ),
+        (
+            {"variants__longer": {"training": {"frozen_layers": -1}}},
+            "variants.longer: training.frozen_layers: must be at least 0, not -1",
+        ),
+        (
             {"training__loss_weights": {"cola": 0}},
             "training.loss_weights.cola: must be greater than 0, not 0",
         ),
