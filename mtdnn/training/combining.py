@@ -12,16 +12,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from itertools import combinations_with_replacement
 from types import MappingProxyType
 
 import torch
 from torch import nn
 
+from mtdnn.config.joint import missing_packages
 from mtdnn.config.phases import phases_of_run
 from mtdnn.config.settings import (
-    AnyCombination,
     CAGrad,
     GradVac,
     Mean,
@@ -39,30 +38,6 @@ from mtdnn.training.policies import shares
 from mtdnn.training.schedule import supplies_of
 from mtdnn.training.stepper import Stepper
 
-NEEDS = {
-    "mean": (),
-    "pcgrad": ("torchjd",),
-    "gradvac": ("torchjd",),
-    "cagrad": ("torchjd", "cvxpy", "clarabel"),
-    "upgrad": ("torchjd", "qpsolvers", "quadprog"),
-    "nash_mtl": ("torchjd", "cvxpy", "ecos"),
-}
-"""The packages that each combination needs."""
-
-
-def check_installed(combination: AnyCombination) -> None:
-    """Check that the packages of a combination are installed.
-
-    Raises:
-        MtdnnError: one is missing.
-    """
-    kind = combination.kind
-    if missing := [name for name in NEEDS[kind] if find_spec(name) is None]:
-        raise MtdnnError(
-            f"training.combine: {kind} needs {', '.join(missing)}; "
-            "install it with pip install 'mtdnn[interference]'"
-        )
-
 
 class Combiner(nn.Module):
     """Turns the inner products of the gradients of some corpora into their weights.
@@ -72,20 +47,21 @@ class Combiner(nn.Module):
     random state.
 
     Args:
-        combination: the method.
+        training: the run's settings; `combine` is the method.
         corpora: the corpora of the run.
 
     Raises:
-        MtdnnError: a package that it needs is missing.
+        MtdnnError: a package that the method needs is missing.
     """
 
     cosines: torch.Tensor
     bargain: torch.Tensor
 
-    def __init__(self, combination: AnyCombination, corpora: Sequence[str]):
+    def __init__(self, training: TrainingSettings, corpora: Sequence[str]):
         super().__init__()
-        check_installed(combination)
-        self._combination = combination
+        if missing := missing_packages(training):
+            raise MtdnnError(missing)
+        self._combination = combination = training.combine
         self._places = {name: place for place, name in enumerate(corpora)}
         count = len(corpora)
         if isinstance(combination, GradVac):
@@ -103,18 +79,16 @@ class Combiner(nn.Module):
         Raises:
             MtdnnError: a solver fails.
         """
-        size, count = products.diagonal().sum(), len(corpora)
-        # Of gradients that are zero or not finite the mean is zero or, as the log will say, not
-        # finite.
-        if isinstance(self._combination, Mean) or not (size.isfinite() and size > 0):
+        squares, count = products.diagonal(), len(corpora)
+        # Where a gradient is zero nothing conflicts; one that is not finite ends training soon.
+        usable = bool(products.isfinite().all() and (squares > 0).all())
+        if isinstance(self._combination, Mean) or not usable:
             return torch.full((count,), 1 / count, dtype=torch.float64)
         places = torch.tensor([self._places[name] for name in corpora])
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of solvers, about their speed
-                # No weight depends on the common length of the gradients, but torchjd takes short
-                # ones for zero.
-                return self._weights(products / size, places)
+                return self._weights(products, places)
         except Exception as error:  # solvers raise all kinds of exceptions
             reason = printable(str(error), 200)
             raise MtdnnError(
@@ -125,15 +99,18 @@ class Combiner(nn.Module):
     def _weights(self, products: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         from torchjd import aggregation
 
+        # These weights do not depend on the common length of the gradients, but torchjd takes
+        # short ones for zero.
+        scaled = products / products.diagonal().sum()
         match self._combination:
             case PCGrad():
-                return aggregation.PCGradWeighting()(products)
+                return aggregation.PCGradWeighting()(scaled)
             case CAGrad(c=c):
-                return aggregation.CAGradWeighting(c=c)(products)
+                return aggregation.CAGradWeighting(c=c)(scaled)
             case UPGrad():
-                return aggregation.UPGradWeighting()(products)
+                return aggregation.UPGradWeighting()(scaled)
             case GradVac(beta=beta):
-                return self._vaccinated(beta, products, places)
+                return self._vaccinated(beta, scaled, places)
             case NashMTL(rounds=rounds):
                 return self._bargained(rounds, products, places)
         raise AssertionError(self._combination)
@@ -154,10 +131,15 @@ class Combiner(nn.Module):
         return weights
 
     def _bargained(self, rounds: int, products: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """The weights of Nash-MTL, whose search begins with those of the step before."""
+        """The weights of Nash-MTL, whose search begins with those of the step before.
+
+        Each gradient is scaled to length 1, which its weight in the bargain undoes, so that the
+        search begins near its end. If it fails, torchjd keeps the weights with which it began.
+        """
         from torchjd.aggregation import NashMTL as Bargain
 
-        values, vectors = torch.linalg.eigh(products)
+        lengths = products.diagonal().sqrt()
+        values, vectors = torch.linalg.eigh(products / lengths / lengths[:, None])
         # Rows with the same inner products as the gradients have.
         rows = vectors * values.clamp(min=0).sqrt()
         # Not limited in their sum, which training.clip_norm does.
@@ -165,7 +147,7 @@ class Combiner(nn.Module):
         weighting.prvs_alpha = self.bargain[places].numpy()
         weights = weighting(rows)
         self.bargain[places] = weights
-        return weights
+        return weights / lengths
 
 
 # --- gradients -------------------------------------------------------------------------------

@@ -182,7 +182,7 @@ def _prepare(
                 model = _initial_model(layout, run).to(device).train()
                 optimizer = optimizer_for(model, run.training)
                 joint = run.has_joint_steps
-                combiner = Combiner(run.training.combine, list(run.corpora)) if joint else None
+                combiner = Combiner(run.training, list(run.corpora)) if joint else None
                 first, lines = checkpoints.restore(_learned(model, combiner), optimizer)
                 log = TrainingLog(lines, journal, team)
                 yield Training(

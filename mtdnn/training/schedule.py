@@ -287,7 +287,7 @@ def length(steps: Sequence[Step]) -> int:
 
 
 def counts(run_dir: Path) -> list[dict[str, int]]:
-    """Return the number of steps of each corpus, in each phase, of a run's schedule.
+    """Return the number of batches of each corpus, in each phase, of a run's schedule.
 
     There are none if the file is missing or damaged.
     """
@@ -301,8 +301,16 @@ def counts(run_dir: Path) -> list[dict[str, int]]:
     return [phases[number] for number in sorted(phases)]
 
 
+def numbers_of_steps(run: RunSettings, batches: Sequence[Mapping[str, int]]) -> list[int]:
+    """Return the number of steps of each phase of a run from that of each corpus's batches."""
+    return [
+        max(each.values()) if phase.schedule.joint else sum(each.values())
+        for phase, each in zip(phases_of_run(run), batches, strict=False)
+    ]
+
+
 def intended_shares(run_dir: Path, run: RunSettings) -> list[dict[str, float]]:
-    """Return the share of the steps that each corpus should have, for each phase of a run.
+    """Return the share of the batches that each corpus should have, for each phase of a run.
 
     Args:
         run_dir: the run's folder, with its schedule.
