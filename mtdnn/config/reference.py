@@ -16,6 +16,7 @@ from mtdnn.config.experiment import (
     WordCount,
 )
 from mtdnn.config.settings import (
+    CAGrad,
     Closed,
     CorpusSettings,
     DecodingSettings,
@@ -23,8 +24,10 @@ from mtdnn.config.settings import (
     FeatureSettings,
     FilesCorpus,
     FilesEncoder,
+    GradVac,
     HubCorpus,
     HubEncoder,
+    NashMTL,
     Phase,
     Proportional,
     ScheduleSettings,
@@ -56,6 +59,9 @@ STRUCTURE: dict[str, type[Closed]] = {
     "schedule.policy, kind: proportional": Proportional,
     "schedule.policy, kind: temperature": Temperature,
     "schedule.phases": Phase,
+    "training.combine, kind: gradvac": GradVac,
+    "training.combine, kind: cagrad": CAGrad,
+    "training.combine, kind: nash_mtl": NashMTL,
     "training.start_from": StartingRun,
     "variants.NAME": Variant,
     "slices.NAME": Slice,

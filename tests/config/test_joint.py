@@ -42,11 +42,6 @@ def with_joint(training=None, **schedule):
             "variants.joint: schedule: dry: in joint steps it is always refill; leave it out",
         ),
         (
-            {},
-            {"steps_of_weight": 0.5},
-            "variants.joint: schedule: steps_of_weight: is not for joint steps; use steps",
-        ),
-        (
             {"gpus": 2},
             {},
             f"{ROW}: training.gpus: a run with joint steps is trained on one, not 2",
@@ -54,8 +49,8 @@ def with_joint(training=None, **schedule):
         (
             {"learning_rates": {"cola": 1e-3}},
             {},
-            f"{ROW}: training.learning_rates: a joint step has one learning rate; leave out cola or "
-            "set training.loss_weights",
+            f"{ROW}: training.learning_rates: a joint step has one learning rate; leave out cola "
+            "or set training.loss_weights",
         ),
         (
             {"head_learning_rates": {"squad": 1e-3}},
@@ -71,8 +66,8 @@ def with_joint(training=None, **schedule):
         (
             {"combine": "pcgard"},
             {},
-            "variants.joint: training.combine.kind: must be 'mean', 'pcgrad', 'gradvac', 'cagrad', "
-            "'upgrad' or 'nash_mtl', not 'pcgard'",
+            "variants.joint: training.combine: kind must be one of 'mean', 'pcgrad', 'gradvac', "
+            "'cagrad', 'upgrad', 'nash_mtl'",
         ),
         (
             {"combine": {"kind": "cagrad", "c": 1}},
@@ -85,6 +80,18 @@ def test_a_mistake_is_one_line(training, schedule, message):
     with pytest.raises(MtdnnError) as error:
         parse(with_joint(training, **schedule), where="small.yaml")
     assert str(error.value) == f"small.yaml: {message}"
+
+
+def test_a_control_of_one_corpus_has_no_joint_steps():
+    given = small(
+        variants__longer={"schedule": {"joint": True, "steps_of_weight": 0.5}},
+        tables__table1__rows__0__variant="longer",
+    )
+    with pytest.raises(MtdnnError) as error:
+        parse(given, where="small.yaml")
+    assert str(error.value) == (
+        "small.yaml: variants.longer: schedule: steps_of_weight: is not for joint steps; use steps"
+    )
 
 
 def test_joint_steps_of_a_phase_are_enough_and_one_corpus_is_allowed():
