@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mtdnn.config.anchors import wrong_anchor
+from mtdnn.config.joint import wrong_joint_steps
 from mtdnn.config.layout import Layout, RunId, weight_text
 from mtdnn.config.phases import phases_of, uses_weight, wrong_phases
 from mtdnn.config.settings import (
@@ -513,6 +514,10 @@ class Experiment(Closed):
             yield from (f"{place}.variant: {row.variant}: {line}" for line in lines)
             lines = self._wrong_anchors(row, schedule, target)
             yield from (f"{place}.variant: {row.variant}: {line}" for line in lines)
+        training = self._training(override)
+        if schedule and training:
+            lines = wrong_joint_steps(schedule, training, mixture.corpora)
+            yield from (f"{place}.variant: {row.variant}: {line}" for line in lines)
         if not alone and "steps_of_weight" in self.override(row.variant).schedule:
             yield (
                 f"{place}.variant: {row.variant} has schedule.steps_of_weight, which is "
@@ -555,6 +560,15 @@ class Experiment(Closed):
         try:
             return ScheduleSettings.model_validate(
                 {**self.schedule.model_dump(), **override.schedule}
+            )
+        except ValidationError:
+            return None
+
+    def _training(self, override: Variant) -> TrainingSettings | None:
+        """The settings of training with a variant's overrides; None if they are wrong."""
+        try:
+            return TrainingSettings.model_validate(
+                {**self.training.model_dump(), **override.training}
             )
         except ValidationError:
             return None

@@ -11,7 +11,13 @@ from pydantic_core import ErrorDetails
 from mtdnn.config.credentials import take_credentials
 from mtdnn.config.experiment import Experiment, nearest
 from mtdnn.config.layout import RunId
-from mtdnn.config.settings import WORD_OR_NUMBER, Closed, PolicyKind, RunSettings
+from mtdnn.config.settings import (
+    WORD_OR_NUMBER,
+    Closed,
+    CombinationKind,
+    PolicyKind,
+    RunSettings,
+)
 from mtdnn.config.yaml_files import read_yaml
 from mtdnn.errors import MtdnnError
 
@@ -141,6 +147,7 @@ def _mistakes(
 _KINDS = (
     *("hub", "files", "wheel", "synthetic", "[key]"),
     *get_args(PolicyKind),
+    *get_args(CombinationKind),
     *WORD_OR_NUMBER,
 )
 _TYPES = {

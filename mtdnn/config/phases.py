@@ -40,7 +40,7 @@ class RunPhase:
     def refills(self) -> bool:
         """Whether a corpus that runs dry before the epoch ends is reshuffled."""
         fixed = self.end == "steps" or self.schedule.policy.kind == "shuffled"
-        return fixed or self.schedule.dry == "refill"
+        return fixed or self.schedule.joint or self.schedule.dry == "refill"
 
     @property
     def uses_weight(self) -> bool:

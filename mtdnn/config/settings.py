@@ -513,6 +513,7 @@ class Phase(Closed):
     spread: Spread | None = Field(None, description="by default the schedule's")
     dry: Dry | None = Field(None, description="by default the schedule's")
     recut: Recut | None = Field(None, description="by default the schedule's")
+    joint: bool | None = Field(None, description="by default the schedule's")
 
 
 class ScheduleSettings(Closed):
@@ -574,6 +575,13 @@ class ScheduleSettings(Closed):
         gt=0,
         lt=1,
     )
+    joint: bool = setting(
+        False,
+        "ours",
+        description="whether a step takes a batch of every corpus and training.combine makes one "
+        "gradient of theirs; the shares of a policy that draws are then the weights of the "
+        "gradients, and a corpus that runs dry is reshuffled",
+    )
     phases: list[Phase] = setting(
         [],
         "ours",
@@ -600,6 +608,11 @@ class ScheduleSettings(Closed):
                 yield f"{place}: has both steps and epochs; keep one of them"
             given = phase.model_fields_set & ScheduleSettings.model_fields.keys()
             yield from (f"{place}.{line}" for line in _misfits(self.of_phase(phase), given))
+
+    @property
+    def has_joint_steps(self) -> bool:
+        """Whether steps of a phase, or of the only one, are joint."""
+        return any(self.of_phase(phase).joint for phase in self.phases or [Phase()])
 
     def of_phase(self, phase: Phase) -> "ScheduleSettings":
         """Return the settings of a phase: its own, and for the rest these."""
@@ -630,6 +643,19 @@ def _misfits(schedule: ScheduleSettings, given: Iterable[str]) -> Iterator[str]:
         yield f"dry: {why} it is always refill; leave it out"
     if schedule.dry == "renormalise" and "dry" in changed and policy == "round_robin":
         yield "dry: round_robin has no shares to divide; use refill or skip"
+    if schedule.joint:
+        yield from _misfits_of_joint(schedule, changed)
+
+
+def _misfits_of_joint(schedule: ScheduleSettings, changed: set[str]) -> Iterator[str]:
+    """Yield a line for each changed setting that means nothing where a step has all corpora."""
+    policy = schedule.policy.kind
+    if policy in ("round_robin", "shuffled"):
+        yield f"joint: a step has a batch of every corpus, so {policy} orders nothing; use uniform"
+    if "dry" in changed and not schedule.steps:
+        yield "dry: in joint steps it is always refill; leave it out"
+    if "steps_of_weight" in changed:
+        yield "steps_of_weight: is not for joint steps; use steps"
 
 
 LOG_LABELS = "log_labels"
@@ -770,6 +796,71 @@ class Lora(Closed):
     )
 
 
+class Mean(Closed):
+    """The mean of the gradients."""
+
+    kind: Literal["mean"] = "mean"
+
+
+class PCGrad(Closed):
+    """Gradient surgery (Yu et al. 2020)."""
+
+    kind: Literal["pcgrad"]
+
+
+class GradVac(Closed):
+    """Gradient vaccine (Wang et al. 2021)."""
+
+    kind: Literal["gradvac"]
+    beta: float = setting(
+        0.01,
+        "ours",
+        description="share of the newest cosine in the moving average that a pair's cosine should "
+        "reach; 0.01 in the paper",
+        ge=0,
+        le=1,
+    )
+
+
+class CAGrad(Closed):
+    """Conflict-averse gradient descent (Liu et al. 2021)."""
+
+    kind: Literal["cagrad"]
+    c: float = setting(
+        0.4,
+        "ours",
+        description="radius, in norms of the mean gradient, of the ball around it that is searched "
+        "for the gradient that helps the worst corpus most; 0: the mean; 0.4 in the paper's "
+        "experiments on scenes",
+        ge=0,
+        lt=1,
+    )
+
+
+class UPGrad(Closed):
+    """The mean of the gradients, each projected so that it opposes none (Quinton and Rey 2024)."""
+
+    kind: Literal["upgrad"]
+
+
+class NashMTL(Closed):
+    """A bargain between the corpora (Navon et al. 2022)."""
+
+    kind: Literal["nash_mtl"]
+    rounds: int = setting(
+        20, "ours", description="largest number of convex problems solved in a step", ge=1
+    )
+
+
+AnyCombination = Mean | PCGrad | GradVac | CAGrad | UPGrad | NashMTL
+CombinationKind = Literal["mean", "pcgrad", "gradvac", "cagrad", "upgrad", "nash_mtl"]
+Combination = Annotated[
+    AnyCombination,
+    Field(discriminator="kind"),
+    BeforeValidator(_with_kind, json_schema_input_type=CombinationKind | AnyCombination),
+]
+
+
 class TrainingSettings(Closed):
     """How a run is trained."""
 
@@ -804,6 +895,17 @@ class TrainingSettings(Closed):
         "and so partly undoes a factor: that of a corpus alone or of a head changes next to "
         "nothing, and shared weights follow the corpora with large factors more. learning_rates "
         "scale the steps themselves. The log has the loss without its factor",
+    )
+    combine: Combination = setting(
+        Mean(),
+        "ours",
+        description="joint steps (schedule.joint) only: how the gradients of weights that several "
+        "corpora use become one; by its name, or as {kind: NAME, …} with settings of its own "
+        "(below). mean; pcgrad: their sum, each projected off those that it opposes (Yu et al. "
+        "2020); gradvac: their sum, the cosine of each pair raised to its moving average (Wang et "
+        "al. 2021); cagrad: the best one for the worst corpus near the mean (Liu et al. 2021); "
+        "upgrad: the mean of projections that oppose no corpus (Quinton and Rey 2024); nash_mtl: "
+        "the Nash bargaining solution (Navon et al. 2022). All but mean need torchjd",
     )
     optimizer: Literal["adamax", "adamax_legacy", "adamw", "adam"] = setting(
         "adamax",
@@ -1018,6 +1120,11 @@ class RunSettings(Closed):
         start = self.training.start_from
         return start.of(self.encoder_name, self.seed) if start else None
 
+    @property
+    def has_joint_steps(self) -> bool:
+        """Whether some of its steps take a batch of several corpora."""
+        return self.schedule.has_joint_steps
+
     def loss_weight(self, corpus: str) -> float:
         """Return the factor of the loss of a corpus."""
         weight = self.training.loss_weights.get(corpus, 1.0)
@@ -1037,6 +1144,11 @@ class RunSettings(Closed):
             training[name] = {corpus: values[corpus] for corpus in self.corpora if corpus in values}
         if self.training.gpus == 1:
             del training["gpus"]
+        schedule = self.schedule.model_dump()
+        if not self.has_joint_steps:
+            del schedule["joint"], training["combine"]
+            for phase in schedule["phases"]:
+                del phase["joint"]
         return {
             "encoder": self.encoder_name,
             "batching": self.encoder.batching,
@@ -1051,6 +1163,6 @@ class RunSettings(Closed):
             "variant": self.variant,
             "seed": self.seed,
             "features": self.features.model_dump(),
-            "schedule": self.schedule.model_dump(),
+            "schedule": schedule,
             "training": training,
         }

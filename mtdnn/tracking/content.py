@@ -21,7 +21,7 @@ from mtdnn.config.yaml_files import read_yaml
 from mtdnn.evaluation.measures import MEASURES
 from mtdnn.machine.files import digest, read_json
 from mtdnn.reporting.escaping import visible
-from mtdnn.training.journal import Record
+from mtdnn.training.journal import Record, steps_of
 from mtdnn.training.log import read_training
 
 MAX_POINTS = 1000
@@ -61,13 +61,15 @@ class Curves:
     A point is the mean over a window of steps, at the step and the time of the last of them.
 
     Args:
-        counts: number of steps of each corpus in the whole run.
+        counts: number of batches of each corpus in the whole run.
         start: start of training, in milliseconds since 1970.
+        steps: number of steps of the whole run; by default each has one batch.
     """
 
-    def __init__(self, counts: dict[str, int], start: int):
+    def __init__(self, counts: dict[str, int], start: int, steps: int | None = None):
         self._totals = {f"loss/{corpus}": count for corpus, count in counts.items()}
-        self._totals |= dict.fromkeys(OF_EVERY_STEP, sum(counts.values()))
+        self._totals |= dict.fromkeys(OF_EVERY_STEP, steps or sum(counts.values()))
+        self._step = -1
         self._start, self._seconds = start, 0.0
         self._closed: dict[str, int] = {}
         self._open: dict[str, list[float]] = {}
@@ -82,7 +84,11 @@ class Curves:
                 for name, value in line["readings"].items():
                     yield Point(f"system/{name}", float(value), time, line["step"])
                 continue
-            for key, name in ((f"loss/{line['corpus']}", "loss"), *OF_EVERY_STEP.items()):
+            names = [(f"loss/{line['corpus']}", "loss")]
+            if line["step"] != self._step:  # the batches of a joint step share the rest
+                names += OF_EVERY_STEP.items()
+            self._step = line["step"]
+            for key, name in names:
                 if line.get(name) is None:
                     continue
                 window = self._open.setdefault(key, [])
@@ -138,11 +144,12 @@ class Source:
             self.provenance |= product.get("provenance", {})
         if self.from_journal:
             self.provenance["started"] = self.record.about["started"]
-            counts = self.record.about["corpora"]
+            counts, steps = self.record.about["corpora"], steps_of(self.record.about)
         else:
             self._lines = read_training(self.folder)
             counts = Counter(line["corpus"] for line in self._lines)
-        self._curves = Curves(counts, self.start or 0)
+            steps = len({line["step"] for line in self._lines})
+        self._curves = Curves(counts, self.start or 0, steps)
 
     def _is_outdated(self) -> bool:
         """Whether the run's settings have changed since its journal was written."""

@@ -13,7 +13,7 @@ from mtdnn.training.policies import Supply, shares
 def expected_steps(
     phases: Sequence[RunPhase], supplies: Mapping[str, Supply], weight: float
 ) -> list[dict[str, float]]:
-    """Return the expected number of steps of each corpus, for each phase of a run.
+    """Return the expected number of steps with each corpus, for each phase of a run.
 
     It is the mean over seeds, for `dry: renormalise` very nearly so. `is_exact` says where every
     seed has just this number of steps.
@@ -26,10 +26,24 @@ def expected_steps(
     return [_of_phase(phase, supplies, weight) for phase in phases]
 
 
+def number_of_steps(phases: Sequence[RunPhase], expected: Sequence[Mapping[str, float]]) -> float:
+    """Return the number of steps of a run, where a joint one counts once.
+
+    Args:
+        phases: its phases.
+        expected: what `expected_steps` returned for them.
+    """
+    return sum(
+        max(steps.values()) if phase.schedule.joint else sum(steps.values())
+        for phase, steps in zip(phases, expected, strict=True)
+    )
+
+
 def is_exact(phases: Sequence[RunPhase]) -> bool:
     """Return whether a run with these phases has the same number of steps with every seed."""
     return all(
         phase.end == "steps"
+        or phase.schedule.joint
         or phase.schedule.policy.kind in ("round_robin", "shuffled")
         or (len(phase.corpora) == 1 and not phase.schedule.steps_of_weight)
         or (phase.end == "every_corpus" and not phase.refills)
@@ -39,6 +53,10 @@ def is_exact(phases: Sequence[RunPhase]) -> bool:
 
 def _of_phase(phase: RunPhase, supplies: Mapping[str, Supply], weight: float) -> dict[str, float]:
     batches = {name: supplies[name].batches for name in phase.corpora}
+    if phase.schedule.joint:
+        last = batches[phase.target or ""] if phase.end == "target" else max(batches.values())
+        steps = phase.schedule.steps or phase.epochs * last
+        return dict.fromkeys(phase.corpora, float(steps))
     if phase.schedule.policy.kind == "round_robin":
         epochs = _in_turn(phase, batches)
     else:

@@ -3,15 +3,16 @@
 Training never talks to a server. `journal.jsonl` gets a few lines of JSON a second, written when
 losses are read from the device anyway:
 
-    {"part": 1, "fingerprint", "config_digest", "started", "device", "commit", "corpora",
+    {"part": 1, "fingerprint", "config_digest", "started", "device", "commit", "corpora", "steps",
      "host", "process"}
-    {"step", "epoch", "corpus", "loss", "lr", "grad_norm", "tokens", "seconds"}    for each step
+    {"step", "epoch", "corpus", "loss", "lr", "grad_norm", "tokens", "seconds"}    for each batch
     {"readings": {name: MiB}, "step", "seconds"}                                   now and then
     {"end": "FINISHED" | "FAILED" | "KILLED", "reason", "seconds"}
 
-A resumed run appends a part. `corpora` holds the number of steps of each corpus, so readers
-know from the beginning which steps make up a point of a curve. A part without an end is being
-trained, or its process was killed.
+A resumed run appends a part. `corpora` holds the number of batches of each corpus and `steps` that
+of all steps, so readers know from the beginning which steps make up a point of a curve. A step has
+one batch, a joint step one of each of its corpora. A part without an end is being trained, or its
+process was killed.
 """
 
 import json
@@ -36,6 +37,23 @@ MAX_MEMORY_READINGS = 200
 Line = dict[str, Any]
 
 
+class _Place:
+    """How far lines have come that were written or read in order, some of them repeatedly."""
+
+    def __init__(self) -> None:
+        self.step = -1
+        self._corpora: set[str] = set()
+
+    def passes(self, line: Line) -> bool:
+        """Whether the line of a batch comes after all before it; it then belongs to them."""
+        step, corpus = line["step"], line["corpus"]
+        if step < self.step or (step == self.step and corpus in self._corpora):
+            return False
+        self._corpora = {corpus} | (self._corpora if step == self.step else set())
+        self.step = step
+        return True
+
+
 class Journal:
     """Writes the journal of a run, in the one process that leads its training.
 
@@ -45,16 +63,17 @@ class Journal:
 
     Args:
         folder: the run's folder.
-        about: what the run is; `fingerprint`, `started` (ISO 8601) and `corpora` (steps of each).
+        about: what the run is; `fingerprint`, `started` (ISO 8601), `corpora` (batches of each)
+            and `steps`.
         readings: returns the memory of this process and its device, by name, in MiB.
     """
 
     def __init__(self, folder: Path, about: Line, readings: Callable[[], dict[str, float]]):
         self._path, self._about, self._readings = RunFolder(folder).journal, about, readings
         self._file: TextIO | None = None
-        self._steps_between_readings = max(1, sum(about["corpora"].values()) // MAX_MEMORY_READINGS)
+        self._steps_between_readings = max(1, steps_of(about) // MAX_MEMORY_READINGS)
         self._seconds = 0.0
-        self._next = self._next_reading = 0
+        self._place, self._next_reading = _Place(), 0
 
     def __enter__(self) -> "Journal":
         try:
@@ -83,11 +102,10 @@ class Journal:
 
         A resumed run repeats the steps after its last checkpoint, with the same values.
         """
-        new = [line for line in lines if line["step"] >= self._next]
+        new = [line for line in lines if self._place.passes(line)]
         if not new:
             return
         step, self._seconds = new[-1]["step"], new[-1]["seconds"]
-        self._next = step + 1
         if step >= self._next_reading:
             self._next_reading = step + self._steps_between_readings
             new.append({"readings": self._readings(), "step": step, "seconds": self._seconds})
@@ -105,7 +123,7 @@ class Journal:
         if not is_new and not before.whole:
             self._file.write("\n")  # after a line that a killed process left incomplete
         if not is_new:
-            self._next = self._next_reading = before.following
+            self._place, self._next_reading = before.place, before.place.step + 1
             self._seconds = before.seconds
         part = 1 if is_new else before.parts + 1
         where = {"host": socket.gethostname(), "process": os.getpid()}
@@ -155,8 +173,8 @@ class Record:
     Attributes:
         about: its first line, with host and process of the last part; empty without a journal.
         parts: how often training was started or resumed.
-        steps: number of steps read so far.
-        following: number of the next step.
+        steps: number of lines of steps read so far.
+        place: the last step read.
         seconds: the training clock at the last line.
         status: how the last part ended; None while it has not.
         reason: why it failed or was killed; else None.
@@ -168,7 +186,8 @@ class Record:
         self._path = RunFolder(folder).journal
         self._offset, self._head = 0, b""
         self.about: Line = {}
-        self.parts = self.steps = self.following = 0
+        self.parts = self.steps = 0
+        self.place = _Place()
         self.seconds = 0.0
         self.status: str | None = None
         self.reason: str | None = None
@@ -214,8 +233,8 @@ class Record:
             if line["step"] >= self._next_reading:
                 self._next_reading = line["step"] + 1
                 return line
-        elif "loss" in line and line["step"] >= self.following:
-            self.following, self.seconds = line["step"] + 1, line["seconds"]
+        elif "loss" in line and self.place.passes(line):
+            self.seconds = line["seconds"]
             self.steps += 1
             return line
         return None
@@ -224,6 +243,11 @@ class Record:
     def complete(self) -> bool:
         """Whether it holds every step of the run."""
         return bool(self.about) and self.steps == sum(self.about["corpora"].values())
+
+
+def steps_of(about: Line) -> int:
+    """Return the number of steps of the whole run from the first line of its journal."""
+    return int(about.get("steps") or sum(about["corpora"].values()))
 
 
 def _checked(about: Line) -> Line:

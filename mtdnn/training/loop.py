@@ -10,11 +10,12 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from mtdnn.config.layout import Layout, RunFolder, outdated_by
 from mtdnn.config.settings import RunSettings, TrainingSettings
@@ -35,11 +36,12 @@ from mtdnn.training import launch, schedule
 from mtdnn.training.anchor import anchor_record, pull_for
 from mtdnn.training.anchoring import Anchoring
 from mtdnn.training.checkpoints import Checkpoints
+from mtdnn.training.combining import Combiner, JointStepper, share_factors
 from mtdnn.training.fingerprint import Fingerprint, check_gpus
 from mtdnn.training.journal import Journal, memory_mib
 from mtdnn.training.log import TrainingLog
-from mtdnn.training.pace import paces
-from mtdnn.training.stepper import stepper_for
+from mtdnn.training.pace import Pace, paces
+from mtdnn.training.stepper import Stepper, stepper_for
 from mtdnn.training.stopping import Stopped, StopSignals
 from mtdnn.training.team import Team, join, tokens_of
 
@@ -105,6 +107,7 @@ class Training:
         steps: the whole schedule.
         model: the model, changed in place by each step.
         optimizer: its optimizer.
+        combiner: combines the gradients of joint steps; None without such steps.
         first: number of the first step that is left to take.
         checkpoints: where the state is kept between steps.
         log: the lines of the steps so far.
@@ -120,9 +123,25 @@ class Training:
     steps: list[schedule.Step]
     model: MultiTaskModel
     optimizer: MomentOptimizer
+    combiner: Combiner | None
     first: int
     checkpoints: Checkpoints
     log: TrainingLog
+
+    @property
+    def learned(self) -> nn.Module:
+        """Everything that steps change, as checkpoints keep it."""
+        return _learned(self.model, self.combiner)
+
+
+def _learned(model: MultiTaskModel, combiner: Combiner | None) -> nn.Module:
+    """The model, and beside its parts what a combiner remembers."""
+    if combiner is None:
+        return model
+    learned = nn.Module()
+    for name, part in (*model.named_children(), ("combiner", combiner)):
+        learned.add_module(name, part)
+    return learned
 
 
 @contextmanager
@@ -164,7 +183,9 @@ def _prepare(
             with journal or nullcontext():
                 model = _initial_model(layout, run).to(device).train()
                 optimizer = optimizer_for(model, run.training)
-                first, lines = checkpoints.restore(model, optimizer)
+                joint = run.has_joint_steps
+                combiner = Combiner(run.training, list(run.corpora)) if joint else None
+                first, lines = checkpoints.restore(_learned(model, combiner), optimizer)
                 log = TrainingLog(lines, journal, team)
                 yield Training(
                     run_dir=run_dir,
@@ -177,6 +198,7 @@ def _prepare(
                     steps=steps,
                     model=model,
                     optimizer=optimizer,
+                    combiner=combiner,
                     first=first,
                     checkpoints=checkpoints,
                     log=log,
@@ -206,6 +228,7 @@ def _journal(
         "config_digest": fingerprint.config_digest,
         **{key: provenance[key] for key in ("started", "device", "commit")},
         "corpora": dict(Counter(step.corpus for step in steps)),
+        "steps": schedule.length(steps),
     }
     return Journal(run_dir, about, partial(_memory_readings, device))
 
@@ -231,34 +254,36 @@ def _learn(training: Training) -> None:
     if team.largest(training.first, -training.first) != [training.first, -training.first]:
         raise MtdnnError("training: its processes found different checkpoints; start it again")
     team.share(training.model)
-    total = len(training.steps)
+    total = schedule.length(training.steps)
     title = f"train {run.mixture_label} w{run.weight:g}"
     shown = Progress(title, total, "steps", done=training.first, shown=team.leads)
     with StopSignals() as stop, shown as progress:
-        left = training.steps[training.first :]
+        left = [step for step in training.steps if step.step >= training.first]
         parts = [team.part(training.features[step.corpus], step.rows) for step in left]
         own = [replace(step, rows=rows) for step, (rows, _) in zip(left, parts, strict=True)]
-        factors = {corpus: run.loss_weight(corpus) for corpus in run.corpora}
-        stepper = stepper_for(
-            training.model, training.optimizer, run.training, training.device, team, factors
-        )
+        stepper = _stepper(training)
         anchoring = _anchoring(training)
         stepper.pull = anchoring.pull
         batches = batches_of(own, training.features, stepper.prepare)
-        ahead = islice(paces(run, training.steps), training.first, None)
-        for step, (_, weight), batch, pace in zip(left, parts, batches, ahead, strict=True):
-            if pace.restarts:
+        ahead = islice(paces(run, training.steps), len(training.steps) - len(left), None)
+        weights = (weight for _, weight in parts)
+        rows = map(_Row._make, zip(left, batches, weights, ahead, strict=True))
+        for number, some in groupby(rows, key=lambda row: row.step.step):
+            together = list(some)
+            if together[0].pace.restarts:
                 training.optimizer.forget()
-            anchoring.before(step)
-            random_state(run.seed, step.step, team.rank)
+            anchoring.before(together[0].step)
+            random_state(run.seed, number, team.rank)
             try:
-                loss, norm = stepper.take(step.corpus, batch, pace.rate, weight, pace.head_rate)
+                losses, norm = _take(stepper, together)
             except torch.OutOfMemoryError:
-                raise _out_of_memory(step, batch, run.training) from None
-            tokens = tokens_of(training.features[step.corpus], step.rows)
+                row = max(together, key=lambda row: row.batch.tokens)
+                raise _out_of_memory(row.step, row.batch, run.training) from None
             measured = stepper.pull.measured() if stepper.pull else {}
-            log.add(step, loss, norm, pace.rate, int(tokens.sum()), measured)
-            if _is_stopped(training, step.step + 1, stop):
+            for (step, _, _, pace), loss in zip(together, losses, strict=True):
+                tokens = tokens_of(training.features[step.corpus], step.rows)
+                log.add(step, loss, norm, pace.rate, int(tokens.sum()), measured)
+            if _is_stopped(training, number + 1, stop):
                 break
             progress.advance(note=log.note)
     team.leave()
@@ -268,6 +293,43 @@ def _anchoring(training: Training) -> Anchoring:
     run, features, steps = training.run, training.features, training.steps
     pull = pull_for(training.model, training.optimizer, run.training)
     return Anchoring(training.run_dir, run, features, steps, pull, training.team)
+
+
+class _Row(NamedTuple):
+    """A batch of a step; a joint step has several.
+
+    Attributes:
+        step: its row of the schedule.
+        batch: this process's part of it, as the stepper prepared it.
+        weight: the weight of this part in the team's mean loss.
+        pace: how the step moves the weights.
+    """
+
+    step: schedule.Step
+    batch: PackedBatch
+    weight: float
+    pace: Pace
+
+
+def _stepper(training: Training) -> Stepper:
+    run, model, optimizer = training.run, training.model, training.optimizer
+    factors = {corpus: run.loss_weight(corpus) for corpus in run.corpora}
+    if training.combiner is None:
+        device, team = training.device, training.team
+        return stepper_for(model, optimizer, run.training, device, team, factors)
+    sizes = {name: len(corpus) for name, corpus in training.features.items()}
+    shares = share_factors(run, sizes)
+    return JointStepper(model, optimizer, run.training, training.combiner, shares, factors)
+
+
+def _take(stepper: Stepper, rows: list[_Row]) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Take a step; return the loss of each of its batches, and the gradient norm."""
+    (step, batch, weight, pace), *others = rows
+    if others and isinstance(stepper, JointStepper):
+        batches = {row.step.corpus: row.batch for row in rows}
+        return stepper.take_together(batches, pace.rate, step.phase, step.epoch)
+    loss, norm = stepper.take(step.corpus, batch, pace.rate, weight, pace.head_rate)
+    return [loss], norm
 
 
 def _is_stopped(training: Training, done: int, stop: StopSignals) -> bool:
@@ -281,15 +343,15 @@ def _is_stopped(training: Training, done: int, stop: StopSignals) -> bool:
     Raises:
         Stopped: a signal came, and this process leads.
     """
-    team, log, total = training.team, training.log, len(training.steps)
-    read = done == total or len(log.pending) == STEPS_BETWEEN_READS
+    team, log, total = training.team, training.log, schedule.length(training.steps)
+    read = done == total or len(log.pending) >= STEPS_BETWEEN_READS
     number, due = _wanted(stop, training.checkpoints, team, read)
     keep = number or due
     if keep or read:
         log.read()
         return_memory()
     if keep and team.leads:
-        training.checkpoints.save(done, training.model, training.optimizer, log.lines)
+        training.checkpoints.save(done, training.learned, training.optimizer, log.lines)
     if keep and team.size == 1:
         number = stop.number or 0  # it may have come while the checkpoint was written
     if number and team.leads:
@@ -335,7 +397,7 @@ def _keep(training: Training) -> None:
         provenance = {
             **training.provenance,
             "seconds": training.log.seconds,
-            "steps": len(training.steps),
+            "steps": schedule.length(training.steps),
             "tokens": sum(line["tokens"] for line in lines),
             "parts": training.checkpoints.parts,
             **anchor_record(training.model, training.optimizer),

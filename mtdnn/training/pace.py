@@ -40,7 +40,8 @@ def paces(run: RunSettings, steps: Sequence[Step]) -> Iterator[Pace]:
     for number, phase in enumerate(phases):
         stretch += phase.restart and number > 0
         stretches.append(stretch)
-    lengths = Counter(stretches[step.phase] for step in steps)
+    numbers = {step.step: stretches[step.phase] for step in steps}
+    lengths = Counter(numbers.values())
     current = first = 0
     for step in steps:
         place, peak = stretches[step.phase], phases[step.phase].learning_rate

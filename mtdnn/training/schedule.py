@@ -41,10 +41,10 @@ _SECOND_DECK = ""
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a run.
+    """One step of a run, or the part of a joint step that one of its corpora has.
 
     Attributes:
-        step: its number, from 0.
+        step: its number, from 0; the parts of a joint step follow each other with the same one.
         epoch: the epoch of the phase to which it belongs, from 0.
         corpus: the corpus that gives the batch.
         rows: (N,) int32, the items of the corpus's training features in the batch.
@@ -105,14 +105,15 @@ def draw(
     """
     steps = itertools.count()
     for number, phase in enumerate(phases):
-        for epoch, corpus, rows in _draw_phase(phase, supplies, weight, (seed, number)):
-            yield Step(next(steps), epoch, corpus, rows, number)
+        for batches in _draw_phase(phase, supplies, weight, (seed, number)):
+            step = next(steps)
+            yield from (Step(step, epoch, name, rows, number) for epoch, name, rows in batches)
 
 
 def _draw_phase(
     phase: RunPhase, supplies: Mapping[str, Supply], weight: float, seeds: tuple[int, int]
-) -> Iterator[_Batch]:
-    """Draw the batches of a phase.
+) -> Iterator[list[_Batch]]:
+    """Draw the batches of a phase, those of each step together.
 
     With `steps_of_weight` the target corpus has a second deck, in an order of its own, which
     takes the place of a mixture's other corpora: with the same seed there are as many steps as in
@@ -150,15 +151,17 @@ def _draw_phase(
         names = in_order or _drawn(probabilities, phase, decks, random)
         used_up: set[str] = set()
         while not _is_over(phase, decks, used_up, taken, epoch):
-            name = next(names)
-            if not decks[name]:
-                if not phase.refills:
-                    continue
-                decks[name].refill()
-            yield _Batch(epoch, name or phase.corpora[0], decks[name].pop())
+            chosen = phase.corpora if phase.schedule.joint else (next(names),)
+            if not phase.refills and not decks[chosen[0]]:
+                continue
+            batches = []
+            for name in chosen:
+                if not decks[name]:
+                    decks[name].refill()
+                batches.append(_Batch(epoch, name or phase.corpora[0], decks[name].pop()))
+            yield batches
             taken += 1
-            if not decks[name]:
-                used_up.add(name)
+            used_up.update(name for name in chosen if not decks[name])
 
 
 def _is_over(
@@ -278,8 +281,13 @@ def _table(steps: Sequence[Step], sizes: Mapping[str, int]) -> pa.Table:
     return pa.table(columns, schema=SCHEMA.with_metadata({"sizes": json.dumps(dict(sizes))}))
 
 
+def length(steps: Sequence[Step]) -> int:
+    """Return the number of steps of a whole schedule; a joint one counts once."""
+    return steps[-1].step + 1 if steps else 0
+
+
 def counts(run_dir: Path) -> list[dict[str, int]]:
-    """Return the number of steps of each corpus, in each phase, of a run's schedule.
+    """Return the number of batches of each corpus, in each phase, of a run's schedule.
 
     There are none if the file is missing or damaged.
     """
@@ -293,8 +301,16 @@ def counts(run_dir: Path) -> list[dict[str, int]]:
     return [phases[number] for number in sorted(phases)]
 
 
+def numbers_of_steps(run: RunSettings, batches: Sequence[Mapping[str, int]]) -> list[int]:
+    """Return the number of steps of each phase of a run from that of each corpus's batches."""
+    return [
+        max(each.values()) if phase.schedule.joint else sum(each.values())
+        for phase, each in zip(phases_of_run(run), batches, strict=False)
+    ]
+
+
 def intended_shares(run_dir: Path, run: RunSettings) -> list[dict[str, float]]:
-    """Return the share of the steps that each corpus should have, for each phase of a run.
+    """Return the share of the batches that each corpus should have, for each phase of a run.
 
     Args:
         run_dir: the run's folder, with its schedule.
@@ -305,6 +321,9 @@ def intended_shares(run_dir: Path, run: RunSettings) -> list[dict[str, float]]:
     supplies = supplies_of(run, {name: sizes.get(name, 1) for name in run.corpora})
     expected = []
     for phase in phases_of_run(run):
+        if phase.schedule.joint:
+            expected.append(dict.fromkeys(phase.corpora, 1 / len(phase.corpora)))
+            continue
         epochs = [shares(phase, supplies, run.weight, epoch) for epoch in range(phase.epochs)]
         expected.append(
             {name: sum(each[name] for each in epochs) / phase.epochs for name in phase.corpora}

@@ -114,21 +114,30 @@ class Stepper:
             gradient norm before clipping, both fp32 scalars on the device.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(corpus, batch, weight)
+        loss = self.backward(corpus, batch, weight)
+        return loss, self.update(rate, head_rate)
+
+    def update(self, rate: float, head_rate: float | None = None) -> torch.Tensor:
+        """Change the weights by their gradients; return the global norm of these before clipping.
+
+        Args:
+            rate: the learning rate.
+            head_rate: the learning rate of heads; by default the same.
+        """
         if self.pull:
             self.pull.apply()
         norm = gradient_norm(self.model.parameters())
         self._set_rates(rate, head_rate)
         self.optimizer.step(clip_scale(norm, self.settings.clip_norm))
-        return loss, norm
+        return norm
 
     def _set_rates(self, rate: float, head_rate: float | None) -> None:
         for group in self.optimizer.param_groups:
             is_head = head_rate is not None and group.get("head")
             group["lr"] = head_rate if is_head else rate
 
-    def _backward(self, corpus: str, batch: PackedBatch, weight: float) -> torch.Tensor:
-        """Compute the gradients of a batch, part by part; return its loss."""
+    def backward(self, corpus: str, batch: PackedBatch, weight: float = 1.0) -> torch.Tensor:
+        """Compute the gradients of a batch, part by part; return its loss, as `take` does."""
         total, factor = torch.zeros((), device=self.device), self.loss_weights.get(corpus, 1.0)
         parts = parts_of(batch, self.settings.accumulation)
         for number, (part, share) in enumerate(parts, 1):
@@ -204,7 +213,7 @@ class RecordedSteps(Stepper):
     def _compute(self, corpus: str, batch: PackedBatch) -> None:
         """Do the device's part of a step."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(corpus, batch, 1.0)
+        loss = self.backward(corpus, batch)
         if self.pull:
             self.pull.apply()
         norm = gradient_norm(self.model.parameters())

@@ -189,13 +189,13 @@ def _broken_files(files: RunFolder) -> Iterator[str]:
     except MtdnnError as error:
         yield str(error)
     try:
-        steps = pq.read_metadata(files.schedule).num_rows
+        steps = pq.read_table(files.schedule, columns=["step"])["step"].to_pylist()
         logged = [json.loads(line)["step"] for line in files.log.read_text("utf-8").splitlines()]
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         yield f"{files.path}: {RunFolder.schedule} or {RunFolder.log}: not readable: {error}"
     else:
-        if logged != list(range(steps)):
-            yield f"{files.log}: has {len(logged)} steps, but the schedule has {steps}"
+        if logged != steps:
+            yield f"{files.log}: has {len(logged)} steps, but the schedule has {len(steps)}"
 
 
 def _other_origins(experiment: Experiment, settings: RunSettings, path: Path) -> Iterator[str]:

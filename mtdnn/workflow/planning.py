@@ -153,7 +153,7 @@ class _Planner:
         folders = [self._features(run, settings, name) / FEATURES for name in settings.corpora]
         sized = all(folder.exists() for folder in folders)
         exact = sized and expectation.is_exact(phases_of_run(settings))
-        group = replace(group, steps=sum(steps.values()), exact=exact)
+        group = replace(group, steps=_number_of_steps(settings, items), exact=exact)
         if group.done == group.runs:
             return group
         rates = self._rates.of(run, settings)
@@ -187,15 +187,24 @@ class _Planner:
 
 
 def expected_steps(run: RunSettings, items: dict[str, float]) -> dict[str, float]:
-    """Return the expected optimizer steps on each corpus, as the schedule draws them.
+    """Return the expected optimizer steps with each corpus, as the schedule draws them.
 
     Args:
         run: settings of the run.
         items: number of training items of each corpus (windows, rows).
     """
-    supplies = supplies_of(run, {name: round(count) for name, count in items.items()})
-    phases = expectation.expected_steps(phases_of_run(run), supplies, run.weight)
+    phases = _by_phase(run, items)
     return {name: sum(phase.get(name, 0.0) for phase in phases) for name in items}
+
+
+def _number_of_steps(run: RunSettings, items: dict[str, float]) -> float:
+    """The expected optimizer steps, where a joint one counts once."""
+    return expectation.number_of_steps(phases_of_run(run), _by_phase(run, items))
+
+
+def _by_phase(run: RunSettings, items: dict[str, float]) -> list[dict[str, float]]:
+    supplies = supplies_of(run, {name: round(count) for name, count in items.items()})
+    return expectation.expected_steps(phases_of_run(run), supplies, run.weight)
 
 
 def size(

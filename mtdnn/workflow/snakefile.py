@@ -10,9 +10,10 @@ from typing import Any
 
 from mtdnn.config.dependencies import is_local, source_files
 from mtdnn.config.experiment import Experiment
+from mtdnn.config.joint import missing_packages
 from mtdnn.config.layout import MANIFEST, Layout
 from mtdnn.config.loading import parse, with_lock
-from mtdnn.config.settings import FilesEncoder
+from mtdnn.config.settings import FilesEncoder, TrainingSettings
 from mtdnn.config.yaml_files import dump_yaml, read_yaml
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest, write_text
@@ -46,13 +47,14 @@ def check_sources(experiment: Experiment, where: str, encoders: bool = False) ->
     Args:
         experiment: the experiment.
         where: the name of its file, for messages.
-        encoders: whether to check what is in the folders of encoders, too, which takes seconds.
+        encoders: whether to check what is in the folders of encoders, too, which takes seconds, and
+            that the packages are installed that training needs, perhaps on another machine.
 
     Raises:
         MtdnnError: a line for each mistake.
     """
     wrong = [*sorted(missing_files(experiment)), *unreadable_corpora(experiment)]
-    wrong += unusable_encoders(experiment) if encoders else []
+    wrong += [*unusable_encoders(experiment), *packages_to_install(experiment)] if encoders else []
     if wrong:
         raise MtdnnError("\n".join(f"{where}: {line}" for line in wrong))
 
@@ -67,6 +69,14 @@ def keep_experiment(experiment: Experiment) -> None:
     locks = Path(".snakemake/locks")
     if not (locks.is_dir() and any(locks.iterdir())):
         write_text(experiment.layout.experiment, dump_yaml(experiment))
+
+
+def packages_to_install(experiment: Experiment) -> Iterator[str]:
+    """Yield a line for each variant in use that needs packages which are not installed."""
+    for variant in dict.fromkeys(run.variant for run in experiment.runs()):
+        settings = TrainingSettings.model_validate(experiment.settings_of(variant)["training"])
+        if line := missing_packages(settings):
+            yield line if variant == "default" else f"variants.{variant}.{line}"
 
 
 def missing_files(experiment: Experiment) -> Iterator[str]:

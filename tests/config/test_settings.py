@@ -5,8 +5,16 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
+from mtdnn.config.joint import PACKAGES
 from mtdnn.config.loading import parse
-from mtdnn.config.settings import AnyPolicy, CorpusSettings, PolicyKind, RunSettings
+from mtdnn.config.settings import (
+    AnyCombination,
+    AnyPolicy,
+    CombinationKind,
+    CorpusSettings,
+    PolicyKind,
+    RunSettings,
+)
 from tests.support.factories import small
 
 
@@ -47,6 +55,9 @@ def test_the_names_of_policies_are_their_kinds():
         ({"corpora__rte": RTE, "training__loss_weights": {"rte": 2}}, False),
         ({"training__head_learning_rates": {"squad": 1e-3}}, True),
         ({"training__batch_sizes": {"cola": 4}}, True),
+        ({"schedule__joint": False, "training__combine": "mean"}, False),
+        ({"schedule__joint": True}, True),
+        ({"schedule__phases": [{"joint": False}]}, True),
         ({"seeds": [2]}, True),
         ({"tables__table1__rows__1__weight": 0.5}, True),
     ],
@@ -82,3 +93,19 @@ def test_settings_of_a_corpus_fit_its_family(changes, message):
     mapping = small()["corpora"]["cola"]
     with pytest.raises(ValidationError, match=message):
         CorpusSettings.model_validate({**mapping, **changes})
+
+
+def test_what_only_joint_steps_use_is_no_part_of_other_runs():
+    # So that runs keep the digests that they had before there were joint steps.
+    usual, phased = qa_sc().determining(), qa_sc(schedule__phases=[{}]).determining()
+    assert "joint" not in {*usual["schedule"], *phased["schedule"]["phases"][0]}
+    assert "combine" not in usual["training"]
+    joint = qa_sc(schedule__joint=True, training__combine="pcgrad").determining()
+    assert joint["schedule"]["joint"] and joint["training"]["combine"] == {"kind": "pcgrad"}
+
+
+def test_the_names_of_combinations_are_their_kinds():
+    kinds = [
+        get_args(model.model_fields["kind"].annotation)[0] for model in get_args(AnyCombination)
+    ]
+    assert kinds == list(get_args(CombinationKind)) == list(PACKAGES)

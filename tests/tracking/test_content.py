@@ -40,6 +40,22 @@ def test_curves_are_the_same_live_and_afterwards(monkeypatch, steps):
     assert found == {**expected, "learning_rate": min(steps, 10)}
 
 
+@pytest.mark.parametrize("most", [10, 1000])
+def test_the_curves_of_joint_steps_have_each_step_once(monkeypatch, most):
+    monkeypatch.setattr(content, "MAX_POINTS", most)
+    lines = [
+        {**journal_line(step), "corpus": name, "grad_norm": float(step)}
+        for step in range(30)
+        for name in ("a", "b")
+    ]
+    points = list(Curves({"a": 30, "b": 30}, 0, steps=30).add(lines))
+    found = Counter(point.key for point in points)
+    assert set(found.values()) == {min(30, most)} and len(found) == 4
+    assert len({(point.key, point.step) for point in points}) == len(points)
+    norms = [point.value for point in points if point.key == "grad_norm"]
+    assert sum(norms) / len(norms) == pytest.approx(14.5)
+
+
 def test_params_stay_within_the_limits_of_mlflow(tmp_path):
     experiment = make_experiment(tmp_path, title="x")
     settings = experiment.resolve(RUN)

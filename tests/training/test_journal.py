@@ -161,3 +161,27 @@ def test_lines_of_an_unknown_kind_are_not_steps(tmp_path):
 
 def test_the_memory_of_this_process_is_in_mib():
     assert 50 < memory_mib() < 64 * 1024
+
+
+def joint_lines(*steps: int) -> list[dict]:
+    return [
+        {**journal_line(step), "corpus": corpus} for step in steps for corpus in ("squad", "cola")
+    ]
+
+
+def test_a_step_that_was_half_written_is_completed(tmp_path):
+    about = {"corpora": {"squad": 4, "cola": 4}}
+    with pytest.raises(KeyboardInterrupt), make_journal(tmp_path, **about) as first:
+        first.add(joint_lines(0, 1))
+        raise KeyboardInterrupt
+    path = tmp_path / "journal.jsonl"
+    text = path.read_text()
+    place = text.rindex('{"step": 1')
+    path.write_text(text[: place + 20])  # the second batch of step 1 is torn, as is the end
+    with make_journal(tmp_path, **about) as second:
+        second.add(joint_lines(0, 1, 2))
+        second.add(joint_lines(3))
+    record = Record(tmp_path)
+    lines = [(line["step"], line["corpus"]) for line in record.read() if "loss" in line]
+    assert lines == [(step, name) for step in range(4) for name in ("squad", "cola")]
+    assert record.complete

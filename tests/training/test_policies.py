@@ -11,7 +11,7 @@ from scipy.stats import binom, chisquare
 
 from mtdnn.config.phases import phases_of
 from mtdnn.config.settings import ScheduleSettings, TrainingSettings
-from mtdnn.training.expectation import expected_steps, is_exact
+from mtdnn.training.expectation import expected_steps, is_exact, number_of_steps
 from mtdnn.training.policies import weighted
 from mtdnn.training.schedule import draw
 from tests.support.policies import supplies
@@ -287,3 +287,58 @@ def test_a_phase_does_not_move_the_batches_of_those_before_it():
     again = steps_of(SIZES, {"phases": [first, first]})
     rows = [[s.rows.tolist() for s in again if s.phase == number] for number in (0, 1)]
     assert rows[0] != rows[1]
+
+
+# --- joint steps -----------------------------------------------------------------------------
+
+JOINT_LENGTHS = st.sampled_from([{}, {"until": "every_corpus"}, {"steps": 17}])
+
+
+@given(**ORDERED, length=JOINT_LENGTHS, recut=st.sampled_from(["each_epoch", "once"]))
+@settings(max_examples=100, deadline=None)
+def test_every_schedule_of_joint_steps(sizes, batch_size, epochs, seed, length, recut):
+    schedule = {"joint": True, "policy": "uniform", "recut": recut, **length}
+    given = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
+    drawn = steps_of(sizes, schedule, **given)
+    together = [list(group) for _, group in itertools.groupby(drawn, lambda step: step.step)]
+    assert [group[0].step for group in together] == list(range(len(together)))
+    for group in together:
+        assert [step.corpus for step in group] == list(sizes)
+        assert len({(step.epoch, step.phase) for step in group}) == 1
+    # As many steps as were planned, with any seed.
+    parts = phases(sizes, schedule, epochs)
+    expected = expected_steps(parts, supplies(sizes, batch_size), 0.5)
+    assert is_exact(parts) and number_of_steps(parts, expected) == len(together)
+    assert expected == [dict.fromkeys(sizes, len(together))]
+    # A corpus is used up before it is reshuffled.
+    for name, size in sizes.items():
+        for epoch in range(1 if "steps" in length else epochs):
+            batches = [
+                step.rows.tolist()
+                for step in drawn
+                if step.corpus == name and ("steps" in length or step.epoch == epoch)
+            ]
+            full = -(-size // batch_size)
+            for start in range(0, len(batches), full):
+                rows = [row for batch in batches[start : start + full] for row in batch]
+                assert len(set(rows)) == len(rows) <= size
+    # The first batches are those of ordinary steps.
+    usual = steps_of(sizes, {"policy": "uniform", "recut": recut, **length}, **given)
+    for name in sizes:
+        pairs = zip(
+            *(
+                [s.rows.tolist() for s in some if s.corpus == name and not s.epoch]
+                for some in (drawn, usual)
+            ),
+            strict=False,
+        )
+        assert all(one == other for one, other in pairs)
+
+
+def test_joint_phases_count_their_steps_once():
+    three = [{"joint": True, "steps": 5, "policy": "uniform"}, {"steps": 7, "policy": "uniform"}]
+    parts = phases(SIZES, {"phases": [*three, {"corpora": ["squad"], "joint": True, "epochs": 1}]})
+    expected = expected_steps(parts, supplies(SIZES), 1.0)
+    assert number_of_steps(parts, expected) == 5 + 7 + 75
+    drawn = list(draw(parts, supplies(SIZES), 1.0, 1))
+    assert drawn[-1].step + 1 == 5 + 7 + 75 and len(drawn) == 20 + 7 + 75

@@ -27,7 +27,7 @@ from mtdnn.reporting.figures.drawing import (
     styled,
 )
 from mtdnn.training.log import read_training
-from mtdnn.training.schedule import counts, intended_shares
+from mtdnn.training.schedule import counts, intended_shares, numbers_of_steps
 
 
 def draw_losses(experiment: Experiment) -> Figure:
@@ -173,13 +173,15 @@ class _Bar(NamedTuple):
 
     Attributes:
         label: the run, and its phase if it has several.
-        counts: number of steps of each corpus.
-        intended: the share of the steps that each corpus should have.
+        counts: number of batches of each corpus.
+        intended: the share of the batches that each corpus should have.
+        steps: number of steps.
     """
 
     label: str
     counts: dict[str, int]
     intended: dict[str, float]
+    steps: int
 
 
 def _phases(experiment: Experiment, result: Result) -> list[_Bar]:
@@ -187,12 +189,14 @@ def _phases(experiment: Experiment, result: Result) -> list[_Bar]:
     phases = counts(result.folder)
     if not phases:
         return []
-    intended = intended_shares(result.folder, experiment.resolve(result.run))
+    run = experiment.resolve(result.run)
+    intended = intended_shares(result.folder, run)
+    steps = numbers_of_steps(run, phases)
     label = experiment.run_label(result.run, seed=True)
     several = len(phases) > 1
     return [
-        _Bar(f"{label}, phase {number}" if several else label, phase, shares)
-        for number, (phase, shares) in enumerate(zip(phases, intended, strict=False), 1)
+        _Bar(f"{label}, phase {number}" if several else label, *bar)
+        for number, bar in enumerate(zip(phases, intended, steps, strict=False), 1)
     ]
 
 
@@ -218,7 +222,7 @@ def _draw_bar(axes: Axes, place: int, bar: _Bar, colours: dict[str, str]) -> Non
             for edge in (place - 0.32, place + 0.32):
                 outwards = edge + (edge - place) * 0.4
                 axes.plot([boundary] * 2, [edge, outwards], color="black", linewidth=1.2)
-    axes.text(101, place, f"{total:,} steps", va="center", fontsize=7.5)
+    axes.text(101, place, f"{bar.steps:,} steps", va="center", fontsize=7.5)
 
 
 def _corpus_legend(
