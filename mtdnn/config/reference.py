@@ -25,6 +25,7 @@ from mtdnn.config.settings import (
     FilesEncoder,
     HubCorpus,
     HubEncoder,
+    InterferenceSettings,
     Phase,
     Proportional,
     ScheduleSettings,
@@ -57,6 +58,7 @@ STRUCTURE: dict[str, type[Closed]] = {
     "schedule.policy, kind: temperature": Temperature,
     "schedule.phases": Phase,
     "training.start_from": StartingRun,
+    "training.interference": InterferenceSettings,
     "variants.NAME": Variant,
     "slices.NAME": Slice,
     "slices.NAME.question_words, context_words, answer_words": WordCount,
@@ -113,5 +115,6 @@ def _default(field: FieldInfo) -> str:
     value: Any = field.get_default(call_default_factory=True)
     if isinstance(value, Closed):
         kind = getattr(value, "kind", None)
-        return f"`{kind}`" if kind else "see above"
+        place = "see below" if type(value) in STRUCTURE.values() else "see above"
+        return f"`{kind}`" if kind else place
     return "–" if value in (None, {}, []) else f"`{value}`"

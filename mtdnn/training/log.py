@@ -1,4 +1,7 @@
-"""The training log, `training.jsonl`: one line for each step, written and read here."""
+"""The training log, `training.jsonl`: one line for each step, written and read here.
+
+The lines of some steps also have what `mtdnn.training.conflict` measured after them.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,10 @@ import json
 import math
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mtdnn.config.layout import RunFolder
@@ -85,9 +90,18 @@ class TrainingLog:
         return round(time.monotonic() - self._clock, 3)
 
     def add(
-        self, step: Step, loss: torch.Tensor, norm: torch.Tensor, rate: float, tokens: int
+        self,
+        step: Step,
+        loss: torch.Tensor,
+        norm: torch.Tensor,
+        rate: float,
+        tokens: int,
+        measured: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """Add a step whose loss and gradient norm, scalars, are still being computed."""
+        """Add a step whose loss and gradient norm, scalars, are still being computed.
+
+        What was measured after it, if anything, is added to its line.
+        """
         line = {
             "step": step.step,
             "epoch": step.epoch,
@@ -97,6 +111,7 @@ class TrainingLog:
             "grad_norm": None,
             "tokens": tokens,
             "seconds": self.seconds,
+            **measured,
         }
         self.pending.append(_Pending(line, step.rows, loss, norm))
 

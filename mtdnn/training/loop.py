@@ -33,6 +33,7 @@ from mtdnn.model.optimizer import DecoupledAdamax, optimizer_for
 from mtdnn.model.saving import save, start_from
 from mtdnn.training import launch, schedule
 from mtdnn.training.checkpoints import Checkpoints
+from mtdnn.training.conflict import Diagnostics
 from mtdnn.training.fingerprint import Fingerprint, check_gpus
 from mtdnn.training.journal import Journal, memory_mib
 from mtdnn.training.log import TrainingLog
@@ -239,6 +240,10 @@ def _learn(training: Training) -> None:
         stepper = stepper_for(
             training.model, training.optimizer, run.training, training.device, team, factors
         )
+        diagnostics = Diagnostics(
+            *(Layout.of_run(training.run_dir), run, training.features, training.steps),
+            *(training.model, team),
+        )
         batches = batches_of(own, training.features, stepper.prepare)
         ahead = islice(paces(run, training.steps), training.first, None)
         for step, (_, weight), batch, pace in zip(left, parts, batches, ahead, strict=True):
@@ -250,7 +255,7 @@ def _learn(training: Training) -> None:
             except torch.OutOfMemoryError:
                 raise _out_of_memory(step, batch, run.training) from None
             tokens = tokens_of(training.features[step.corpus], step.rows)
-            log.add(step, loss, norm, pace.rate, int(tokens.sum()))
+            log.add(step, loss, norm, pace.rate, int(tokens.sum()), diagnostics.after(step))
             if _is_stopped(training, step.step + 1, stop):
                 break
             progress.advance(note=log.note)
