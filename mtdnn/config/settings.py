@@ -697,8 +697,8 @@ class InterferenceSettings(Closed):
     max_share: float = setting(
         0.05,
         "ours",
-        description="how much longer training may take for all of this, as a share of its own time; "
-        "estimated beforehand from numbers of tokens",
+        description="how much longer training may take for all of this, as a share of its own "
+        "time; estimated beforehand from numbers of tokens",
         gt=0,
         le=100,
     )

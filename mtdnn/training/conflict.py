@@ -159,7 +159,8 @@ class Diagnostics:
 
         Corpora are in the order of the mixture, but the target is first. Parts are the whole
         `encoder`, its `embeddings`, `layer 1`, … and what is `other`. A cosine is None where one of
-        the gradients is 0. Both are left out if the memory is too small.
+        the gradients is 0, and so is what is not finite. Both are left out if the memory is too
+        small.
         """
         measured: dict[str, Any] = {}
         if step.step not in self._compared | self._ends:
@@ -194,7 +195,7 @@ class Diagnostics:
             found[name] = gradients(self._model, name, batches, run.training, self._parts)
         return compare(found, parts(self._model))
 
-    def _dev_losses(self) -> dict[str, float]:
+    def _dev_losses(self) -> dict[str, float | None]:
         count, training = self.plan.dev_items, self._run.training
         losses = {}
         for name, features in self._dev.items():

@@ -24,11 +24,11 @@ from mtdnn.training.checkpoints import Checkpoints
 from mtdnn.training.conflict import Diagnostics, Load, compare, gradients, part_of, parts, plan
 from mtdnn.training.loop import random_state, train
 from mtdnn.training.schedule import Step
-from mtdnn.training.stepper import RecordedSteps, Stepper
+from mtdnn.training.stepper import RecordedSteps
 from mtdnn.training.stopping import Stopped
 from mtdnn.training.team import Team
 from tests.support.interrupted import assert_same, outcome
-from tests.support.packed import Prepared, padded_inputs
+from tests.support.packed import padded_inputs
 from tests.support.recorder import StandIn, state_of
 from tests.support.tiny import make_run_folder
 from tests.support.trained import lines_of
