@@ -26,12 +26,10 @@ from mtdnn.config.settings import InterferenceSettings, RunSettings, TrainingSet
 from mtdnn.data.features import Features
 from mtdnn.model.batches import PackedBatch, batch_of
 from mtdnn.model.multitask import MultiTaskModel
+from mtdnn.training.log import WHOLE
 from mtdnn.training.schedule import Step
 from mtdnn.training.stepper import parts_of, precision
 from mtdnn.training.team import Team
-
-WHOLE = "encoder"
-"""Name of the whole encoder among the parts whose gradients are compared."""
 
 FORWARD_SHARE = 1 / 3
 """Share of the forward pass in a step, whose backward pass takes twice as long."""
