@@ -13,7 +13,6 @@ two of them agree.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import combinations, pairwise
 from math import isfinite, sqrt
 from typing import Any
@@ -22,74 +21,17 @@ import numpy as np
 import torch
 
 from mtdnn.config.layout import Layout
-from mtdnn.config.settings import InterferenceSettings, RunSettings, TrainingSettings
+from mtdnn.config.settings import RunSettings, TrainingSettings
 from mtdnn.data.features import Features
 from mtdnn.model.batches import PackedBatch, batch_of
 from mtdnn.model.multitask import MultiTaskModel
+from mtdnn.training.budget import Load, Plan, plan
 from mtdnn.training.log import WHOLE
 from mtdnn.training.schedule import Step
 from mtdnn.training.stepper import parts_of, precision
 from mtdnn.training.team import Team
 
-FORWARD_SHARE = 1 / 3
-"""Share of the forward pass in a step, whose backward pass takes twice as long."""
-
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|albert_layer_groups)\.(\d+)\.")
-
-
-# --- what it costs ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Load:
-    """What a run trains of one corpus.
-
-    Attributes:
-        steps: number of its steps.
-        items: number of items in a batch.
-        tokens: mean number of tokens of an item.
-    """
-
-    steps: float
-    items: int
-    tokens: float
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much is measured in a run.
-
-    Attributes:
-        measurements: how often gradients are compared.
-        dev_items: number of dev items of each corpus whose loss is measured at the end of an epoch.
-        share: the time that it takes, as a share of the training time; estimated from tokens.
-    """
-
-    measurements: int
-    dev_items: int
-    share: float
-
-
-def plan(settings: InterferenceSettings, loads: Mapping[str, Load], epochs: int) -> Plan:
-    """Return how much is measured in a run, within the share of its time that it may take.
-
-    At most half of that goes to dev losses, the rest to gradients.
-
-    Args:
-        settings: how much is wanted.
-        loads: what the run trains of each corpus.
-        epochs: number of its epochs, in all phases together.
-    """
-    whole = sum(load.steps * load.items * load.tokens for load in loads.values())
-    budget = settings.max_share * whole
-    item = epochs * FORWARD_SHARE * sum(load.tokens for load in loads.values())
-    once = settings.batches * sum(load.items * load.tokens for load in loads.values())
-    if not whole or not item:
-        return Plan(0, 0, 0.0)
-    dev_items = min(settings.dev_items, int(budget / 2 / item))
-    fit = int((budget - dev_items * item) / once)
-    measurements = min(settings.measurements, fit) if len(loads) > 1 else 0
-    return Plan(measurements, dev_items, (measurements * once + dev_items * item) / whole)
 
 
 def _loads(

@@ -21,7 +21,7 @@ from mtdnn.model.batches import batch_of
 from mtdnn.model.optimizer import optimizer_for
 from mtdnn.training import conflict
 from mtdnn.training.checkpoints import Checkpoints
-from mtdnn.training.conflict import Diagnostics, Load, compare, gradients, part_of, parts, plan
+from mtdnn.training.conflict import Diagnostics, compare, gradients, part_of, parts
 from mtdnn.training.loop import random_state, train
 from mtdnn.training.schedule import Step
 from mtdnn.training.stepper import RecordedSteps
@@ -326,21 +326,6 @@ def test_dev_losses_are_those_of_the_items(undropped):
 
 
 # --- what it costs ---------------------------------------------------------------------------
-
-
-def test_a_long_run_measures_all_and_a_short_one_stays_within_its_share():
-    settings = InterferenceSettings()
-    long = {"qa": Load(15_000, 16, 180.0), "sc": Load(5_000, 16, 20.0)}
-    planned = plan(settings, long, 2)
-    assert (planned.measurements, planned.dev_items) == (20, 256)
-    assert planned.share < 0.01
-    for steps in (1, 10, 100, 1000):
-        short = {"qa": Load(steps, 16, 180.0), "sc": Load(steps, 16, 20.0)}
-        planned = plan(settings, short, 2)
-        assert planned.share <= settings.max_share
-        assert planned.measurements < 20 or steps > 100
-    assert plan(settings, {"qa": long["qa"]}, 2).measurements == 0
-    assert plan(settings, {"qa": Load(0, 16, 0.0)}, 2).share == 0
 
 
 def test_the_cost_is_said_before_training(tmp_path, capsys):
