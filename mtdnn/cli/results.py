@@ -99,6 +99,7 @@ def cases(arguments: argparse.Namespace) -> None:
     experiment = load_experiment(arguments)
     products.write_cases(experiment)
     products.write_interference(experiment)
+    products.write_gradients(experiment)
 
 
 @commands.add(

@@ -52,7 +52,7 @@ RESERVED_NAMES = {
     *("all", "fetched", "cases", "encoder", "corpus", "features", "train", "evaluate", "metrics"),
     *("comparisons", "statistics", "table", "figure", "answers", "pages", "report", "store", "log"),
     *("agreement", "checksums", "loss", "draws", "effects", "interference", "groups"),
-    *("precision_recall", "thresholds", "runs", "settings"),
+    *("precision_recall", "thresholds", "runs", "settings", "gradients", "forgetting"),
 }
 """Names of the workflow's rules, and of the figures and pages that every experiment has."""
 

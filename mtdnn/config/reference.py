@@ -28,6 +28,7 @@ from mtdnn.config.settings import (
     GradVac,
     HubCorpus,
     HubEncoder,
+    InterferenceSettings,
     Lora,
     NashMTL,
     Phase,
@@ -69,6 +70,7 @@ STRUCTURE: dict[str, type[Closed]] = {
     "training.combine, kind: nash_mtl": NashMTL,
     "training.start_from": StartingRun,
     "training.anchor": Anchor,
+    "training.interference": InterferenceSettings,
     "variants.NAME": Variant,
     "slices.NAME": Slice,
     "slices.NAME.question_words, context_words, answer_words": WordCount,
@@ -125,5 +127,6 @@ def _default(field: FieldInfo) -> str:
     value: Any = field.get_default(call_default_factory=True)
     if isinstance(value, Closed):
         kind = getattr(value, "kind", None)
-        return f"`{kind}`" if kind else "see above"
+        place = "see below" if type(value) in STRUCTURE.values() else "see above"
+        return f"`{kind}`" if kind else place
     return "–" if value in (None, {}, []) else f"`{value}`"

@@ -861,6 +861,42 @@ Combination = Annotated[
 ]
 
 
+class InterferenceSettings(Closed):
+    """How much of the conflict between corpora is measured while a run is trained."""
+
+    measurements: int = setting(
+        20,
+        "ours",
+        description="how often the gradients of the mixture's corpora are compared, at equal "
+        "distances; fewer where max_share says so; 0: never. A corpus alone has none to compare",
+        ge=0,
+        le=10_000,
+    )
+    batches: int = setting(
+        1,
+        "ours",
+        description="number of batches of each corpus in a measurement; more of them make its "
+        "cosines less noisy",
+        ge=1,
+        le=1000,
+    )
+    dev_items: int = setting(
+        256,
+        "ours",
+        description="number of dev items of each corpus whose loss is measured at the end of each "
+        "epoch and phase, always the same ones; fewer where max_share says so; 0: none",
+        ge=0,
+    )
+    max_share: float = setting(
+        0.05,
+        "ours",
+        description="how much longer training may take for all of this, as a share of its own "
+        "time; estimated beforehand from numbers of tokens",
+        gt=0,
+        le=100,
+    )
+
+
 class TrainingSettings(Closed):
     """How a run is trained."""
 
@@ -1030,6 +1066,13 @@ class TrainingSettings(Closed):
             raise ValueError("frozen_layers: lora freezes the whole encoder; keep one of them")
         return self
 
+    interference: InterferenceSettings = setting(
+        InterferenceSettings(),
+        "ours",
+        description="how much of the conflict between corpora is measured during training; does "
+        "not change a single bit of the model, so changing it retrains nothing",
+    )
+
     def batch_size_of(self, corpus: str) -> int:
         """Return the number of items in a batch of a corpus."""
         return self.batch_sizes.get(corpus, self.batch_size)
@@ -1136,9 +1179,10 @@ class RunSettings(Closed):
         """Return the settings that determine the trained model.
 
         Labels are left out, and so are the sources of corpora and encoders, which are identified
-        by their digests, and activation checkpointing, which does not change a single bit.
+        by their digests, and what does not change a single bit: activation checkpointing, and
+        how much interference is measured.
         """
-        training = self.training.model_dump(exclude={"activation_checkpointing"})
+        training = self.training.model_dump(exclude={"activation_checkpointing", "interference"})
         for name in BY_CORPUS:
             values = training[name]
             training[name] = {corpus: values[corpus] for corpus in self.corpora if corpus in values}

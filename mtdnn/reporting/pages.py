@@ -15,7 +15,7 @@ from mtdnn.config.reference import DESCRIBED
 from mtdnn.evaluation.measures import measures_of
 from mtdnn.evaluation.results import read_results, read_rows
 from mtdnn.machine.files import read_product, write_text
-from mtdnn.reporting import comparisons, interference, tables
+from mtdnn.reporting import comparisons, gradients, interference, tables
 from mtdnn.reporting.facts import compare_link, facts, line, run_link
 from mtdnn.reporting.templating import render
 from mtdnn.reporting.wording import clustered, is_answering, items, targets, union
@@ -63,7 +63,13 @@ def _cases(experiment: Experiment) -> dict[str, Any]:
 
 
 def _interference(experiment: Experiment) -> dict[str, Any]:
-    return {**interference.shown(experiment), "compare_link": compare_link}
+    conflict = gradients.shown(experiment)
+    return {
+        **interference.shown(experiment),
+        "gradients": conflict["gradients"],
+        "verdict": conflict["verdict"],
+        "compare_link": compare_link,
+    }
 
 
 def _runs(experiment: Experiment) -> dict[str, Any]:

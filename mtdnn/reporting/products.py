@@ -9,8 +9,11 @@ from pathlib import Path
 from mtdnn.config.experiment import Experiment
 from mtdnn.machine.files import digest, sha256
 
-TRAINING_FIGURES = ("loss", "draws")
-"""Training figures that every experiment has: loss curves, and shares of the corpora."""
+TRAINING_FIGURES = ("loss", "draws", "gradients", "forgetting")
+"""Training figures that every experiment has.
+
+Loss curves, shares of the corpora, cosines of their gradients, and their dev losses.
+"""
 
 ANSWER_FIGURES = ("effects", "interference", "groups", "precision_recall", "thresholds")
 """Figures of scores and predictions that every experiment has."""
@@ -54,6 +57,13 @@ def write_interference(experiment: Experiment) -> None:
     from mtdnn.reporting import interference
 
     interference.write(experiment)
+
+
+def write_gradients(experiment: Experiment) -> None:
+    """Write `results/{experiment}/tables/gradients.md`, `.csv` and `.tex`."""
+    from mtdnn.reporting import gradients
+
+    gradients.write(experiment)
 
 
 def write_cases(experiment: Experiment) -> None:

@@ -22,7 +22,7 @@ from mtdnn.evaluation.measures import MEASURES
 from mtdnn.machine.files import digest, read_json
 from mtdnn.reporting.escaping import visible
 from mtdnn.training.journal import Record, steps_of
-from mtdnn.training.log import read_training
+from mtdnn.training.log import cosines_with_target, dev_losses, read_training
 
 MAX_POINTS = 1000
 """Points of a curve; a longer curve is averaged over this many windows of equal length."""
@@ -58,7 +58,9 @@ class Point(NamedTuple):
 class Curves:
     """Turns the steps of a journal into points: loss of each corpus, learning rate, gradient norm.
 
-    A point is the mean over a window of steps, at the step and the time of the last of them.
+    A point is the mean over a window of steps, at the step and the time of the last of them. What
+    was measured after a step is a point of its own: the cosine of each auxiliary corpus's gradient
+    with the target's, over the whole encoder, and the dev loss of each corpus.
 
     Args:
         counts: number of batches of each corpus in the whole run.
@@ -84,6 +86,8 @@ class Curves:
                 for name, value in line["readings"].items():
                     yield Point(f"system/{name}", float(value), time, line["step"])
                 continue
+            for key, value in _measured(line):
+                yield Point(key, value, time, line["step"])
             names = [(f"loss/{line['corpus']}", "loss")]
             if line["step"] != self._step:  # the batches of a joint step share the rest
                 names += OF_EVERY_STEP.items()
@@ -102,6 +106,14 @@ class Curves:
         """Return the steps of the open window; the first windows hold one more than the others."""
         width, remainder = divmod(self._totals.get(key, 0), MAX_POINTS)
         return max(1, width + (self._closed.get(key, 0) < remainder)) if width else 1
+
+
+def _measured(line: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield the names and values of what was measured after a step; nothing after most."""
+    for corpus, cosine in cosines_with_target(line).items():
+        yield f"gradient_cosine/{corpus}", cosine
+    for corpus, loss in dev_losses(line).items():
+        yield f"dev_loss/{corpus}", loss
 
 
 class Source:

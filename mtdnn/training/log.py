@@ -1,4 +1,7 @@
-"""The training log, `training.jsonl`: one line for each step, written and read here."""
+"""The training log, `training.jsonl`: one line for each step, written and read here.
+
+The lines of some steps also have what `mtdnn.training.conflict` measured after them.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,9 @@ if TYPE_CHECKING:  # tables and MLflow read the log, and do without torch
     from mtdnn.training.journal import Journal
     from mtdnn.training.schedule import Step
     from mtdnn.training.team import Team
+
+WHOLE = "encoder"
+"""Name of the whole encoder among the parts whose gradients were compared."""
 
 
 def read_training(folder: Path) -> list[dict[str, Any]]:
@@ -47,6 +53,32 @@ def read_training(folder: Path) -> list[dict[str, Any]]:
             if number < len(lines):
                 raise MtdnnError(f"{path}: line {number}: not JSON; train the run again") from None
     return steps
+
+
+def cosines(line: Mapping[str, Any], part: str = WHOLE) -> dict[tuple[str, str], float]:
+    """Return the cosines of gradients measured after a step, by pair of corpora.
+
+    Most steps have none. A target is the first of each pair in which it is.
+
+    Args:
+        line: the step's line.
+        part: the part of the encoder, as in `mtdnn.training.conflict`.
+    """
+    measured = (line.get("gradients") or {}).get("cosine", {}).get(part, {})
+    pairs = {tuple(pair.split("/", 1)): value for pair, value in measured.items()}
+    return {(a, b): value for (a, b), value in pairs.items() if value is not None}
+
+
+def cosines_with_target(line: Mapping[str, Any], part: str = WHOLE) -> dict[str, float]:
+    """Return the cosine of each auxiliary corpus's gradient with the target's; see `cosines`."""
+    target = next(iter((line.get("gradients") or {}).get("norm", {})), None)
+    return {other: value for (a, other), value in cosines(line, part).items() if a == target}
+
+
+def dev_losses(line: Mapping[str, Any]) -> dict[str, float]:
+    """Return the dev loss of each corpus measured after a step; most steps have none."""
+    measured = line.get("dev_loss") or {}
+    return {corpus: loss for corpus, loss in measured.items() if loss is not None}
 
 
 @dataclass

@@ -37,6 +37,7 @@ from mtdnn.training.anchor import anchor_record, pull_for
 from mtdnn.training.anchoring import Anchoring
 from mtdnn.training.checkpoints import Checkpoints
 from mtdnn.training.combining import Combiner, JointStepper, share_factors
+from mtdnn.training.conflict import Diagnostics
 from mtdnn.training.fingerprint import Fingerprint, check_gpus
 from mtdnn.training.journal import Journal, memory_mib
 from mtdnn.training.log import TrainingLog
@@ -264,6 +265,10 @@ def _learn(training: Training) -> None:
         stepper = _stepper(training)
         anchoring = _anchoring(training)
         stepper.pull = anchoring.pull
+        diagnostics = Diagnostics(
+            *(Layout.of_run(training.run_dir), run, training.features, training.steps),
+            *(training.model, team),
+        )
         batches = batches_of(own, training.features, stepper.prepare)
         ahead = islice(paces(run, training.steps), len(training.steps) - len(left), None)
         weights = (weight for _, weight in parts)
@@ -280,9 +285,11 @@ def _learn(training: Training) -> None:
                 row = max(together, key=lambda row: row.batch.tokens)
                 raise _out_of_memory(row.step, row.batch, run.training) from None
             measured = stepper.pull.measured() if stepper.pull else {}
+            measured |= diagnostics.after(together[0].step)
             for (step, _, _, pace), loss in zip(together, losses, strict=True):
                 tokens = tokens_of(training.features[step.corpus], step.rows)
                 log.add(step, loss, norm, pace.rate, int(tokens.sum()), measured)
+                measured = {}  # of the step, not of each batch
             if _is_stopped(training, number + 1, stop):
                 break
             progress.advance(note=log.note)

@@ -23,7 +23,7 @@ from mtdnn.config.settings import CorpusSettings, RunSettings, SyntheticCorpus
 from mtdnn.machine.files import digest, read_product, write_json
 from mtdnn.machine.gpus import count_gpus
 from mtdnn.machine.provenance import code_digest
-from mtdnn.training import expectation
+from mtdnn.training import budget, expectation
 from mtdnn.training.schedule import supplies_of
 
 MAX_TABLE_ROWS = 40
@@ -45,6 +45,8 @@ class Group:
         memory_mib: peak memory of one run, on the GPU if there is one; None if a rate is unknown.
         missing: why a value is None; empty if none is.
         exact: whether every seed has just this number of steps.
+        measuring: how much longer training takes for measuring gradients and dev losses, as a
+            share of its own time; in the hours.
     """
 
     row: str
@@ -57,6 +59,7 @@ class Group:
     memory_mib: float | None = None
     missing: str = ""
     exact: bool = True
+    measuring: float = 0.0
 
 
 def plan(experiment: Experiment, threads: int | None, measure: bool = True) -> dict[str, Any]:
@@ -159,10 +162,24 @@ class _Planner:
         rates = self._rates.of(run, settings)
         if isinstance(rates, str):
             return replace(group, missing=rates)
+        group = replace(group, measuring=self._measuring(run, settings, steps, items))
         seconds = sum(steps[name] * rates[name]["step_s"] for name in steps)
+        seconds *= 1 + group.measuring
         seconds += sum(tokens[name] * rates[name]["token_s"] for name in steps)
         memory = max(rates[name]["memory_mib"] for name in steps)
         return replace(group, hours=seconds / 3600, memory_mib=memory)
+
+    def _measuring(
+        self, run: RunId, settings: RunSettings, steps: dict[str, float], items: dict[str, float]
+    ) -> float:
+        """The share of the training time for `training.interference`."""
+        loads = {}
+        for name, count in items.items():
+            described = read_product(self._features(run, settings, name) / FEATURES)["splits"]
+            size, tokens = settings.training.batch_size_of(name), described["train"]["tokens"]
+            loads[name] = budget.Load(steps[name], size, tokens / max(count, 1))
+        epochs = sum(phase.epochs for phase in phases_of_run(settings))
+        return budget.plan(settings.training.interference, loads, epochs).share
 
     def _features(self, run: RunId, settings: RunSettings, corpus: str) -> Path:
         layout = self._experiment.layout
@@ -326,6 +343,11 @@ def lines(planned: dict[str, Any]) -> Iterator[str]:
         "The last row shows the steps of all runs, and the time and memory of the remaining runs, "
         f"{planned['runs_at_once']} at a time."
     )
+    if share := max(group["measuring"] for group in planned["groups"]):
+        yield (
+            f"Times include up to {100 * share:.1f} % of training for measuring gradients and dev "
+            "losses (training.interference)."
+        )
     if not all(row["exact"] for row in groups):
         yield "~: a mean over seeds, or an estimate until all features exist; the rest is exact."
     if total["jobs_at_once"]:

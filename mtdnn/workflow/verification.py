@@ -277,7 +277,7 @@ class Recomputed:
 
     def table(self, table: Path) -> Iterator[str]:
         """Yield where a table's files differ from what the runs' scores give."""
-        from mtdnn.reporting.products import write_interference, write_table
+        from mtdnn.reporting.products import write_gradients, write_interference, write_table
 
         # A table may read anything but the tables, which are written here.
         self._link(*(path.name for path in self._root.iterdir() if path.name != "tables"))
@@ -285,6 +285,8 @@ class Recomputed:
             write_table(self._copy, table.stem)
         elif table.stem == "interference":
             write_interference(self._copy)
+        elif table.stem == "gradients":
+            write_gradients(self._copy)
         else:
             yield f"{table}: is no longer a table of the experiment; delete it"
             return

@@ -28,6 +28,7 @@ def make_finished(folder: Path) -> Path:
     metrics.write(run_dir, experiment)
     products.write_table(experiment, "t")
     products.write_interference(experiment)
+    products.write_gradients(experiment)
     client.create_store(experiment)
     runs.log_run(experiment, run_dir)
     (experiment.layout.root / "experiment.yaml").write_text(dump_yaml(experiment))

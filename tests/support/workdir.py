@@ -25,7 +25,10 @@ EXPERIMENT = {
     **SMALL,
     "encoders": {"tiny": {"label": "Tiny", "source": {"kind": "files", "path": "encoder"}}},
     "features": {"max_length": 96, "max_question_length": 48, "stride_tokens": 24},
-    "training": {"epochs": 1},
+    "training": {
+        "epochs": 1,
+        "interference": {"measurements": 4, "dev_items": 8, "max_share": 10},
+    },
     "variants": {"longer": {"label": "longer", "training": {"epochs": 2}}},
     "tables": {
         **SMALL["tables"],

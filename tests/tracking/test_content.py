@@ -56,6 +56,24 @@ def test_the_curves_of_joint_steps_have_each_step_once(monkeypatch, most):
     assert sum(norms) / len(norms) == pytest.approx(14.5)
 
 
+def test_what_was_measured_after_a_step_is_a_point_of_its_own():
+    pairs = {"squad/cola": 0.5, "squad/mnli": None, "cola/mnli": -0.25}
+    line = {
+        **journal_line(7),
+        "gradients": {
+            "norm": {"squad": 1.0, "cola": 2.0, "mnli": 0.0},
+            "cosine": {"encoder": pairs, "layer 1": {"squad/cola": 0.125}},
+        },
+        "dev_loss": {"squad": 1.5, "cola": None},
+    }
+    points = list(Curves({"squad": 10}, 1000).add([journal_line(6), line]))
+    measured = [point for point in points if point.key.startswith(("gradient_", "dev_loss/"))]
+    assert measured == [
+        ("gradient_cosine/cola", 0.5, 8000, 7),
+        ("dev_loss/squad", 1.5, 8000, 7),
+    ]
+
+
 def test_params_stay_within_the_limits_of_mlflow(tmp_path):
     experiment = make_experiment(tmp_path, title="x")
     settings = experiment.resolve(RUN)

@@ -297,3 +297,17 @@ def test_another_number_of_processes_is_refused(tmp_path, monkeypatch, gpus, sta
     with pytest.raises(MtdnnError, match=f"gpus: {gpus}, but torchrun started {started}") as error:
         train(run_dir, run, threads=1)
     assert "\n" not in str(error.value)
+
+
+def test_measuring_gradients_does_not_change_a_bit_and_makes_no_process_wait_forever(tmp_path):
+    results = []
+    for count in (0, 3):
+        measuring = {"measurements": count, "dev_items": 4 * count, "max_share": 10}
+        run_dir, run = make(tmp_path / str(count), gpus=2, interference=measuring, **WITH_DROPOUT)
+        assert together(2, run_dir, run) == [0, 0]
+        results.append(outcome(run_dir))
+    (expected, plain), (weights, lines) = results
+    measured = [line.pop("gradients", None) for line in lines]
+    assert sum(each is not None for each in measured) == 3
+    assert sum(line.pop("dev_loss", None) is not None for line in lines) == 2
+    assert_same((weights, lines), (expected, plain))

@@ -39,7 +39,11 @@ def workdir(finished, tmp_path) -> Workdir:
 
 @pytest.mark.slow
 def test_one_call_writes_everything_and_a_second_does_nothing(finished):
-    tables = [finished.results / "tables" / f"table1.{end}" for end in ("md", "csv", "tex")]
+    tables = [
+        finished.results / "tables" / f"{name}.{end}"
+        for name in ("table1", "gradients")
+        for end in ("md", "csv", "tex")
+    ]
     figures = [
         finished.results / "figures" / f"{name}.{end}"
         for name in ("figure4", *FIGURES)
@@ -56,6 +60,11 @@ def test_one_call_writes_everything_and_a_second_does_nothing(finished):
     for file in [*tables, *figures, *runs, *others, finished.folder / "results" / "mlflow.db"]:
         assert file.stat().st_size > 0, file
     assert "QA+SC" in tables[0].read_text()
+    assert "| QA+SC, w 0.8 |" in (finished.results / "tables" / "gradients.md").read_text()
+    for name in ("gradients", "forgetting"):
+        assert "nothing to draw" not in (finished.results / "figures" / f"{name}.svg").read_text()
+    page = (finished.results / "pages" / "interference.html").read_text()
+    assert "Gradient conflict" in page and "Too few to say" in page
     verified = finished.call(sys.executable, "-m", "mtdnn", "verify", str(finished.results))
     assert verified.returncode == 0, verified.stdout
     assert "Nothing to be done" in finished.snakemake().stdout

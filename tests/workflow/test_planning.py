@@ -88,6 +88,9 @@ def test_rates_are_measured_once_if_features_exist(tmp_path, monkeypatch):
     assert planned["total"]["device_hours"] == pytest.approx(2 * group["hours"])
     assert planned["total"]["jobs_at_once"] == 2
     assert any("2 parallel jobs" in line for line in planning.lines(planned))
+    assert 0 < group["measuring"] <= 0.05
+    said = f"Times include up to {100 * group['measuring']:.1f} % of training for measuring"
+    assert any(line.startswith(said) for line in planning.lines(planned))
 
     monkeypatch.setattr("mtdnn.workflow.rates.measure", None)  # rates are not measured again
     (run_dir / "predictions.parquet").touch()

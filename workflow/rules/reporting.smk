@@ -118,7 +118,7 @@ rule answers:
         files_of(experiment.runs(), RunFolder.predictions),
     output:
         [LAYOUT.cases(end) for end in ("json", "md")],
-        tables_of(["interference"]),
+        tables_of(["interference", "gradients"]),
         [reported_figure(name) for name in ANSWER_FIGURES],
         [LAYOUT.figure(name, end) for name in ANSWER_FIGURES for end in ("png", "pdf")],
     log:

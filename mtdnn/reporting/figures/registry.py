@@ -5,7 +5,7 @@ from collections.abc import Callable
 from matplotlib.figure import Figure
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.reporting.figures import curves, effects, interference, scores, training
+from mtdnn.reporting.figures import curves, effects, gradients, interference, scores, training
 from mtdnn.reporting.figures.drawing import drawable, save, styled
 
 
@@ -26,6 +26,8 @@ def draw(experiment: Experiment, name: str) -> Figure:
 BUILT_IN: dict[str, Callable[[Experiment], Figure]] = {
     "loss": training.draw_losses,
     "draws": training.draw_corpus_shares,
+    "gradients": gradients.draw,
+    "forgetting": gradients.draw_forgetting,
     "effects": effects.draw,
     "interference": interference.draw,
     "groups": curves.draw_groups,

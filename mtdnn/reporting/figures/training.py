@@ -73,8 +73,8 @@ def _loss_notes(
         notes[0] += " The seeds of a run overlap."
     untrained = [result for result in results if not steps[result.run]]
     unscored = [result for result in results if steps[result.run] and result.metrics is None]
-    notes += _missing_runs(experiment, untrained, "Not drawn")
-    return notes + _missing_runs(experiment, unscored, "Drawn, but without scores")
+    notes += missing_runs(experiment, untrained, "Not drawn")
+    return notes + missing_runs(experiment, unscored, "Drawn, but without scores")
 
 
 def run_loss(folder: Path) -> Figure:
@@ -149,7 +149,7 @@ def draw_corpus_shares(experiment: Experiment) -> Figure:
         missing += [] if phases else [result]
     colours = corpus_colours(experiment)
     height = 1.7 + 0.27 * max(len(bars), 3)
-    notes = _missing_runs(experiment, missing, "Not drawn")
+    notes = missing_runs(experiment, missing, "Not drawn")
     figure, body = canvas(experiment, (7.4, height), "How often each corpus was drawn", notes)
     axes = body.subplots()
     for place, bar in enumerate(bars):
@@ -253,8 +253,14 @@ def _corpus_legend(
     body.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
-def _missing_runs(experiment: Experiment, results: list[Result], what: str) -> list[str]:
-    """One note for each reason, with its runs and, unless all are missing, their seeds."""
+def missing_runs(experiment: Experiment, results: list[Result], what: str) -> list[str]:
+    """Return a note for each reason, with its runs and, unless all are missing, their seeds.
+
+    Args:
+        experiment: the experiment.
+        results: the runs.
+        what: what is said of them, for instance `Not drawn`.
+    """
     reasons: dict[str, dict[str, list[int]]] = {}
     for result in results:
         runs = reasons.setdefault(result.missing or "no record of its training", {})
