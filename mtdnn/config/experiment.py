@@ -503,12 +503,13 @@ class Experiment(Closed):
                 f"{place}.weight: the schedule of variant {row.variant} does not use it, so it is "
                 f"1.0, not {row.weight:g}; leave it out"
             )
-        if not alone and row.weight == 1 and self._uses_weight(mixture, override):
+        schedule, target = self._schedule(override), self._target(mixture)
+        # Whether a wrong schedule needs a weight is unknown.
+        if schedule and not alone and row.weight == 1 and self._uses_weight(mixture, override):
             yield (
                 f"{place}.weight: with 1.0 the auxiliary corpora of {row.mixture} "
                 "are never drawn; give a weight below 1"
             )
-        schedule, target = self._schedule(override), self._target(mixture)
         if schedule and target and not any(self._wrong_names("", schedule.model_dump())):
             lines = wrong_phases(schedule, mixture.corpora, row.mixture, target)
             yield from (f"{place}.variant: {row.variant}: {line}" for line in lines)

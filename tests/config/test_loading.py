@@ -191,6 +191,11 @@ def phased(*phases: dict, weight: float = 0.8, **schedule: object) -> dict:
             "variants.longer: schedule: steps: is not for a schedule with phases; give each phase "
             "its length",
         ),
+        (  # whether such a schedule needs a weight does not matter
+            phased({"corpora": ["squad"]}, {"policy": "round_robin"}, weight=1.0, steps=5),
+            "variants.longer: schedule: steps: is not for a schedule with phases; give each phase "
+            "its length",
+        ),
         (
             phased({"steps": 4, "epochs": 1}),
             "variants.longer: schedule: phases.0: has both steps and epochs; keep one of them",
