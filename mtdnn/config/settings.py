@@ -708,7 +708,7 @@ class Anchor(Closed):
         description="λ: the pull on a weight is λ times its distance from the anchor, times its "
         "Fisher information if that counts; 0: none. Fine-tuning ends at a distance of about 1 in "
         "all, and gradients are clipped to clip_norm, so a uniform λ means 0.01 to 1. Fisher "
-        "information is often 1e-6 to 1e-3 (run.json has its mean), so that λ means 1e2 to 1e5. "
+        "information is often 1e-6 to 1e-3 (a trained run records its mean): λ is then 1e2 to 1e5. "
         "With much larger ones the pull crowds out the loss in the clipped gradient, and weights "
         "move to and fro around the anchor by about the learning rate",
     )

@@ -31,12 +31,15 @@ class Pull:
         model: the model; its pooler and heads are left alone.
         optimizer: its optimizer, whose state keeps the anchor.
         strength: λ.
+
+    Attributes:
+        penalty: that of the last step, a scalar that stays in its place on the device.
     """
 
     def __init__(self, model: MultiTaskModel, optimizer: torch.optim.Optimizer, strength: float):
         self.model, self._state, self._strength = model, optimizer.state, strength
         self._weights = trained_weights(model)
-        self._penalty = torch.zeros((), device=self._weights[0].device)
+        self.penalty = torch.zeros((), device=self._weights[0].device)
 
     @property
     def active(self) -> bool:
@@ -77,11 +80,11 @@ class Pull:
         torch._foreach_add_(gradients, pulls, alpha=self._strength)
         torch._foreach_mul_(pulls, moves)  # nothing is negative, so the 1-norm is the sum
         total = nn.utils.get_total_norm(pulls, norm_type=1.0, foreach=True)
-        self._penalty.copy_(total * (self._strength / 2))
+        self.penalty.copy_(total * (self._strength / 2))
 
     def measured(self) -> dict[str, torch.Tensor]:
         """Return what the last step's line of the log says about the pull, on the device."""
-        return {"penalty": self._penalty.clone()} if self.active else {}
+        return {"penalty": self.penalty.clone()} if self.active else {}
 
 
 def _dense_gradient(weight: torch.Tensor) -> torch.Tensor:

@@ -97,6 +97,7 @@ class StandIn:
         before = {name: value.clone() for name, value in state_of(stepper).items()}
         known = [*state_of(stepper).values(), *stepper.model.buffers(), stepper._results]
         known += [] if stepper.optimizer._factors is None else [stepper.optimizer._factors]
+        known += [stepper.pull.penalty] if stepper.pull else []
         cells = [cell.cell_contents for cell in work.__closure__ or ()]
         known += next(cell for cell in cells if isinstance(cell, PackedBatch)).tensors()
         with torch.random.fork_rng(devices=[]), Recording(known) as recording:
