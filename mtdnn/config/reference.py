@@ -16,6 +16,8 @@ from mtdnn.config.experiment import (
     WordCount,
 )
 from mtdnn.config.settings import (
+    Average,
+    AveragedRow,
     Closed,
     CorpusSettings,
     DecodingSettings,
@@ -61,6 +63,8 @@ STRUCTURE: dict[str, type[Closed]] = {
     "training.heads.NAME, kind: san": San,
     "training.lora": Lora,
     "training.start_from": StartingRun,
+    "training.average": Average,
+    "training.average.of": AveragedRow,
     "variants.NAME": Variant,
     "slices.NAME": Slice,
     "slices.NAME.question_words, context_words, answer_words": WordCount,

@@ -143,17 +143,27 @@ def start_from(model: MultiTaskModel, folder: Path) -> None:
     Raises:
         MtdnnError: the trained weights are missing, were changed, or are those of another encoder.
     """
-    check_weights(folder)
-    description = folder / DESCRIPTION
-    settings = read_product(description)["settings"]
-    trained = load(folder, validate(RunSettings, settings, f"{description}: settings"))
-    encoder = merged(trained.encoder, settings["target"])
+    trained, run = trained_in(folder)
+    encoder = merged(trained.encoder, run.target)
     for ours, theirs in ((model.encoder, encoder), (model.pooler, trained.pooler)):
         try:
             ours.load_state_dict(theirs.state_dict())
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:300]
             raise MtdnnError(f"{folder}: is a model of another encoder: {reason}") from None
+
+
+def trained_in(folder: Path) -> tuple[MultiTaskModel, RunSettings]:
+    """Read a model that `save` wrote, and the settings that it was trained with.
+
+    Raises:
+        MtdnnError: the trained weights are missing, or were changed.
+    """
+    check_weights(folder)
+    description = folder / DESCRIPTION
+    settings = read_product(description)["settings"]
+    run = validate(RunSettings, settings, f"{description}: settings")
+    return load(folder, run), run
 
 
 def check_weights(folder: Path) -> None:

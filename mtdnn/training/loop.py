@@ -31,7 +31,7 @@ from mtdnn.model.fast import fast
 from mtdnn.model.multitask import MultiTaskModel, build, restrict
 from mtdnn.model.optimizer import DecoupledAdamax, optimizer_for
 from mtdnn.model.saving import save, start_from
-from mtdnn.training import launch, schedule
+from mtdnn.training import averaging, launch, schedule
 from mtdnn.training.checkpoints import Checkpoints
 from mtdnn.training.fingerprint import Fingerprint, check_gpus
 from mtdnn.training.journal import Journal, memory_mib
@@ -58,7 +58,7 @@ def train(
 
     The schedule is drawn before the first step. An interrupted run resumes from its last
     checkpoint, to the same result. A run on several GPUs is trained by one process for each GPU;
-    these read its settings from its folder.
+    these read its settings from its folder. A run that is an average of others is put together.
 
     Args:
         run_dir: the run's folder.
@@ -77,6 +77,9 @@ def train(
     fingerprint = Fingerprint.of(layout, run)
     if not force and fingerprint.is_made_in(run_dir):
         print(f"mtdnn: {run_dir}: up to date", file=sys.stderr, flush=True)
+        return
+    if run.training.average:
+        averaging.make(run_dir, run, wait)
         return
     check_gpus(layout, run, fingerprint)
     if launch.is_to_launch(gpus):

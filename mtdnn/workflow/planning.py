@@ -173,8 +173,7 @@ class _Planner:
         corpora = self._experiment.mixtures[run.mixture].corpora
         if any(map(self._is_outdated, corpora)):
             return False
-        start = self._experiment.start_of(run)
-        if start and not self._is_done(start):
+        if not all(map(self._is_done, self._experiment.sources_of(run))):
             return False
         files = RunFolder(self._experiment.layout.run(run))
         if not files.description.exists() or not files.predictions.exists():
@@ -193,6 +192,8 @@ def expected_steps(run: RunSettings, items: dict[str, float]) -> dict[str, float
         run: settings of the run.
         items: number of training items of each corpus (windows, rows).
     """
+    if run.training.average:
+        return dict.fromkeys(items, 0.0)
     supplies = supplies_of(run, {name: round(count) for name, count in items.items()})
     phases = expectation.expected_steps(phases_of_run(run), supplies, run.weight)
     return {name: sum(phase.get(name, 0.0) for phase in phases) for name in items}
