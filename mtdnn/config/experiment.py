@@ -25,6 +25,7 @@ from mtdnn.config.settings import (
     FORMATS,
     LOG_LABELS,
     Anchor,
+    Average,
     Closed,
     CorpusSettings,
     DecodingSettings,
@@ -477,7 +478,7 @@ class Experiment(Closed):
             for index, row in enumerate(table.rows):
                 place = f"tables.{name}.rows.{index}"
                 wrong = list(self._wrong_row(place, row))
-                yield from wrong or self._wrong_starts(place, row)
+                yield from wrong or self._wrong_sources(place, row)
 
     def _wrong_row(self, place: str, row: Row) -> Iterator[str]:
         if row.origin:
@@ -525,24 +526,38 @@ class Experiment(Closed):
                 f"for question answering alone, not for {row.mixture}"
             )
 
-    def _wrong_starts(self, place: str, row: Row) -> Iterator[str]:
-        """Yield a line for what is wrong with the run from which a row starts, or that one, …"""
-        where = f"{place}.variant: {row.variant}: training.start_from"
-        rows = [row.model_copy(update={"label": None})]
-        while start := self._start(rows[-1].variant):
+    def _wrong_sources(self, place: str, row: Row) -> Iterator[str]:
+        """Yield a line for what is wrong with the runs that a row needs, or those that they do."""
+        average = self._average(row.variant)
+        key = "average" if average else "start_from"
+        where = f"{place}.variant: {row.variant}: training.{key}"
+        yield from self._wrong_earlier(where, [row.model_copy(update={"label": None})])
+        mixtures = [self.mixtures.get(each.mixture) for each in average.of] if average else []
+        if mixtures and all(mixtures):
+            known = {name for mixture in mixtures if mixture for name in mixture.corpora}
+            for corpus in self.mixtures[row.mixture].corpora:
+                if corpus not in known:
+                    yield f"{where}.of: none of the runs has {corpus}, which {row.mixture} has"
+
+    def _wrong_earlier(self, where: str, rows: list[Row]) -> Iterator[str]:
+        """Yield a line for what is wrong with the runs that the last of `rows` needs.
+
+        Each of the rows is needed by the one before.
+        """
+        row = rows[-1]
+        for run in self.sources_of(RunId(row.encoder, row.mixture, row.weight, row.variant, 0)):
             earlier = Row(
-                encoder=row.encoder,
-                mixture=start.mixture,
-                weight=start.weight,
-                variant=start.variant,
+                encoder=run.encoder, mixture=run.mixture, weight=run.weight, variant=run.variant
             )
             if wrong := list(self._wrong_row(where, earlier)):
                 yield from wrong
-                return
-            if earlier in rows:
+            elif earlier in rows:
                 yield f"{where}: the run would start from itself; name another mixture or variant"
+            else:
+                wrong = list(self._wrong_earlier(where, [*rows, earlier]))
+                yield from wrong
+            if wrong or earlier in rows:
                 return
-            rows.append(earlier)
 
     def _wrong_anchors(self, row: Row, schedule: ScheduleSettings, target: str) -> Iterator[str]:
         """Yield what is wrong with the anchor of a row, if it has one whose corpus is known."""
@@ -582,6 +597,8 @@ class Experiment(Closed):
 
     def _uses_weight(self, mixture: Mixture, override: Variant) -> bool:
         """Whether the target's weight matters to the runs of a mixture with a variant."""
+        if override.training.get("average"):
+            return False
         schedule, target = self._schedule(override), self._target(mixture)
         if mixture.is_alone or schedule is None or target is None:
             return not mixture.is_alone
@@ -645,6 +662,8 @@ class Experiment(Closed):
                     yield f"{kind}.{name}.label: is that of {owner}, too: {label!r}; choose another"
 
     def _wrong_rest(self) -> Iterator[str]:
+        if self.training.average:
+            yield "training.average: is for a variant, since it needs runs that are trained"
         if self.schedule.steps_of_weight:
             yield (
                 "schedule.steps_of_weight: is for question answering alone; set it in a variant "
@@ -741,29 +760,54 @@ class Experiment(Closed):
         return self.slices[slice_name].published or ("dev" if is_first else None)
 
     def runs_of(self, row: Row) -> list[RunId]:
-        """Return the runs of a table's row, one for each seed."""
-        return [
-            RunId(row.encoder, row.mixture, row.weight, row.variant, seed) for seed in self.seeds
-        ]
+        """Return the runs of a table's row, one for each seed.
+
+        An average of runs with given seeds is one run: it would be the same for every seed.
+        """
+        average = self._average(row.variant)
+        seeds = self.seeds[:1] if average and average.is_fixed else self.seeds
+        return [RunId(row.encoder, row.mixture, row.weight, row.variant, seed) for seed in seeds]
 
     def runs(self) -> list[RunId]:
         """Return the fewest runs that fill all tables, in the order of their first use.
 
-        A run with whose encoder others start comes before them.
+        A run comes before those that start with its encoder or average it.
         """
-        every: list[RunId] = []
+        every: dict[RunId, None] = {}
+
+        def add(run: RunId) -> None:
+            for source in self.sources_of(run) if run not in every else ():
+                add(source)
+            every[run] = None
+
         for table in self.tables.values():
             for run in (run for row in table.own_rows for run in self.runs_of(row)):
-                chain = [run]
-                while start := self.start_of(chain[-1]):
-                    chain.append(start)
-                every += reversed(chain)
-        return list(dict.fromkeys(every))
+                add(run)
+        return list(every)
 
     def start_of(self, run: RunId) -> RunId | None:
         """Return the run with whose trained encoder a run starts; None for the pretrained one."""
         start = self._start(run.variant)
         return start.of(run.encoder, run.seed) if start else None
+
+    def is_average(self, run: RunId) -> bool:
+        """Return whether a run is an average of others, which trains nothing."""
+        return self._average(run.variant) is not None
+
+    def sources_of(self, run: RunId) -> list[RunId]:
+        """Return the runs whose weights a run starts with or averages."""
+        if average := self._average(run.variant):
+            return average.runs(run.encoder, run.seed)
+        start = self.start_of(run)
+        return [start] if start else []
+
+    def _average(self, variant: str) -> Average | None:
+        """What runs of a variant average; None if that is wrong, which loading reports."""
+        given = self.override(variant).training.get("average")
+        try:
+            return Average.model_validate(given) if given else None
+        except ValidationError:
+            return None
 
     def _start(self, variant: str) -> StartingRun | None:
         """What runs of a variant start from; None if that is wrong, which loading reports."""

@@ -17,6 +17,8 @@ from mtdnn.config.experiment import (
 )
 from mtdnn.config.settings import (
     Anchor,
+    Average,
+    AveragedRow,
     CAGrad,
     Closed,
     CorpusSettings,
@@ -71,6 +73,8 @@ STRUCTURE: dict[str, type[Closed]] = {
     "training.start_from": StartingRun,
     "training.anchor": Anchor,
     "training.interference": InterferenceSettings,
+    "training.average": Average,
+    "training.average.of": AveragedRow,
     "variants.NAME": Variant,
     "slices.NAME": Slice,
     "slices.NAME.question_words, context_words, answer_words": WordCount,

@@ -745,6 +745,70 @@ class Anchor(Closed):
         return self
 
 
+class AveragedRow(Closed):
+    """Runs of the same encoder that are averaged, told apart by their seed."""
+
+    mixture: Name = Field(description="name of their mixture")
+    weight: float = Field(1.0, gt=0, le=1, description="their weight, as in a row of a table")
+    variant: Name = Field("default", description="name of their variant")
+    seeds: list[Seed] = Field([], description="their seeds; by default that of the run itself")
+
+    def of(self, encoder: str, seed: int) -> list[RunId]:
+        """Return them for a run with this encoder and this seed."""
+        return [
+            RunId(encoder, self.mixture, self.weight, self.variant, own)
+            for own in self.seeds or [seed]
+        ]
+
+
+class Average(Closed):
+    """The weights of several trained runs, put together without training."""
+
+    of: list[AveragedRow] = Field(min_length=1, description="the runs")
+    method: Literal["mean", "task_arithmetic", "ties"] = setting(
+        "mean",
+        "ours",
+        description="mean: of the weights (a uniform soup, Wortsman et al. 2022); task_arithmetic: "
+        "the pretrained weights plus scale times the sum of the changes (Ilharco et al. 2023); "
+        "ties: plus scale times the mean of the changes that are large and have the sign of most "
+        "(Yadav et al. 2023)",
+    )
+    scale: float | None = setting(
+        None,
+        "ours",
+        description="by default 0.4 for task_arithmetic and 1 for ties, which Yadav et al. (2023) "
+        "use where none is tuned",
+        gt=0,
+        le=10,
+    )
+    density: float | None = setting(
+        None,
+        "ours",
+        description="ties: the share of each run's changes that is kept, the largest; by default "
+        "0.2 (Yadav et al. 2023)",
+        gt=0,
+        le=1,
+    )
+
+    @model_validator(mode="after")
+    def _settings_fit_method(self) -> "Average":
+        for name, methods in (("scale", ("task_arithmetic", "ties")), ("density", ("ties",))):
+            if getattr(self, name) is not None and self.method not in methods:
+                raise ValueError(f"{name}: is for {' and '.join(methods)}, not for {self.method}")
+        if self.method != "task_arithmetic" and len(self.runs("", 0)) < 2:
+            raise ValueError(f"of: {self.method} needs at least two runs")
+        return self
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it has the same runs whatever the seed of the row."""
+        return all(row.seeds for row in self.of)
+
+    def runs(self, encoder: str, seed: int) -> list[RunId]:
+        """Return the runs for a run with this encoder and this seed."""
+        return [run for row in self.of for run in row.of(encoder, seed)]
+
+
 class San(Closed):
     """MT-DNN's stochastic answer network: several turns over both texts of a pair, averaged."""
 
@@ -1060,6 +1124,23 @@ class TrainingSettings(Closed):
         "every weight is trained",
     )
 
+    average: Average | None = setting(
+        None,
+        "ours",
+        description="in a variant: trained runs of the row's encoder whose weights are put "
+        "together, for instance {method: ties, of: [{mixture: qa}, {mixture: mnli}]}; nothing is "
+        "trained, and no other setting of training counts. The head of a corpus is the mean of "
+        "those of the runs that have it, the pooler of those that have the target's. By default "
+        "the run is trained",
+    )
+
+    @model_validator(mode="after")
+    def _trains_or_averages(self) -> "TrainingSettings":
+        for name in ("start_from", "frozen_layers", "lora"):
+            if self.average and getattr(self, name) is not None:
+                raise ValueError(f"{name}: an average trains nothing; leave it out")
+        return self
+
     @model_validator(mode="after")
     def _freezes_once(self) -> "TrainingSettings":
         if self.lora and self.frozen_layers is not None:
@@ -1167,6 +1248,13 @@ class RunSettings(Closed):
     def has_joint_steps(self) -> bool:
         """Whether some of its steps take a batch of several corpora."""
         return self.schedule.has_joint_steps
+
+    @property
+    def sources(self) -> list[RunId]:
+        """The runs whose trained weights it needs: that with which it starts, or those averaged."""
+        if average := self.training.average:
+            return average.runs(self.encoder_name, self.seed)
+        return [self.start] if self.start else []
 
     def loss_weight(self, corpus: str) -> float:
         """Return the factor of the loss of a corpus."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.config.dependencies import code_of
-from mtdnn.config.layout import FEATURES, MANIFEST, WEIGHTS, Layout, RunFolder
+from mtdnn.config.layout import FEATURES, MANIFEST, WEIGHTS, Layout, RunFolder, RunId
 from mtdnn.config.settings import MAX_GPUS, RunSettings
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest, read_product
@@ -23,7 +23,7 @@ class Fingerprint:
         corpora: digest of the rows of each corpus.
         encoder: digest of the encoder's files.
         code: digest of the code that trains, and the fast paths that are turned off.
-        start: digest of the trained weights with whose encoder it starts; None without such.
+        start: digest of the trained weights that it starts with or averages; None without such.
     """
 
     config_digest: str
@@ -37,8 +37,8 @@ class Fingerprint:
         """Return the fingerprint that a run has if it is trained now.
 
         Raises:
-            MtdnnError: its encoder or its features are missing, or the run from which it starts is
-                not trained yet.
+            MtdnnError: its encoder or its features are missing, or a run that it needs is not
+                trained yet.
         """
         features = {
             name: layout.features(run.encoder_name, run.features_variant, name)
@@ -82,23 +82,28 @@ class Fingerprint:
 
 
 def start_digest(layout: Layout, run: RunSettings) -> str | None:
-    """Return the digest of the trained weights with whose encoder a run starts, if it does.
+    """Return the digest of the trained weights that a run starts with or averages, if it does.
 
     Raises:
         MtdnnError: they are not trained yet.
     """
-    if run.start is None:
-        return None
-    description = RunFolder(layout.run(run.start)).description
+    digests = [_weights_digest(layout, source) for source in run.sources]
+    if run.training.average:
+        return digest(digests)
+    return digests[0] if digests else None
+
+
+def _weights_digest(layout: Layout, source: RunId) -> str:
+    description = RunFolder(layout.run(source)).description
     if not description.exists():
-        raise MtdnnError(f"{description}: no such file; train {run.start.path} first")
+        raise MtdnnError(f"{description}: no such file; train {source.path} first")
     files = read_product(description).get("files") or {}
     return digest({name: files.get(name) for name in WEIGHTS})
 
 
 def starts_elsewhere(layout: Layout, run: RunSettings, recorded: str | None) -> bool:
-    """Return whether a run started with other weights than those that are here, if any are."""
-    if run.start and not RunFolder(layout.run(run.start)).description.exists():
+    """Return whether a run needed other weights than those that are here, if all are."""
+    if not all(RunFolder(layout.run(source)).description.exists() for source in run.sources):
         return False
     return start_digest(layout, run) != recorded
 

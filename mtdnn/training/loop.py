@@ -32,7 +32,7 @@ from mtdnn.model.fast import fast
 from mtdnn.model.multitask import MultiTaskModel, build, restrict
 from mtdnn.model.optimizer import MomentOptimizer, optimizer_for
 from mtdnn.model.saving import save, start_from
-from mtdnn.training import launch, schedule
+from mtdnn.training import averaging, launch, schedule
 from mtdnn.training.anchor import anchor_record, pull_for
 from mtdnn.training.anchoring import Anchoring
 from mtdnn.training.checkpoints import Checkpoints
@@ -63,7 +63,7 @@ def train(
 
     The schedule is drawn before the first step. An interrupted run resumes from its last
     checkpoint, to the same result. A run on several GPUs is trained by one process for each GPU;
-    these read its settings from its folder.
+    these read its settings from its folder. A run that is an average of others is put together.
 
     Args:
         run_dir: the run's folder.
@@ -82,6 +82,9 @@ def train(
     fingerprint = Fingerprint.of(layout, run)
     if not force and fingerprint.is_made_in(run_dir):
         print(f"mtdnn: {run_dir}: up to date", file=sys.stderr, flush=True)
+        return
+    if run.training.average:
+        averaging.make(run_dir, run, wait)
         return
     check_gpus(layout, run, fingerprint)
     if launch.is_to_launch(gpus):

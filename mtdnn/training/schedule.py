@@ -232,7 +232,9 @@ def supplies_of(run: RunSettings, sizes: Mapping[str, int]) -> dict[str, Supply]
 
 
 def of_run(run: RunSettings, sizes: Mapping[str, int]) -> Iterator[Step]:
-    """Draw the steps of a run whose corpora have `sizes` training items."""
+    """Draw the steps of a run whose corpora have `sizes` training items; an average has none."""
+    if run.training.average:
+        return iter(())
     return draw(phases_of_run(run), supplies_of(run, sizes), run.weight, run.seed)
 
 

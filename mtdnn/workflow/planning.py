@@ -190,8 +190,7 @@ class _Planner:
         corpora = self._experiment.mixtures[run.mixture].corpora
         if any(map(self._is_outdated, corpora)):
             return False
-        start = self._experiment.start_of(run)
-        if start and not self._is_done(start):
+        if not all(map(self._is_done, self._experiment.sources_of(run))):
             return False
         files = RunFolder(self._experiment.layout.run(run))
         if not files.description.exists() or not files.predictions.exists():
@@ -220,6 +219,8 @@ def _number_of_steps(run: RunSettings, items: dict[str, float]) -> float:
 
 
 def _by_phase(run: RunSettings, items: dict[str, float]) -> list[dict[str, float]]:
+    if run.training.average:
+        return [dict.fromkeys(items, 0.0) for _ in phases_of_run(run)]
     supplies = supplies_of(run, {name: round(count) for name, count in items.items()})
     return expectation.expected_steps(phases_of_run(run), supplies, run.weight)
 

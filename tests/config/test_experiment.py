@@ -323,3 +323,112 @@ def test_rows_of_another_experiment_are_no_runs_of_this_one():
     assert experiment.runs() == parse(small(), where="small.yaml").runs()
     again = parse(experiment.model_dump(mode="json"), where="experiment.yaml")
     assert again == experiment
+
+
+# --- averages --------------------------------------------------------------------------------
+
+ALONE = {"encoder": "tiny", "mixture": "qa"}
+BOTH = {"mixture": "qa_sc", "weight": 0.8}
+
+
+def averaging(average, seeds=(1, 2), **row):
+    """An experiment with a row for question answering alone and one for an average."""
+    rows = [ALONE, {**ALONE, "variant": "soup", **row}]
+    return small(
+        seeds=list(seeds),
+        variants={"soup": {"training": {"average": average}}},
+        tables={"table1": {"title": "t", "rows": rows}},
+        figures={},
+    )
+
+
+def test_averaged_runs_come_first_and_share_the_seed():
+    experiment = parse(averaging({"of": [{"mixture": "qa"}, BOTH]}), where="x")
+    assert [(run.mixture, run.variant, run.seed) for run in experiment.runs()] == [
+        *(("qa", "default", 1), ("qa", "default", 2)),
+        *(("qa_sc", "default", 1), ("qa", "soup", 1)),
+        *(("qa_sc", "default", 2), ("qa", "soup", 2)),
+    ]
+    last = experiment.runs()[-1]
+    assert experiment.sources_of(last) == experiment.resolve(last).sources
+    assert experiment.is_average(last) and not experiment.is_average(experiment.runs()[0])
+
+
+def test_an_average_over_named_seeds_is_one_run():
+    """As one for each seed it would count one model several times."""
+    average = {"of": [{**BOTH, "seeds": [1, 2, 3]}]}
+    experiment = parse(averaging(average, mixture="qa_sc"), where="x")
+    (only,) = (run for run in experiment.runs() if run.variant == "soup")
+    assert (only.seed, only.weight) == (1, 1.0)
+    assert [source.seed for source in experiment.sources_of(only)] == [1, 2, 3]
+    assert experiment.shown_weight(experiment.tables["table1"].rows[1]) == "–"
+
+
+@pytest.mark.parametrize(
+    ("average", "message"),
+    [
+        ({"of": []}, "average.of: needs at least 1"),
+        ({"of": [{"mixture": "qa"}]}, "average: of: mean needs at least two runs"),
+        (
+            {"of": [{"mixture": "qa"}, BOTH], "scale": 0.5},
+            "average: scale: is for task_arithmetic and ties, not for mean",
+        ),
+        (
+            {"of": [{"mixture": "qa"}], "method": "task_arithmetic", "density": 0.5},
+            "average: density: is for ties, not for task_arithmetic",
+        ),
+        (
+            {"of": [{"mixture": "qa"}, BOTH], "method": "ties", "density": 0},
+            "average.density: must be greater than 0, not 0",
+        ),
+        ({"of": [{"mixture": "qa"}, {"mixture": "qas"}]}, "average.mixture: unknown name 'qas'"),
+        (
+            {"of": [{"mixture": "qa"}, {"mixture": "qa_sc"}]},
+            "average.weight: with 1.0 the auxiliary corpora of qa_sc are never drawn",
+        ),
+        (
+            {"of": [{"mixture": "qa"}, {"mixture": "qa", "variant": "soup"}]},
+            "training.average: the run would start from itself",
+        ),
+    ],
+)
+def test_a_wrong_average_is_one_line(average, message):
+    with pytest.raises(MtdnnError) as error:
+        parse(averaging(average), where="x")
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"training": {"average": {"of": [{"mixture": "qa", "seeds": [1, 2]}]}}},
+            "training.average: is for a variant, since it needs runs that are trained",
+        ),
+        (
+            {
+                "variants": {
+                    "soup": {
+                        "training": {
+                            "average": {"of": [{"mixture": "qa", "seeds": [1, 2]}]},
+                            "lora": {},
+                        }
+                    }
+                }
+            },
+            "training: lora: an average trains nothing; leave it out",
+        ),
+    ],
+)
+def test_an_average_has_no_training(changes, message):
+    average = {"of": [{"mixture": "qa", "seeds": [1, 2]}]}
+    with pytest.raises(MtdnnError) as error:
+        parse({**averaging(average), **changes}, where="x")
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_each_head_of_an_average_is_one_of_its_runs():
+    average = {"of": [{"mixture": "qa", "seeds": [1, 2]}]}
+    with pytest.raises(MtdnnError) as error:
+        parse(averaging(average, mixture="qa_sc"), where="x")
+    assert "training.average.of: none of the runs has cola, which qa_sc has" in str(error.value)

@@ -148,9 +148,9 @@ def scores_of(runs):
 
 def training_inputs(run):
     """Return the inputs of a run's training by name."""
-    start = experiment.start_of(run)
+    sources = experiment.sources_of(run)
     return {
-        "start": [RunFolder(LAYOUT.run(start)).description] if start else [],
+        "sources": [RunFolder(LAYOUT.run(source)).description for source in sources],
         "features": features_of(
             run, experiment.mixtures[run.mixture].corpora, "train.arrow"
         ),

@@ -32,7 +32,7 @@ from mtdnn.training.schedule import counts, intended_shares, numbers_of_steps
 
 def draw_losses(experiment: Experiment) -> Figure:
     """Draw the loss of every corpus, in a panel for each kind of run; its seeds overlap."""
-    results = read_results(experiment)
+    results = _trained(experiment)
     steps = {result.run: read_training(result.folder) for result in results}
     kinds: dict[str, list[Result]] = {}
     for result in results:
@@ -63,6 +63,11 @@ def draw_losses(experiment: Experiment) -> Figure:
         grid.flat[0].set_visible(True)
         say_empty(grid.flat[0])
     return figure
+
+
+def _trained(experiment: Experiment) -> list[Result]:
+    """The runs that are trained: all but averages of others."""
+    return [each for each in read_results(experiment) if not experiment.is_average(each.run)]
 
 
 def _loss_notes(
@@ -140,7 +145,7 @@ def draw_corpus_shares(experiment: Experiment) -> Figure:
 
     There is a bar for each run, or for each of its phases.
     """
-    results = read_results(experiment)
+    results = _trained(experiment)
     bars: list[_Bar] = []
     missing = []
     for result in results:
