@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from mtdnn.config.settings import CorpusSettings
 from mtdnn.data.corpora.fetching import read_questions, rows_digest
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import sha256
+from tests.support.configs import overlaid
 from tests.support.published import (
     FILES,
     SQUAD,
@@ -18,6 +20,8 @@ from tests.support.published import (
     read_rows,
     write_files,
 )
+
+MIRROR = Path(__file__).parents[4] / "shared/data"
 
 
 @pytest.mark.parametrize(
@@ -210,3 +214,18 @@ def test_a_fraction_of_a_split_that_exists_is_refused(tmp_path):
     root = write_files(tmp_path / "data", "cola")
     with pytest.raises(MtdnnError, match="fractions: dev is a split of the source already"):
         fetch_corpus(corpus_settings("cola", fractions={"dev": 0.5}), root, tmp_path / "out")
+
+
+@pytest.mark.skipif(not MIRROR.exists(), reason="needs ../shared/data: STS-B and WNUT 2017")
+def test_the_real_sts_b_and_wnut_2017_are_read_whole(tmp_path):
+    corpora = overlaid("excerpt.yaml", "families.yaml").corpora
+    for name, rows in (("stsb", 5749), ("wnut", 3394)):
+        corpus = corpora[name]
+        splits = fetch_corpus(corpus, MIRROR / corpus.source.root, tmp_path / name)["splits"]
+        assert sum(each["rows"] for each in splits.values()) == rows
+        assert splits["train"]["rows"] > 500 and splits["dev"]["rows"] > 500
+    scores = {row["label"] for row in read_rows(tmp_path / "stsb", "dev")}
+    assert (min(scores), max(scores)) == (0, 5) and len(scores) > 10
+    tags = [tag for row in read_rows(tmp_path / "wnut", "dev") for tag in row["tags"]]
+    assert set(tags) == set(range(len(corpora["wnut"].labels)))
+    assert 0.9 < tags.count(0) / len(tags) < 0.98  # O
