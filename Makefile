@@ -31,6 +31,7 @@ demo: $(INSTALLED)
 	@echo
 	@cat results/demo/tables/table1.md
 	@echo
+	@echo 'Report:  results/demo/report.html'
 	@echo 'Tables:  results/demo/tables/'
 	@echo 'Figures: results/demo/figures/'
 	@echo 'Runs:    results/demo/runs/, and in MLflow: make ui'

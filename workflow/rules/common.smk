@@ -35,6 +35,9 @@ from mtdnn.workflow.snakefile import (
     report_command,
     start_delivery,
 )
+from mtdnn.workflow.terminal import print_short_lines
+
+print_short_lines()
 
 # Planning thousands of runs makes millions of objects that are all kept; with Python's default
 # thresholds, garbage collection takes a fifth of the planning time.
