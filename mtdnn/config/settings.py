@@ -1145,6 +1145,8 @@ class TrainingSettings(Closed):
     def _freezes_once(self) -> "TrainingSettings":
         if self.lora and self.frozen_layers is not None:
             raise ValueError("frozen_layers: lora freezes the whole encoder; keep one of them")
+        if self.lora and self.anchor:
+            raise ValueError("anchor: with lora the encoder's own weights stay; keep one of them")
         return self
 
     interference: InterferenceSettings = setting(

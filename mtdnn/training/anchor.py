@@ -98,9 +98,15 @@ def _dense_gradient(weight: torch.Tensor) -> torch.Tensor:
 def pull_for(
     model: MultiTaskModel, optimizer: torch.optim.Optimizer, settings: TrainingSettings
 ) -> Pull | None:
-    """Return what pulls a model towards the anchor of its run; None without one, or at λ = 0."""
+    """Return what pulls a model towards the anchor of its run.
+
+    Returns:
+        The pull; None without an anchor, at λ = 0, or where no weight of the encoder is trained.
+    """
     anchor = settings.anchor
-    return Pull(model, optimizer, anchor.strength) if anchor and anchor.strength else None
+    if not anchor or not anchor.strength or not trained_weights(model):
+        return None
+    return Pull(model, optimizer, anchor.strength)
 
 
 def trained_weights(model: MultiTaskModel) -> list[nn.Parameter]:

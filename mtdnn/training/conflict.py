@@ -81,7 +81,7 @@ class Diagnostics:
         ends += [steps[-1].step] if steps else []
         settings = run.training.interference
         self.plan = plan(settings, _loads(run, features, steps), len(ends))
-        count = self.plan.measurements if team.leads else 0
+        count = self.plan.measurements if team.leads and _trained(model) else 0
         middles = (np.arange(count) + 0.5) * length(steps) / max(count, 1)
         self._compared = set(middles.astype(int).tolist())
         self._ends = set(ends) if team.leads and self.plan.dev_items else set()
