@@ -1,7 +1,7 @@
-"""A run in phases and one that starts from another run's encoder, by one YAML file.
+"""Runs in phases, with an anchor or without, and from another run's encoder, by one YAML file.
 
-Real processes: Snakemake trains them to their tables, and one is killed in the middle of a phase
-and at the boundary of two.
+Real processes: Snakemake trains them to their tables, and those in phases are killed in the middle
+of a phase and at the boundary of two.
 """
 
 import copy
@@ -22,9 +22,11 @@ PHASES = [
     {"policy": "shuffled", "epochs": 1, "restart": True},
     {"corpora": ["squad"], "steps": 6, "learning_rate": 1e-3},
 ]
+ANCHOR = {"to": "phase_start", "strength": 100, "by": "true_fisher", "corpus": "cola", "items": 9}
 ROWS = [
     {"encoder": "tiny", "mixture": "qa"},
     {"encoder": "tiny", "mixture": "qa_sc", "variant": "phased"},
+    {"encoder": "tiny", "mixture": "qa_sc", "variant": "anchored"},
     {"encoder": "tiny", "mixture": "qa", "variant": "stilts"},
 ]
 
@@ -57,6 +59,11 @@ def test_phases_and_starting_runs_reach_their_tables_also_after_a_kill(tmp_path)
         **copy.deepcopy(EXPERIMENT),
         "variants": {
             "phased": {"label": "in phases", "schedule": {"phases": PHASES}},
+            "anchored": {
+                "label": "elastic",
+                "schedule": {"phases": PHASES},
+                "training": {"anchor": ANCHOR, "optimizer": "adamw"},
+            },
             "stilts": {
                 "label": "after all together",
                 "training": {"start_from": {"mixture": "qa_sc", "variant": "phased"}},
@@ -78,14 +85,17 @@ def test_phases_and_starting_runs_reach_their_tables_also_after_a_kill(tmp_path)
     assert sorted(set(phases)) == [0, 1, 2] and len(starts) == second + 6
     assert workdir.planned("table1") == set()
 
-    expected = outcome(phased)
-    again = shutil.copytree(phased, workdir.folder / "undisturbed")
-    for name in ("model", "training.jsonl", "schedule.parquet"):
-        path = phased / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for step in (first // 2 + 1, first, second, second + 3):
-        killed_at(step, phased, workdir)
-    answer = workdir.call(sys.executable, "-m", "mtdnn", "train", str(phased), "--threads", "1")
-    assert answer.returncode == 0, answer.stdout
-    assert_same(outcome(phased), expected)
-    assert (phased / "schedule.parquet").read_bytes() == (again / "schedule.parquet").read_bytes()
+    for run_dir in (phased, runs / "qa_sc" / "w1.0" / "anchored" / "seed1"):
+        expected = outcome(run_dir)
+        assert any(line.get("penalty", 0) > 0 for line in expected[1]) == (run_dir != phased)
+        drawn = (run_dir / "schedule.parquet").read_bytes()
+        for name in ("model", "training.jsonl", "schedule.parquet"):
+            path = run_dir / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for step in (first // 2 + 1, first, (first + second) // 2, second, second + 3):
+            killed_at(step, run_dir, workdir)
+        train = (sys.executable, "-m", "mtdnn", "train", str(run_dir), "--threads", "1")
+        answer = workdir.call(*train)
+        assert answer.returncode == 0, answer.stdout
+        assert_same(outcome(run_dir), expected)
+        assert (run_dir / "schedule.parquet").read_bytes() == drawn
