@@ -181,6 +181,27 @@ def test_processes_know_loss_weights_rates_of_heads_and_batch_sizes(tmp_path):
     assert_near(*results)
 
 
+def test_processes_share_the_estimate_of_an_anchor_and_pull_once(tmp_path):
+    fisher = {"by": "true_fisher", "corpus": "cola", "items": 7}
+    anchor = {"to": "phase_start", "strength": 1e5, **fisher}
+    row = {"encoder": "tiny", "mixture": "squad_swag_cola_mnli", "weight": 0.4}
+    results, penalties = [], []
+    for size in (1, 2):
+        run_dir, run = make_run_folder(
+            tmp_path / str(size),
+            **SMALL,
+            tables={"t": {"title": "t", "rows": [row]}},
+            schedule={"phases": [{"steps": 14}, {"steps": 10}]},
+            training={"batch_size": 4, "gpus": size, "anchor": anchor, **WITHOUT_DROPOUT},
+        )
+        assert together(size, run_dir, run) == [0] * size
+        weights, lines = outcome(run_dir)
+        penalties.append([line.pop("penalty") for line in lines[14:]])
+        results.append((weights, lines))
+    assert_near(*results)
+    assert penalties[0] == pytest.approx(penalties[1], rel=1e-3) and min(penalties[0][1:]) > 0
+
+
 # --- with dropout ----------------------------------------------------------------------------
 
 

@@ -82,8 +82,14 @@ ANTI_CURRICULUM = [
     {"policy": "round_robin", "steps": 6, "restart": True},
     {"corpora": ["squad"], "steps": 3, "learning_rate": 1e-3},
 ]
+ANCHOR = {"to": "phase_start", "strength": 100, "by": "true_fisher", "corpus": "squad", "items": 4}
 VARIANTS = {
     "anti_curriculum": {"label": "anti-curriculum", "schedule": {"phases": ANTI_CURRICULUM}},
+    "anchored": {
+        "label": "anti-curriculum, anchored",
+        "schedule": {"phases": ANTI_CURRICULUM},
+        "training": {"anchor": ANCHOR},
+    },
     "stilts": {
         "label": "after MNLI",
         "schedule": {"steps": 8},
@@ -96,6 +102,7 @@ TABLES = {
         {"encoder": "tiny", "mixture": "qa"},
         {"encoder": "tiny", "mixture": "qa", "variant": "stilts"},
         {"encoder": "tiny", "mixture": "all", "variant": "anti_curriculum"},
+        {"encoder": "tiny", "mixture": "all", "variant": "anchored"},
     ],
     "similarity": [
         {"encoder": "tiny", "mixture": "stsb"},
@@ -107,6 +114,7 @@ MOMENTS = {
     "tiny/mnli/w1.0/short/seed1": [3],
     "tiny/qa/w1.0/stilts/seed1": [0, 3],
     "tiny/all/w1.0/anti_curriculum/seed1": [4, 7],
+    "tiny/all/w1.0/anchored/seed1": [4, 7],
     "tiny/stsb_qa/w0.5/short/seed1": [3, 4],
 }
 
