@@ -59,6 +59,7 @@ def plan(settings: InterferenceSettings, loads: Mapping[str, Load], epochs: int)
     if not whole or not item:
         return Plan(0, 0, 0.0)
     dev_items = min(settings.dev_items, int(budget / 2 / item))
-    fit = int((budget - dev_items * item) / once)
+    steps = sum(load.steps for load in loads.values())
+    fit = int(min((budget - dev_items * item) / once, steps))
     measurements = min(settings.measurements, fit) if len(loads) > 1 else 0
     return Plan(measurements, dev_items, (measurements * once + dev_items * item) / whole)
