@@ -31,6 +31,9 @@ from mtdnn.training.schedule import Step, length
 from mtdnn.training.stepper import parts_of, precision
 from mtdnn.training.team import Team
 
+PIECE = 1 << 16
+"""Number of weights whose inner products are summed in single precision."""
+
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|albert_layer_groups)\.(\d+)\.")
 
 
@@ -200,7 +203,7 @@ def gradients(
 ) -> list[torch.Tensor]:
     """Return the gradient of the mean loss over batches at each weight of the encoder that trains.
 
-    The weights' own `grad` is neither read nor written.
+    That of word embeddings may be sparse. The weights' own `grad` is neither read nor written.
 
     Args:
         model: the model.
@@ -217,10 +220,8 @@ def gradients(
             with precision(settings, device):
                 loss = model.loss(corpus, part.to(device)) * (share / len(batches))
             found = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
-            # Word embeddings may have a sparse one.
-            new = [each.to_dense() for each in found]
-            total = [a + b for a, b in zip(total, new, strict=True)] if total else new
-    return total
+            total = [a + b for a, b in zip(total, found, strict=True)] if total else list(found)
+    return [each.coalesce() if each.is_sparse else each for each in total]
 
 
 def parts(model: MultiTaskModel) -> list[str]:
@@ -253,18 +254,18 @@ def compare(
         `norm` of each corpus and `cosine` of each pair in each part, as in `Diagnostics.after`.
     """
     names = list(found)
-    pairs = [*((name, name) for name in names), *combinations(names, 2)]
     sums: dict[str, torch.Tensor] = {}
-    for place, part in enumerate(belongs):
-        # Summed in double precision: a matrix may have tens of millions of weights.
-        products = torch.stack(
-            [(found[a][place] * found[b][place]).sum(dtype=torch.float64) for a, b in pairs]
-        )
+    for part, *each in zip(belongs, *found.values(), strict=True):
+        products = _inner_products(each)
         for name in (WHOLE, part):
             sums[name] = sums[name] + products if name in sums else products
     cosines, norms = {}, {}
-    for part, values in zip(sums, torch.stack(list(sums.values())).tolist(), strict=True):
-        product = dict(zip(pairs, values, strict=True))
+    for part, matrix in zip(sums, torch.stack(list(sums.values())).tolist(), strict=True):
+        product = {
+            (a, b): value
+            for a, row in zip(names, matrix, strict=True)
+            for b, value in zip(names, row, strict=True)
+        }
         if part == WHOLE:
             norms = {name: _finite(sqrt(product[name, name])) for name in names}
         cosines[part] = {
@@ -272,6 +273,33 @@ def compare(
             for a, b in combinations(names, 2)
         }
     return {"norm": norms, "cosine": cosines}
+
+
+def _inner_products(each: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The inner products of the corpora's gradients at one weight, (corpora, corpora) fp64.
+
+    A piece that fits a CPU's cache at a time. Pieces are added in double precision: a matrix may
+    have tens of millions of weights.
+    """
+    total = torch.zeros(len(each), len(each), dtype=torch.float64, device=each[0].device)
+    pieces = (torch.split(gradient.flatten(), PIECE) for gradient in _dense(each))
+    for together in zip(*pieces, strict=True):
+        rows = torch.stack(together)
+        total += rows @ rows.T
+    return total
+
+
+def _dense(each: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Gradients at one weight as dense tensors; of sparse ones, the rows that any of them has."""
+    if not all(gradient.is_sparse for gradient in each):
+        return [gradient.to_dense() for gradient in each]
+    rows = torch.unique(torch.cat([gradient.indices()[0] for gradient in each]))
+    dense = []
+    for gradient in each:
+        values = gradient.values()
+        place = torch.searchsorted(rows, gradient.indices()[0])
+        dense.append(values.new_zeros(len(rows), *values.shape[1:]).index_copy(0, place, values))
+    return dense
 
 
 def _cosine(product: float, squares: float) -> float | None:
