@@ -13,6 +13,7 @@ from mtdnn.evaluation.predictions import DECIDE
 from mtdnn.model.batches import TARGETS
 from mtdnn.model.heads import HEADS
 from mtdnn.model.plain import AUTO_CLASSES
+from mtdnn.training.fisher import SURPRISE
 
 REGISTRIES = {
     "columns": COLUMNS,
@@ -24,6 +25,7 @@ REGISTRIES = {
     "synthetic recipes": [recipe.family for recipe in synthetic.RECIPES.values()],
     "targets": TARGETS,
     "heads": HEADS,
+    "likelihoods": SURPRISE,
     "plain models": AUTO_CLASSES,
     "predictions": [*DECIDE, "question_answering"],  # which has a decoder of its own
     "benchmarks": LIKE,

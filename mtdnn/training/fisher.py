@@ -89,7 +89,7 @@ def surprise(
         batch: the batch.
         draws: draws the labels, or None for those of the batch.
     """
-    return _SURPRISE[family](head, logits, batch, draws)
+    return SURPRISE[family](head, logits, batch, draws)
 
 
 def _span(_: Head, logits: torch.Tensor, batch: PackedBatch, draws: Draws) -> torch.Tensor:
@@ -124,10 +124,11 @@ def _class(scores: torch.Tensor, gold: torch.Tensor, draws: Draws) -> torch.Tens
     return cross_entropy(scores, gold, reduction="sum")
 
 
-_SURPRISE: dict[Family, Callable[[Head, torch.Tensor, PackedBatch, Draws], torch.Tensor]] = {
+SURPRISE: dict[Family, Callable[[Head, torch.Tensor, PackedBatch, Draws], torch.Tensor]] = {
     "question_answering": _span,
     "multiple_choice": _label,
     "sequence_classification": _label,
     "regression": _score,
     "token_classification": _tags,
 }
+"""How likely the model finds the labels of a batch, by family."""
