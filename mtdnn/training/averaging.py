@@ -24,18 +24,21 @@ from mtdnn.training import schedule
 from mtdnn.training.fingerprint import Fingerprint
 
 
-def make(run_dir: Path, run: RunSettings, wait: bool = False) -> None:
+def make(run_dir: Path, run: RunSettings, threads: int | None = None, wait: bool = False) -> None:
     """Put a run's model together; its schedule and its training log are empty.
 
     Args:
         run_dir: the run's folder.
         run: its resolved settings, with `training.average`.
+        threads: CPU threads; all cores by default.
         wait: if another process is at work on the run, wait for it and take its result.
 
     Raises:
         MtdnnError: a run that it averages is missing, was changed or does not fit.
         Busy: another process is at work on the run, and `wait` is false.
     """
+    if threads:
+        torch.set_num_threads(threads)
     layout = Layout.of_run(run_dir)
     began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     with Lease(layout.lease(run_dir), "the run is being averaged", wait) as lease:

@@ -84,7 +84,7 @@ def train(
         print(f"mtdnn: {run_dir}: up to date", file=sys.stderr, flush=True)
         return
     if run.training.average:
-        averaging.make(run_dir, run, wait)
+        averaging.make(run_dir, run, threads, wait)
         return
     check_gpus(layout, run, fingerprint)
     if launch.is_to_launch(gpus):

@@ -307,7 +307,10 @@ class _Rates:
                 read_product(encoder / MANIFEST)["digest"],
                 settings.encoder.model_dump(mode="json", exclude={"label", "source"}),
                 read_product(features / FEATURES),
-                training.model_dump(include={"precision", "accumulation"}),
+                training.model_dump(
+                    mode="json", include={"precision", "accumulation", "frozen_layers", "lora"}
+                ),
+                training.model_dump(mode="json")["heads"].get(corpus),
                 training.batch_size_of(corpus),
                 settings.decoding.precision,
                 self._code,

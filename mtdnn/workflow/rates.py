@@ -16,7 +16,7 @@ from mtdnn.data.features import Features
 from mtdnn.evaluation.predictions import TOKENS_PER_BATCH, batches_by_length, outputs
 from mtdnn.model.batches import batch_of
 from mtdnn.model.device import device_name, use_device
-from mtdnn.model.multitask import MultiTaskModel, build
+from mtdnn.model.multitask import MultiTaskModel, build, restrict
 from mtdnn.model.optimizer import learning_rate, optimizer_for
 from mtdnn.training.loop import random_state
 from mtdnn.training.stepper import stepper_for
@@ -56,7 +56,9 @@ def _measure(
     run: RunSettings, encoder: Path, features: Path, corpus: str, threads: int
 ) -> dict[str, Any]:
     device = use_device(threads)
-    model = build(encoder, run).to(device)
+    model = build(encoder, run)
+    restrict(model, run)
+    model = model.to(device)
     family = run.corpora[corpus].family
     step = step_seconds(model, run, corpus, Features(features / "train.arrow", family), device)
     token = _token_seconds(model, run, corpus, Features(features / "dev.arrow", family), device)

@@ -281,6 +281,16 @@ def phased(*phases: dict, weight: float = 0.8, **schedule: object) -> dict:
             "training.heads.cola.turns: must be at least 2, not 1",
         ),
         (
+            {
+                "corpora__cola__source": {
+                    **{"kind": "synthetic", "recipe": "cola"},
+                    **{"train": 9, "dev": 9},
+                },
+                "training__heads": {"cola": "san"},
+            },
+            "training.heads.cola: is for pairs of sentences, and cola has single ones",
+        ),
+        (
             {"training__heads": {"coal": "san"}},
             "training.heads: unknown name 'coal'; did you mean 'cola'?",
         ),
