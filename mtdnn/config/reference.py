@@ -20,6 +20,7 @@ from mtdnn.config.settings import (
     Closed,
     CorpusSettings,
     DecodingSettings,
+    DynamicAverage,
     EncoderSettings,
     FeatureSettings,
     FilesCorpus,
@@ -35,6 +36,7 @@ from mtdnn.config.settings import (
     SyntheticCorpus,
     Temperature,
     TrainingSettings,
+    Uncertainty,
     WheelEncoder,
 )
 
@@ -62,6 +64,8 @@ STRUCTURE: dict[str, type[Closed]] = {
     "training.combine, kind: gradvac": GradVac,
     "training.combine, kind: cagrad": CAGrad,
     "training.combine, kind: nash_mtl": NashMTL,
+    "training.loss_balancing, kind: uncertainty": Uncertainty,
+    "training.loss_balancing, kind: dynamic_average": DynamicAverage,
     "training.start_from": StartingRun,
     "variants.NAME": Variant,
     "slices.NAME": Slice,
