@@ -1,4 +1,4 @@
-"""Joint steps: what does not fit them, and the packages that combine their gradients."""
+"""Joint steps and balanced losses: what does not fit them, and the packages that they need."""
 
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
@@ -19,12 +19,14 @@ PACKAGES: dict[CombinationKind, tuple[str, ...]] = {
 def wrong_joint_steps(
     schedule: ScheduleSettings, training: TrainingSettings, corpora: Iterable[str]
 ) -> Iterator[str]:
-    """Yield a line, without its place, for each setting of training that joint steps do not allow.
+    """Yield a line, without its place, for each setting of training that does not fit them.
 
     Args:
         schedule, training: the settings of a row.
         corpora: the corpora of its mixture.
     """
+    if training.gpus > 1 and training.loss_balancing.kind == "uncertainty":
+        yield f"training.gpus: uncertainty is learned on one, not {training.gpus}"
     if not schedule.has_joint_steps:
         if training.combine.kind != "mean":
             yield f"training.combine: {training.combine.kind} needs joint steps; set schedule.joint"

@@ -13,6 +13,7 @@ from mtdnn.config.experiment import Experiment, nearest
 from mtdnn.config.layout import RunId
 from mtdnn.config.settings import (
     WORD_OR_NUMBER,
+    BalancingKind,
     Closed,
     CombinationKind,
     PolicyKind,
@@ -148,6 +149,7 @@ _KINDS = (
     *("hub", "files", "wheel", "synthetic", "[key]"),
     *get_args(PolicyKind),
     *get_args(CombinationKind),
+    *get_args(BalancingKind),
     *WORD_OR_NUMBER,
 )
 _TYPES = {

@@ -23,6 +23,7 @@ from mtdnn.config.settings import (
     Closed,
     CorpusSettings,
     DecodingSettings,
+    DynamicAverage,
     EncoderSettings,
     FeatureSettings,
     FilesCorpus,
@@ -41,6 +42,7 @@ from mtdnn.config.settings import (
     SyntheticCorpus,
     Temperature,
     TrainingSettings,
+    Uncertainty,
     WheelEncoder,
 )
 
@@ -70,6 +72,8 @@ STRUCTURE: dict[str, type[Closed]] = {
     "training.combine, kind: gradvac": GradVac,
     "training.combine, kind: cagrad": CAGrad,
     "training.combine, kind: nash_mtl": NashMTL,
+    "training.loss_balancing, kind: uncertainty": Uncertainty,
+    "training.loss_balancing, kind: dynamic_average": DynamicAverage,
     "training.start_from": StartingRun,
     "training.anchor": Anchor,
     "training.interference": InterferenceSettings,

@@ -961,6 +961,49 @@ class InterferenceSettings(Closed):
     )
 
 
+class Unbalanced(Closed):
+    """Losses have their fixed factors alone."""
+
+    kind: Literal["none"] = "none"
+
+
+class Uncertainty(Closed):
+    """A learned variance of each corpus (Kendall, Gal and Cipolla 2018)."""
+
+    kind: Literal["uncertainty"]
+    learning_rate: Rate = setting(
+        1e-3,
+        "ours",
+        description="peak learning rate of the logarithms of the variances; warms up and decays "
+        "with training.learning_rate",
+    )
+
+
+class DynamicAverage(Closed):
+    """Factors that grow where a loss falls slowly (Liu, Johns and Davison 2019)."""
+
+    kind: Literal["dynamic_average"]
+    steps: int = setting(
+        100,
+        "ours",
+        description="number of steps over which losses are averaged before their ratio is taken; "
+        "an epoch in the paper",
+        ge=1,
+    )
+    temperature: float = setting(
+        2.0, "ours", description="higher: more even factors; 2 in the paper", gt=0
+    )
+
+
+AnyBalancing = Unbalanced | Uncertainty | DynamicAverage
+BalancingKind = Literal["none", "uncertainty", "dynamic_average"]
+Balancing = Annotated[
+    AnyBalancing,
+    Field(discriminator="kind"),
+    BeforeValidator(_with_kind, json_schema_input_type=BalancingKind | AnyBalancing),
+]
+
+
 class TrainingSettings(Closed):
     """How a run is trained."""
 
@@ -1006,6 +1049,15 @@ class TrainingSettings(Closed):
         "al. 2021); cagrad: the best one for the worst corpus near the mean (Liu et al. 2021); "
         "upgrad: the mean of projections that oppose no corpus (Quinton and Rey 2024); nash_mtl: "
         "the Nash bargaining solution (Navon et al. 2022). All but mean need torchjd",
+    )
+    loss_balancing: Balancing = setting(
+        Unbalanced(),
+        "ours",
+        description="factors of losses beside loss_weights that follow from the losses, in joint "
+        "and in ordinary steps; by its name, or as {kind: NAME, …} with settings of its own "
+        "(below). uncertainty: exp(-s) of a learned logarithm s of each corpus's variance (Kendall "
+        "et al. 2018); dynamic_average: larger where a loss fell less from window to window (Liu "
+        "et al. 2019). What loss_weights says about Adamax holds for these as well",
     )
     optimizer: Literal["adamax", "adamax_legacy", "adamw", "adam"] = setting(
         "adamax",
@@ -1278,6 +1330,8 @@ class RunSettings(Closed):
             training[name] = {corpus: values[corpus] for corpus in self.corpora if corpus in values}
         if self.training.gpus == 1:
             del training["gpus"]
+        if self.training.loss_balancing.kind == "none":
+            del training["loss_balancing"]
         schedule = self.schedule.model_dump()
         if not self.has_joint_steps:
             del schedule["joint"], training["combine"]

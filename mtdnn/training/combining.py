@@ -155,9 +155,11 @@ class Combiner(nn.Module):
 Gradients = dict[nn.Parameter, torch.Tensor]
 
 
-def gradients_of(model: nn.Module) -> Gradients:
-    """Return the gradients of a model's parameters that have one."""
-    return {p: p.grad for p in model.parameters() if p.grad is not None}
+def take_gradients(model: nn.Module) -> Gradients:
+    """Return the gradients of a model's parameters that have one, and leave these without."""
+    taken = {p: p.grad for p in model.parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return taken
 
 
 def combine(gradients: Sequence[Gradients], weigh: Callable[[torch.Tensor], torch.Tensor]) -> None:
@@ -314,10 +316,10 @@ class JointStepper(Stepper):
             before clipping, fp32 scalars on the device.
         """
         losses, gradients = [], []
+        self.optimizer.zero_grad(set_to_none=True)
         for corpus, batch in batches.items():
-            self.optimizer.zero_grad(set_to_none=True)
             losses.append(self.backward(corpus, batch))
-            gradients.append(gradients_of(self.model))
+            gradients.append(take_gradients(self.model))
         by_corpus = self._factors(phase, epoch)
         factors = torch.tensor([by_corpus[name] for name in batches], dtype=torch.float64)
 

@@ -164,6 +164,8 @@ class TrainingLog:
     def _fetch(self) -> None:
         import torch
 
+        if not self.pending:
+            return
         losses = self._team.mean(torch.stack([pending.loss for pending in self.pending]))
         norms = torch.stack([pending.norm for pending in self.pending])
         values = torch.stack([losses, norms], dim=1).tolist()

@@ -35,6 +35,7 @@ from mtdnn.model.saving import save, start_from
 from mtdnn.training import averaging, launch, schedule
 from mtdnn.training.anchor import anchor_record, pull_for
 from mtdnn.training.anchoring import Anchoring
+from mtdnn.training.balancing import Balancing, balancing_for
 from mtdnn.training.checkpoints import Checkpoints
 from mtdnn.training.combining import Combiner, JointStepper, share_factors
 from mtdnn.training.conflict import Diagnostics
@@ -111,7 +112,7 @@ class Training:
         steps: the whole schedule.
         model: the model, changed in place by each step.
         optimizer: its optimizer.
-        combiner: combines the gradients of joint steps; None without such steps.
+        beside: what combines gradients and balances losses.
         first: number of the first step that is left to take.
         checkpoints: where the state is kept between steps.
         log: the lines of the steps so far.
@@ -127,7 +128,7 @@ class Training:
     steps: list[schedule.Step]
     model: MultiTaskModel
     optimizer: MomentOptimizer
-    combiner: Combiner | None
+    beside: "Beside"
     first: int
     checkpoints: Checkpoints
     log: TrainingLog
@@ -135,17 +136,31 @@ class Training:
     @property
     def learned(self) -> nn.Module:
         """Everything that steps change, as checkpoints keep it."""
-        return _learned(self.model, self.combiner)
+        return self.beside.joined_to(self.model)
 
 
-def _learned(model: MultiTaskModel, combiner: Combiner | None) -> nn.Module:
-    """The model, and beside its parts what a combiner remembers."""
-    if combiner is None:
-        return model
-    learned = nn.Module()
-    for name, part in (*model.named_children(), ("combiner", combiner)):
-        learned.add_module(name, part)
-    return learned
+class Beside(NamedTuple):
+    """What a run needs beside its model.
+
+    Attributes:
+        combiner: combines the gradients of joint steps; None without such steps.
+        balancing: gives factors of losses; None if they are fixed.
+    """
+
+    combiner: Combiner | None
+    balancing: Balancing | None
+
+    @classmethod
+    def of(cls, run: RunSettings, optimizer: MomentOptimizer) -> "Beside":
+        combiner = Combiner(run.training, list(run.corpora)) if run.has_joint_steps else None
+        return cls(combiner, balancing_for(run, optimizer))
+
+    def joined_to(self, model: MultiTaskModel) -> nn.Module:
+        """Return a module with the parts of a model, under their names, and with these."""
+        joined = nn.Module()
+        for name, part in {**dict(model.named_children()), **self._asdict()}.items():
+            joined.add_module(name, part)
+        return joined
 
 
 @contextmanager
@@ -187,9 +202,8 @@ def _prepare(
             with journal or nullcontext():
                 model = _initial_model(layout, run).to(device).train()
                 optimizer = optimizer_for(model, run.training)
-                joint = run.has_joint_steps
-                combiner = Combiner(run.training, list(run.corpora)) if joint else None
-                first, lines = checkpoints.restore(_learned(model, combiner), optimizer)
+                beside = Beside.of(run, optimizer)
+                first, lines = checkpoints.restore(beside.joined_to(model), optimizer)
                 log = TrainingLog(lines, journal, team)
                 yield Training(
                     run_dir=run_dir,
@@ -202,7 +216,7 @@ def _prepare(
                     steps=steps,
                     model=model,
                     optimizer=optimizer,
-                    combiner=combiner,
+                    beside=beside,
                     first=first,
                     checkpoints=checkpoints,
                     log=log,
@@ -272,6 +286,7 @@ def _learn(training: Training) -> None:
             *(Layout.of_run(training.run_dir), run, training.features, training.steps),
             *(training.model, team),
         )
+        balancing = training.beside.balancing
         batches = batches_of(own, training.features, stepper.prepare)
         ahead = islice(paces(run, training.steps), len(training.steps) - len(left), None)
         weights = (weight for _, weight in parts)
@@ -280,6 +295,8 @@ def _learn(training: Training) -> None:
             together = list(some)
             if together[0].pace.restarts:
                 training.optimizer.forget()
+            if balancing:
+                balancing.begin(number, log)
             anchoring.before(together[0].step)
             random_state(run.seed, number, team.rank)
             try:
@@ -324,12 +341,17 @@ class _Row(NamedTuple):
 def _stepper(training: Training) -> Stepper:
     run, model, optimizer = training.run, training.model, training.optimizer
     factors = {corpus: run.loss_weight(corpus) for corpus in run.corpora}
-    if training.combiner is None:
-        device, team = training.device, training.team
-        return stepper_for(model, optimizer, run.training, device, team, factors)
-    sizes = {name: len(corpus) for name, corpus in training.features.items()}
-    shares = share_factors(run, sizes)
-    return JointStepper(model, optimizer, run.training, training.combiner, shares, factors)
+    combiner, balancing = training.beside
+    if combiner is None:
+        # A recording would repeat the factors with which it was made.
+        make = Stepper if balancing else stepper_for
+        stepper = make(model, optimizer, run.training, training.device, training.team, factors)
+    else:
+        sizes = {name: len(corpus) for name, corpus in training.features.items()}
+        shares = share_factors(run, sizes)
+        stepper = JointStepper(model, optimizer, run.training, combiner, shares, factors)
+    stepper.balancing = balancing
+    return stepper
 
 
 def _take(stepper: Stepper, rows: list[_Row]) -> tuple[list[torch.Tensor], torch.Tensor]:

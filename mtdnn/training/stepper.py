@@ -22,6 +22,7 @@ from mtdnn.model.fast import fast
 from mtdnn.model.multitask import MultiTaskModel
 from mtdnn.model.optimizer import MomentOptimizer, clip_scale, gradient_norm
 from mtdnn.training.anchor import Pull
+from mtdnn.training.balancing import Balancing
 from mtdnn.training.team import Team
 
 # Takes a function without arguments and returns one that repeats its work on the device.
@@ -72,6 +73,7 @@ class Stepper:
 
     Attributes:
         pull: what pulls the encoder towards an anchor; None without one.
+        balancing: gives further factors; None without them.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Stepper:
         self.device, self.team = device, team or Team(device)
         self.loss_weights = loss_weights
         self.pull: Pull | None = None
+        self.balancing: Balancing | None = None
 
     def prepare(self, batch: PackedBatch) -> PackedBatch:
         """Return a batch as `take` needs it; safe on another thread, while steps are taken."""
@@ -134,11 +137,14 @@ class Stepper:
     def _set_rates(self, rate: float, head_rate: float | None) -> None:
         for group in self.optimizer.param_groups:
             is_head = head_rate is not None and group.get("head")
-            group["lr"] = head_rate if is_head else rate
+            chosen = head_rate if is_head else rate
+            group["lr"] = chosen * group.get("rate_factor", 1.0)
 
     def backward(self, corpus: str, batch: PackedBatch, weight: float = 1.0) -> torch.Tensor:
         """Compute the gradients of a batch, part by part; return its loss, as `take` does."""
         total, factor = torch.zeros((), device=self.device), self.loss_weights.get(corpus, 1.0)
+        if self.balancing:
+            factor *= self.balancing.factor(corpus)
         parts = parts_of(batch, self.settings.accumulation)
         for number, (part, share) in enumerate(parts, 1):
             with self.team.backward(self.model, corpus, last=number == len(parts)):
@@ -147,6 +153,8 @@ class Stepper:
                     loss = self.team.loss(self.model, corpus, part) * (share * weight)
                 torch.autograd.backward(loss if factor == 1 else loss * factor)
             total += loss.detach()
+        if self.balancing:
+            self.balancing.learn(corpus, total * factor)
         return total
 
 

@@ -12,8 +12,10 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 FOLLOWED = ("train",)
 """Rules whose jobs take so long that a line says where to follow them."""
-_NOISE = ("Select jobs to execute", "Using shell", "Assuming unrestricted shared", "Building DAG")
-_NOISE += ("Rules claiming more", "Conda env", "Singularity containers")
+_NOISE = (
+    *("Select jobs to execute", "Using shell", "Assuming unrestricted shared", "Building DAG"),
+    *("Rules claiming more", "Conda env", "Singularity containers"),
+)
 
 
 def print_short_lines() -> None:
@@ -70,7 +72,7 @@ class Pace:
         return work / at_once
 
 
-class OneLine(DefaultFormatter):
+class OneLine(DefaultFormatter):  # type: ignore[misc] # Snakemake has no types
     """One line for each job, when it is finished; one more at its start if it takes long.
 
     Args:
@@ -93,7 +95,7 @@ class OneLine(DefaultFormatter):
             return ""
         if event is None and str(record.msg).startswith(_NOISE):
             return ""
-        return super().format(record)
+        return str(super().format(record))
 
     def format_run_info(self, msg: dict[str, Any]) -> str:
         """Return what there is to do, in the order in which it will be done."""

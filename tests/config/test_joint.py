@@ -59,6 +59,16 @@ def with_joint(training=None, **schedule):
             "squad or set training.loss_weights",
         ),
         (
+            {"gpus": 2, "loss_balancing": "uncertainty"},
+            {"joint": False},
+            f"{ROW}: training.gpus: uncertainty is learned on one, not 2",
+        ),
+        (
+            {"loss_balancing": {"kind": "dynamic_average", "steps": 0}},
+            {},
+            "variants.joint: training.loss_balancing.steps: must be at least 1, not 0",
+        ),
+        (
             {"combine": "pcgrad"},
             {"joint": False},
             f"{ROW}: training.combine: pcgrad needs joint steps; set schedule.joint",

@@ -8,8 +8,10 @@ from pydantic import ValidationError
 from mtdnn.config.joint import PACKAGES
 from mtdnn.config.loading import parse
 from mtdnn.config.settings import (
+    AnyBalancing,
     AnyCombination,
     AnyPolicy,
+    BalancingKind,
     CombinationKind,
     CorpusSettings,
     PolicyKind,
@@ -58,6 +60,8 @@ def test_the_names_of_policies_are_their_kinds():
         ({"schedule__joint": False, "training__combine": "mean"}, False),
         ({"schedule__joint": True}, True),
         ({"schedule__phases": [{"joint": False}]}, True),
+        ({"training__loss_balancing": "none"}, False),
+        ({"training__loss_balancing": "uncertainty"}, True),
         ({"seeds": [2]}, True),
         ({"tables__table1__rows__1__weight": 0.5}, True),
     ],
@@ -99,13 +103,15 @@ def test_what_only_joint_steps_use_is_no_part_of_other_runs():
     # So that runs keep the digests that they had before there were joint steps.
     usual, phased = qa_sc().determining(), qa_sc(schedule__phases=[{}]).determining()
     assert "joint" not in {*usual["schedule"], *phased["schedule"]["phases"][0]}
-    assert "combine" not in usual["training"]
+    assert not {"combine", "loss_balancing"} & usual["training"].keys()
     joint = qa_sc(schedule__joint=True, training__combine="pcgrad").determining()
     assert joint["schedule"]["joint"] and joint["training"]["combine"] == {"kind": "pcgrad"}
 
 
-def test_the_names_of_combinations_are_their_kinds():
+def test_the_names_of_combinations_and_of_balancing_are_their_kinds():
     kinds = [
         get_args(model.model_fields["kind"].annotation)[0] for model in get_args(AnyCombination)
     ]
     assert kinds == list(get_args(CombinationKind)) == list(PACKAGES)
+    kinds = [get_args(model.model_fields["kind"].annotation)[0] for model in get_args(AnyBalancing)]
+    assert kinds == list(get_args(BalancingKind))
