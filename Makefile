@@ -13,10 +13,11 @@ export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONPATH
 unexport PYTHONHOME
 
-.PHONY: help demo test quick soak faults fuzz ui lint lock
+.PHONY: help demo picture test quick soak faults fuzz ui lint lock
 
 help:
 	@echo 'make demo   run the whole pipeline on synthetic corpora, in about ten minutes'
+	@echo 'make picture draw the picture of README.md from the runs of the demo'
 	@echo 'make test   run all tests'
 	@echo 'make quick  run the tests that need no workflow, server, cluster or browser, in three minutes'
 	@echo 'make ui     show the results in MLflow at http://127.0.0.1:$(PORT) (PORT=… for another port)'
@@ -35,6 +36,11 @@ demo: $(INSTALLED)
 	@echo 'Tables:  results/demo/tables/'
 	@echo 'Figures: results/demo/figures/'
 	@echo 'Runs:    results/demo/runs/, and in MLflow: make ui'
+
+# README's picture, from the demo's runs.
+picture: $(INSTALLED)
+	snakemake effects --configfile config/demo.yaml
+	cp results/demo/figures/effects.png workflow/report/demo-effects.png
 
 test: $(INSTALLED)
 	python -m pytest -n 3 --dist loadfile --no-loadscope-reorder

@@ -52,8 +52,9 @@ MAX_GRID_ROWS = 10_000
 RESERVED_NAMES = {
     *("all", "fetched", "cases", "encoder", "corpus", "features", "train", "evaluate", "metrics"),
     *("comparisons", "statistics", "table", "figure", "answers", "pages", "report", "store", "log"),
-    *("agreement", "checksums", "loss", "draws", "effects", "interference", "groups"),
-    *("precision_recall", "thresholds", "runs", "settings", "gradients", "forgetting"),
+    *("agreement", "checksums", "loss", "draws", "effects", "interference", "tasks"),
+    *("groups", "precision_recall", "thresholds", "runs", "settings"),
+    *("gradients", "forgetting"),
 }
 """Names of the workflow's rules, and of the figures and pages that every experiment has."""
 
@@ -314,6 +315,11 @@ class Experiment(Closed):
     )
     tables: dict[Name, Table] = Field(min_length=1, description="tables by name")
     figures: dict[Name, Figure] = Field({}, description="figures by name")
+    paper_figures: bool = Field(
+        False,
+        description="draw every figure for a paper, too: as PDF without title and small print, "
+        "3.3 and 6.9 inches wide (figures/column/, figures/page/), with its caption as LaTeX",
+    )
 
     @model_validator(mode="after")
     def _grids_are_rows(self) -> "Experiment":

@@ -152,9 +152,9 @@ class Layout:
         """Return the file of a table in one format: `md`, `csv`, `tex`, …"""
         return self.root / "tables" / f"{table}.{suffix}"
 
-    def figure(self, figure: str, suffix: str) -> Path:
-        """Return the file of a figure in one format: `svg`, `png`, `pdf`."""
-        return self.root / "figures" / f"{figure}.{suffix}"
+    def figure(self, figure: str, suffix: str, page: str = "") -> Path:
+        """Return the file of a figure in one format (`svg`, `png`, …), for a page of a paper."""
+        return self.root / "figures" / page / f"{figure}.{suffix}"
 
     def statistics(self, table: str) -> Path:
         """Return the file with the statistics of one table."""

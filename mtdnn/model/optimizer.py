@@ -448,7 +448,7 @@ def optimizer_for(model: nn.Module, settings: TrainingSettings) -> MomentOptimiz
         for name, parameter in module.named_parameters(recurse=False)
         if isinstance(module, nn.LayerNorm) or name.startswith("bias")
     }
-    # Encoder, pooler and each head are groups: a step trains all of a group or nothing of it, except
+    # Encoder, pooler and each head are groups: a step trains all of a group or nothing of it, but
     # for an encoder in which corpora have adapters of their own.
     parts: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

@@ -23,9 +23,16 @@ from mtdnn.reporting.answers import (
     read_answers,
     why_none,
 )
+from mtdnn.statistics.level import CONFIDENCE
 
 MAX_CASES = 3
 """How many questions are shown for each kind of change and each direction."""
+
+SMALL_GROUP = 30
+"""A group with fewer questions says next to nothing, and is shown in grey."""
+
+RESAMPLES = 2000
+"""Number of bootstrap samples of the paragraphs."""
 
 MIN_SEEDS = 3
 """With fewer seeds there is no verdict on a claim about training."""
@@ -250,9 +257,20 @@ def group_differences(answers: Answers) -> list[dict[str, Any]]:
     """Return F1 by question type, answer length and context length, for every row.
 
     Each grouping has a `title` and `groups`. A group has a `name`, the number of its `questions`,
-    and `rows` with the mean `f1` and its `differences` from the baseline, one for each seed.
+    and `rows` with the mean `f1`, its `differences` from the baseline, one for each seed, and the
+    ends `low` and `high` of the 95% interval of their mean, by bootstrap of paragraphs; None if
+    the group has a single paragraph.
     """
-    return [_group(answers, *each) for each in _groupings(answers)]
+    contexts = [question.context for question in answers.questions]
+    paragraphs = np.unique(contexts, return_inverse=True)[1]
+    counts = _resampled(int(paragraphs.max()) + 1)
+    return [_group(answers, (paragraphs, counts), *each) for each in _groupings(answers)]
+
+
+def _resampled(paragraphs: int) -> np.ndarray:
+    """Return (RESAMPLES, paragraphs) how often each paragraph is in each bootstrap sample."""
+    random = np.random.default_rng(paragraphs)
+    return random.multinomial(paragraphs, np.full(paragraphs, 1 / paragraphs), RESAMPLES)
 
 
 def _groupings(answers: Answers) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -274,7 +292,13 @@ def _groupings(answers: Answers) -> Iterator[tuple[str, list[str], list[str]]]:
     yield "Context length", [names[n] for n in places], [names[n] for n in np.unique(places)]
 
 
-def _group(answers: Answers, title: str, groups: list[str], order: list[str]) -> dict[str, Any]:
+Resampled = tuple[np.ndarray, np.ndarray]
+"""(questions,) each question's paragraph, and (RESAMPLES, paragraphs) their bootstrap samples."""
+
+
+def _group(
+    answers: Answers, resampled: Resampled, title: str, groups: list[str], order: list[str]
+) -> dict[str, Any]:
     """The scores of every row in each group."""
     return {
         "title": title,
@@ -282,7 +306,7 @@ def _group(answers: Answers, title: str, groups: list[str], order: list[str]) ->
             {
                 "name": name,
                 "questions": len(members),
-                "rows": [_group_score(answers, row, members) for row in answers.rows],
+                "rows": [_group_score(answers, row, members, resampled) for row in answers.rows],
             }
             for name in order
             for members in [np.flatnonzero(np.array(groups) == name)]
@@ -290,7 +314,9 @@ def _group(answers: Answers, title: str, groups: list[str], order: list[str]) ->
     }
 
 
-def _group_score(answers: Answers, row: RowAnswers, members: np.ndarray) -> dict[str, Any]:
+def _group_score(
+    answers: Answers, row: RowAnswers, members: np.ndarray, resampled: Resampled
+) -> dict[str, Any]:
     def score(answered: Answered) -> float:
         return 100.0 * float(answered.f1[members].mean())
 
@@ -298,12 +324,44 @@ def _group_score(answers: Answers, row: RowAnswers, members: np.ndarray) -> dict
         score(row.seeds[seed]) - score(answers.baseline.seeds[seed])
         for seed in row.common(answers.baseline)
     ]
+    is_other = row is not answers.baseline
+    low, high = None, None
+    if is_other and differences:
+        seeds = row.common(answers.baseline)
+        gains = [row.seeds[seed].f1 - answers.baseline.seeds[seed].f1 for seed in seeds]
+        low, high = bootstrap(100 * np.mean(gains, axis=0)[members], members, resampled)
     return {
         "row": row.path,
         "label": row.label,
         "f1": float(np.mean([score(each) for each in row.seeds.values()])) if row.seeds else None,
-        "differences": differences if row is not answers.baseline else [],
+        "differences": differences if is_other else [],
+        "low": low,
+        "high": high,
     }
+
+
+def bootstrap(
+    gains: np.ndarray, members: np.ndarray, resampled: Resampled
+) -> tuple[float, float] | tuple[None, None]:
+    """Return the percentile interval of a mean over questions, by bootstrap of their paragraphs.
+
+    Args:
+        gains: (members,) the value of each question, averaged over seeds.
+        members: (members,) the places of these questions among all.
+        resampled: the paragraph of every question, and bootstrap samples of the paragraphs.
+
+    Returns:
+        The ends of the 95% interval; None if all questions are about one paragraph.
+    """
+    paragraphs, counts = resampled
+    own = paragraphs[members]
+    if len(np.unique(own)) < 2:
+        return None, None
+    sums = counts @ np.bincount(own, gains, counts.shape[1])
+    sizes = counts @ np.bincount(own, minlength=counts.shape[1])
+    means = sums[sizes > 0] / sizes[sizes > 0]
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
 
 
 # --- the claims of section 5 -----------------------------------------------------------------

@@ -8,17 +8,10 @@ from mtdnn.config.experiment import Experiment
 from mtdnn.evaluation.measures import Measure
 from mtdnn.evaluation.results import RowResult, read_rows
 from mtdnn.machine.files import read_product, replacing, write_text
+from mtdnn.reporting.blocks import MISSING, Block, Cell
 from mtdnn.reporting.escaping import csv_text, markdown
-from mtdnn.reporting.tables import (
-    MISSING,
-    Block,
-    Cell,
-    headlines,
-    interval,
-    latex_table,
-    markdown_block,
-    signed,
-)
+from mtdnn.reporting.latex_tables import LatexTable, latex_table
+from mtdnn.reporting.tables import headlines, interval, markdown_block, signed
 from mtdnn.reporting.wording import ANSWERING, clusters, is_answering, items, union
 from mtdnn.statistics.level import CONFIDENCE
 
@@ -30,8 +23,8 @@ def write(experiment: Experiment, name: str) -> None:
     write_text(layout.comparison(name, "md"), _markdown(experiment, title, entry, rows))
     block = _block([each for each in entry["comparisons"] if _is_main(entry, each)], rows)
     below = [explanation(rows), *_sentences(entry, rows)]
-    tex = latex_table(experiment, title, f"{name}-comparisons", block, below)
-    write_text(layout.comparison(name, "tex"), tex)
+    table = LatexTable(title, f"{name}-comparisons", [block], below=below)
+    write_text(layout.comparison(name, "tex"), latex_table(experiment, table))
     with replacing(layout.comparison(name, "csv")) as draft:
         records = [_record(each, rows) for each in entry["comparisons"]]
         frame = pd.DataFrame(records, columns=None if records else list(_KEYS))

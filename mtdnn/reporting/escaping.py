@@ -74,7 +74,10 @@ def csv_text(records: "pd.DataFrame") -> str:
 
 # --- LaTeX -----------------------------------------------------------------------------------
 
-LATEX_NEEDS = r"% needs \usepackage{booktabs,graphicx} and, with pdfLaTeX, \usepackage[T1]{fontenc}"
+LATEX_NEEDS = (
+    r"% needs \usepackage{booktabs,siunitx,threeparttable} and, with pdfLaTeX, "
+    r"\usepackage[T1]{fontenc}"
+)
 
 LATEX_CHARACTER = r"""% Prints a character, or its code point if the document's font lacks it.
 \providecommand{\mtdnncharacter}[2]{%

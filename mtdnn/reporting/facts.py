@@ -69,7 +69,7 @@ def provenance(results: Iterable[Result]) -> str:
 
 
 class Captions(Mapping[str, Any]):
-    """The facts as reStructuredText, for captions; the runs are read when one is rendered."""
+    """The facts and the front page as reStructuredText; the runs are read when one is rendered."""
 
     def __init__(self, experiment: Experiment):
         self._experiment = experiment
@@ -77,18 +77,19 @@ class Captions(Mapping[str, Any]):
 
     def _read(self) -> dict[str, Any]:
         if self._known is None:
+            # The Snakefile imports this module.
+            from mtdnn.reporting.conclusion import front
+
             known = facts(self._experiment)
             text = " ".join(filter(None, [known["notice"], line(known)]))
-            self._known = {**known, "line": text}
+            page = front(self._experiment)
+            picture = page.pop("picture")
+            escaped = _escaped({**known, **page, "line": text})
+            self._known = {**escaped, "picture": picture}
         return self._known
 
     def __getitem__(self, name: str) -> Any:
-        value = self._read()[name]
-        return (
-            [restructured(each) for each in value]
-            if isinstance(value, list)
-            else restructured(value)
-        )
+        return self._read()[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._read())
@@ -98,6 +99,13 @@ class Captions(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         return "the facts of the runs"
+
+
+def _escaped(value: Any) -> Any:
+    """Escape every text in a value, but not the keys."""
+    if isinstance(value, dict):
+        return {name: _escaped(each) for name, each in value.items()}
+    return [_escaped(each) for each in value] if isinstance(value, list) else restructured(value)
 
 
 def run_link(experiment: Experiment, result: Result) -> str | None:

@@ -15,7 +15,9 @@ from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import RunId
 from mtdnn.evaluation.results import Result, Score, read_results
 from mtdnn.machine.files import replacing, write_text
+from mtdnn.reporting.blocks import Block, Cell, Notes
 from mtdnn.reporting.interference import Kind, kinds, targets
+from mtdnn.reporting.latex_tables import LatexTable, latex_table
 from mtdnn.statistics.level import CONFIDENCE
 from mtdnn.training.log import WHOLE, cosines, cosines_with_target, dev_losses, read_training
 
@@ -218,11 +220,37 @@ def write(experiment: Experiment) -> None:
     from mtdnn.reporting.templating import render
 
     layout, values = experiment.layout, shown(experiment)
-    for suffix in ("md", "tex"):
-        text = render(f"gradients.{suffix}", experiment, **values)
-        write_text(layout.table("gradients", suffix), text)
+    text = render("gradients.md", experiment, **values)
+    write_text(layout.table("gradients", "md"), text)
+    latex = _latex(experiment, values["gradients"], values["verdict"])
+    write_text(layout.table("gradients", "tex"), latex)
     with replacing(layout.table("gradients", "csv")) as draft:
         draft.write_text(csv_text(frame(values["gradients"])), encoding="utf-8")
+
+
+def _latex(experiment: Experiment, found: list[Row], said: str) -> str:
+    from mtdnn.reporting.templating import seeds, signed_or_missing
+
+    notes = Notes()
+    several = ("Of a mixture with several auxiliary corpora.",)
+    body = [
+        [
+            Cell(row.label),
+            Cell(experiment.corpora[row.corpus].label),
+            Cell(seeds(row.early, 3)),
+            Cell(seeds(row.late, 3)),
+            notes.cell(signed_or_missing(row.difference), () if row.is_pair else several),
+        ]
+        for row in found
+    ]
+    heading = ["", "Auxiliary corpus", "Early", "Late", "Score minus target alone"]
+    title = (
+        "Gradient conflict: cosines of each auxiliary corpus's gradient with the target's, in the "
+        "first and the last quarter of training"
+    )
+    below = [said if found else "No run of this experiment has compared the gradients of corpora."]
+    table = LatexTable(title, "gradients", [Block(heading, body, 2)], notes.reasons, below)
+    return latex_table(experiment, table)
 
 
 def frame(found: list[Row]) -> pd.DataFrame:

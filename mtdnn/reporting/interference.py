@@ -12,6 +12,8 @@ from mtdnn.evaluation.measures import F1, Measure, measures_of
 from mtdnn.evaluation.results import Result, Score, read_results
 from mtdnn.machine.files import replacing, write_text
 from mtdnn.reporting import wording
+from mtdnn.reporting.blocks import Block, Cell
+from mtdnn.reporting.latex_tables import LatexTable, latex_table
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Block:
+class ByMeasure:
     """A table of one measure.
 
     Attributes:
@@ -148,7 +150,7 @@ def headline(experiment: Experiment, corpus: str) -> Measure:
     return measures_of(experiment.corpora[corpus])[0]
 
 
-def blocks(experiment: Experiment, known: list[Kind]) -> list[Block]:
+def blocks(experiment: Experiment, known: list[Kind]) -> list[ByMeasure]:
     """Return the tables of runs' auxiliary scores, one for each measure."""
     trained = [(kind.target, _auxiliary_of(experiment, kind.run)) for kind in known]
     found = []
@@ -161,7 +163,7 @@ def blocks(experiment: Experiment, known: list[Kind]) -> list[Block]:
         beside = {target for target, names in trained if set(names) & set(corpora)}
         own = tuple(target for target in targets(experiment) if target.name in beside)
         runs = tuple(kind for kind in known if kind.target in beside)
-        found.append(Block(measure, corpora, own, runs))
+        found.append(ByMeasure(measure, corpora, own, runs))
     return found
 
 
@@ -187,11 +189,43 @@ def write(experiment: Experiment) -> None:
     from mtdnn.reporting.templating import render
 
     layout, values = experiment.layout, shown(experiment)
-    for suffix in ("md", "tex"):
-        text = render(f"interference.{suffix}", experiment, **values)
-        write_text(layout.table("interference", suffix), text)
+    text = render("interference.md", experiment, **values)
+    write_text(layout.table("interference", "md"), text)
+    write_text(layout.table("interference", "tex"), _latex(experiment, values["kinds"]))
     with replacing(layout.table("interference", "csv")) as draft:
         draft.write_text(csv_text(frame(experiment, values["kinds"])), encoding="utf-8")
+
+
+def _latex(experiment: Experiment, known: list[Kind]) -> str:
+    """The first measure of every auxiliary corpus, and the score of each target, as LaTeX."""
+    from mtdnn.reporting.templating import seeds
+
+    own, corpora = targets(experiment), auxiliary(experiment)
+    firsts = {corpus: headline(experiment, corpus) for corpus in corpora}
+    kinds_of_measures = set(firsts.values())
+    of = wording.axis(*kinds_of_measures) if len(kinds_of_measures) == 1 else "the first measure"
+    named = {
+        corpus: experiment.corpora[corpus].label
+        + (f" {measure.label}" if len(kinds_of_measures) > 1 else "")
+        for corpus, measure in firsts.items()
+    }
+    body = [
+        [
+            Cell(kind.label),
+            *(Cell(seeds(kind.score(corpus, firsts[corpus]))) for corpus in corpora),
+            *(Cell(seeds(kind.own(target))) for target in own),
+        ]
+        for kind in known
+    ]
+    block = Block(["", *named.values(), *(target.heading for target in own)], body, 1)
+    below = [
+        f"{each.heading} is the {each.measure.name} of {each.called} on the first slice."
+        for each in own
+    ]
+    if len(experiment.seeds) > 1:
+        below.append("Several seeds: mean ± sample standard deviation.")
+    title = f"Interference: {of} of every auxiliary corpus on its own dev set"
+    return latex_table(experiment, LatexTable(title, "interference", [block], below=below))
 
 
 def frame(experiment: Experiment, known: list[Kind]) -> pd.DataFrame:

@@ -16,6 +16,8 @@ from mtdnn.evaluation.measures import measures_of
 from mtdnn.evaluation.results import read_results, read_rows
 from mtdnn.machine.files import read_product, write_text
 from mtdnn.reporting import comparisons, gradients, interference, tables
+from mtdnn.reporting.blocks import MISSING, Notes, without_empty
+from mtdnn.reporting.conclusion import verdict
 from mtdnn.reporting.facts import compare_link, facts, line, run_link
 from mtdnn.reporting.templating import render
 from mtdnn.reporting.wording import clustered, is_answering, items, targets, union
@@ -33,15 +35,17 @@ def write_page(experiment: Experiment, name: str) -> None:
 
 
 def _table(experiment: Experiment, name: str) -> dict[str, Any]:
-    rows, notes = read_rows(experiment, name), tables.Notes()
+    rows, notes = read_rows(experiment, name), Notes()
     main = tables.main_block(experiment, rows, notes)
     statistics = read_statistics(experiment)
     found = statistics["tables"].get(name, {"comparisons": [], "left_out": []})
     others = tables.slices_block(experiment, rows, notes, found["comparisons"])
+    shown = (rows[0].slice_name, "zero")
+    own = [each for each in found["comparisons"] if (each["slice"], each["threshold"]) == shown]
     return {
         "table": experiment.tables[name],
-        "main": main,
-        "others": others,
+        "main": without_empty(main),
+        "others": others and without_empty(others),
         "notes": notes.reasons,
         "links": [compare_link(row.experiment, row.present) for row in rows],
         "explanation": tables.explanation(experiment, rows),
@@ -51,7 +55,9 @@ def _table(experiment: Experiment, name: str) -> dict[str, Any]:
         "own": rows[0].slice_name,
         "measures": comparisons.measures_of(found["comparisons"], rows),
         "headlines": tables.headlines(rows),
-        "judged": comparisons.are_judged(found["comparisons"], rows),
+        "judged": any(each["published"] for each in found["comparisons"]),
+        "remarks": list(dict.fromkeys(note for each in own for note in each["notes"])),
+        "verdict": verdict(statistics, name),
         "thresholds": any(map(is_answering, rows)),
         "items": items(row.family for row in rows),
         "clusters": clustered(row.family for row in rows),
@@ -89,10 +95,10 @@ def _corpus(experiment: Experiment, name: str) -> dict[str, str]:
     rows = {split: f"{each['rows']:,}" for split, each in manifest.get("splits", {}).items()}
     return {
         "label": experiment.corpora[name].label,
-        "train": rows.get("train", tables.MISSING),
-        "dev": rows.get("dev", tables.MISSING),
-        "test": rows.get("test", tables.MISSING),
-        "digest": manifest.get("digest", tables.MISSING),
+        "train": rows.get("train", MISSING),
+        "dev": rows.get("dev", MISSING),
+        "test": rows.get("test", MISSING),
+        "digest": manifest.get("digest", MISSING),
     }
 
 
@@ -115,12 +121,12 @@ def _settings(experiment: Experiment) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    return tables.MISSING if value is None else str(value)
+    return MISSING if value is None else str(value)
 
 
 def _origin(field: FieldInfo) -> str:
     extra = field.json_schema_extra
-    return str(extra["origin"]) if isinstance(extra, dict) else tables.MISSING
+    return str(extra["origin"]) if isinstance(extra, dict) else MISSING
 
 
 def _allowed(annotation: Any) -> str:

@@ -15,7 +15,7 @@ TRAINING_FIGURES = ("loss", "draws", "gradients", "forgetting")
 Loss curves, shares of the corpora, cosines of their gradients, and their dev losses.
 """
 
-ANSWER_FIGURES = ("effects", "interference", "groups", "precision_recall", "thresholds")
+ANSWER_FIGURES = ("effects", "tasks", "groups", "precision_recall", "thresholds")
 """Figures of scores and predictions that every experiment has."""
 
 FIGURES = (*TRAINING_FIGURES, *ANSWER_FIGURES)
@@ -23,6 +23,20 @@ FIGURES = (*TRAINING_FIGURES, *ANSWER_FIGURES)
 
 PAGES = ("cases", "interference", "runs", "settings")
 """All pages of the HTML report other than those of the tables."""
+
+
+PAPER_WIDTHS = {"column": 3.3, "page": 6.9}
+"""Widths in inches of figures for a paper: a column, and a page."""
+
+
+def figure_files(experiment: Experiment, name: str) -> list[Path]:
+    """Return all files of a figure, the SVG first."""
+    layout = experiment.layout
+    files = [layout.figure(name, end) for end in ("svg", "png", "pdf")]
+    if experiment.paper_figures:
+        files.append(layout.figure(name, "tex"))
+        files += [layout.figure(name, "pdf", page) for page in PAPER_WIDTHS]
+    return files
 
 
 def templates_digest() -> str:
@@ -46,7 +60,7 @@ def write_comparisons(experiment: Experiment, name: str) -> None:
 
 
 def write_figure(experiment: Experiment, name: str) -> None:
-    """Write `results/{experiment}/figures/{name}.svg`, `.png` and `.pdf`."""
+    """Write the files of a figure: `results/{experiment}/figures/{name}.svg`, `.png`, `.pdf`, …"""
     from mtdnn.reporting.figures import registry
 
     registry.write(experiment, name)

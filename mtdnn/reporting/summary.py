@@ -10,9 +10,12 @@ from mtdnn.errors import MtdnnError
 from mtdnn.evaluation.measures import Measure
 from mtdnn.evaluation.results import RowResult, read_rows
 from mtdnn.machine.files import write_text
+from mtdnn.reporting.blocks import MISSING, Block, Cell
 from mtdnn.reporting.comparisons import are_judged, measures_of
+from mtdnn.reporting.conclusion import verdict
+from mtdnn.reporting.latex_tables import LatexTable, latex_table
 from mtdnn.reporting.tables import headlines
-from mtdnn.reporting.templating import render
+from mtdnn.reporting.templating import interval, render, score, signed_or_missing
 from mtdnn.reporting.wording import clustered, is_answering, items, targets, union
 from mtdnn.statistics.records import read_statistics
 
@@ -37,8 +40,9 @@ def _table(experiment: Experiment, name: str, statistics: dict[str, Any]) -> dic
     """The values of one table that the template uses."""
     rows, found = read_rows(experiment, name), statistics["tables"][name]
     measures = union(row.measures for row in rows)
-    return {
+    values = {
         "title": experiment.tables[name].title,
+        "verdict": verdict(statistics, name),
         "note": experiment.tables[name].note,
         "measures": measures,
         "compared": measures_of(found["comparisons"], rows),
@@ -54,6 +58,50 @@ def _table(experiment: Experiment, name: str, statistics: dict[str, Any]) -> dic
         "judged": are_judged(found["comparisons"], rows),
         "thresholds": any(map(is_answering, rows)),
     }
+    return {**values, "latex": latex_table(experiment, _latex(name, values))}
+
+
+def _latex(name: str, values: dict[str, Any]) -> LatexTable:
+    """The scores and comparisons of a table, given the values that the template uses."""
+    measures, compared = values["measures"], values["compared"]
+    heading = ["", values["scored"], "Seeds", *(measure.label for measure in measures)]
+    body = [
+        [label, slice_label or MISSING, ", ".join(map(str, seeds)) or MISSING, *map(score, scores)]
+        for label, slice_label, seeds, scores in values["lines"]
+    ]
+    blocks = [_block(heading, body, 2)]
+    if values["comparisons"]:
+        at = ["threshold"] if values["thresholds"] else []
+        heading = ["Difference", values["scored"], *at]
+        for measure in compared:
+            heading += [f"Δ {measure.label}", "95% interval"]
+        heading += [f"Published Δ {values['headlines']}"] if values["judged"] else []
+        heading.append("Verdict" if values["judged"] else "Conclusion")
+        body = [_compared(each, values) for each in values["comparisons"]]
+        blocks.append(_block(heading, body, 2 + len(at)))
+    below = [values["note"]] if values["note"] else []
+    return LatexTable(values["title"], f"summary-{name}", blocks, below=below)
+
+
+def _compared(each: dict[str, Any], values: dict[str, Any]) -> list[str]:
+    """The cells of one comparison."""
+    cells = [f"{each['to_label']} − {each['from_label']}", each["slice_label"]]
+    cells += [each["threshold"]] if values["thresholds"] else []
+    for measure in values["compared"]:
+        numbers = each["measures"].get(measure.column, {})
+        cells += [signed_or_missing(numbers.get("difference")), interval(numbers)]
+    if not values["judged"]:
+        return [*cells, each["conclusion"]]
+    published = (each["published"] or {}).get(each["headline"])
+    return [
+        *cells,
+        signed_or_missing(published),
+        each["verdict"].get(each["headline"]) or MISSING,
+    ]
+
+
+def _block(heading: list[str], body: list[list[str]], text_columns: int) -> Block:
+    return Block(heading, [[Cell(text) for text in row] for row in body], text_columns)
 
 
 def _lines(

@@ -1,6 +1,5 @@
 """Tables of scores as Markdown, CSV and LaTeX, measured next to published."""
 
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -9,12 +8,12 @@ from mtdnn.config.experiment import Experiment
 from mtdnn.evaluation.measures import Measure
 from mtdnn.evaluation.results import RowResult, Score, read_rows
 from mtdnn.machine.files import read_product, replacing, write_text
-from mtdnn.reporting.escaping import LATEX_CHARACTER, LATEX_NEEDS, csv_text, latex, markdown
+from mtdnn.reporting.blocks import MISSING, Block, Cell, Notes
+from mtdnn.reporting.escaping import csv_text, markdown
 from mtdnn.reporting.facts import provenance
+from mtdnn.reporting.latex_tables import LatexTable, latex_table
 from mtdnn.reporting.wording import in_unit, is_answering, items, listed, union
 from mtdnn.statistics.level import CONFIDENCE
-
-MISSING = "–"
 
 SURE = f"{CONFIDENCE:.0%} interval"
 
@@ -55,44 +54,6 @@ _OF_ANSWERS = (
 )
 
 
-@dataclass(frozen=True)
-class Cell:
-    """The text of a cell and the numbers of its notes."""
-
-    text: str
-    notes: tuple[int, ...] = ()
-
-
-@dataclass
-class Notes:
-    """Numbered notes below a table; equal reasons share a number."""
-
-    reasons: list[str] = field(default_factory=list)
-
-    def number(self, reason: str) -> int:
-        if reason not in self.reasons:
-            self.reasons.append(reason)
-        return self.reasons.index(reason) + 1
-
-    def cell(self, text: str, reasons: tuple[str, ...]) -> Cell:
-        return Cell(text, tuple(sorted(self.number(reason) for reason in reasons)))
-
-
-@dataclass(frozen=True)
-class Block:
-    """A table as text, before it becomes Markdown, LaTeX or HTML.
-
-    Attributes:
-        heading: the titles of the columns.
-        body: the rows of cells.
-        text_columns: how many columns, from the left, hold text; the others hold numbers.
-    """
-
-    heading: list[str]
-    body: list[list[Cell]]
-    text_columns: int
-
-
 def write(experiment: Experiment, name: str) -> None:
     """Write one table as Markdown, CSV and LaTeX, from the runs that exist.
 
@@ -107,7 +68,7 @@ def write(experiment: Experiment, name: str) -> None:
     others = slices_block(experiment, rows, notes, read_comparisons(experiment, name))
     write_text(layout.table(name, "md"), _markdown(experiment, name, main, others, notes, rows))
     further = any(experiment.slices[each].corpus for each in _slices(experiment, rows)[1])
-    blocks, reasons = ((main, others), notes.reasons) if further else ((main, None), of_main)
+    blocks, reasons = ([main, others], notes.reasons) if further and others else ([main], of_main)
     write_text(layout.table(name, "tex"), _latex(experiment, name, blocks, reasons, rows))
     with replacing(layout.table(name, "csv")) as draft:
         draft.write_text(csv_text(frame(experiment, name, rows)), encoding="utf-8")
@@ -437,61 +398,13 @@ def _markdown_cell(cell: Cell) -> str:
 def _latex(
     experiment: Experiment,
     name: str,
-    blocks: tuple[Block, Block | None],
+    blocks: list[Block],
     notes: list[str],
     rows: list[RowResult],
 ) -> str:
-    note = experiment.tables[name].note
-    below = [note] if note else []
-    below += [f"[{number}] {reason}" for number, reason in enumerate(notes, start=1)]
+    entry = experiment.tables[name]
+    below = [entry.note] if entry.note else []
     below.append(explanation(experiment, rows))
     below += comparison_lines(experiment, name)
     below.append(provenance(result for row in rows for result in row.results))
-    block, second = blocks
-    return latex_table(experiment, experiment.tables[name].title, name, block, below, second)
-
-
-def latex_table(
-    experiment: Experiment,
-    title: str,
-    label: str,
-    block: Block,
-    below: list[str],
-    second: Block | None = None,
-) -> str:
-    """Return a floating table with small print, for `\\input`; it needs booktabs and graphicx."""
-    caption = latex(f"{title} ({experiment.title})")
-    notice = rf" \emph{{{latex(experiment.notice)}}}" if experiment.notice else ""
-    lines = [
-        LATEX_NEEDS,
-        LATEX_CHARACTER,
-        r"\begin{table}",
-        r"\centering\setlength{\tabcolsep}{3pt}",
-        rf"\caption{{{caption}.{notice}}}",
-        rf"\label{{tab:{label}}}",
-        *_tabular(block),
-        *([r"\par\medskip", *_tabular(second)] if second else []),
-        r"\par\smallskip\footnotesize\raggedright",
-        *(rf"{latex(text)}\par" for text in below),
-    ]
-    return "\n".join([*lines, r"\end{table}", ""])
-
-
-def _tabular(block: Block) -> list[str]:
-    align = "".join("l" if n < block.text_columns else "r" for n, _ in enumerate(block.heading))
-    return [
-        # Shrink a table that is wider than the text; never enlarge one.
-        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{{align}}}",
-        r"\toprule",
-        " & ".join(latex(title) for title in block.heading) + r" \\",
-        r"\midrule",
-        *(" & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in block.body),
-        r"\bottomrule",
-        r"\end{tabular}}",
-    ]
-
-
-def _latex_cell(cell: Cell) -> str:
-    notes = ",".join(map(str, cell.notes))
-    return latex(cell.text) + (rf"\textsuperscript{{{notes}}}" if notes else "")
+    return latex_table(experiment, LatexTable(entry.title, name, blocks, notes, below))

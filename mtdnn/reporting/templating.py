@@ -1,7 +1,7 @@
 """Jinja2 templates: the report's pages as HTML, `cases.md` and `summary.md` as Markdown.
 
 A page is self-contained: it holds its style and its script and loads nothing. Every value is
-escaped: HTML by Jinja2's autoescape, Markdown by the filter `md`, LaTeX by `tex`.
+escaped: HTML by Jinja2's autoescape, Markdown by the filter `md`.
 """
 
 import math
@@ -13,9 +13,10 @@ from markupsafe import Markup
 
 from mtdnn.config.experiment import Experiment
 from mtdnn.evaluation.results import Score
+from mtdnn.reporting.blocks import MISSING
 from mtdnn.reporting.comparisons import p_value
-from mtdnn.reporting.escaping import LATEX_CHARACTER, LATEX_NEEDS, latex, markdown, visible
-from mtdnn.reporting.tables import MISSING, signed
+from mtdnn.reporting.escaping import markdown, visible
+from mtdnn.reporting.tables import signed
 
 EXCERPT_CHARACTERS = 420
 """How much of a context is shown around its marked spans; a shorter context is shown whole."""
@@ -38,7 +39,6 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "md": markdown,
-        "tex": latex,
         "signed": signed_or_missing,
         "number": number,
         "score": score,
@@ -54,8 +54,6 @@ def _environment() -> Environment:
         "spans": spans,
         "badge": badge,
         "MISSING": MISSING,
-        "LATEX_CHARACTER": LATEX_CHARACTER,
-        "LATEX_NEEDS": LATEX_NEEDS,
     }
     return environment
 

@@ -163,9 +163,11 @@ def report_command(experiment: Path, snakefile: str, reported: Iterable[Path], r
     draft = f".snakemake/report-{digest(str(root))[:12]}.html"
     beside = shlex.quote(str(report.with_name(f".{report.name}")))
     files = " ".join(shlex.quote(str(file)) for file in reported)
+    style = Path(snakefile).parent / "report" / "style.css"
+    styled = f"--report-stylesheet {shlex.quote(str(style))} " if style.is_file() else ""
     return (
         f"python -m snakemake {files} --snakefile {shlex.quote(str(snakefile))} "
-        f"--configfile {shlex.quote(str(experiment))} --report {draft} "
+        f"--configfile {shlex.quote(str(experiment))} --report {draft} {styled}"
         f"--nolock --cores 1 --workflow-profile none "
         f"&& mv {draft} {beside} && mv {beside} {shlex.quote(str(report))}"
     )

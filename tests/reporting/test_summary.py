@@ -8,6 +8,7 @@ from mtdnn.config.layout import RunFolder
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_json
 from mtdnn.reporting import products, tables
+from mtdnn.reporting.escaping import markdown
 from tests.support.factories import make_experiment, make_run, make_statistics
 
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.]|\.\d)")
@@ -86,10 +87,11 @@ def check_latex(experiment):
         plain = re.sub(r"\\[{}%&#_$]", "", block)
         assert plain.count("{") == plain.count("}")
         assert block.count(r"\begin{") == block.count(r"\end{")
-        for body in re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end", block, re.DOTALL):
+        for body in re.findall(r"\\begin\{tabular\}\{(.*)\}\n(.*?)\\end", block, re.DOTALL):
+            columns = len(re.findall(r"(?<![a-z])[lrSp](?![a-z])", body[0]))
             for line in body[1].splitlines():
-                if line.endswith(r"\\"):
-                    assert len(re.findall(r"(?<!\\)&", line)) == len(body[0]) - 1, line
+                if line.endswith(r" \\"):
+                    assert len(re.findall(r"(?<!\\)&", line)) == columns - 1, line
         assert block.isascii() or not re.findall(r"[±−Δ–]", block)
 
 
@@ -111,3 +113,15 @@ def test_the_summary_has_the_measures_of_each_target(request, name):
     for row in statistics["cells"].values():
         for column, cell in row["dev"].items():
             assert f"{cell['mean']:.2f} ± {cell['deviation']:.2f}" in text, column
+
+
+def test_the_summary_begins_with_the_conclusion(experiment):
+    statistics = make_statistics(experiment)
+    products.write_summary(experiment)
+    first = experiment.layout.summary.read_text(encoding="utf-8").split("\n\n")[1]
+    lines = first.splitlines()
+    assert len(lines) == len(experiment.tables)
+    for line, (name, table) in zip(lines, experiment.tables.items(), strict=True):
+        assert line.startswith(f"- {table.title}: ")
+        for each in statistics["tables"][name]["comparisons"]:
+            assert markdown(each["to_label"]) in line

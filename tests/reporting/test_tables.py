@@ -43,7 +43,8 @@ def test_a_table_shows_the_scores_of_the_run(tmp_path):
     row = ["QA+MCC+SC", "BERT base", "0.8", *expected]
     assert markdown_row(read(experiment, "table1", "md"), "QA+MCC+SC | BERT base | 0.8") == row
     tex = [line for line in read(experiment, "table1", "tex").splitlines() if " & 0.8 & " in line]
-    assert tex == [" & ".join(row) + r" \\"]
+    # The encoder is that of all rows, and this row's scores are missing in all others.
+    assert tex == [" & ".join([row[0], *row[2:]]) + r" \\"]
     data = pd.read_csv(experiment.layout.table("table1", "csv"))
     record = data[data.weight == 0.8].iloc[0]
     assert (record.em, record.f1) == (74.123, 77.987)
@@ -62,7 +63,9 @@ def test_missing_and_failed_runs_show_a_dash_and_the_reason(tmp_path):
     assert row[3:] == [r"– \[2\]"] * 5 + ["0/1"]
     assert r"- \[1\] not run" in text
     assert r"- \[2\] train failed: CUDA out of memory" in text
-    assert r"--\textsuperscript{2}" in read(experiment, "table1", "tex")
+    tex = read(experiment, "table1", "tex")
+    assert r"{--\tnote{2}}" in tex
+    assert r"\item[2] train failed: CUDA out of memory" in tex
     data = pd.read_csv(experiment.layout.table("table1", "csv")).set_index("weight")
     assert data.em.notna().tolist() == [False, False, False, False, True]
     assert data.reasons[0.8].startswith("train failed: CUDA out of memory")
@@ -103,7 +106,7 @@ def test_several_seeds_give_mean_and_sample_standard_deviation(tmp_path):
     record = pd.read_csv(experiment.layout.table("table1", "csv")).iloc[-1]
     assert record.em == pytest.approx(statistics.fmean(ems))
     assert record.em_sd == pytest.approx(statistics.stdev(ems))
-    assert rf"{record.em:.2f} $\pm$ {record.em_sd:.2f}" in read(experiment, "table1", "tex")
+    assert f"{record.em:.2f} +- {record.em_sd:.2f}" in read(experiment, "table1", "tex")
 
 
 def test_published_numbers_are_next_to_their_rows_with_signed_differences(tmp_path):
@@ -231,15 +234,27 @@ def test_special_characters_are_escaped(tmp_path):
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex here")
-def test_latex_compiles(tmp_path):
+def test_latex_compiles(tmp_path, classified):
     experiment = make_experiment(
-        tmp_path, notice=AWKWARD.replace("“é”", ""), published=write_published(tmp_path)
+        tmp_path,
+        notice=AWKWARD.replace("“é”", ""),
+        published=write_published(tmp_path),
+        seeds=[1, 2],
     )
-    make_run(experiment, BASE_QA)
+    for seed in (1, 2):
+        make_run(experiment, RunId("base", "qa", 1.0, "default", seed), em=70 + seed)
+    fail_run(experiment, BEST, "train", "no room left")
     products.write_table(experiment, "table1")
+    tables = [
+        experiment.layout.table("table1", "tex"),
+        classified.layout.table("nli", "tex"),
+        classified.layout.table("interference", "tex"),
+        classified.layout.comparison("nli", "tex"),
+    ]
+    inputs = "\n".join(rf"\input{{{table}}}\clearpage" for table in tables)
     document = rf"""
-        \documentclass{{article}}\usepackage{{booktabs,graphicx}}
-        \begin{{document}}\input{{{experiment.layout.table("table1", "tex")}}}\end{{document}}
+        \documentclass{{article}}\usepackage{{booktabs,siunitx,threeparttable}}
+        \begin{{document}}{inputs}\end{{document}}
     """
     (tmp_path / "document.tex").write_text(textwrap.dedent(document))
     done = subprocess.run(
@@ -247,9 +262,12 @@ def test_latex_compiles(tmp_path):
         cwd=tmp_path,
         capture_output=True,
     )
-    if b"booktabs.sty' not found" in done.stdout:
-        pytest.skip("no booktabs here")
-    assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
+    log = done.stdout.decode(errors="replace")
+    if re.search(r"(booktabs|siunitx|threeparttable)\.sty' not found", log):
+        pytest.skip("a LaTeX package is missing here")
+    assert done.returncode == 0, log[-2000:]
+    wide = [float(points) for points in re.findall(r"Overfull .hbox \(([\d.]+)pt", log)]
+    assert max(wide, default=0) < 12, "a table is wider than the page"
 
 
 def test_columns_are_the_measures_of_the_target(classified):
@@ -279,7 +297,10 @@ def test_further_sets_are_columns_with_intervals(classified):
     assert "| SNLI: Acc. / F1 | SNLI: Δ Acc. (95% interval) |" in second
     assert markdown_row(second, "MNLI+SQuAD | BERT base")[-1] == shown
     assert markdown_row(second, "MNLI | BERT base")[-1] == "–"  # the baseline
-    assert shown.replace("−", "$-$") in read(classified, "nli", "tex")
+    tex = read(classified, "nli", "tex").replace("$-$", "−")
+    difference, low_to_high = shown.rstrip(")").split(" (")
+    assert f"{difference.replace('−', '-')} & {low_to_high}" in tex
+    assert "/" not in tex.split(r"\begin{tabular}")[2].split(r"\end{tabular}")[0]
     assert shown in classified.layout.page("nli").read_text()
     assert pd.read_csv(classified.layout.table("nli", "csv")).snli_accuracy.notna().all()
     # No row of the other table can be scored there.

@@ -504,5 +504,6 @@ def _comparison(
         "labels": {"em": "EM", "f1": "F1"},
         "published": published,
         "verdict": {"em": word, "f1": word, "text": f"A sentence on {second[1]}."},
+        "conclusion": draw.choice(["higher", "lower", "open"]),
         "notes": ["A note."],
     }

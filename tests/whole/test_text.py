@@ -158,7 +158,7 @@ def made(workdir: Workdir, suffix: str) -> list[Path]:
 DOCUMENT = r"""
 \documentclass{article}
 %s
-\usepackage{booktabs,graphicx}
+\usepackage{booktabs,siunitx,threeparttable}
 \begin{document}
 \listoftables
 %s

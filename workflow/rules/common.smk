@@ -27,6 +27,7 @@ from mtdnn.reporting.products import (
     FIGURES,
     PAGES,
     TRAINING_FIGURES,
+    figure_files,
     templates_digest,
 )
 from mtdnn.workflow.snakefile import (
@@ -253,4 +254,11 @@ def comparisons_of(names):
 
 
 def figures_of(names):
-    return [LAYOUT.figure(name, end) for name in names for end in ("svg", "png", "pdf")]
+    return [file for name in names for file in figure_files(experiment, name)]
+
+
+def compared_in(figure):
+    """Return the comparisons that a figure of the config shows."""
+    if figure in FIGURES:
+        return []
+    return LAYOUT.statistics(experiment.figures[figure].table)

@@ -85,6 +85,7 @@ rule figure:
         metrics=lambda wildcards: files_of(
             runs_drawn(wildcards.figure), RunFolder.metrics
         ),
+        statistics=lambda wildcards: compared_in(wildcards.figure),
         published=experiment.published or [],
     output:
         report(
@@ -95,7 +96,8 @@ rule figure:
                 "figure", wildcards.figure, experiment.figures
             ),
         ),
-        [LAYOUT.figure("{figure}", end) for end in ("png", "pdf")],
+        # The first file is the SVG above.
+        figure_files(experiment, "{figure}")[1:],
     log:
         ROOT / "logs/figure/{figure}.log",
     localrule: True
@@ -120,7 +122,7 @@ rule answers:
         [LAYOUT.cases(end) for end in ("json", "md")],
         tables_of(["interference", "gradients"]),
         [reported_figure(name) for name in ANSWER_FIGURES],
-        [LAYOUT.figure(name, end) for name in ANSWER_FIGURES for end in ("png", "pdf")],
+        [file for name in ANSWER_FIGURES for file in figure_files(experiment, name)[1:]],
     log:
         ROOT / "logs/answers.log",
     localrule: True

@@ -1,4 +1,4 @@
-"""Shared by all figures: the style, the colours, a canvas with small print, and saving.
+"""Shared by all figures: the style, pages, a canvas with small print, legends, and saving.
 
 Figures do not use pyplot, which keeps global state and may require a display.
 """
@@ -6,23 +6,28 @@ Figures do not use pyplot, which keeps global state and may require a display.
 import re
 import textwrap
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.machine.files import replacing
-from mtdnn.reporting.escaping import one_line
+from mtdnn.machine.files import replacing, write_text
+from mtdnn.reporting.escaping import LATEX_CHARACTER, latex, one_line
+from mtdnn.reporting.figures.palette import GREY
+from mtdnn.reporting.products import PAPER_WIDTHS
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-GREY = "#767676"
 _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#444444",
@@ -32,29 +37,99 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.titlesize": 9,
     "figure.facecolor": "white",
-    "font.family": "DejaVu Sans",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],
     "font.size": 9,
     "grid.color": "#e4e4e4",
     "grid.linewidth": 0.6,
     "legend.fontsize": 8,
     "legend.frameon": False,
+    "pdf.fonttype": 42,  # TrueType: journals refuse Type 3
     "savefig.dpi": 160,
+    "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "mtdnn",
     "text.parse_math": False,  # titles and labels are text, whatever dollar signs they contain
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
 }
-_METADATA = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": None}
+_PAPER_STYLE: dict[Any, Any] = {
+    "axes.labelsize": 7,
+    "axes.titlesize": 7,
+    "font.size": 7,
+    "legend.fontsize": 6.5,
+    "lines.markersize": 4.5,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+}
+_PAPER_HEIGHT = 0.78
+"""Height of a figure in a paper, where letters are smaller, relative to that on a screen."""
+
+_METADATA: dict[str, dict[str, None] | None] = {
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None},
+    "png": None,
+}
 _FOOTER_POINTS = 7
-_TITLE_POINTS = 11
+_TITLE_POINTS = (11, 10, 9, 8)
+"""Sizes of a title; the largest with which it has one line is used."""
+
 _POINTS_PER_INCH = 72
 LABEL_LINE_CHARACTERS = 24
 MAX_LABEL_CHARACTERS = 2 * LABEL_LINE_CHARACTERS
 
 
-def styled() -> AbstractContextManager[None]:
-    """Return a context in which matplotlib uses our style."""
-    return matplotlib.rc_context(_STYLE)
+@dataclass(frozen=True)
+class Page:
+    """What a figure is drawn for.
+
+    Attributes:
+        name: the folder of its files below `figures/`.
+        width: its width in inches; None on a screen, where each figure has its own.
+    """
+
+    name: str
+    width: float | None = None
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether panels are below each other that stand side by side elsewhere."""
+        return self.width is not None and self.width < 5
+
+
+SCREEN = Page("")
+PAPER = tuple(Page(name, width) for name, width in PAPER_WIDTHS.items())
+"""A column, and the whole width, of a journal's page: nothing but the drawing."""
+
+_page: ContextVar[Page] = ContextVar("page", default=SCREEN)
+
+
+@contextmanager
+def styled(page: Page | None = None) -> Iterator[None]:
+    """Let matplotlib use our style, and figures be drawn for a page; by default the current one."""
+    before = _page.set(page or _page.get())
+    paper = _PAPER_STYLE if _page.get().width else {}
+    try:
+        with matplotlib.rc_context({**_STYLE, **paper}):
+            yield
+    finally:
+        _page.reset(before)
+
+
+def is_narrow() -> bool:
+    """Return whether figures are drawn for a narrow page."""
+    return _page.get().is_narrow
+
+
+class Sheet(Figure):
+    """A figure with what its caption says, whether or not it is drawn.
+
+    Attributes:
+        title: the title.
+        paragraphs: the small print.
+    """
+
+    title: str
+    paragraphs: list[str]
 
 
 def drawable(experiment: Experiment) -> Experiment:
@@ -84,17 +159,48 @@ def label_text(text: str) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
+def run_text(label: str, width: int = 34) -> str:
+    """Return the name of a run below or beside which there is room for lines of some width."""
+    return textwrap.fill(one_line(label), width)
+
+
 def save(experiment: Experiment, name: str, draw: Callable[[], Figure]) -> None:
-    """Draw a figure in our style and write it in three formats; equal runs give equal bytes."""
-    with styled(), warnings.catch_warnings():
+    """Draw a figure in our style and write all of its files; equal runs give equal bytes."""
+    with warnings.catch_warnings():
         # A box shows that the font lacks a character.
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing", UserWarning)
-        figure = draw()
-        for suffix, metadata in _METADATA.items():
-            with replacing(experiment.layout.figure(name, suffix)) as draft:
-                figure.savefig(draft, metadata=metadata)
-                if suffix == "svg":
-                    draft.write_text(number_clips(draft.read_text("utf-8")), "utf-8")
+        with styled():
+            sheet = draw()
+            assert isinstance(sheet, Sheet), "figures are drawn on a canvas"
+            for suffix, metadata in _METADATA.items():
+                with replacing(experiment.layout.figure(name, suffix)) as draft:
+                    sheet.savefig(draft, metadata=metadata)
+                    if suffix == "svg":
+                        text = number_clips(draft.read_text("utf-8"))
+                        draft.write_text(described(text, sheet.title, sheet.paragraphs), "utf-8")
+        if experiment.paper_figures:
+            write_text(experiment.layout.figure(name, "tex"), caption(name, sheet))
+            for page in PAPER:
+                file = experiment.layout.figure(name, "pdf", page.name)
+                with styled(page), replacing(file) as draft:
+                    draw().savefig(draft, metadata=_METADATA["pdf"])
+
+
+def described(svg: str, title: str, paragraphs: Iterable[str]) -> str:
+    """Return an SVG with a title and a description, which screen readers read out."""
+    shown = f"<title>{escape(title)}</title>\n<desc>{escape(' '.join(paragraphs))}</desc>"
+    return re.sub(
+        r"<svg ([^>]*)>", lambda tag: f'<svg role="img" {tag[1]}>\n {shown}', svg, count=1
+    )
+
+
+def caption(name: str, sheet: Sheet) -> str:
+    """Return the caption of a figure as LaTeX, for `\\input` below `\\includegraphics`."""
+    text = latex(" ".join(paragraph for paragraph in sheet.paragraphs if paragraph))
+    return (
+        f"{LATEX_CHARACTER}\n\\caption{{\\textbf{{{latex(sheet.title)}.}} {text}}}\n"
+        f"\\label{{fig:{name}}}\n"
+    )
 
 
 def number_clips(svg: str) -> str:
@@ -109,17 +215,6 @@ def number_clips(svg: str) -> str:
         lambda found: names.setdefault(found[0], f"p{len(names) + 1}"),
         svg,
     )
-
-
-def corpus_colours(experiment: Experiment) -> dict[str, str]:
-    """Return a colour for each corpus, the same in all figures of an experiment."""
-    return dict(zip(experiment.corpora, cycle(), strict=False))
-
-
-def cycle() -> Iterator[str]:
-    """Yield the colours of the palette, repeatedly."""
-    while True:
-        yield from COLOURS
 
 
 def canvas(
@@ -138,44 +233,91 @@ def footed(
 ) -> tuple[Figure, SubFigure]:
     """Return a figure with a title and small print, and the part of it to draw in.
 
+    In a paper, the title and the small print are not drawn: they are its caption.
+
     Args:
-        size: width and height in inches, without the small print.
+        size: width and height in inches on a screen, without the small print.
         title: the text above the drawing.
         paragraphs: the small print below it; long lines are wrapped.
     """
     width, height = size
-    lines = [line for text in paragraphs for line in _wrapped(text, width, _FOOTER_POINTS)]
-    footer = 0.16 + len(lines) * 1.35 * _FOOTER_POINTS / _POINTS_PER_INCH
-    figure = Figure(
-        figsize=(width, height + footer), layout=ConstrainedLayoutEngine(w_pad=0.09, h_pad=0.06)
-    )
-    body, foot = figure.subfigures(2, 1, height_ratios=[height, footer])  # type: ignore[misc]
-    heading = "\n".join(_wrapped(title, width, _TITLE_POINTS))
-    body.suptitle(heading, x=0.02, ha="left", fontsize=_TITLE_POINTS, fontweight="bold")
-    foot.text(
-        0.02,
-        0.95,
-        "\n".join(lines),
-        fontsize=_FOOTER_POINTS,
-        color="#555555",
-        va="top",
-        linespacing=1.3,
-    )
-    return figure, body
+    if on_paper := _page.get().width:
+        sheet = Sheet(figsize=(on_paper, height * _PAPER_HEIGHT), layout=_layout(0.02))
+        body = sheet.subfigures(1, 1)
+    else:
+        lines = [line for text in paragraphs for line in _wrapped(text, width)]
+        footer = 0.16 + len(lines) * 1.35 * _FOOTER_POINTS / _POINTS_PER_INCH
+        sheet = Sheet(figsize=(width, height + footer), layout=_layout(0.09))
+        body, foot = sheet.subfigures(2, 1, height_ratios=[height, footer])  # type: ignore[misc]
+        heading, points = _on_one_line(one_line(title), width - 0.3)
+        body.suptitle(heading, x=0.02, ha="left", fontsize=points, fontweight="bold")
+        foot.text(
+            0.02,
+            0.95,
+            "\n".join(lines),
+            fontsize=_FOOTER_POINTS,
+            color="#555555",
+            va="top",
+            linespacing=1.3,
+        )
+    sheet.title, sheet.paragraphs = one_line(title), paragraphs
+    return sheet, body
 
 
-def _wrapped(text: str, width: float, points: int) -> list[str]:
-    """Return the lines of a text of this size that fit into a width in inches."""
-    ems = 0.6 if points == _FOOTER_POINTS else 0.7  # the title is bold
-    return textwrap.wrap(one_line(text), int(width / (ems * points / _POINTS_PER_INCH)))
+def _layout(margin: float) -> ConstrainedLayoutEngine:
+    return ConstrainedLayoutEngine(w_pad=margin, h_pad=0.06)
 
 
-def same_span(panels: Iterable[Axes], drawn: list[list[float]]) -> None:
+def _wrapped(text: str, width: float) -> list[str]:
+    """Return the lines of the small print that fit into a width in inches."""
+    return textwrap.wrap(one_line(text), int(width / (0.56 * _FOOTER_POINTS / _POINTS_PER_INCH)))
+
+
+def _on_one_line(title: str, width: float) -> tuple[str, int]:
+    """Return a title and its size in points; on several lines only if no size makes it fit."""
+    for points in _TITLE_POINTS:
+        if text_width(title, points, "bold") <= width:
+            return title, points
+    return textwrap.fill(title, int(width / (0.7 * points / _POINTS_PER_INCH))), points
+
+
+def points_of(setting: str) -> float:
+    """Return the size of letters, in points, that a setting of matplotlib names."""
+    return float(FontProperties(size=matplotlib.rcParams[setting]).get_size_in_points())
+
+
+def text_width(text: str, points: float, weight: str = "normal") -> float:
+    """Return the width of a line of text in inches."""
+    if not text.strip():
+        return 0.0
+    path = TextPath((0, 0), text, size=points, prop=FontProperties(weight=weight))
+    return float(path.get_extents().width) / _POINTS_PER_INCH
+
+
+def legend_below(body: SubFigure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
+    """Put a legend below the panels, with as many columns as fit into the width."""
+    if not handles:
+        return
+    points = points_of("legend.fontsize")
+    lines = [line for label in labels for line in label.split("\n")]
+    # An entry has a handle of two letters' width and gaps on both sides of it.
+    entry = max(text_width(line, points) for line in lines) + 5.2 * points / _POINTS_PER_INCH
+    columns = max(1, min(len(labels), int((body.get_figure(root=True).get_figwidth()) / entry)))
+    body.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
+def side_by_side(number: int) -> tuple[int, int]:
+    """Return rows and columns of panels that stand side by side, on a narrow page on top."""
+    return (number, 1) if is_narrow() else (1, number)
+
+
+def same_span(panels: Iterable[Axes], drawn: list[list[float]], ticks: int = 6) -> None:
     """Let all panels span the same number of points, so that their heights can be compared.
 
     Args:
         panels: axes that show values in percent, or correlations times 100.
         drawn: the values drawn into each of them.
+        ticks: at most how many ticks they have.
     """
     if not any(drawn):
         for axes in panels:
@@ -189,7 +331,7 @@ def same_span(panels: Iterable[Axes], drawn: list[list[float]]) -> None:
         middle = (max(values) + min(values)) / 2
         lowest = -1 if min(values) >= 0 else -101  # only correlations are negative
         axes.set_ylim(max(middle - span / 2, lowest), min(middle + span / 2, 101))
-        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10]))
 
 
 def say_empty(axes: Axes, text: str = "nothing to draw yet") -> None:

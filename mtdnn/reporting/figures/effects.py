@@ -9,8 +9,9 @@ from matplotlib.figure import Figure, SubFigure
 from mtdnn.config.experiment import Experiment
 from mtdnn.evaluation.results import read_rows
 from mtdnn.reporting.escaping import one_line
-from mtdnn.reporting.figures.drawing import COLOURS, GREY, canvas, label_text, say_empty
-from mtdnn.reporting.wording import ANSWERING, clustered, listed
+from mtdnn.reporting.figures.drawing import canvas, is_narrow, label_text, say_empty
+from mtdnn.reporting.figures.palette import GREY, INK, VERDICTS, Look
+from mtdnn.reporting.wording import clustered, listed
 from mtdnn.statistics.level import LEVEL
 from mtdnn.statistics.records import read_statistics
 
@@ -20,8 +21,10 @@ MAX_PANELS = 2
 MAX_LINE_CHARACTERS = 40
 """A longer label of a row has two lines, so that the panels keep their width."""
 
-_VERDICTS = {"supported": COLOURS[2], "contradicted": COLOURS[1]}
-_BLACK = "#222222"
+_LEGEND = {
+    "supported": "green, pointing up: supported",
+    "contradicted": "orange, pointing down: contradicted",
+}
 _TITLE = "Differences from the baseline"
 
 Comparisons = list[dict[str, Any]]
@@ -62,23 +65,25 @@ def _is_shown(table: dict[str, Any], comparison: dict[str, Any]) -> bool:
 
 
 def _notes(statistics: dict[str, Any], shown: dict[str, Comparisons]) -> list[str]:
-    families = {each["family"] for comparisons in shown.values() for each in comparisons}
-    notes = [
-        f"Bars: {100 * statistics['confidence']:g}% intervals for the training method, over seeds "
-        f"and {clustered(families)}."
-    ]
+    drawn = [each for several in shown.values() for each in several]
+    families = {each["family"] for each in drawn}
+    several_seeds = max(len(each["seeds"]) for each in drawn) > 1
+    over = "seeds and " * several_seeds + clustered(families)
+    notes = [f"Bars: {100 * statistics['confidence']:g}% intervals, over {over}."]
+    if any(each["published"] for each in drawn):
+        notes[0] += " Diamonds: published differences."
     others = [each for several in shown.values() if not _are_variants(several) for each in several]
-    if any(each["published"] or each["family"] == ANSWERING for each in others):
-        notes[0] += (
-            " Diamonds: published differences. Colours: the verdict on the published difference; "
-            "green: supported, orange: contradicted, black: not decidable or no verdict."
-        )
+    given = {each["verdict"].get(name) for each in others for name in each["measures"]}
+    words = [text for verdict, text in _LEGEND.items() if verdict in given]
+    if words:
+        rest = "black circle: not decidable"
+        notes[0] += f" Verdict on the published difference: {'; '.join([*words, rest])}."
     if any(map(_are_variants, shown.values())):
         notes.append(
             "Variants of one mixture: filled if “no difference” is rejected after Holm's "
             "correction, hollow if it is not decidable."
         )
-    if len(statistics.get("seeds", [])) < 2:
+    if not several_seeds:
         notes.append("One seed: the intervals do not include the variance between seeds.")
     return notes
 
@@ -122,7 +127,8 @@ def _draw_tables(
             if axes.get_visible():
                 _panel(axes, comparisons, number, variants)
                 if is_last or measured[name] != measured[list(shown)[-1]]:
-                    axes.set_xlabel(f"difference in {measured[name][number]} (points)")
+                    what = "Δ" if is_narrow() else "difference in"
+                    axes.set_xlabel(f"{what} {measured[name][number]} (points)")
                     axes.xaxis.set_tick_params(labelbottom=True)
             axes.set_yticks(places, [])
         line[0].set_yticks(places, labels[name])
@@ -146,24 +152,30 @@ def _panel(axes: Axes, comparisons: Comparisons, number: int, variants: bool) ->
         if number >= len(comparison["measures"]):
             continue
         name, measured = list(comparison["measures"].items())[number]
-        colour, face = _colours(comparison, name, variants)
-        axes.plot([measured["low"], measured["high"]], [place] * 2, color=colour, linewidth=1.6)
+        look, face = _look(comparison, name, variants)
+        ends = [measured["low"], measured["high"]]
+        axes.plot(ends, [place] * 2, color=look.colour, linewidth=1.6)
         axes.plot(
-            measured["difference"], place, "o", color=colour, markerfacecolor=face, markersize=6
+            measured["difference"],
+            place,
+            look.marker,
+            color=look.colour,
+            markerfacecolor=face,
+            markersize=6,
         )
         published = (comparison["published"] or {}).get(name)
         if published is not None:
-            axes.plot(published, place, "D", color=GREY, markerfacecolor="white", markersize=6)
+            axes.plot(published, place, "D", color=INK, markerfacecolor="none", markersize=6)
     axes.axvline(0, color=GREY, linewidth=0.9, zorder=1)
     axes.set_ylim(len(comparisons) - 0.4, -0.6)
     axes.grid(axis="y", visible=variants)
     axes.tick_params(axis="y", length=0)
 
 
-def _colours(comparison: dict[str, Any], name: str, variants: bool) -> tuple[str, str]:
-    """The colour of a comparison's bar, and that of the middle of its mark."""
+def _look(comparison: dict[str, Any], name: str, variants: bool) -> tuple[Look, str]:
+    """The look of a comparison's bar and mark, and the colour of the middle of its mark."""
     if not variants:
-        colour = _VERDICTS.get(comparison["verdict"].get(name), _BLACK)
-        return colour, colour
+        look = VERDICTS.get(comparison["verdict"].get(name), VERDICTS[None])
+        return look, look.colour
     decided = len(comparison["seeds"]) > 1 and comparison["measures"][name]["p_holm"] <= LEVEL
-    return (_BLACK, _BLACK) if decided else (GREY, "white")
+    return (VERDICTS[None], INK) if decided else (VERDICTS[None]._replace(colour=GREY), "white")

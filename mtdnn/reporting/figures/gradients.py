@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterable
 from itertools import cycle as repeat
 from textwrap import fill
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,13 +14,8 @@ from matplotlib.ticker import MaxNLocator
 
 from mtdnn.config.experiment import Experiment
 from mtdnn.evaluation.results import read_results
-from mtdnn.reporting.figures.drawing import (
-    COLOURS,
-    GREY,
-    canvas,
-    corpus_colours,
-    say_empty,
-)
+from mtdnn.reporting.figures.drawing import canvas, say_empty
+from mtdnn.reporting.figures.palette import GREY, MIXTURE_COLOURS, Look, corpus_looks
 from mtdnn.reporting.figures.training import missing_runs
 from mtdnn.reporting.gradients import Measured, read
 from mtdnn.training.log import cosines_with_target
@@ -48,19 +43,19 @@ def draw(experiment: Experiment) -> Figure:
     above, below = body.subfigures(2, 1, height_ratios=heights)  # type: ignore[misc]
     matrix, layers = above.subplots(1, 2, width_ratios=[1, 1.15])
     _draw_matrix(experiment, matrix, measured)
-    colours = corpus_colours(experiment)
-    _draw_layers(layers, measured, colours)
+    looks = corpus_looks(experiment)
+    _draw_layers(layers, measured, looks)
     grid = below.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     for axes, members in zip(grid.flat, kinds.values(), strict=False):
         for corpus in members[0].corpora:
             if curves := [curve for each in members if (curve := each.course(corpus))]:
-                _draw_course(axes, curves, colours[corpus])
+                _draw_course(axes, curves, looks[corpus])
         axes.axhline(0, color=GREY, linewidth=0.9, zorder=1)
         axes.set_title(fill(experiment.run_label(members[0].result.run), 30), fontsize=8)
     _label_grid(below, grid, len(kinds), "cosine with the target")
     shown = {name for each in measured for name in each.corpora if name != each.target}
     handles = [
-        Line2D([], [], color=colours[name], label=experiment.corpora[name].label)
+        axes.plot([], [], label=experiment.corpora[name].label, **_line(looks[name]))[0]
         for name in experiment.corpora
         if name in shown
     ]
@@ -149,7 +144,7 @@ def _draw_matrix(experiment: Experiment, axes: Axes, measured: list[Measured]) -
     axes.spines[:].set_visible(False)
 
 
-def _draw_layers(axes: Axes, measured: list[Measured], colours: dict[str, str]) -> None:
+def _draw_layers(axes: Axes, measured: list[Measured], looks: dict[str, Look]) -> None:
     """Draw the mean cosine with the target, by layer."""
     values: dict[tuple[tuple[str, str], str], dict[int, list[float]]] = {}
     for each in measured:
@@ -166,8 +161,8 @@ def _draw_layers(axes: Axes, measured: list[Measured], colours: dict[str, str]) 
         depths = sorted(layers)
         deepest = max(deepest, depths[-1])
         means = [statistics.fmean(layers[depth]) for depth in depths]
-        style, colour = styles[key], colours[corpus]
-        axes.plot(depths, means, style, color=colour, linewidth=1.4, marker="o", markersize=3)
+        style, look = styles[key], looks[corpus]
+        axes.plot(depths, means, **{**_line(look), "linestyle": style})
     axes.axhline(0, color=GREY, linewidth=0.9, zorder=1)
     step = 1 if deepest <= 12 else 2
     ticks = range(0, deepest + 1, step)
@@ -192,15 +187,20 @@ def _resampled(curves: list[_Curve]) -> tuple[np.ndarray, np.ndarray]:
     return 100 * x, np.array([np.interp(x, places, values) for places, values in points])
 
 
-def _draw_course(axes: Axes, curves: list[_Curve], colour: str) -> None:
+def _draw_course(axes: Axes, curves: list[_Curve], look: Look) -> None:
     """Draw the mean of the seeds' curves, and their range as a ribbon."""
     x, values = _resampled(curves)
-    marker = "o" if len(x) <= 10 else ""
-    mean = values.mean(axis=0)
-    axes.plot(x, mean, color=colour, linewidth=1.4, marker=marker, markersize=3, zorder=3)
+    marker = look.marker if len(x) <= 10 else ""
+    axes.plot(x, values.mean(axis=0), **{**_line(look), "marker": marker})
     if len(curves) > 1:
         low, high = values.min(axis=0), values.max(axis=0)
-        axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0, zorder=2)
+        axes.fill_between(x, low, high, color=look.colour, alpha=0.18, linewidth=0, zorder=2)
+
+
+def _line(look: Look) -> dict[str, Any]:
+    """How matplotlib draws a line of means."""
+    style = {"color": look.colour, "linestyle": look.dash, "marker": look.marker}
+    return {**style, "linewidth": 1.4, "markersize": 3, "zorder": 3}
 
 
 def _draw_losses(axes: Axes, curves: list[_Curve], colour: str, style: Style, shift: float) -> None:
@@ -248,7 +248,7 @@ def draw_forgetting(experiment: Experiment) -> Figure:
         say_empty(body.subplots())
         return figure
     grid = body.subplots(lines, columns, sharex=True, squeeze=False)
-    styles = [(colour, style) for style in LINE_STYLES for colour in COLOURS]
+    styles = [(colour, style) for style in LINE_STYLES for colour in MIXTURE_COLOURS]
     drawn = list(zip(kinds.values(), repeat(styles), strict=False))
     for axes, name in zip(grid.flat, names, strict=False):
         for place, (members, (colour, style)) in enumerate(drawn):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from matplotlib.figure import Figure
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.reporting.figures import curves, effects, gradients, interference, scores, training
+from mtdnn.reporting.figures import curves, effects, gradients, scores, tasks, training
 from mtdnn.reporting.figures.drawing import drawable, save, styled
 
 
@@ -29,7 +29,7 @@ BUILT_IN: dict[str, Callable[[Experiment], Figure]] = {
     "gradients": gradients.draw,
     "forgetting": gradients.draw_forgetting,
     "effects": effects.draw,
-    "interference": interference.draw,
+    "tasks": tasks.draw,
     "groups": curves.draw_groups,
     "precision_recall": curves.draw_precision_recall,
     "thresholds": curves.draw_thresholds,

@@ -1,8 +1,8 @@
-"""A table drawn as a figure: scores against weight or mixture."""
+"""A table drawn as a figure, against weight or mixture: differences first, scores below them."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -13,55 +13,59 @@ from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import weight_text
 from mtdnn.evaluation.measures import Measure
 from mtdnn.evaluation.results import RowResult, Score, read_rows
-from mtdnn.reporting.figures.drawing import GREY, canvas, cycle, same_span
-from mtdnn.reporting.wording import axis, is_answering, union
+from mtdnn.reporting.figures.drawing import (
+    canvas,
+    is_narrow,
+    legend_below,
+    same_span,
+    say_empty,
+)
+from mtdnn.reporting.figures.palette import GREY, INK, Look, looks, mixture_looks
+from mtdnn.reporting.tables import read_comparisons
+from mtdnn.reporting.wording import axis, clustered, is_answering, listed, union
+from mtdnn.statistics.level import CONFIDENCE
 
 MAX_MEASURES = 2
 """How many measures of a row have a panel, its headline first."""
 
+_HEIGHTS = (2.2, 1.0)
+"""Relative heights of the panels of differences and of those of scores."""
+
 
 @dataclass(frozen=True)
 class Point:
-    """One row of a table in one panel: its place, its score over seeds and the published one."""
+    """One row of a table: its place and its look."""
 
     x: float
-    score: Score
-    published: float | None
-
-    @property
-    def mean(self) -> float:
-        """The mean over seeds; not a number if no seed has a score."""
-        return math.nan if self.score.mean is None else self.score.mean
-
-    @property
-    def deviation(self) -> float:
-        """The sample standard deviation over seeds; 0 with a single seed."""
-        return self.score.deviation or 0.0
+    row: RowResult
+    look: Look
 
 
 @dataclass(frozen=True)
 class Series:
-    """Rows in one colour, each with its x; a line joins them if x is a quantity."""
+    """Rows that belong together; a line joins them if x is a quantity and it is known how sure."""
 
     label: str
-    colour: str
-    rows: list[tuple[float, RowResult]]
-
-    def points(self, slice_name: str, measure: Measure) -> list[Point]:
-        """Return the points of the rows on a slice; rows with another target have no score."""
-        return [
-            Point(
-                x,
-                row.score(slice_name, measure.key) if _has(row, measure) else Score(()),
-                row.published.get(measure.column),
-            )
-            for x, row in self.rows
-        ]
+    points: list[Point]
 
 
-def _has(row: RowResult, measure: Measure) -> bool:
-    """Whether a measure is one of the row's target."""
-    return measure.key in {own.key for own in row.measures}
+@dataclass(frozen=True)
+class Plot:
+    """What is drawn: the rows with their places, and how they differ from their baselines.
+
+    Attributes:
+        ticks: what stands below each place.
+        series: the rows.
+        comparisons: by row's path, its comparison with its baseline, as in `statistics.json`.
+        slice_name: where they are scored.
+        by_weight: whether x is the weight, a quantity.
+    """
+
+    ticks: dict[float, str]
+    series: list[Series]
+    comparisons: dict[str, dict[str, Any]]
+    slice_name: str
+    by_weight: bool
 
 
 def panels(rows: list[RowResult]) -> list[Measure]:
@@ -72,108 +76,97 @@ def panels(rows: list[RowResult]) -> list[Measure]:
 
 
 def draw(experiment: Experiment, name: str) -> Figure:
-    """Draw measures of a table's rows, in panels that span the same number of points."""
+    """Draw how a table's rows differ from their baseline, and below it their scores."""
     settings = experiment.figures[name]
     rows = read_rows(experiment, settings.table)
-    by_weight = settings.x == "weight"
-    ticks, series = _by_weight(experiment, rows) if by_weight else _by_mixture(experiment, rows)
-    first = experiment.slice_of(settings.table)
-    threshold = f" at null threshold {experiment.decoding.null_threshold:g}"
-    notes = [
-        f"Scores on {experiment.slices[first].label}{threshold * any(map(is_answering, rows))}."
-    ]
-    if any(len(row.present) > 1 for row in rows):
-        notes[0] += " Small points: single seeds; large: their mean ± sample standard deviation."
-    notes += _missing_rows(rows, first)
+    first, by_weight = experiment.slice_of(settings.table), settings.x == "weight"
+    own = ("baseline", first, "zero")
+    comparisons = {
+        each["to"]: each
+        for each in read_comparisons(experiment, settings.table)
+        if (each["kind"], each["slice"], each["threshold"]) == own
+    }
+    plot = Plot(*_placed(experiment, rows, comparisons, by_weight), comparisons, first, by_weight)
     measures = panels(rows)
-    size = (3.7 * max(2, len(measures)), 4.0)
-    figure, body = canvas(experiment, size, settings.title, notes)
-    grid = body.subplots(1, len(measures), squeeze=False)[0]
+    number = len(measures)
+    size = (3.7 * max(2, number), 5.2 * (number if is_narrow() else 1))
+    figure, body = canvas(experiment, size, settings.title, _notes(experiment, plot, rows))
+    shape = (2 * number, 1) if is_narrow() else (2, number)
+    heights = [each for each in _HEIGHTS for _ in range(number if is_narrow() else 1)]
+    grid = body.subplots(*shape, squeeze=False, height_ratios=heights).flatten()
+    above, below = grid[:number], grid[number:]
     drawn = []
-    for axes, measure in zip(grid, measures, strict=True):
-        values: list[float] = []
-        for number, each in enumerate(series):
-            points = each.points(first, measure)
-            offset = 0.0 if by_weight else 0.18 * (number - (len(series) - 1) / 2)
-            alone = by_weight and _is_alone(experiment, each)
-            values += _draw_points(axes, each, points, offset, by_weight, alone)
-        axes.set_ylabel(axis(measure))
-        axes.set_xticks(list(ticks), list(ticks.values()))
-        axes.grid(axis="x", visible=False)
-        axes.set_xlabel("weight of the target (share of the steps)" if by_weight else "")
-        margin = 0.06 if by_weight else 0.5
-        axes.set_xlim(min(ticks) - margin, max(ticks) + margin)
-        drawn.append(values)
-    same_span(grid, drawn)
-    if any(drawn):
-        # matplotlib lists lines before error bars; sorting by label keeps a series together.
-        handles, labels = _legend(grid)
-        order = sorted(range(len(labels)), key=lambda n: labels[n])
-        body.legend(
-            [handles[n] for n in order],
-            [labels[n] for n in order],
-            loc="outside lower center",
-            ncols=max(1, int(85 / (9 + max(map(len, labels))))),
-        )
+    for axes, under, measure in zip(above, below, measures, strict=True):
+        if above[0] is not axes:
+            axes.sharey(above[0])
+        _draw_differences(axes, plot, measure)
+        drawn.append(_draw_scores(under, plot, measure))
+        axes.set_ylabel(f"difference in {measure.label}\n(points)")
+        under.set_ylabel(axis(measure))
+        _place(axes, plot, labelled=False)
+        _place(under, plot, labelled=under is below[-1] or not is_narrow())
+    _say_if_empty(above, bool(comparisons), any(drawn))
+    same_span(below, drawn, ticks=4)
+    handles, labels = _legend(grid)
+    legend_below(body, handles, labels)
     return figure
 
 
-def _legend(grid: Iterable[Axes]) -> tuple[list[Artist], list[str]]:
-    """The handles and labels of all panels, each label once."""
-    found: dict[str, Artist] = {}
-    for axes in grid:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    return list(found.values()), list(found)
+def _placed(
+    experiment: Experiment,
+    rows: list[RowResult],
+    comparisons: dict[str, dict[str, Any]],
+    by_weight: bool,
+) -> tuple[dict[float, str], list[Series]]:
+    """Return what stands below each place, and the rows as series; baselines are grey."""
+    place = _by_weight if by_weight else _by_mixture
+    ticks, groups = place(experiment, rows)
+    baselines = {each["from"] for each in comparisons.values()}
+    own, several = mixture_looks(experiment), looks()
+    mixtures = [{row.row.mixture for _, row in members} for members in groups.values()]
+    by_mixture = len(groups) == 1 or len(set().union(*mixtures)) == sum(map(len, mixtures))
+    series = []
+    for label, members in groups.items():
+        look = next(several)
+        points = []
+        for x, row in members:
+            shown = own[row.row.mixture] if by_mixture and not row.row.origin else look
+            if row.path in baselines or row.is_alone:
+                shown = shown._replace(colour=GREY)
+            points.append(Point(x, row, shown))
+        series.append(Series(label, points))
+    return ticks, series
 
 
 def _by_weight(
     experiment: Experiment, rows: list[RowResult]
-) -> tuple[dict[float, str], list[Series]]:
-    """Place rows by weight, with a series for each mixture, encoder and variant."""
-    groups: dict[tuple[str, str, str], list[tuple[float, RowResult]]] = {}
-    for row in rows:
-        key = (row.row.mixture, row.row.encoder, row.row.variant)
-        groups.setdefault(key, []).append((row.row.weight, row))
-    colours = iter(cycle())
-    series: list[Series] = []
-    for members in groups.values():
-        row = members[0][1]
-        mixture = experiment.mixtures[row.row.mixture]
+) -> tuple[dict[float, str], dict[str, list[tuple[float, RowResult]]]]:
+    """Place rows by weight, in a group for each mixture, encoder and variant."""
+    groups: dict[str, list[tuple[float, RowResult]]] = {}
+    for row in sorted(rows, key=lambda row: row.row.weight):
+        mixture = row.experiment.mixtures[row.row.mixture]
         name = mixture.label + (" alone" if mixture.is_alone else "")
         label = ", ".join([name, *_distinctive(row, rows)])
-        grey = mixture.is_alone and all(each.colour != GREY for each in series)
-        colour = GREY if grey else next(colours)
-        series.append(Series(label, colour, sorted(members, key=lambda member: member[0])))
-    weights = sorted({row.row.weight for row in rows})
-    return {weight: weight_text(weight) for weight in weights}, series
+        groups.setdefault(label, []).append((row.row.weight, row))
+    return {weight: weight_text(weight) for weight in sorted({r.row.weight for r in rows})}, groups
 
 
 def _by_mixture(
     experiment: Experiment, rows: list[RowResult]
-) -> tuple[dict[float, str], list[Series]]:
-    """Place rows by mixture in the table's order, with a series for each encoder and variant."""
+) -> tuple[dict[float, str], dict[str, list[tuple[float, RowResult]]]]:
+    """Place rows by mixture in the table's order, in a group for each encoder and variant."""
     weights: dict[str, set[float]] = {}
     for row in rows:
         weights.setdefault(row.row.mixture, set()).add(row.row.weight)
     places: dict[str, int] = {}
-    groups: dict[tuple[str, str], list[tuple[float, RowResult]]] = {}
+    groups: dict[str, list[tuple[float, RowResult]]] = {}
     for row in rows:
-        label = experiment.mixtures[row.row.mixture].label.replace("+", "\n+")
+        label = row.experiment.mixtures[row.row.mixture].label.replace("+", "\n+")
         if len(weights[row.row.mixture]) > 1:
             label += f"\nw {row.row.weight:g}"
         place = places.setdefault(label, len(places))
-        groups.setdefault((row.row.encoder, row.row.variant), []).append((place, row))
-    series = [
-        Series(", ".join(_distinctive(members[0][1], rows)) or "measured", colour, members)
-        for members, colour in zip(groups.values(), cycle(), strict=False)
-    ]
-    return {float(place): label for label, place in places.items()}, series
-
-
-def _is_alone(experiment: Experiment, series: Series) -> bool:
-    """Whether a series by weight is a baseline: its target alone."""
-    return experiment.mixtures[series.rows[0][1].row.mixture].is_alone
+        groups.setdefault(", ".join(_distinctive(row, rows)), []).append((place, row))
+    return {float(place): label for label, place in places.items()}, groups
 
 
 def _distinctive(row: RowResult, rows: list[RowResult]) -> list[str]:
@@ -186,65 +179,197 @@ def _distinctive(row: RowResult, rows: list[RowResult]) -> list[str]:
     return parts
 
 
-def _draw_points(
-    axes: Axes, series: Series, points: list[Point], offset: float, joined: bool, baseline: bool
-) -> list[float]:
-    """Draw one series into one panel and return every drawn value, for the axis's range."""
-    values: list[float] = []
-    measured = [point for point in points if point.score.values]
-    published = [(point.x, point.published) for point in points if point.published is not None]
-    for point in measured:
-        seeds = point.score.values
-        values += seeds
-        if len(seeds) > 1:
-            values += [point.mean - point.deviation, point.mean + point.deviation]
-            spread = np.linspace(-1, 1, len(seeds)) * (0.008 if joined else 0.05)
-            axes.plot(
-                point.x + offset + spread,
-                seeds,
-                "o",
-                color=series.colour,
-                markersize=3,
-                alpha=0.45,
-                markeredgewidth=0,
-                zorder=2,
-            )
-    if measured:
-        axes.errorbar(
-            [point.x + offset for point in measured],
-            [point.mean for point in measured],
-            yerr=[point.deviation for point in measured],
-            fmt="-o" if joined else "o",
-            color=series.colour,
-            markersize=6,
-            linewidth=1.5,
-            elinewidth=1.2,
-            capsize=3 if any(point.deviation for point in measured) else 0,
-            label=series.label,
-            zorder=3,
+def _notes(experiment: Experiment, plot: Plot, rows: list[RowResult]) -> list[str]:
+    """Say what is drawn, and what is not."""
+    found = list(plot.comparisons.values())
+    baselines = listed(dict.fromkeys(each["from_label"] for each in found)) if found else ""
+    seeds = max((len(each["seeds"]) for each in found), default=0)
+    threshold = f" at null threshold {experiment.decoding.null_threshold:g}"
+    notes = []
+    if found:
+        over = clustered(each["family"] for each in found)
+        over = f"seeds and {over}" if seeds > 1 else over
+        marks = "ribbons" if plot.by_weight and seeds > 1 else "bars"
+        notes.append(
+            f"Above: differences from {baselines}; {marks}: paired {CONFIDENCE:.0%} intervals over "
+            f"{over}."
         )
-        if baseline:
-            axes.axhline(measured[0].mean, color=series.colour, linewidth=1, linestyle="--")
-    if published:
-        values += [value for _, value in published]
-        axes.plot(
-            [x + offset + (0.012 if joined else 0.14) for x, _ in published],
-            [value for _, value in published],
-            ":D" if joined else "D",
-            color=series.colour,
-            markerfacecolor="none",
-            markersize=6,
-            linewidth=1,
-            label=f"{series.label}, published" if series.label != "measured" else "published",
-            zorder=4,
+        if seeds == 1:
+            notes[0] += " One seed: they do not include the variance between seeds."
+    scores = f"on {experiment.slices[plot.slice_name].label}"
+    notes.append(f"Below: scores {scores}{threshold * any(map(is_answering, rows))}.")
+    if any(len(row.present) > 1 for row in rows):
+        spread = "ribbons" if plot.by_weight else "bars"
+        notes[-1] += (
+            f" Small points: single seeds; large: mean over seeds; {spread}: ± sample standard "
+            "deviation."
         )
-    return values
-
-
-def _missing_rows(rows: list[RowResult], slice_name: str) -> list[str]:
-    """A note for every row with seeds that are not drawn."""
-    return [
-        f"Not drawn: {row.long_label}: {'; '.join(reasons)}."
+    absent = {row.path: row.score(plot.slice_name, row.measures[0].key).reasons for row in rows}
+    return notes + [
+        f"Not drawn: {row.long_label}: {'; '.join(absent[row.path])}."
         for row in rows
-        if (reasons := row.score(slice_name, row.measures[0].key).reasons)
+        if absent[row.path]
     ]
+
+
+def _shift(plot: Plot, number: int) -> float:
+    """How far a series stands beside the place of a mixture."""
+    return 0.0 if plot.by_weight else 0.18 * (number - (len(plot.series) - 1) / 2)
+
+
+def _draw_differences(axes: Axes, plot: Plot, measure: Measure) -> None:
+    """Draw the differences in one measure with their intervals, and the published ones."""
+    axes.axhline(0, color=GREY, linewidth=1, zorder=1)
+    for number, series in enumerate(plot.series):
+        shift = _shift(plot, number)
+        known = []
+        for point in series.points:
+            comparison = plot.comparisons.get(point.row.path)
+            numbers = comparison and comparison["measures"].get(measure.column)
+            if numbers and comparison:
+                known.append((point, numbers, comparison))
+                published = (comparison["published"] or {}).get(measure.column)
+                _draw_published(axes, point, shift, published)
+            elif point.look.colour == GREY and plot.comparisons and _has(point.row, measure):
+                _draw_point(axes, point, shift, 0.0)
+        joined = plot.by_weight and len(known) > 1 and min(len(c["seeds"]) for *_, c in known) > 1
+        bounds = [(numbers["low"], numbers["high"]) for _, numbers, _ in known]
+        places = [point for point, _, _ in known]
+        means = [numbers["difference"] for _, numbers, _ in known]
+        _draw_spread(axes, places, shift, means, bounds, joined)
+        for point, mean in zip(places, means, strict=True):
+            _draw_point(axes, point, shift, mean, series.label)
+
+
+def _draw_scores(axes: Axes, plot: Plot, measure: Measure) -> list[float]:
+    """Draw the scores in one measure, and return every drawn value, for the axis's range."""
+    drawn: list[float] = []
+    for number, series in enumerate(plot.series):
+        shift = _shift(plot, number)
+        known = []
+        for point in series.points:
+            score = _score(point.row, plot.slice_name, measure)
+            drawn += [*score.values]
+            published = point.row.published.get(measure.column)
+            drawn += _draw_published(axes, point, shift, published)
+            if score.mean is None:
+                continue
+            known.append((point, score.mean, score.deviation or 0.0))
+            drawn += [score.mean - known[-1][2], score.mean + known[-1][2]]
+            if point.look.colour == GREY:
+                axes.axhline(score.mean, color=GREY, linewidth=0.8, linestyle="--", zorder=1)
+            if len(score.values) > 1:
+                _draw_seeds(axes, point, shift, score.values, 0.008 if plot.by_weight else 0.05)
+        joined = plot.by_weight and len(known) > 1 and all(sd for *_, sd in known)
+        bounds = [(mean - sd, mean + sd) for _, mean, sd in known]
+        places = [point for point, *_ in known]
+        _draw_spread(axes, places, shift, [mean for _, mean, _ in known], bounds, joined)
+        for point, mean, _ in known:
+            _draw_point(axes, point, shift, mean, series.label, small=True)
+    return drawn
+
+
+def _score(row: RowResult, slice_name: str, measure: Measure) -> Score:
+    """A row's score; empty if its target has another measure."""
+    return row.score(slice_name, measure.key) if _has(row, measure) else Score(())
+
+
+def _has(row: RowResult, measure: Measure) -> bool:
+    """Whether a measure is one of the row's target."""
+    return measure.key in {own.key for own in row.measures}
+
+
+def _draw_spread(  # Many parameters because a ribbon and bars need the same numbers.
+    axes: Axes,
+    points: list[Point],
+    shift: float,
+    means: list[float],
+    bounds: list[tuple[float, float]],
+    joined: bool,
+) -> None:
+    """Draw how sure the means are: as a ribbon around their line, or as a bar for each."""
+    if joined:
+        x, look = [point.x for point in points], points[0].look
+        low, high = zip(*bounds, strict=True)
+        axes.fill_between(x, low, high, color=look.colour, alpha=0.2, linewidth=0, zorder=2)
+        axes.plot(x, means, color=look.colour, linestyle=look.dash, linewidth=1.5, zorder=3)
+        return
+    for point, (low, high) in zip(points, bounds, strict=True):
+        axes.plot([point.x + shift] * 2, [low, high], color=point.look.colour, linewidth=1.5)
+
+
+def _draw_point(  # Many parameters because points of both panels are alike.
+    axes: Axes, point: Point, shift: float, y: float, label: str = "", small: bool = False
+) -> None:
+    if point.look.colour == GREY:
+        label = "baseline"
+    axes.plot(
+        point.x + shift,
+        y,
+        linestyle="none",
+        marker=point.look.marker,
+        color=point.look.colour,
+        markersize=4.5 if small else 6,
+        label=label,
+        zorder=4,
+    )
+
+
+def _draw_seeds(
+    axes: Axes, point: Point, shift: float, values: tuple[float, ...], width: float
+) -> None:
+    spread = np.linspace(-1, 1, len(values)) * width
+    axes.plot(
+        point.x + shift + spread,
+        values,
+        "o",
+        color=point.look.colour,
+        markersize=3,
+        alpha=0.45,
+        markeredgewidth=0,
+        zorder=3,
+    )
+
+
+def _draw_published(axes: Axes, point: Point, shift: float, value: float | None) -> list[float]:
+    """Draw a published value as a hollow diamond, and return it, if there is one."""
+    if value is None:
+        return []
+    axes.plot(
+        point.x + shift,
+        value,
+        linestyle="none",
+        marker="D",
+        color=INK,
+        markerfacecolor="none",
+        markersize=6,
+        label="published",
+        zorder=5,
+    )
+    return [value]
+
+
+def _place(axes: Axes, plot: Plot, labelled: bool) -> None:
+    """Set the horizontal axis of a panel."""
+    axes.set_xticks(list(plot.ticks), list(plot.ticks.values()) if labelled else [])
+    axes.grid(axis="x", visible=False)
+    if labelled and plot.by_weight:
+        axes.set_xlabel("weight of the target (share of the steps)")
+    margin = 0.06 if plot.by_weight else 0.5
+    axes.set_xlim(min(plot.ticks) - margin, max(plot.ticks) + margin)
+
+
+def _say_if_empty(above: Iterable[Axes], compared: bool, scored: bool) -> None:
+    if not compared:
+        for axes in above:
+            axes.clear()
+            say_empty(axes, "nothing to compare yet" if scored else "nothing to draw yet")
+
+
+def _legend(grid: Iterable[Axes]) -> tuple[list[Artist], list[str]]:
+    """The handles and labels of all panels, each label once; a single series needs none."""
+    found: dict[str, Artist] = {}
+    for axes in grid:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    return list(found.values()), list(found)

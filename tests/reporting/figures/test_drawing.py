@@ -3,19 +3,32 @@
 import re
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.backend_bases import GraphicsContextBase
+from matplotlib.colors import to_hex
+from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
+from mtdnn.config.layout import RunFolder, RunId
 from mtdnn.machine.files import write_text
 from mtdnn.reporting import products
+from mtdnn.reporting.figures import registry
+from mtdnn.reporting.figures.drawing import Page, styled
+from mtdnn.reporting.figures.palette import luminance
+from mtdnn.reporting.figures.training import run_loss
 
 WRITE = """\
 import sys
 from mtdnn.config.loading import parse
 from mtdnn.config.yaml_files import read_yaml
 from mtdnn.reporting import products
+from mtdnn.reporting.figures import registry
+from mtdnn.reporting.figures.drawing import Page, styled
+from mtdnn.reporting.figures.palette import luminance
+from mtdnn.reporting.figures.training import run_loss
 products.write_figure(parse(read_yaml(sys.argv[1]), "x"), sys.argv[2])
 """
 
@@ -52,3 +65,95 @@ def test_the_last_bits_of_coordinates_do_not_change_a_figure(drawn, monkeypatch)
     products.write_figure(drawn, "loss")
     assert file.read_text() == before
     assert set(re.findall(r'clipPath id="(\w+)"', before)) == set(re.findall(r"url.#(\w+)", before))
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_an_svg_has_a_title_a_description_and_its_text_as_text(drawn):
+    products.write_figure(drawn, "loss")
+    root = ElementTree.parse(drawn.layout.figure("loss", "svg")).getroot()
+    assert root.find(f"{SVG}title").text == "Training loss of each corpus"
+    assert drawn.notice in root.find(f"{SVG}desc").text
+    texts = {"".join(text.itertext()).strip() for text in root.iter(f"{SVG}text")}
+    assert {"training step", "SQuAD 2.0", "Training loss of each corpus"} <= texts
+
+
+def test_fonts_of_a_pdf_are_truetype(drawn):
+    products.write_figure(drawn, "loss")
+    content = drawn.layout.figure("loss", "pdf").read_bytes()
+    assert b"/FontFile2" in content
+    assert b"/Subtype /Type3" not in content
+
+
+def test_a_paper_gets_the_drawing_alone_and_its_caption_as_latex(drawn):
+    experiment = drawn.model_copy(update={"paper_figures": True})
+    products.write_figure(experiment, "draws")
+    for file in products.figure_files(experiment, "draws"):
+        assert file.stat().st_size > 0
+    for page, width in products.PAPER_WIDTHS.items():
+        content = experiment.layout.figure("draws", "pdf", page).read_bytes()
+        (box,) = re.findall(rb"/MediaBox \[ 0 0 ([0-9.]+)", content)
+        assert float(box) == pytest.approx(72 * width)
+    caption = experiment.layout.figure("draws", "tex").read_text()
+    assert r"\caption{\textbf{How often each corpus was drawn.} " in caption
+    assert "Made-up numbers: no model was trained." in caption
+    with styled(Page("page", 6.9)):
+        figure = registry.draw(experiment, "draws")
+    assert len(figure.subfigs) == 1
+    assert "Made-up numbers" not in " ".join(text.get_text() for text in texts_of(figure))
+
+
+def texts_of(figure):
+    """All texts of a figure that are drawn and not empty."""
+    texts = figure.findobj(Text)
+    return [text for text in texts if text.get_visible() and text.get_text().strip()]
+
+
+@pytest.mark.parametrize("name", ["figure4", *products.TRAINING_FIGURES])
+def test_all_text_of_a_figure_can_be_read(drawn, name):
+    figure = registry.draw(drawn, name)
+    for text in texts_of(figure):
+        ground = luminance(ground_of(text))
+        low, high = sorted([ground, luminance(to_hex(text.get_color()))])
+        assert (high + 0.05) / (low + 0.05) >= 4.5, text
+
+
+def ground_of(text):
+    """The colour below a text: that of a bar, or white."""
+    for bar in text.axes.patches if text.axes else []:
+        x, y = text.get_position()
+        beside = bar.get_x() < x < bar.get_x() + bar.get_width()
+        if beside and bar.get_y() < y < bar.get_y() + bar.get_height():
+            return to_hex(bar.get_facecolor())
+    return "#ffffff"
+
+
+@pytest.mark.parametrize("name", ["figure4", *products.TRAINING_FIGURES, "loss of a run"])
+def test_no_text_of_a_figure_is_clipped(drawn, name):
+    if name == "loss of a run":
+        run = RunId("base", "qa_mcc_sc", 0.8, "default", 1)
+        config = RunFolder(drawn.layout.run(run)).config
+        before = config.read_text()
+        config.write_text(before.replace("label: MNLI", "label: Multi-genre inference (MNLI)"))
+        figure = run_loss(drawn.layout.run(run))
+        config.write_text(before)
+    else:
+        figure = registry.draw(drawn, name)
+    figure.draw_without_rendering()
+    # Ticks outside the axes are not drawn.
+    ticks = {tick for axes in figure.findobj(Axes) for tick in axes.get_xticklabels(which="both")}
+    for text in set(texts_of(figure)) - ticks:
+        box = text.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 + 1, text
+
+
+def test_a_long_title_becomes_smaller_before_it_wraps(drawn):
+    def title(text):
+        figures = {"figure4": drawn.figures["figure4"].model_copy(update={"title": text})}
+        shown = registry.draw(drawn.model_copy(update={"figures": figures}), "figure4")
+        return shown.subfigs[0].get_suptitle()
+
+    long = "Mixture and score of every encoder, by the weight of the target and by corpus"
+    assert title(long) == long
+    assert "\n" in title(f"{long}, and {long}")

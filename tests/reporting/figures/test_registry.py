@@ -56,7 +56,7 @@ def test_every_figure_is_drawn_with_scores_and_tags(scored_and_tagged):
         figure = registry.draw(scored_and_tagged, name)
         texts = [text.get_text() for axes in figure.subfigs[0].axes for text in axes.texts]
         assert "nothing to draw" not in texts, name
-    panels = registry.draw(scored_and_tagged, "interference").subfigs[0].axes
+    panels = registry.draw(scored_and_tagged, "tasks").subfigs[0].axes
     shown = [(axes.get_title(), axes.get_xlabel().replace("\n", " ")) for axes in panels]
     for title in ("STS-B (target)", "STS-B"):
         assert (title, "Pearson correlation (× 100)") in shown

@@ -47,7 +47,7 @@ def test_each_phase_has_a_bar_and_the_shares_that_its_policy_intends(tmp_path):
 
 def test_losses_have_a_panel_for_each_kind_of_run_and_a_curve_for_each_seed(drawn):
     panels = {axes.get_title(): axes for axes in training.draw_losses(drawn).subfigs[0].axes}
-    panel = panels["QA+MCC, w 0.8, BERT base"]
+    panel = panels["QA+MCC, w 0.8\nBERT base"]
     for seed in (1, 2, 3):
         steps = read_training(drawn.layout.run(RunId("base", "qa_mcc", 0.8, "default", seed)))
         losses = [step["loss"] for step in steps if step["corpus"] == "swag"]
@@ -57,5 +57,10 @@ def test_losses_have_a_panel_for_each_kind_of_run_and_a_curve_for_each_seed(draw
 def test_the_moving_average_equals_its_definition():
     values = np.array([5.0, 1.0, 4.0, 2.0, 8.0])
     expected = [3.0, 10 / 3, 7 / 3, 14 / 3, 5.0]
-    assert training.moving_average(values, 3) == pytest.approx(expected)
-    assert training.moving_average(values, 1) == pytest.approx(values)
+    assert training.moving_average(np.arange(5), values, 3) == pytest.approx(expected)
+    assert training.moving_average(np.arange(5), values, 1) == pytest.approx(values)
+
+
+def test_a_corpus_that_is_rarely_drawn_is_averaged_over_as_many_training_steps():
+    steps, values = np.array([0, 10, 12, 40]), np.array([1.0, 2.0, 4.0, 8.0])
+    assert training.moving_average(steps, values, 4) == pytest.approx([1.0, 3.0, 3.0, 8.0])

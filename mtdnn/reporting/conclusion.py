@@ -1,0 +1,123 @@
+"""What an experiment concludes: a sentence for each table, and the front page of the report."""
+
+import base64
+import textwrap
+from typing import Any
+
+from mtdnn.config.experiment import Experiment
+from mtdnn.evaluation.results import read_rows
+from mtdnn.reporting.answers import table_of_mixtures
+from mtdnn.reporting.blocks import Notes, without_empty
+from mtdnn.reporting.tables import main_block
+from mtdnn.reporting.wording import listed
+from mtdnn.statistics.records import read_statistics
+
+READING_ORDER = {
+    "effects": "Differences from the baseline",
+    "cases": "Answers side by side",
+    "groups": "Groups of questions",
+    "thresholds": "Scores by null threshold",
+    "precision_recall": "Precision and recall",
+    "interference": "Interference: every task's own score",
+    "tasks": "Score of each task by mixture and weight",
+    "gradients": "Gradient conflict between corpora",
+    "forgetting": "Dev loss of each corpus during training",
+    "loss": "Training loss of each corpus",
+    "draws": "How often each corpus was drawn",
+    "runs": "Runs",
+    "settings": "Settings and where they come from",
+}
+"""Titles of what every report has, in the order in which to read it."""
+
+
+def verdict(statistics: dict[str, Any], table: str) -> str:
+    """Return a sentence on what a table shows of its rows against their baselines.
+
+    Args:
+        statistics: the content of `statistics.json`.
+        table: name of the table.
+    """
+    entry = statistics["tables"].get(table, {"comparisons": []})
+    shown = [
+        each
+        for each in entry["comparisons"]
+        if (each["kind"], each["slice"], each["threshold"]) == ("baseline", entry["slice"], "zero")
+    ]
+    if not shown:
+        return "No row can be compared with a baseline yet."
+    seeds = min(len(each["seeds"]) for each in shown)
+    parts = []
+    for conclusion in ("higher", "lower", "open"):
+        for baseline, measure in dict.fromkeys(map(_against, shown)):
+            rows = [
+                each["to_label"]
+                for each in shown
+                if each["conclusion"] == conclusion and _against(each) == (baseline, measure)
+            ]
+            if rows:
+                parts.append(_said(conclusion, rows, baseline, measure, seeds))
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}.{_published(shown)}"
+
+
+def _said(conclusion: str, rows: list[str], baseline: str, measure: str, seeds: int) -> str:
+    """Say the same of several rows."""
+    if conclusion == "open":
+        verb = "differ" if len(rows) > 1 else "differs"
+        number = f"{seeds} seed{'s' if seeds > 1 else ''}"
+        return (
+            f"whether {listed(rows)} {verb} from {baseline} in {measure} is not decidable with "
+            f"{number}"
+        )
+    return (
+        f"{listed(rows)} {'score' if len(rows) > 1 else 'scores'} {conclusion} than {baseline} in "
+        f"{measure}"
+    )
+
+
+def _against(comparison: dict[str, Any]) -> tuple[str, str]:
+    """The baseline and the measure of a comparison."""
+    return comparison["from_label"], comparison["labels"][comparison["headline"]]
+
+
+def _published(shown: list[dict[str, Any]]) -> str:
+    """A sentence on the published differences, if there are any."""
+    verdicts = [each["verdict"][each["headline"]] for each in shown if each["published"]]
+    if not verdicts:
+        return ""
+    counts = {word: verdicts.count(word) for word in ("supported", "contradicted", "not decidable")}
+    said = ", ".join(f"{number} {word}" for word, number in counts.items() if number)
+    return f" Published differences: {said}."
+
+
+def main_table(experiment: Experiment) -> str:
+    """Return the table with the result: that of mixtures, or else the first."""
+    return table_of_mixtures(experiment) or next(iter(experiment.tables))
+
+
+def front(experiment: Experiment) -> dict[str, Any]:
+    """Return what the front page of the report shows, as plain text.
+
+    Returns:
+        `verdict`, a sentence; `table`, its `title`, `heading` and `rows`; `picture`, the figure of
+        effects as lines of a data URI, none if it is not drawn yet; `links`, each with a `name`
+        and a `title`, in the order in which to read them.
+    """
+    name = main_table(experiment)
+    block = without_empty(main_block(experiment, read_rows(experiment, name), Notes()))
+    picture = experiment.layout.figure("effects", "png")
+    content = base64.b64encode(picture.read_bytes()).decode() if picture.exists() else ""
+    tables = [name, *(other for other in experiment.tables if other != name)]
+    entries = {each: experiment.tables[each].title for each in tables}
+    entries |= {each: figure.title for each, figure in experiment.figures.items()}
+    links = [{"name": name, "title": title} for name, title in (entries | READING_ORDER).items()]
+    return {
+        "verdict": verdict(read_statistics(experiment), name),
+        "table": {
+            "title": experiment.tables[name].title,
+            "heading": block.heading,
+            "rows": [[cell.text for cell in row] for row in block.body],
+        },
+        "picture": textwrap.wrap(f"data:image/png;base64,{content}", 5000) if content else [],
+        "links": links,
+    }

@@ -1,0 +1,68 @@
+"""The figure of tasks: each corpus's dev score in every mixture that contains it."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mtdnn.config.experiment import Experiment
+from mtdnn.evaluation.measures import ACCURACY
+from mtdnn.evaluation.results import Score
+from mtdnn.reporting.figures.drawing import canvas, is_narrow, run_text
+from mtdnn.reporting.figures.palette import GREY, INK, Look, corpus_looks
+from mtdnn.reporting.interference import auxiliary, headline, kinds, majority, targets
+from mtdnn.reporting.wording import axis
+
+
+def draw(experiment: Experiment) -> Figure:
+    """Draw a panel for each target and each auxiliary corpus, with a line for each kind of run."""
+    known, corpora, own = kinds(experiment), auxiliary(experiment), targets(experiment)
+    colours, levels = corpus_looks(experiment), majority(known)
+    notes = ["Each corpus is scored on its own dev set."]
+    if any(len(kind.results) > 1 for kind in known):
+        notes[0] += " Small points: single seeds; large: their mean."
+    if any(headline(experiment, corpus) == ACCURACY and corpus in levels for corpus in corpora):
+        notes[0] += " Dashed: accuracy of always predicting the most frequent label."
+    for kind in known:
+        if kind.reasons:
+            notes.append(f"Incomplete: {kind.label}: {'; '.join(kind.reasons)}.")
+    number = len(own) + len(corpora)
+    columns = 2 if is_narrow() else number
+    lines = -(-number // columns)
+    size = (1.6 + 1.75 * number, (1.3 + 0.36 * max(len(known), 2)) * lines)
+    figure, body = canvas(experiment, size, "Score of each task by mixture and weight", notes)
+    panels = body.subplots(lines, columns, sharey=True, squeeze=False).flatten()
+    for axes in panels[number:]:
+        axes.set_visible(False)
+    # In characters, beside the labels of the runs.
+    room = int(figure.get_figwidth() / (columns + 1.2) * (16 if figure.get_figwidth() < 7 else 13))
+    for axes, target in zip(panels, own, strict=False):
+        scores = [kind.own(target) for kind in known]
+        title = run_text(target.title, room)
+        _panel(axes, scores, Look(INK, "o", "-"), title, axis(target.measure))
+    for axes, corpus in zip(panels[len(own) :], corpora, strict=False):
+        measure = headline(experiment, corpus)
+        scores = [kind.score(corpus, measure) for kind in known]
+        title = run_text(experiment.corpora[corpus].label, room)
+        _panel(axes, scores, colours[corpus], title, axis(measure))
+        if corpus in levels and measure == ACCURACY:
+            axes.axvline(levels[corpus], color=GREY, linewidth=0.9, linestyle="--", zorder=1)
+    labels = [run_text(kind.label) for kind in known]
+    panels[0].set_yticks(range(len(known)), labels)
+    panels[0].set_ylim(len(known) - 0.5, -0.5)
+    return figure
+
+
+def _panel(axes: Axes, scores: list[Score], look: Look, title: str, unit: str) -> None:
+    axes.set_title(title)
+    axes.set_xlabel(unit.replace(" (", "\n("))  # panels are narrow
+    axes.tick_params(axis="y", length=0)
+    if not any(score.values for score in scores):
+        axes.set_xticks([])
+        return
+    for place, score in enumerate(scores):
+        if len(score.values) > 1:
+            places = [place] * len(score.values)
+            axes.plot(score.values, places, "o", color=look.colour, markersize=3, alpha=0.45)
+        if score.values:
+            mean = np.mean(score.values)
+            axes.plot(mean, place, look.marker, color=look.colour, markersize=6)
