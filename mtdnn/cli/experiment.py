@@ -20,6 +20,19 @@ from mtdnn.cli.arguments import (
 commands = Commands()
 
 
+@commands.add(
+    "new",
+    EVERYDAY,
+    "write a commented experiment to start from, NAME.yaml",
+    Argument("name", metavar="NAME", help="the experiment's name, perhaps after a folder"),
+)
+def new(arguments: argparse.Namespace) -> None:
+    from mtdnn.workflow import starting
+
+    file = shlex.quote(str(starting.write_new(arguments.name)))
+    print(f"{file}: written; edit it, then: mtdnn check {file}")
+
+
 @commands.add("check", EVERYDAY, "check an experiment's YAML file", EXPERIMENT)
 def check(arguments: argparse.Namespace) -> None:
     from mtdnn.workflow.snakefile import check_sources
