@@ -243,7 +243,7 @@ def footed(
     width, height = size
     if on_paper := _page.get().width:
         sheet = Sheet(figsize=(on_paper, height * _PAPER_HEIGHT), layout=_layout(0.02))
-        body = sheet.subfigures(1, 1)
+        (body,) = sheet.subfigures(1, 1, squeeze=False).flat
     else:
         lines = [line for text in paragraphs for line in _wrapped(text, width)]
         footer = 0.16 + len(lines) * 1.35 * _FOOTER_POINTS / _POINTS_PER_INCH
@@ -283,7 +283,8 @@ def _on_one_line(title: str, width: float) -> tuple[str, int]:
 
 def points_of(setting: str) -> float:
     """Return the size of letters, in points, that a setting of matplotlib names."""
-    return float(FontProperties(size=matplotlib.rcParams[setting]).get_size_in_points())
+    size: Any = dict(matplotlib.rcParams)[setting]
+    return float(FontProperties(size=size).get_size_in_points())
 
 
 def text_width(text: str, points: float, weight: str = "normal") -> float:
