@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import Any, cast
 
 import matplotlib
 from matplotlib.artist import Artist
@@ -283,8 +283,8 @@ def _on_one_line(title: str, width: float) -> tuple[str, int]:
 
 def points_of(setting: str) -> float:
     """Return the size of letters, in points, that a setting of matplotlib names."""
-    settings: dict[str, Any] = {**matplotlib.rcParams}
-    return float(FontProperties(size=settings[setting]).get_size_in_points())
+    size = matplotlib.rcParams[cast(Any, setting)]
+    return float(FontProperties(size=size).get_size_in_points())
 
 
 def text_width(text: str, points: float, weight: str = "normal") -> float:
