@@ -270,7 +270,7 @@ def _layout(margin: float) -> ConstrainedLayoutEngine:
 
 def _wrapped(text: str, width: float) -> list[str]:
     """Return the lines of the small print that fit into a width in inches."""
-    return textwrap.wrap(one_line(text), int(width / (0.56 * _FOOTER_POINTS / _POINTS_PER_INCH)))
+    return textwrap.wrap(one_line(text), int(width / (0.58 * _FOOTER_POINTS / _POINTS_PER_INCH)))
 
 
 def _on_one_line(title: str, width: float) -> tuple[str, int]:
