@@ -91,5 +91,11 @@ def _on_site(link: re.Match[str], source: str, here: str) -> str:
     target = os.path.normpath(str(PurePosixPath(source).parent / path))
     page = PROJECT.get(target, target.removeprefix("docs/"))
     if page == target:  # neither a page nor in this folder
-        return name if name.startswith("`") else f"{name} (`{target}`)" if name != target else f"`{target}`"
+        return (
+            name
+            if name.startswith("`")
+            else f"{name} (`{target}`)"
+            if name != target
+            else f"`{target}`"
+        )
     return f"[{name}]({os.path.relpath(page, str(PurePosixPath(here).parent))}{anchor or ''})"
