@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
@@ -268,7 +268,7 @@ def size(
     return rows or _expected_rows(settings, "train"), 0.0
 
 
-def _expected_rows(corpus: CorpusSettings, split: str) -> int | None:
+def _expected_rows(corpus: CorpusSettings, split: Literal["train", "dev"]) -> int | None:
     if isinstance(corpus.source, SyntheticCorpus):
         return corpus.source.train if split == "train" else corpus.source.dev
     return corpus.rows.get(split)
