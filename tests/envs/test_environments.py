@@ -9,7 +9,7 @@ import yaml
 ENVS = Path(__file__).parents[2] / "envs"
 LOCK = (ENVS / "requirements.lock").read_text().split()
 # Not in the lock: fuzzing by coverage is optional, and its package has no wheel for every machine.
-OPTIONAL_EXTRAS = {"fuzz"}
+OPTIONAL_EXTRAS = {"crate", "fuzz"}
 
 
 def test_the_conda_environment_has_the_pins_of_the_lock():
