@@ -40,7 +40,7 @@ def commands() -> str:
     """Return what `--help` prints, for `mtdnn` and for each command."""
     lines = []
     for group in (EVERYDAY, STEPS, TOOLS):
-        lines.append(f"## {group.capitalize()}\n")
+        lines.append(f"## {group[0].upper()}{group[1:]}\n")
         for command in COMMANDS:
             if command.group == group:
                 lines += [f"### mtdnn {command.name}\n", "```text", _help(command.name), "```\n"]
