@@ -23,10 +23,10 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 
 from mtdnn.config.experiment import Experiment
+from mtdnn.config.layout import PAPER_WIDTHS
 from mtdnn.machine.files import replacing, write_text
 from mtdnn.reporting.escaping import LATEX_CHARACTER, latex, one_line
 from mtdnn.reporting.figures.palette import GREY
-from mtdnn.reporting.products import PAPER_WIDTHS
 
 _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
