@@ -1,10 +1,11 @@
-# make demo | test | quick | ui | lint: each sets up .venv if it is missing or outdated.
+# make demo | test | quick | ui | lint | docs: each sets up .venv if it is missing or outdated.
 
 PYTHON ?= python3
 PORT ?= 5000
 
 BIN := $(CURDIR)/.venv/bin
 INSTALLED := .venv/installed
+DOCUMENTS := *.md docs config/README.md profiles/README.md envs/README.md tests/benchmarks/NOTES.md
 
 export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -13,7 +14,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONPATH
 unexport PYTHONHOME
 
-.PHONY: help demo picture test quick soak faults conflict fuzz ui lint lock
+.PHONY: help demo picture test quick soak faults conflict fuzz ui lint docs lock
 
 help:
 	@echo 'make demo   run the whole pipeline on synthetic corpora, in about ten minutes'
@@ -25,7 +26,8 @@ help:
 	@echo 'make faults run 200 random sequences of commands, kills, full disks and damaged files'
 	@echo 'make conflict put remedies for interference to cases with a known conflict and without'
 	@echo 'make fuzz   feed 100,000 damaged inputs to the readers of configs and corpora'
-	@echo 'make lint   run ruff, mypy, snakefmt and the linter of Snakemake'
+	@echo 'make lint   run ruff, mypy, snakefmt, the linter of Snakemake; check links and spelling'
+	@echo 'make docs   build the site in site/'
 	@echo 'make lock   write the installed versions to envs/'
 
 demo: $(INSTALLED)
@@ -70,11 +72,18 @@ ui: $(INSTALLED)
 	  --host 127.0.0.1 --port $(PORT)
 
 lint: $(INSTALLED)
-	ruff check mtdnn tests
-	ruff format --check mtdnn tests
+	ruff check mtdnn tests docs
+	ruff format --check mtdnn tests docs
 	mypy
 	snakefmt --check Snakefile workflow
 	snakemake --lint
+	codespell $(DOCUMENTS)
+	python -m pytest tests/test_docs.py -k link
+
+docs: $(INSTALLED)
+	pip install --quiet --constraint envs/requirements.lock --no-build-isolation --editable '.[docs]'
+	mkdocs build --strict
+	@echo 'The site: site/index.html; with search, at http://127.0.0.1:8000: mkdocs serve'
 
 $(INSTALLED): envs/requirements.lock setup.cfg
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -4,7 +4,6 @@ from typing import get_args
 
 import pytest
 
-from mtdnn.bench.material import LIKE
 from mtdnn.config.settings import COLUMNS, FORMATS, Family
 from mtdnn.data import features
 from mtdnn.data.corpora import rows, synthetic
@@ -14,6 +13,7 @@ from mtdnn.model.batches import TARGETS
 from mtdnn.model.heads import HEADS
 from mtdnn.model.plain import AUTO_CLASSES
 from mtdnn.training.fisher import SURPRISE
+from mtdnn.workflow.estimates import LIKE
 
 REGISTRIES = {
     "columns": COLUMNS,
@@ -28,7 +28,7 @@ REGISTRIES = {
     "likelihoods": SURPRISE,
     "plain models": AUTO_CLASSES,
     "predictions": [*DECIDE, "question_answering"],  # which has a decoder of its own
-    "benchmarks": LIKE,
+    "estimates": LIKE,
 }
 
 

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 import mtdnn
+from mtdnn.config.loading import load
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,6 +30,13 @@ def test_public_checks_run_what_is_here(workflow):
     for word in " ".join(commands).split():
         if word.startswith(("envs/", ".ci/")):
             assert (ROOT / word).exists(), word
+
+
+def test_the_tiny_run_of_the_catalog_is_valid():
+    """The workflow catalog expects it in this place; its README has the command."""
+    experiment = load(ROOT / ".test/config/config.yaml")
+    assert len(experiment.runs()) == 2
+    assert "--configfile .test/config/config.yaml" in (ROOT / ".test/README.md").read_text()
 
 
 def test_the_catalog_names_a_config_that_exists():

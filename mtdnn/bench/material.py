@@ -17,6 +17,7 @@ from mtdnn.data.features import SCHEMAS, Features
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import replacing, write_json
 from mtdnn.machine.progress import say
+from mtdnn.workflow.estimates import LENGTHS, LIKE
 
 PRETRAINED = "pretrained"
 SHAPES = {
@@ -28,25 +29,6 @@ SHAPES = {
 VOCABULARY = 30522  # of BERT uncased; also MiniLM's
 SYNTHETIC_ITEMS = 1_000
 
-# Tokens of a sequence at the quantiles 0, 10 %, … 100 % in the published training files: windows
-# of SQuAD, sentences, pairs or choices of the others.
-LENGTHS: dict[str, tuple[int, ...]] = {
-    "squad": (39, 106, 124, 135, 146, 159, 174, 191, 215, 261, 384),
-    "swag": (15, 20, 23, 25, 27, 29, 31, 34, 38, 43, 95),
-    "cola": (4, 7, 8, 9, 10, 10, 11, 12, 14, 17, 47),
-    "mrpc": (19, 36, 41, 45, 50, 53, 57, 61, 64, 70, 103),
-    "mnli": (5, 19, 24, 29, 33, 37, 42, 47, 53, 63, 277),
-    "stsb": (10, 16, 18, 19, 21, 23, 25, 28, 35, 51, 127),
-    "wnut17": (4, 15, 20, 24, 28, 31, 35, 38, 42, 47, 75),
-}
-LIKE: dict[Family, str] = {
-    "question_answering": "squad",
-    "multiple_choice": "swag",
-    "sequence_classification": "cola",
-    "regression": "stsb",
-    "token_classification": "wnut17",
-}
-"""The corpus whose lengths stand for those of any other corpus of the family."""
 QUESTION = (6, 11, 13, 14, 15, 16, 17, 18, 19, 20, 33)  # tokens of [CLS] question [SEP] alone
 
 

@@ -7,7 +7,6 @@ available. The numbers of steps follow from the sizes of the full corpora.
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from mtdnn.bench.harness import Options
@@ -17,10 +16,11 @@ from mtdnn.config.layout import RunId
 from mtdnn.config.loading import load
 from mtdnn.model.device import use_device
 from mtdnn.model.multitask import build
+from mtdnn.workflow import shared
 from mtdnn.workflow.planning import expected_steps
 from mtdnn.workflow.rates import step_seconds
 
-CONFIG = Path(__file__).parents[2] / "config" / "paper.yaml"
+CONFIG = shared.folder() / "config" / "paper.yaml"
 TABLES = ("table1", "table2", "table3")
 SHAPES = {"bert-base-cased": "base", "bert-large-cased": "large"}
 # Hours of a run as the paper reports them: on a Tesla P40 (base) and a Titan X (large).

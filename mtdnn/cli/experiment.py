@@ -125,12 +125,45 @@ def verify(arguments: argparse.Namespace) -> None:
     verification.verify(experiment, arguments.predictions, arguments.threads)
 
 
+@commands.add(
+    "crate",
+    EVERYDAY,
+    "pack a finished experiment for publication, as an RO-Crate",
+    Argument("folder", type=Path, metavar="results/EXPERIMENT"),
+    Argument(
+        "output", type=Path, metavar="OUT", help="a new folder, or a file if it ends with .zip"
+    ),
+    Argument("--with-models", action="store_true", help="pack the trained models, too"),
+)
+def crate(arguments: argparse.Namespace) -> None:
+    from mtdnn.workflow import crate, verification
+
+    experiment = verification.experiment_in(arguments.folder)
+    crate.write(experiment, arguments.output, arguments.with_models)
+
+
 @commands.add("settings", EVERYDAY, "explain every setting: default, meaning, origin")
 def settings(_: argparse.Namespace) -> None:
     from mtdnn.config import reference
 
     print(reference.ledger())
     print(reference.reference(), end="")
+
+
+@commands.add(
+    "workflow",
+    TOOLS,
+    "print the path of the Snakefile, for use outside the checkout",
+    Argument(
+        "--folder",
+        action="store_true",
+        help="print the folder that holds it, examples of experiments and environments instead",
+    ),
+)
+def workflow(arguments: argparse.Namespace) -> None:
+    from mtdnn.workflow import shared
+
+    print(shared.folder() if arguments.folder else shared.snakefile())
 
 
 @commands.add(

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Bad input and a full disk give one line on stderr and status 2, never a traceback.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = command_parser().parse_args(argv)
     try:
         arguments.function(arguments)
     except MtdnnError as error:
@@ -53,7 +53,8 @@ def _say(message: str) -> None:
     print(f"mtdnn: {message}", file=sys.stderr)
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="mtdnn",
         usage="%(prog)s [-h] [--version] COMMAND ...",

@@ -10,7 +10,7 @@ PACKAGES: dict[CombinationKind, tuple[str, ...]] = {
     "pcgrad": ("torchjd",),
     "gradvac": ("torchjd",),
     "cagrad": ("torchjd", "cvxpy", "clarabel"),
-    "upgrad": ("torchjd", "qpsolvers", "quadprog"),
+    "upgrad": ("torchjd", "scipy"),
     "nash_mtl": ("torchjd", "cvxpy", "ecos"),
 }
 """The packages that each combination needs."""

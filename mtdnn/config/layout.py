@@ -24,6 +24,10 @@ WEIGHTS = ("model.safetensors", "heads.safetensors")
 """Files of a trained model: a plain one, of encoder and target's head; everything else."""
 
 
+PAPER_WIDTHS = {"column": 3.3, "page": 6.9}
+"""Widths in inches of figures for a paper: a column, and a page."""
+
+
 @dataclass(frozen=True)
 class RunId:
     """The identity of a run: encoder × mixture × weight × variant × seed."""

@@ -196,7 +196,7 @@ def export(run_dir: Path, run: RunSettings, corpus: str, output: Path) -> None:
     """Write one task of a trained run as a plain Hugging Face model.
 
     This works where transformers' class for the encoder computes what our head does;
-    config/README.md has a table.
+    docs/guides/encoders.md has a table.
 
     Args:
         run_dir: the run's folder.

@@ -248,7 +248,8 @@ def _latex(experiment: Experiment, found: list[Row], said: str) -> str:
         "Gradient conflict: cosines of each auxiliary corpus's gradient with the target's, in the "
         "first and the last quarter of training"
     )
-    below = [said if found else "No run of this experiment has compared the gradients of corpora."]
+    nothing = "No run of this experiment has compared the gradients of several corpora."
+    below = [said if found else nothing]
     table = LatexTable(title, "gradients", [Block(heading, body, 2)], notes.reasons, below)
     return latex_table(experiment, table)
 

@@ -7,6 +7,7 @@ imports this module, so each function imports its heavy libraries itself.
 from pathlib import Path
 
 from mtdnn.config.experiment import Experiment
+from mtdnn.config.layout import PAPER_WIDTHS
 from mtdnn.machine.files import digest, sha256
 
 TRAINING_FIGURES = ("loss", "draws", "gradients", "forgetting")
@@ -23,10 +24,6 @@ FIGURES = (*TRAINING_FIGURES, *ANSWER_FIGURES)
 
 PAGES = ("cases", "interference", "runs", "settings")
 """All pages of the HTML report other than those of the tables."""
-
-
-PAPER_WIDTHS = {"column": 3.3, "page": 6.9}
-"""Widths in inches of figures for a paper: a column, and a page."""
 
 
 def figure_files(experiment: Experiment, name: str) -> list[Path]:

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import combinations_with_replacement
 from types import MappingProxyType
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -108,7 +110,7 @@ class Combiner(nn.Module):
             case CAGrad(c=c):
                 return aggregation.CAGradWeighting(c=c)(scaled)
             case UPGrad():
-                return aggregation.UPGradWeighting()(scaled)
+                return aggregation.UPGradWeighting(projector=_projector())(scaled)
             case GradVac(beta=beta):
                 return self._vaccinated(beta, scaled, places)
             case NashMTL(rounds=rounds):
@@ -148,6 +150,27 @@ class Combiner(nn.Module):
         weights = weighting(rows)
         self.bargain[places] = weights
         return weights / lengths
+
+
+@cache
+def _projector() -> Any:
+    """Return what projects gradients for UPGrad.
+
+    torchjd's own calls quadprog, which now and then ends the process with a segmentation fault.
+    """
+    from scipy.optimize import nnls
+    from torchjd.linalg import DualConeProjector
+
+    class Projector(DualConeProjector):
+        """Finds the smallest v'Gv with v ≥ u as non-negative least squares in v - u."""
+
+        def __call__(self, U: torch.Tensor, G: torch.Tensor) -> torch.Tensor:
+            values, vectors = torch.linalg.eigh(G)
+            root = (vectors * values.clamp(min=0).sqrt()).T.numpy()  # root' root = G
+            added = [nnls(root, -root @ row)[0] for row in U.numpy()]
+            return U + torch.as_tensor(np.stack(added), dtype=U.dtype)
+
+    return Projector()
 
 
 # --- gradients -------------------------------------------------------------------------------

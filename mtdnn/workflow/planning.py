@@ -1,8 +1,9 @@
 """The cost of an experiment, before it is started: runs, steps, hours, memory.
 
 Steps are counted from the sizes of the corpora. Times come from rates that were measured on this
-machine (`mtdnn.workflow.rates`) and are kept next to the results. Nothing heavy is imported unless
-a rate is missing.
+machine (`mtdnn.workflow.rates`) and are kept next to the results, or, before encoders and features
+exist, from assumptions (`mtdnn.workflow.estimates`). Nothing heavy is imported unless a rate is
+missing.
 """
 
 import os
@@ -11,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
@@ -23,8 +24,13 @@ from mtdnn.config.settings import CorpusSettings, RunSettings, SyntheticCorpus
 from mtdnn.machine.files import digest, read_product, write_json
 from mtdnn.machine.gpus import count_gpus
 from mtdnn.machine.provenance import code_digest
+from mtdnn.statistics import power
 from mtdnn.training import budget, expectation
 from mtdnn.training.schedule import supplies_of
+from mtdnn.workflow import estimates
+
+WORTH_A_GPU_HOURS = 24
+"""Remaining time of a CPU from which the time that a GPU would take is shown, too."""
 
 MAX_TABLE_ROWS = 40
 """Rows of the printed table; a larger grid is collapsed into encoders and mixtures."""
@@ -41,9 +47,10 @@ class Group:
         runs: number of runs.
         done: number of runs that are trained and predicted.
         steps: expected optimizer steps of one run; None if the size of a corpus is unknown.
-        hours: of one run, training and prediction; None if a rate is unknown.
-        memory_mib: peak memory of one run, on the GPU if there is one; None if a rate is unknown.
+        hours: of one run, training and prediction; None if the steps are.
+        memory_mib: peak memory of one run, on the GPU if there is one; None if the steps are.
         missing: why a value is None; empty if none is.
+        estimated: why hours and memory are assumed, not measured; empty if they are measured.
         exact: whether every seed has just this number of steps.
         measuring: how much longer training takes for measuring gradients and dev losses, as a
             share of its own time; in the hours.
@@ -58,6 +65,7 @@ class Group:
     hours: float | None = None
     memory_mib: float | None = None
     missing: str = ""
+    estimated: str = ""
     exact: bool = True
     measuring: float = 0.0
 
@@ -76,19 +84,23 @@ def plan(experiment: Experiment, threads: int | None, measure: bool = True) -> d
     seeds: dict[RunId, list[RunId]] = {}
     for run in experiment.runs():
         seeds.setdefault(replace(run, seed=0), []).append(run)
-    planner = _Planner(experiment, _Rates(experiment, threads, measure))
+    cores = None if gpus else threads
+    planner = _Planner(experiment, _Rates(experiment, threads, measure), cores)
     groups = [planner.group(runs) for runs in seeds.values()]
+    left = {group.encoder for group in groups if group.estimated}
     return {
         "experiment": experiment.experiment,
         "threads": threads,
         "runs_at_once": at_once,
         "device": "GPU" if gpus else "CPU",
+        "unknown_encoders": sorted(n for n in left if not estimates.is_known(experiment, n)),
         "groups": [asdict(group) for group in groups],
         "total": _total(groups, at_once),
+        "power": [asdict(outlook) for outlook in power.outlooks(experiment)],
     }
 
 
-def _total(groups: list[Group], at_once: int) -> dict[str, float | bool | None]:
+def _total(groups: list[Group], at_once: int) -> dict[str, float | bool | str | None]:
     """Return runs and steps of all groups, and the time and memory of what is left to do.
 
     Args:
@@ -105,6 +117,7 @@ def _total(groups: list[Group], at_once: int) -> dict[str, float | bool | None]:
         "done": sum(group.done for group in groups),
         "steps": _sum((group.steps, group.runs) for group in groups),
         "exact": all(group.exact for group in groups),
+        "estimated": next((group.estimated for group, _ in left if group.estimated), ""),
         "hours": None if work is None else work / at_once,
         # Hours of one device: a GPU, or the CPU threads of one run.
         "device_hours": work,
@@ -128,8 +141,8 @@ def _sum(parts: Iterable[tuple[float | None, int]]) -> float | None:
 class _Planner:
     """Works out groups of runs; what several groups share is looked up once."""
 
-    def __init__(self, experiment: Experiment, rates: "_Rates"):
-        self._experiment, self._rates = experiment, rates
+    def __init__(self, experiment: Experiment, rates: "_Rates", cores: int | None):
+        self._experiment, self._rates, self._cores = experiment, rates, cores
         self._run_steps = RunSteps(experiment)
         self._size = cache(lambda *place: size(experiment, *place))
         self._is_outdated = cache(lambda corpus: bool(changed_sources(experiment, corpus)))
@@ -159,27 +172,28 @@ class _Planner:
         group = replace(group, steps=_number_of_steps(settings, items), exact=exact)
         if group.done == group.runs:
             return group
+        lengths = {name: self._length(run, settings, name, items[name]) for name in items}
+        group = replace(group, measuring=_measuring(settings, steps, lengths))
         rates = self._rates.of(run, settings)
         if isinstance(rates, str):
-            return replace(group, missing=rates)
-        group = replace(group, measuring=self._measuring(run, settings, steps, items))
+            group = replace(group, estimated=rates)
+            shape = estimates.shape_of(self._experiment, run.encoder)
+            rates = estimates.rates(shape, settings, lengths, self._cores)
+            dev = {name: _expected_rows(settings.corpora[name], "dev") or 0 for name in items}
+            tokens = {name: tokens[name] or dev[name] * lengths[name] for name in items}
         seconds = sum(steps[name] * rates[name]["step_s"] for name in steps)
         seconds *= 1 + group.measuring
         seconds += sum(tokens[name] * rates[name]["token_s"] for name in steps)
         memory = max(rates[name]["memory_mib"] for name in steps)
         return replace(group, hours=seconds / 3600, memory_mib=memory)
 
-    def _measuring(
-        self, run: RunId, settings: RunSettings, steps: dict[str, float], items: dict[str, float]
-    ) -> float:
-        """The share of the training time for `training.interference`."""
-        loads = {}
-        for name, count in items.items():
-            described = read_product(self._features(run, settings, name) / FEATURES)["splits"]
-            size, tokens = settings.training.batch_size_of(name), described["train"]["tokens"]
-            loads[name] = budget.Load(steps[name], size, tokens / max(count, 1))
-        epochs = sum(phase.epochs for phase in phases_of_run(settings))
-        return budget.plan(settings.training.interference, loads, epochs).share
+    def _length(self, run: RunId, settings: RunSettings, corpus: str, items: float) -> float:
+        """The mean number of tokens of a training item; assumed if there are no features."""
+        features = self._features(run, settings, corpus) / FEATURES
+        if features.exists():
+            return float(read_product(features)["splits"]["train"]["tokens"] / max(items, 1))
+        longest = settings.features.max_length
+        return estimates.tokens_of_item(corpus, settings.corpora[corpus], longest)
 
     def _features(self, run: RunId, settings: RunSettings, corpus: str) -> Path:
         layout = self._experiment.layout
@@ -213,6 +227,14 @@ def expected_steps(run: RunSettings, items: dict[str, float]) -> dict[str, float
     return {name: sum(phase.get(name, 0.0) for phase in phases) for name in items}
 
 
+def _measuring(run: RunSettings, steps: dict[str, float], lengths: dict[str, float]) -> float:
+    """The share of the training time for `training.interference`, given the tokens of an item."""
+    sizes = {name: run.training.batch_size_of(name) for name in lengths}
+    loads = {name: budget.Load(steps[name], sizes[name], lengths[name]) for name in lengths}
+    epochs = sum(phase.epochs for phase in phases_of_run(run))
+    return budget.plan(run.training.interference, loads, epochs).share
+
+
 def _number_of_steps(run: RunSettings, items: dict[str, float]) -> float:
     """The expected optimizer steps, where a joint one counts once."""
     return expectation.number_of_steps(phases_of_run(run), _by_phase(run, items))
@@ -243,13 +265,13 @@ def size(
         tokens = sum(counts["tokens"] for split, counts in splits.items() if split != "train")
         choices = settings.family == "multiple_choice"
         return rows if choices and rows else splits["train"]["sequences"], tokens
-    return rows or _expected_rows(settings), 0.0
+    return rows or _expected_rows(settings, "train"), 0.0
 
 
-def _expected_rows(corpus: CorpusSettings) -> int | None:
+def _expected_rows(corpus: CorpusSettings, split: Literal["train", "dev"]) -> int | None:
     if isinstance(corpus.source, SyntheticCorpus):
-        return corpus.source.train
-    return corpus.rows.get("train")
+        return corpus.source.train if split == "train" else corpus.source.dev
+    return corpus.rows.get(split)
 
 
 # --- rates -----------------------------------------------------------------------------------
@@ -331,12 +353,12 @@ def lines(planned: dict[str, Any]) -> Iterator[str]:
     if len(groups) > MAX_TABLE_ROWS:
         groups = _folded(groups)
     width = max(len(group["row"]) for group in groups)
-    yield f"{'':{width}}  {'runs':>6}  {'done':>6}  {'steps':>15}  {'time':>13}  {'memory':>8}"
+    yield f"{'':{width}}  {'runs':>6}  {'done':>6}  {'steps':>15}  {'time':>13}  {'memory':>12}"
     for row in (*groups, {**total, "row": "all"}):
         yield (
             f"{row['row']:{width}}  {row['runs']:>6,}  {row['done']:>6,}  "
-            f"{_steps(row):>15}  {_range(row['hours'], _time):>13}  "
-            f"{_range(row['memory_mib'], _memory):>8}"
+            f"{_steps(row):>15}  {_marked(_range(row['hours'], _time), not row['estimated']):>13}  "
+            f"{_marked(_range(row['memory_mib'], _memory), not row['estimated']):>12}"
         )
     threads = planned["threads"]
     yield (
@@ -353,7 +375,11 @@ def lines(planned: dict[str, Any]) -> Iterator[str]:
             "losses (training.interference)."
         )
     if not all(row["exact"] for row in groups):
-        yield "~: a mean over seeds, or an estimate until all features exist; the rest is exact."
+        yield (
+            "~ before steps: a mean over seeds, or an estimate until all features exist; the rest "
+            "is exact."
+        )
+    yield from _assumptions(planned)
     if total["jobs_at_once"]:
         longest = total["longest_hours"]
         yield (
@@ -361,7 +387,29 @@ def lines(planned: dict[str, Any]) -> Iterator[str]:
             f"{total['jobs_at_once']:,} parallel jobs finish within {_time(2 * longest)}; the "
             f"longest one takes {_time(longest)}."
         )
+    yield from power.lines([power.Outlook(**outlook) for outlook in planned["power"]])
     yield from sorted({f"–: {group['missing']}" for group in groups if group["missing"]})
+
+
+def _assumptions(planned: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines that say which times and memory are assumed, why, and from what."""
+    reasons = sorted({group["estimated"] for group in planned["groups"] if group["estimated"]})
+    if not reasons:
+        return
+    yield from (f"~ before time and memory: assumed, because {reason}." for reason in reasons)
+    per_thread = f"{estimates.CPU_SPEED / 1e9:.0f} GFLOP/s of a CPU thread"
+    gpu = f"{estimates.GPU_SPEED / 1e12:.0f} TFLOP/s of a GPU"
+    yield (
+        f"Assumed: {gpu if planned['device'] == 'GPU' else per_thread}; items as long as those of "
+        "SQuAD, SWAG and GLUE; fp32. Measured rates replace this as soon as features exist."
+    )
+    if planned["unknown_encoders"]:
+        names = ", ".join(planned["unknown_encoders"])
+        yield f"Assumed of unknown encoders ({names}): the size of {estimates.OTHER}."
+    hours = planned["total"]["device_hours"]
+    if planned["device"] == "CPU" and hours and hours > WORTH_A_GPU_HOURS:
+        faster = estimates.GPU_SPEED / (estimates.CPU_SPEED * planned["threads"])
+        yield f"With {gpu} instead, all remaining runs would take about {_time(hours / faster)}."
 
 
 def _folded(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -374,7 +422,10 @@ def _folded(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "row": f"{encoder}/{mixture}/…",
             "runs": sum(group["runs"] for group in members),
             "done": sum(group["done"] for group in members),
-            "missing": next((group["missing"] for group in members if group["missing"]), ""),
+            **{
+                key: next((group[key] for group in members if group[key]), "")
+                for key in ("missing", "estimated")
+            },
             "exact": all(group["exact"] for group in members),
             **{
                 key: [group[key] for group in members if group[key] is not None]
@@ -396,8 +447,11 @@ def _range(value: float | list[float] | None, shown: Callable[[float], str]) -> 
 
 def _steps(row: dict[str, Any]) -> str:
     """Return a row's number of steps, with a mark if it is a mean."""
-    text = _range(row["steps"], _count)
-    return text if row["exact"] or text == "–" else f"~ {text}"
+    return _marked(_range(row["steps"], _count), row["exact"])
+
+
+def _marked(text: str, exact: bool) -> str:
+    return text if exact or text == "–" else f"~ {text}"
 
 
 def _count(value: float) -> str:

@@ -55,6 +55,7 @@ def test_every_command_explains_itself(command: Command, capsys):
 
 def test_every_command_that_the_workflow_and_the_documentation_call_exists():
     files = [ROOT / "README.md", ROOT / "config" / "README.md", ROOT / "Makefile"]
+    files += [*(ROOT / "docs").rglob("*.md"), *(ROOT / "profiles").glob("*.md")]
     files += [*ROOT.glob("**/Snakefile"), *(ROOT / "workflow").rglob("*.smk")]
     called = set()
     for file in files:

@@ -201,14 +201,15 @@ def test_the_experiments_of_the_repository_are_valid(name):
 
 
 def test_the_examples_of_policies_and_phases_are_valid():
-    text = (ROOT / "config" / "README.md").read_text().split("## Which corpus, when")[1]
+    guides = ("strategies.md", "interference.md", "intermediate.md")
+    text = "".join((ROOT / "docs" / "guides" / name).read_text() for name in guides)
     paper = yaml.safe_load((ROOT / "config" / "paper.yaml").read_text())
     paper["encoders"]["base"] = {**paper["encoders"]["bert-base-cased"], "label": "base"}
-    for block in re.findall(r"```yaml\n(.*?)```", text.split("\n## ")[0], re.DOTALL):
+    for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL):
         example = yaml.safe_load(block)
         for key in ("mixtures", "variants", "training", "tables"):
             paper[key] = {**paper.get(key, {}), **example.get(key, {})}
-    assert {"t5", "anti_curriculum", "after_mnli"} <= paper["variants"].keys()
+    assert {"t5", "anti_curriculum", "after_mnli", "ewc", "own_lora"} <= paper["variants"].keys()
     runs = parse(paper, "paper.yaml").runs()
     assert "base/mnli/w1.0/default/seed1" in [run.path for run in runs]
 

@@ -225,7 +225,11 @@ def _perform(
         _install(fault, str(folder), filler)
     if command[0] == "snakemake":
         os.execv(sys.executable, [sys.executable, "-m", *_snakemake(command)])
-    sys.exit(main(command))
+    status = main(command)
+    # The command is over: a signal that comes now would only meet what Python does at its end.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(status)
 
 
 def _snakemake(command: Command) -> list[str]:

@@ -15,7 +15,7 @@ from mtdnn.model.pretrained import read_config
 from tests.support.packed import changed, sequences_of
 from tests.support.tiny import OWN_SIZES, make_encoder
 
-DOCUMENTATION = Path(__file__).parents[2] / "config" / "README.md"
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "guides" / "encoders.md"
 WITHOUT_POOLER = {"add_pooling_layer": False}
 OUTPUTS = {
     **{"question_answering": 2, "multiple_choice": 1, "sequence_classification": 3},

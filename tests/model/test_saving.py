@@ -7,9 +7,12 @@ from transformers import (
     AutoModelForQuestionAnswering,
 )
 
+from mtdnn.config.settings import EncoderSettings
+from mtdnn.data.encoders import fetch
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import sha256, write_json
 from mtdnn.model.plain import AUTO_CLASSES
+from mtdnn.model.pretrained import load_encoder
 from mtdnn.model.saving import export, load, save
 from tests.support.packed import Prepared, changed, padded_inputs, sequences_of, with_encoder
 from tests.support.tiny import FAMILIES, LABELS
@@ -46,6 +49,19 @@ def test_a_loaded_model_is_the_saved_one(any_encoder, tmp_path):
     for corpus in FAMILIES:
         batch = any_encoder.batch(corpus)
         assert torch.equal(model(corpus, batch), again.eval()(corpus, batch))
+
+
+def test_a_saved_model_serves_as_an_encoder_without_its_heads(bert, tmp_path):
+    """A recipe for intermediate training: the encoder's weights are those that were trained."""
+    model = saved(bert, tmp_path)
+    source = {"kind": "files", "path": str(tmp_path / "model")}
+    settings = EncoderSettings.model_validate({"label": "after", "source": source})
+    fetch("after", settings, lock=tmp_path / "lock.json", output=tmp_path / "encoder")
+    encoder = load_encoder(tmp_path / "encoder", bert.run)
+    trained = {k: v for k, v in model.encoder.state_dict().items() if not k.startswith("pooler.")}
+    assert trained.keys() == {k for k in encoder.state_dict() if not k.startswith("pooler.")}
+    for name, value in trained.items():
+        assert torch.equal(encoder.state_dict()[name], value), name
 
 
 @pytest.mark.parametrize("corpus", FAMILIES)

@@ -3,6 +3,7 @@
 import html.parser
 import re
 
+import numpy as np
 import pytest
 
 from mtdnn.machine.files import read_json
@@ -147,3 +148,25 @@ def test_question_groups_cover_every_question(answered):
         for group in grouping["groups"]:
             assert group["rows"][0]["differences"] == []
             assert all(len(row["differences"]) == 3 for row in group["rows"][1:])
+
+
+def test_intervals_of_groups_resample_paragraphs():
+    random = np.random.default_rng(3)
+    paragraphs = np.repeat(np.arange(60), 5)
+    gains = random.normal(size=60)[paragraphs]  # questions of a paragraph share their fate
+    resampled = (paragraphs, random.multinomial(60, np.full(60, 1 / 60), 4000))
+    low, high = cases.bootstrap(gains, np.arange(300), resampled)
+    spread = gains[::5].std() / 60**0.5
+    assert (high - low) / 2 == pytest.approx(1.96 * spread, rel=0.1)
+    assert (high + low) / 2 == pytest.approx(gains.mean(), abs=0.2 * spread)
+    assert cases.bootstrap(gains[:5], np.arange(5), resampled) == (None, None)
+
+
+def test_groups_have_intervals_unless_they_are_about_one_paragraph(answered):
+    (types, *_) = cases.group_differences(read_answers(answered))
+    for group in types["groups"]:
+        for row in group["rows"][1:]:
+            if group["questions"] == 1:
+                assert row["low"] is row["high"] is None
+            elif row["low"] is not None:
+                assert row["low"] <= np.mean(row["differences"]) <= row["high"]

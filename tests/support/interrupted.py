@@ -1,13 +1,21 @@
 """Runs whose training is interrupted, and their results."""
 
 import json
+import os
+import signal
+from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from mtdnn.config.layout import Layout
+from mtdnn.config.settings import RunSettings
 from mtdnn.config.yaml_files import dump_yaml
+from mtdnn.training.checkpoints import Checkpoints
+from mtdnn.training.loop import train
+from mtdnn.training.stopping import Stopped
 from tests.support.tiny import make_run_folder
 
 
@@ -15,6 +23,23 @@ def fresh(folder: Path):
     run_dir, run = make_run_folder(folder, weight=0.5, rows=60, training={"epochs": 3})
     (run_dir / "config.yaml").write_text(dump_yaml(run), encoding="utf-8")
     return run_dir, run
+
+
+def train_with_stops(run_dir: Path, run: RunSettings, moments: Iterable[int]) -> None:
+    """Train a run that SIGTERM stops after each of these numbers of steps, then to its end."""
+    save = Checkpoints.save
+    for moment in moments:
+
+        def save_and_stop(self, step, *rest, moment=moment):
+            save(self, step, *rest)
+            if step == moment:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Checkpoints, "save", save_and_stop)
+            with pytest.raises(Stopped):
+                train(run_dir, run, threads=1, checkpoint_seconds=0)
+    train(run_dir, run, threads=1)
 
 
 def outcome(run_dir: Path) -> tuple[dict, list]:

@@ -88,10 +88,11 @@ class Workdir:
         )
 
     def planned(self, *arguments: str) -> set[str]:
-        """Return the messages of the jobs that a call would run."""
+        """Return the messages of the jobs that a call would run; the last one does nothing."""
         answer = self.snakemake(*arguments, "--dry-run")
         assert answer.returncode == 0, answer.stdout
-        return set(re.findall(r"^Job \d+: (.*)$", answer.stdout, re.MULTILINE))
+        messages = re.findall(r"^Job \d+: (.*)$", answer.stdout, re.MULTILINE)
+        return {text for text in messages if not text.startswith("Everything is finished")}
 
     def edit(self, module: str, old: str, new: str) -> None:
         """Replace the first `old` in a module of the copied package."""

@@ -1,8 +1,6 @@
 """The pull towards an anchor: its formula, when it is set, and that nothing else changes."""
 
 import json
-import os
-import signal
 
 import numpy as np
 import pytest
@@ -21,11 +19,9 @@ from mtdnn.model.optimizer import optimizer_for
 from mtdnn.model.saving import load
 from mtdnn.training.anchor import Pull, anchor_record, pull_for, trained_weights
 from mtdnn.training.anchoring import due
-from mtdnn.training.checkpoints import Checkpoints
 from mtdnn.training.loop import random_state, train
 from mtdnn.training.stepper import RecordedSteps, Stepper
-from mtdnn.training.stopping import Stopped
-from tests.support.interrupted import assert_same, outcome
+from tests.support.interrupted import assert_same, outcome, train_with_stops
 from tests.support.recorder import StandIn, state_of
 from tests.support.tiny import make_run_folder, make_tiny_experiment
 from tests.support.trained import lines_of, schedule_of
@@ -226,43 +222,19 @@ def test_the_log_has_loss_and_penalty_apart_and_the_record_has_digests(anchored,
 
 
 @pytest.mark.parametrize("moments", [(2, 6), BOUNDARIES, (3, 4, 5, 9, 10)], ids=str)
-def test_a_run_stopped_anywhere_ends_like_an_undisturbed_one(
-    tmp_path, anchored, monkeypatch, moments
-):
+def test_a_run_stopped_anywhere_ends_like_an_undisturbed_one(tmp_path, anchored, moments):
     anchor, undisturbed = anchored
     run_dir, run = make(tmp_path, anchor)
-    save, moment = Checkpoints.save, 0
-
-    def save_and_stop(self, step, *rest):
-        save(self, step, *rest)
-        if step == moment:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Checkpoints, "save", save_and_stop)
-    for moment in moments:  # noqa: B007 - read by save_and_stop
-        with pytest.raises(Stopped):
-            train(run_dir, run, threads=1, checkpoint_seconds=0)
-    moment = 0
-    train(run_dir, run, threads=1)
+    train_with_stops(run_dir, run, moments)
     assert_same(outcome(run_dir), outcome(undisturbed))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam"])
-def test_it_resumes_with_the_other_optimizers_too(tmp_path, monkeypatch, optimizer):
-    results, save = [], Checkpoints.save
-    for stops in (False, True):
-        run_dir, run = make(tmp_path / str(stops), FISHER, optimizer=optimizer)
-
-        def save_and_stop(self, step, *rest):
-            save(self, step, *rest)
-            if step == 6:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        if stops:
-            with monkeypatch.context() as patched, pytest.raises(Stopped):
-                patched.setattr(Checkpoints, "save", save_and_stop)
-                train(run_dir, run, threads=1, checkpoint_seconds=0)
-        train(run_dir, run, threads=1)
+def test_it_resumes_with_the_other_optimizers_too(tmp_path, optimizer):
+    results = []
+    for moments in ([], [6]):
+        run_dir, run = make(tmp_path / str(len(moments)), FISHER, optimizer=optimizer)
+        train_with_stops(run_dir, run, moments)
         results.append(outcome(run_dir))
     assert_same(*results)
 
@@ -330,7 +302,7 @@ def test_the_anchor_is_set_at_starts_of_phases(tmp_path, anchor, expected):
     assert due(run, schedule_of(run_dir)) == expected
 
 
-def test_a_run_is_pulled_to_the_encoder_it_starts_with(tmp_path, monkeypatch):
+def test_a_run_is_pulled_to_the_encoder_it_starts_with(tmp_path):
     """By the Fisher information of what that encoder was trained on."""
     make_run_folder(tmp_path, "squad_mnli", 0.5, rows=20, encoder=ONE_LAYER, training=WITH_DROPOUT)
     anchor = {"to": "starting_run", "strength": 10, "by": "true_fisher", "corpus": "mnli"}

@@ -8,18 +8,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mtdnn.config.layout import Layout, RunId
+from mtdnn.config.layout import Layout, RunFolder, RunId
 from mtdnn.config.settings import RunSettings
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.data import tokenising
 from mtdnn.errors import MtdnnError
+from mtdnn.evaluation import metrics
 from mtdnn.evaluation import predictions as evaluation
+from mtdnn.evaluation.results import read_rows
 from mtdnn.machine.files import write_text
 from mtdnn.model.saving import load
+from mtdnn.reporting.figures.training import draw_corpus_shares, draw_losses, run_loss
+from mtdnn.tracking.content import Source, parameters
 from mtdnn.training import schedule
 from mtdnn.training.fingerprint import Fingerprint, is_finished, starts_elsewhere
 from mtdnn.training.log import read_training
 from mtdnn.training.loop import train
+from mtdnn.workflow.verification import Models
 from tests.support.tiny import ROWS, make_encoder, make_tiny_experiment, write_corpus
 
 OF = {
@@ -44,6 +49,9 @@ VARIANTS = {
 }
 
 
+ROW = {"encoder": "tiny", "mixture": "squad"}
+
+
 class Runs:
     """An experiment with encoder, corpora and features, whose runs can be trained one by one."""
 
@@ -52,6 +60,7 @@ class Runs:
             folder,
             seeds=[1, 2],
             variants=VARIANTS,
+            tables={"t": {"title": "t", "rows": [{**ROW, "variant": "soup"}]}},
             training={"batch_size": 8, "epochs": 1, "learning_rate": 1e-3},
         )
         self.layout = self.experiment.layout
@@ -152,6 +161,23 @@ def test_its_files_are_those_of_a_run_without_steps(runs):
     assert not starts_elsewhere(layout, run, about["start"])
     schedule.write(folder, run)  # has nothing to draw
     assert is_finished(folder, run)
+
+
+def test_what_reads_finished_runs_copes_with_an_empty_log(runs):
+    folder, run = runs.make("squad", "soup")
+    evaluation.evaluate(folder, run, threads=1)
+    metrics.write(folder, runs.experiment)
+    source = Source(folder)
+    assert (source.status, list(source.read())) == ("FINISHED", [])
+    assert {point.key: point.value for point in source.scores()}["training/steps"] == 0
+    names = parameters(RunFolder(folder).config)
+    assert any("average" in name for name in names)
+    assert list(Models(runs.experiment)(folder)) == []
+    assert run_loss(folder).axes
+    for draw in (draw_losses, draw_corpus_shares):
+        assert draw(runs.experiment).axes
+    (row,) = read_rows(runs.experiment, "t")
+    assert len(row.present) == 1
 
 
 def test_it_is_made_again_only_when_its_runs_have_changed(runs):

@@ -1,8 +1,6 @@
 """Loss balancing: the papers' formulas, and runs that resume."""
 
 import math
-import os
-import signal
 from types import SimpleNamespace
 
 import pytest
@@ -12,11 +10,9 @@ from safetensors.torch import load_file
 from mtdnn.config.settings import DynamicAverage, TrainingSettings
 from mtdnn.model.optimizer import optimizer_for
 from mtdnn.training.balancing import LossRatios, balancing_for
-from mtdnn.training.checkpoints import Checkpoints
 from mtdnn.training.loop import train
 from mtdnn.training.stepper import Stepper
-from mtdnn.training.stopping import Stopped
-from tests.support.interrupted import assert_same, outcome
+from tests.support.interrupted import assert_same, outcome, train_with_stops
 from tests.support.tiny import make_run_folder
 
 RATIOS = {"kind": "dynamic_average", "steps": 2}
@@ -109,7 +105,7 @@ def trained(folder, *given, **options):
 
 @pytest.mark.parametrize("joint", [False, True])
 @pytest.mark.parametrize("balancing", ["uncertainty", RATIOS], ids=str)
-def test_a_stopped_run_ends_like_an_undisturbed_one(tmp_path, monkeypatch, balancing, joint):
+def test_a_stopped_run_ends_like_an_undisturbed_one(tmp_path, balancing, joint):
     undisturbed = trained(tmp_path / "undisturbed", balancing, joint=joint)
     usual = trained(tmp_path / "usual", "none", joint=joint)
     weights, lines = outcome(undisturbed)
@@ -119,19 +115,7 @@ def test_a_stopped_run_ends_like_an_undisturbed_one(tmp_path, monkeypatch, balan
     assert heads.keys() == load_file(usual / "model" / "heads.safetensors").keys()
 
     run_dir, run = make(tmp_path / "stopped", balancing, joint=joint)
-    save, moment = Checkpoints.save, 0
-
-    def save_and_stop(self, step, *rest):
-        save(self, step, *rest)
-        if step == moment:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Checkpoints, "save", save_and_stop)
-    for moment in (3, 4):  # noqa: B007 - read by save_and_stop
-        with pytest.raises(Stopped):
-            train(run_dir, run, threads=1, checkpoint_seconds=0)
-    moment = 0
-    train(run_dir, run, threads=1)
+    train_with_stops(run_dir, run, (3, 4))
     assert_same(outcome(run_dir), (weights, lines))
 
 

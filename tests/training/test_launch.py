@@ -137,7 +137,9 @@ def assert_near(result, expected) -> None:
     for line, other in zip(lines, other_lines, strict=True):
         assert line["loss"] == pytest.approx(other["loss"], abs=1e-5)
         assert line["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
-        for value in ("loss", "grad_norm"):
+        assert ("dev_loss" in line) == ("dev_loss" in other)
+        assert line.get("dev_loss", {}) == pytest.approx(other.get("dev_loss", {}), abs=1e-5)
+        for value in ("loss", "grad_norm", "dev_loss"):
             line, other = {**line, value: None}, {**other, value: None}
         assert line == other
     for name, value in weights.items():

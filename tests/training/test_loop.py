@@ -3,10 +3,8 @@
 import itertools
 import json
 import math
-import os
 import re
 import shutil
-import signal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,11 +18,9 @@ from mtdnn.evaluation import predictions as evaluation
 from mtdnn.model.batches import batch_of
 from mtdnn.model.multitask import MultiTaskModel
 from mtdnn.training import loop
-from mtdnn.training.checkpoints import Checkpoints
 from mtdnn.training.loop import random_state, train
 from mtdnn.training.schedule import Step
-from mtdnn.training.stopping import Stopped
-from tests.support.interrupted import assert_same, outcome
+from tests.support.interrupted import assert_same, outcome, train_with_stops
 from tests.support.tiny import OWN_SIZES, make_run_folder
 from tests.support.trained import lines_of, schedule_of
 
@@ -103,7 +99,7 @@ def test_a_run_trained_twice_has_bit_identical_weights(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in OWN_SIZES if kind != "bert"])
-def test_other_encoders_train_resume_and_answer(tmp_path, monkeypatch, kind):
+def test_other_encoders_train_resume_and_answer(tmp_path, kind):
     settings = {"epochs": 1, "batch_size": 4, "encoder_dropout": 0.1}
     one, run = make_run_folder(tmp_path / "one", rows=12, kind=kind, training=settings)
     train(one, run, threads=1)
@@ -112,17 +108,7 @@ def test_other_encoders_train_resume_and_answer(tmp_path, monkeypatch, kind):
     assert len(pq.read_table(one / "auxiliary.parquet")) == 36
 
     other, run = make_run_folder(tmp_path / "other", rows=12, kind=kind, training=settings)
-    save = Checkpoints.save
-
-    def save_and_stop(self, step, *rest):
-        save(self, step, *rest)
-        if step == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Checkpoints, "save", save_and_stop)
-    with pytest.raises(Stopped):
-        train(other, run, threads=1, checkpoint_seconds=0)
-    train(other, run, threads=1)
+    train_with_stops(other, run, [2])
     assert_same(outcome(one), outcome(other))
 
 

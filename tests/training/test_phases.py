@@ -1,8 +1,6 @@
 """Runs in phases, with settings for single corpora, or from another run's encoder."""
 
 import math
-import os
-import signal
 
 import pytest
 import torch
@@ -13,11 +11,9 @@ from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import write_text
 from mtdnn.model.saving import load
 from mtdnn.training import loop
-from mtdnn.training.checkpoints import Checkpoints
 from mtdnn.training.fingerprint import Fingerprint, starts_elsewhere
 from mtdnn.training.loop import train
-from mtdnn.training.stopping import Stopped
-from tests.support.interrupted import assert_same, outcome
+from tests.support.interrupted import assert_same, outcome, train_with_stops
 from tests.support.tiny import make_run_folder, make_tiny_experiment
 from tests.support.trained import lines_of, schedule_of
 
@@ -67,22 +63,10 @@ def test_phases_follow_each_other(undisturbed):
 
 @pytest.mark.parametrize("moments", [(2, 6), BOUNDARIES, (3, 4, 5, 9, 10)], ids=str)
 def test_a_run_stopped_in_a_phase_or_between_two_ends_like_an_undisturbed_one(
-    tmp_path, undisturbed, monkeypatch, moments
+    tmp_path, undisturbed, moments
 ):
     run_dir, run = make(tmp_path)
-    save, moment = Checkpoints.save, 0
-
-    def save_and_stop(self, step, *rest):
-        save(self, step, *rest)
-        if step == moment:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Checkpoints, "save", save_and_stop)
-    for moment in moments:  # noqa: B007 - read by save_and_stop
-        with pytest.raises(Stopped):
-            train(run_dir, run, threads=1, checkpoint_seconds=0)
-    moment = 0
-    train(run_dir, run, threads=1)
+    train_with_stops(run_dir, run, moments)
     assert_same(outcome(run_dir), outcome(undisturbed[0]))
 
 

@@ -1,8 +1,5 @@
 """A stochastic answer network is trained, resumed and predicts like every other head."""
 
-import os
-import signal
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -12,11 +9,9 @@ from mtdnn.errors import MtdnnError
 from mtdnn.evaluation import predictions as evaluation
 from mtdnn.model import attention
 from mtdnn.model.optimizer import optimizer_for
-from mtdnn.training.checkpoints import Checkpoints
 from mtdnn.training.loop import random_state, train
 from mtdnn.training.stepper import RecordedSteps
-from mtdnn.training.stopping import Stopped
-from tests.support.interrupted import assert_same, outcome
+from tests.support.interrupted import assert_same, outcome, train_with_stops
 from tests.support.packed import Prepared
 from tests.support.recorder import StandIn, state_of
 from tests.support.tiny import make_run_folder
@@ -29,21 +24,11 @@ def run_in(folder, **changes):
     return make_run_folder(folder, mixture="squad_mnli", training={**TRAINING, **changes})
 
 
-def test_a_run_that_is_interrupted_ends_like_an_undisturbed_one(tmp_path, monkeypatch):
+def test_a_run_that_is_interrupted_ends_like_an_undisturbed_one(tmp_path):
     one, run = run_in(tmp_path / "one", epochs=1)
     train(one, run, threads=1)
     other, run = run_in(tmp_path / "other", epochs=1)
-    save = Checkpoints.save
-
-    def save_and_stop(self, step, *rest):
-        save(self, step, *rest)
-        if step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Checkpoints, "save", save_and_stop)
-    with pytest.raises(Stopped):
-        train(other, run, threads=1, checkpoint_seconds=0)
-    train(other, run, threads=1)
+    train_with_stops(other, run, [3])
     assert_same(outcome(one), outcome(other))
 
 

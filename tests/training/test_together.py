@@ -1,17 +1,12 @@
 """Methods that other modules test one by one also work together, and resume to the bit."""
 
-import os
-import signal
-
 import pytest
 
 from mtdnn.config.loading import parse
 from mtdnn.errors import MtdnnError
-from mtdnn.training.checkpoints import Checkpoints
 from mtdnn.training.loop import train
-from mtdnn.training.stopping import Stopped
 from tests.support.factories import SMALL
-from tests.support.interrupted import assert_same, outcome
+from tests.support.interrupted import assert_same, outcome, train_with_stops
 from tests.support.tiny import make_run_folder
 
 MIXTURE = "squad_cola_mnli"
@@ -40,7 +35,7 @@ TOGETHER = {
 
 
 @pytest.mark.parametrize("name", TOGETHER)
-def test_methods_work_together_and_resume(tmp_path, monkeypatch, name):
+def test_methods_work_together_and_resume(tmp_path, name):
     schedule, training = TOGETHER[name]
 
     def start(folder: str):
@@ -60,19 +55,7 @@ def test_methods_work_together_and_resume(tmp_path, monkeypatch, name):
     assert any("dev_loss" in line for line in expected[1])
 
     run_dir, run = start("stopped")
-    save = Checkpoints.save
-
-    def save_and_stop(self, step, *rest):
-        save(self, step, *rest)
-        if step in (2, 4):
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Checkpoints, "save", save_and_stop)
-        for _ in range(2):
-            with pytest.raises(Stopped):
-                train(run_dir, run, threads=1, checkpoint_seconds=0)
-    train(run_dir, run, threads=1)
+    train_with_stops(run_dir, run, (2, 4))
     assert_same(outcome(run_dir), expected)
 
 

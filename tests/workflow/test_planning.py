@@ -44,13 +44,28 @@ def test_expected_steps_of_question_answering_with_the_steps_of_a_weight(tmp_pat
     assert drawn == pytest.approx(expected["squad"], rel=0.05)
 
 
-def test_seeds_form_a_group_and_unknown_values_have_a_reason(tmp_path):
+def test_seeds_form_a_group_and_assumed_values_have_a_reason(tmp_path):
     planned = planning.plan(make_experiment(tmp_path, seeds=[1, 2, 3]), threads=1)
     assert planned["total"]["runs"] == 27 and len(planned["groups"]) == 9
-    assert planned["total"]["hours"] is None
+    assert planned["total"]["hours"] > 0 and planned["total"]["estimated"]
     lines = list(planning.lines(planned))
     assert lines[1].startswith("base/qa_mcc_sc/w0.5/default ") and " 28 " in lines[1]
-    assert any("the encoder base is missing; `mtdnn encoder` fetches it" in x for x in lines)
+    assert lines[1].count("~") == 3
+    reason = "assumed, because the encoder base is missing; `mtdnn encoder` fetches it"
+    assert any(reason in line for line in lines)
+    assert any("40 GFLOP/s of a CPU thread" in line for line in lines)
+
+
+def test_an_unknown_size_has_a_reason_and_no_time(tmp_path):
+    experiment = make_experiment(tmp_path)
+    source = {"kind": "hub", "repo": "a/b", "splits": {"train": ["t"], "dev": ["d"]}}
+    corpora = experiment.model_dump(mode="json")["corpora"]
+    corpora["cola"]["source"] = source
+    planned = planning.plan(make_experiment(tmp_path, corpora=corpora), threads=1)
+    assert planned["total"]["hours"] is None
+    lines = list(planning.lines(planned))
+    assert "–: the size of cola is unknown; fetch it" in lines
+    assert lines[1].split()[-2:] == ["–", "–"]
 
 
 def test_a_large_grid_is_collapsed_and_planned_at_once(tmp_path):
@@ -69,6 +84,7 @@ def test_a_large_grid_is_collapsed_and_planned_at_once(tmp_path):
     )
     lines = list(planning.lines(planning.plan(experiment, threads=1)))
     assert lines[1].split()[:3] == ["base/qa_sc/…", "60", "0"] and "–" in lines[1]
+    assert " min" in lines[1] or " s " in lines[1]
 
 
 def test_rates_are_measured_once_if_features_exist(tmp_path, monkeypatch):

@@ -38,7 +38,10 @@ def test_everything_that_is_commented_out_is_valid_too(tmp_path):
         ("mine", "mine.yaml: exists already; choose another name"),
         ("mine.yaml", "mine.yaml: exists already; choose another name"),
         ("other/mine", "other: no such folder; create it first"),
-        ("My Words", "My Words.yaml: 'My Words' cannot be the name of an experiment; choose one of"),
+        (
+            "My Words",
+            "My Words.yaml: 'My Words' cannot be the name of an experiment; choose one of",
+        ),
         ("../" + 65 * "x", "cannot be the name of an experiment"),
     ],
 )

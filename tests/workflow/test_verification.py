@@ -55,7 +55,7 @@ def test_an_unchanged_experiment_is_correct(finished, capsys):
         "features": "2 of 2",
         "models": "1 of 1",
         "scores": "1 of 1",
-        "tables": "2 of 2",
+        "tables": "3 of 3",
         "runs in MLflow": "1 of 1",
         "predictions": "1 of 1",
     }

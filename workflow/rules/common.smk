@@ -38,7 +38,9 @@ from mtdnn.workflow.snakefile import (
 )
 from mtdnn.workflow.terminal import print_short_lines
 
-print_short_lines()
+# Another workflow that imports this one prints what it likes.
+if workflow.modifier.is_main_snakefile():
+    print_short_lines()
 
 # Planning thousands of runs makes millions of objects that are all kept; with Python's default
 # thresholds, garbage collection takes a fifth of the planning time.

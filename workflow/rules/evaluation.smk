@@ -9,6 +9,8 @@ rule evaluate:
         made_by("evaluate"),
     log:
         ROOT / "logs/evaluate/{run}.log",
+    benchmark:
+        ROOT / "logs/benchmarks/evaluate/{run}.tsv"
     conda:
         "../../envs/environment.yaml"
     threads: 4

@@ -12,6 +12,8 @@ rule train:
         made_by("schedule", "train"),
     log:
         ROOT / "logs/train/{run}.log",
+    benchmark:
+        ROOT / "logs/benchmarks/train/{run}.tsv"
     conda:
         "../../envs/environment.yaml"
     # Enough cores to feed each GPU. Without a GPU, the profile gives each run one core.

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import Any, cast
 
 import matplotlib
 from matplotlib.artist import Artist
@@ -23,10 +23,10 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 
 from mtdnn.config.experiment import Experiment
+from mtdnn.config.layout import PAPER_WIDTHS
 from mtdnn.machine.files import replacing, write_text
 from mtdnn.reporting.escaping import LATEX_CHARACTER, latex, one_line
 from mtdnn.reporting.figures.palette import GREY
-from mtdnn.reporting.products import PAPER_WIDTHS
 
 _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
@@ -243,7 +243,7 @@ def footed(
     width, height = size
     if on_paper := _page.get().width:
         sheet = Sheet(figsize=(on_paper, height * _PAPER_HEIGHT), layout=_layout(0.02))
-        body = sheet.subfigures(1, 1)
+        (body,) = sheet.subfigures(1, 1, squeeze=False).flat
     else:
         lines = [line for text in paragraphs for line in _wrapped(text, width)]
         footer = 0.16 + len(lines) * 1.35 * _FOOTER_POINTS / _POINTS_PER_INCH
@@ -270,7 +270,7 @@ def _layout(margin: float) -> ConstrainedLayoutEngine:
 
 def _wrapped(text: str, width: float) -> list[str]:
     """Return the lines of the small print that fit into a width in inches."""
-    return textwrap.wrap(one_line(text), int(width / (0.56 * _FOOTER_POINTS / _POINTS_PER_INCH)))
+    return textwrap.wrap(one_line(text), int(width / (0.58 * _FOOTER_POINTS / _POINTS_PER_INCH)))
 
 
 def _on_one_line(title: str, width: float) -> tuple[str, int]:
@@ -283,7 +283,8 @@ def _on_one_line(title: str, width: float) -> tuple[str, int]:
 
 def points_of(setting: str) -> float:
     """Return the size of letters, in points, that a setting of matplotlib names."""
-    return float(FontProperties(size=matplotlib.rcParams[setting]).get_size_in_points())
+    size = matplotlib.rcParams[cast(Any, setting)]
+    return float(FontProperties(size=size).get_size_in_points())
 
 
 def text_width(text: str, points: float, weight: str = "normal") -> float:

@@ -290,8 +290,8 @@ def _draw_spread(  # Many parameters because a ribbon and bars need the same num
     """Draw how sure the means are: as a ribbon around their line, or as a bar for each."""
     if joined:
         x, look = [point.x for point in points], points[0].look
-        low, high = zip(*bounds, strict=True)
-        axes.fill_between(x, low, high, color=look.colour, alpha=0.2, linewidth=0, zorder=2)
+        lows, highs = zip(*bounds, strict=True)
+        axes.fill_between(x, lows, highs, color=look.colour, alpha=0.2, linewidth=0, zorder=2)
         axes.plot(x, means, color=look.colour, linestyle=look.dash, linewidth=1.5, zorder=3)
         return
     for point, (low, high) in zip(points, bounds, strict=True):

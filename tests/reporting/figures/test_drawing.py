@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from mtdnn.config.layout import RunFolder, RunId
+from mtdnn.config.layout import PAPER_WIDTHS, RunFolder, RunId
 from mtdnn.machine.files import write_text
 from mtdnn.reporting import products
 from mtdnn.reporting.figures import registry
@@ -91,7 +91,7 @@ def test_a_paper_gets_the_drawing_alone_and_its_caption_as_latex(drawn):
     products.write_figure(experiment, "draws")
     for file in products.figure_files(experiment, "draws"):
         assert file.stat().st_size > 0
-    for page, width in products.PAPER_WIDTHS.items():
+    for page, width in PAPER_WIDTHS.items():
         content = experiment.layout.figure("draws", "pdf", page).read_bytes()
         (box,) = re.findall(rb"/MediaBox \[ 0 0 ([0-9.]+)", content)
         assert float(box) == pytest.approx(72 * width)

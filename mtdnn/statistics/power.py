@@ -1,0 +1,157 @@
+"""Which difference between two methods so many seeds could find, before any of them is trained.
+
+The test is that of the tables (`mtdnn.statistics.inference`): two-sided at 5 %, seeds of the two
+methods not paired. Only the variance between seeds is known in advance. What the questions add
+makes the difference that can be found larger.
+"""
+
+import math
+from dataclasses import dataclass
+
+from mtdnn.config.experiment import Experiment
+from mtdnn.evaluation.measures import measures_of
+from mtdnn.evaluation.results import read_rows
+from mtdnn.statistics.inference import Estimate
+from mtdnn.statistics.level import CONFIDENCE
+from mtdnn.statistics.records import read_statistics
+
+POWER = 0.8
+
+PRIOR = 1.2 / 5.02
+"""Standard deviation between seeds in points, if no run tells: BERT base on MNLI, whose accuracy
+ranges over 1.2 points in 100 seeds (McCoy, Min and Linzen 2020); the expected range of 100 normal
+values is 5.02 standard deviations."""
+
+PRIOR_SOURCE = "BERT base on MNLI (McCoy et al. 2020)"
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What the seeds of an experiment could find in one measure.
+
+    Attributes:
+        label: the measure's name.
+        seeds: number of seeds.
+        deviation: standard deviation of a score over seeds, in points.
+        runs: number of scored runs from which it comes; 0 if it is the prior.
+        difference: the smallest difference that is found with probability `POWER`, in points; None
+            with one seed, which says nothing of methods.
+        enough: number of seeds that could find the largest published gain; None if there is none.
+        gain: the largest published gain over a row of the target alone, in points; None likewise.
+    """
+
+    label: str
+    seeds: int
+    deviation: float
+    runs: int
+    difference: float | None
+    enough: int | None
+    gain: float | None
+
+
+def outlooks(experiment: Experiment) -> list[Outlook]:
+    """Return what the experiment's seeds could find in the headline of each target."""
+    cells = read_statistics(experiment)["cells"]
+    found: dict[str, tuple[str, dict[str, tuple[float, int]], list[float]]] = {}
+    for name, table in experiment.tables.items():
+        for row in table.own_rows:
+            target = experiment.target_of(row.mixture)
+            assert target is not None, "an experiment is checked when it is loaded"
+            headline = measures_of(experiment.corpora[target])[0]
+            _, spreads, _ = found.setdefault(target, (headline.label, {}, []))
+            cell = cells.get(row.path, {}).get(experiment.slice_of(name), {}).get(headline.column)
+            if cell and cell["deviation"] is not None:
+                spreads[row.path] = cell["deviation"], len(cell["seeds"])
+    for target, gain in _published_gains(experiment):
+        found[target][2].append(gain)
+    seeds = len(experiment.seeds)
+    return [
+        _outlook(label, seeds, list(spreads.values()), gains)
+        for label, spreads, gains in found.values()
+    ]
+
+
+def detectable(deviation: float, seeds: int) -> float:
+    """Return the smallest difference that is found with probability `POWER`.
+
+    Args:
+        deviation: standard deviation of each method's score over seeds.
+        seeds: number of seeds of each method, at least 2.
+    """
+    error = deviation * math.sqrt(2 / seeds)
+    return Estimate(0.0, error, 2 * (seeds - 1), CONFIDENCE).detectable(POWER)
+
+
+def seeds_for(difference: float, deviation: float) -> int:
+    """Return the number of seeds of each method with which a difference can be found."""
+    seeds = 2
+    while detectable(deviation, seeds) > difference and seeds < 1000:
+        seeds += 1
+    return seeds
+
+
+def pooled(spreads: list[tuple[float, int]]) -> float:
+    """Return the common standard deviation of groups of runs.
+
+    Args:
+        spreads: the sample standard deviation of each group, and its number of runs (at least 2).
+    """
+    squares = sum((runs - 1) * deviation**2 for deviation, runs in spreads)
+    return math.sqrt(squares / sum(runs - 1 for _, runs in spreads))
+
+
+def lines(found: list[Outlook]) -> list[str]:
+    """Return a sentence or two on each outlook, as `mtdnn plan` prints them."""
+    return [line for outlook in found for line in _lines(outlook)]
+
+
+def _outlook(
+    label: str, seeds: int, spreads: list[tuple[float, int]], gains: list[float]
+) -> Outlook:
+    deviation = pooled(spreads) if spreads else PRIOR
+    gain = max((gain for gain in gains if gain > 0), default=None)
+    return Outlook(
+        label=label,
+        seeds=seeds,
+        deviation=deviation,
+        runs=sum(runs for _, runs in spreads),
+        difference=detectable(deviation, seeds) if seeds > 1 else None,
+        enough=None if gain is None else seeds_for(gain, deviation),
+        gain=gain,
+    )
+
+
+def _published_gains(experiment: Experiment) -> list[tuple[str, float]]:
+    """Return the published gains in EM over rows of the target alone, with their targets."""
+    gains: list[tuple[str, float]] = []
+    for name, table in experiment.tables.items() if experiment.published else ():
+        if table.own_rows != table.rows:  # another experiment's results need not be here
+            continue
+        rows = [row for row in read_rows(experiment, name) if row.published]
+        for base in rows:
+            gains += [
+                (row.target, row.published["em"] - base.published["em"])
+                for row in rows
+                if base.is_alone and not row.is_alone
+                if (row.target, row.row.encoder) == (base.target, base.row.encoder)
+            ]
+    return gains
+
+
+def _lines(outlook: Outlook) -> list[str]:
+    unit, gain = outlook.label, ""
+    if outlook.gain is not None:
+        gain = f"; the largest published gain is {outlook.gain:.2f}"
+        if outlook.enough != outlook.seeds:
+            gain += f", for which {outlook.enough} seeds are enough"
+    if outlook.difference is None:
+        three = detectable(outlook.deviation, 3)
+        text = f"1 seed: no difference between methods; 3 seeds: {three:.1f} {unit}{gain}."
+    else:
+        text = f"{outlook.seeds} seeds: {outlook.difference:.1f} {unit}{gain}."
+    origin = f"of {outlook.runs} runs" if outlook.runs else f"assumed, as of {PRIOR_SOURCE}"
+    return [
+        f"What can be found ({100 * POWER:.0f} % power, 5 %, two-sided): {text}",
+        f"That is from the deviation between seeds, {outlook.deviation:.2f} points {origin}; "
+        "the choice of questions adds to it.",
+    ]
