@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,23 @@ SQUAD_FILES = {
     "root": "squad",
     "splits": {"train": ["train.json"], "dev": ["dev.json"]},
 }
+
+
+def test_files_from_the_future_are_dated_back(tmp_path, capsys):
+    dates = {}
+    for name, ahead in (("past", -600), ("future", 600), ("far", 7200)):
+        path = tmp_path / "folder" / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        dates[path] = time.time() + ahead
+        os.utime(path, (dates[path], dates[path]))
+    snakefile.date_back(tmp_path)
+    for path, date in dates.items():
+        kept = abs(path.stat().st_mtime - date) < 1
+        assert path.stat().st_mtime <= time.time() and kept == (path.name == "past")
+    assert "2 files" in capsys.readouterr().err
+    snakefile.date_back(tmp_path)
+    assert not capsys.readouterr().err
 
 
 def load(folder: Path, mapping: dict[str, Any]):

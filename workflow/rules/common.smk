@@ -31,6 +31,7 @@ from mtdnn.reporting.products import (
     templates_digest,
 )
 from mtdnn.workflow.snakefile import (
+    date_back,
     keep_experiment,
     load_experiment,
     report_command,
