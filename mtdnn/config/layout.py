@@ -144,6 +144,10 @@ class Layout:
         """Return the folder of a run; `RunFolder` names its files."""
         return self.root / "runs" / run.path
 
+    def benchmark(self, step: str, run: str) -> Path:
+        """Return Snakemake's file of the time and memory that a step of a run took."""
+        return self.root / "logs" / "benchmarks" / step / f"{run}.tsv"
+
     def lease(self, run: Path) -> Path:
         """The folder with which one process at a time holds the run in the folder `run`."""
         return self.root / "state" / "runs" / "-".join(run.parts[-5:])

@@ -13,7 +13,7 @@ rule train:
     log:
         ROOT / "logs/train/{run}.log",
     benchmark:
-        ROOT / "logs/benchmarks/train/{run}.tsv"
+        LAYOUT.benchmark("train", "{run}")
     conda:
         "../../envs/environment.yaml"
     # Enough cores to feed each GPU. Without a GPU, the profile gives each run one core.
