@@ -19,6 +19,7 @@ from mtdnn.config.yaml_files import dump_yaml, read_yaml
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest, write_text
 from mtdnn.machine.progress import say
+from mtdnn.workflow import shared
 
 
 def load_experiment(mapping: Any, files: Iterable[Path]) -> Experiment:
@@ -38,6 +39,17 @@ def load_experiment(mapping: Any, files: Iterable[Path]) -> Experiment:
     experiment = parse(mapping, where)
     experiment = with_lock(experiment, names[0] if names else f"{experiment.experiment}.yaml")
     check_sources(experiment, where)
+    return _with_published_numbers(experiment)
+
+
+def _with_published_numbers(experiment: Experiment) -> Experiment:
+    """Return the experiment with the workflow's own file of published numbers if none is here.
+
+    So `config/paper.yaml` works from any folder.
+    """
+    name = experiment.published
+    if name and not os.path.exists(name) and (shared.folder() / name).is_file():
+        return experiment.model_copy(update={"published": str(shared.folder() / name)})
     return experiment
 
 

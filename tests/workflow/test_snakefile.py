@@ -26,6 +26,20 @@ SQUAD_FILES = {
 }
 
 
+def test_published_numbers_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    published = "results/published/published.csv"
+    mapping = {**copy.deepcopy(SMALL), "published": published}
+    assert Path(load(tmp_path, mapping).published).is_file()
+    mapping["published"] = "no/such.csv"
+    assert load(tmp_path, mapping).published == "no/such.csv"
+    own = tmp_path / published
+    own.parent.mkdir(parents=True)
+    own.touch()
+    mapping["published"] = published
+    assert load(tmp_path, mapping).published == published
+
+
 def test_files_from_the_future_are_dated_back(tmp_path, capsys):
     dates = {}
     for name, ahead in (("past", -600), ("future", 600), ("far", 7200)):
