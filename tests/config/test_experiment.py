@@ -389,7 +389,7 @@ def test_an_average_over_named_seeds_is_one_run():
         ),
         (
             {"of": [{"mixture": "qa"}, {"mixture": "qa", "variant": "soup"}]},
-            "training.average: the run would start from itself",
+            "training.average: the run would need itself first",
         ),
     ],
 )
