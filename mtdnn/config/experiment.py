@@ -843,10 +843,10 @@ class Experiment(Closed):
         """The trained runs that a run needs, by the setting of training that names them."""
         if average := self._average(run.variant):
             return {"average": average.runs(run.encoder, run.seed)}
-        start = self.start_of(run)
+        start, teachers = self.start_of(run), self.teachers_of(run)
         return {
             "start_from": [start] if start else [],
-            "distillation": list(self.teachers_of(run).values()),
+            **{f"distillation.teachers.{name}": [each] for name, each in teachers.items()},
         }
 
     def _average(self, variant: str) -> Average | None:
