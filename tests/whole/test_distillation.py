@@ -72,7 +72,7 @@ def test_students_reach_the_tables_after_their_teachers(tmp_path):
 
     # A teacher that is trained again speaks again, and only its students learn again.
     description = results / "runs" / COLA / "model" / "run.json"
-    again = workdir.planned("--forcerun", str(description))
+    again = workdir.planned("--forcerun", str(description.relative_to(workdir.folder)))
     assert {m for m in again if m.startswith(("Training", "Predicting"))} == {
         *(f"Training {run}" for run in (COLA, TAUGHT, AGAIN)),
         f"Predicting the training items of cola with {COLA}",
