@@ -212,7 +212,7 @@ def soft_cross_entropy(
     shares = (taught / temperature).softmax(-1)
     logs = (logits / temperature).log_softmax(-1)
     # 0 · −inf would be NaN.
-    logs = logs.masked_fill(logits == float("-inf"), 0.0)
+    logs = logs.masked_fill(taught == float("-inf"), 0.0)
     return -(shares * logs).sum(-1) * temperature**2
 
 

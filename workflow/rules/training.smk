@@ -62,11 +62,11 @@ rule logits:
     threads: 4
     resources:
         gpu=1,
-        # All logits are in memory, two numbers for each token of question answering.
+        # All logits are in memory; even those of tokens are not much larger than their features.
         mem_mb=lambda wildcards, input, attempt: attempt
-        * (3000 + megabytes(input.features) + 4 * megabytes(with_weights(input.model))),
+        * (3000 + 4 * megabytes([*input.features, *with_weights(input.model)])),
         runtime=lambda wildcards, input, attempt: attempt
-        * (60 + megabytes(with_weights(input.model)) // 4),
+        * (60 + megabytes(with_weights(input.model))),
     params:
         experiment=EXPERIMENT,
         folder=folder,
