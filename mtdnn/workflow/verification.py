@@ -84,15 +84,13 @@ def verify(experiment: Experiment, predictions: bool = False, threads: int | Non
                 lambda features: _features(layout, features),
             ),
             "models": (trained, Models(experiment)),
-            "teachers' logits": (
-                _matching(layout, layout.logits("*/*/*/*/*", "*")),
-                _logits,
-            ),
             "answers": (predicted, lambda run: wrong_answers(layout, RunFolder(run))),
             "scores": (scored, recomputed.scores),
             "tables": (_matching(layout, layout.table("*", "md")), recomputed.table),
             "runs in MLflow": (logged, lambda run: _in_mlflow(experiment, run)),
         }
+        if logits := _matching(layout, layout.logits("*/*/*/*/*", "*")):
+            checks["teachers' logits"] = (logits, _logits)
         if predictions:
             checks["predictions"] = (scored, lambda run: recomputed.predictions(run, threads))
         problems = []
