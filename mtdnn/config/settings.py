@@ -809,6 +809,43 @@ class Average(Closed):
         return [run for row in self.of for run in row.of(encoder, seed)]
 
 
+class Teacher(StartingRun):
+    """Another run of the same encoder, whose predictions a run learns."""
+
+
+TeacherShare = Annotated[
+    Annotated[Literal["annealed"], Tag("word")]
+    | Annotated[float, Field(gt=0, le=1), Tag("number")],
+    Discriminator(_word_or_number),
+]
+
+
+class Distillation(Closed):
+    """Losses against the predictions of trained runs, beside those against the labels."""
+
+    teachers: dict[Name, Teacher] = Field(
+        min_length=1,
+        description="corpora of the mixture, each with the run that teaches it, for instance "
+        "{squad: {mixture: qa}}; it is trained first. Other corpora have their labels alone",
+    )
+    share: TeacherShare = setting(
+        "annealed",
+        "ours",
+        description="the teacher's share of a corpus's loss, the rest is the labels'; annealed: "
+        "from 1 at the first step it falls to 0 after the last, in equal parts (BAM, Clark et al. "
+        "2019); or a number, 0.5 in Liu et al. (2019)",
+    )
+    temperature: float = setting(
+        1.0,
+        "ours",
+        description="by which logits of both are divided in the teacher's loss, which is "
+        "multiplied by its square (Hinton et al. 2015); 1 in Clark et al. (2019); of regression, "
+        "whose loss is the squared error, nothing is divided",
+        gt=0,
+        le=100,
+    )
+
+
 class San(Closed):
     """MT-DNN's stochastic answer network: several turns over both texts of a pair, averaged."""
 
@@ -1186,9 +1223,19 @@ class TrainingSettings(Closed):
         "the run is trained",
     )
 
+    distillation: Distillation | None = setting(
+        None,
+        "ours",
+        description="trained runs whose predictions on the training items of a corpus are learnt "
+        "beside its labels, for instance {teachers: {mnli: {mixture: mnli}}} (Clark et al. 2019): "
+        "the cross-entropy with the teacher's probabilities of labels, choices, starts and ends, "
+        "or tags; for regression the squared distance from its score. The log has the sum of both "
+        "losses; by default none",
+    )
+
     @model_validator(mode="after")
     def _trains_or_averages(self) -> "TrainingSettings":
-        for name in ("start_from", "frozen_layers", "lora"):
+        for name in ("start_from", "frozen_layers", "lora", "distillation"):
             if self.average and getattr(self, name) is not None:
                 raise ValueError(f"{name}: an average trains nothing; leave it out")
         return self
@@ -1293,10 +1340,22 @@ class RunSettings(Closed):
         return [split for split in ("dev", "held_out", "test") if split in wanted]
 
     @property
+    def id(self) -> RunId:
+        """The identity of the run."""
+        return RunId(self.encoder_name, self.mixture, self.weight, self.variant, self.seed)
+
+    @property
     def start(self) -> RunId | None:
         """The run whose trained encoder this one starts with; None for the pretrained one."""
         start = self.training.start_from
         return start.of(self.encoder_name, self.seed) if start else None
+
+    @property
+    def teachers(self) -> dict[str, RunId]:
+        """The runs whose predictions it learns, by the corpus that they teach."""
+        distillation = self.training.distillation
+        given = distillation.teachers if distillation else {}
+        return {name: each.of(self.encoder_name, self.seed) for name, each in given.items()}
 
     @property
     def has_joint_steps(self) -> bool:
@@ -1305,10 +1364,11 @@ class RunSettings(Closed):
 
     @property
     def sources(self) -> list[RunId]:
-        """The runs whose trained weights it needs: that with which it starts, or those averaged."""
+        """The trained runs that it needs: start and teachers, or those that it averages."""
         if average := self.training.average:
             return average.runs(self.encoder_name, self.seed)
-        return [self.start] if self.start else []
+        start = [self.start] if self.start else []
+        return list(dict.fromkeys([*start, *self.teachers.values()]))
 
     def loss_weight(self, corpus: str) -> float:
         """Return the factor of the loss of a corpus."""
@@ -1332,6 +1392,8 @@ class RunSettings(Closed):
             del training["gpus"]
         if self.training.loss_balancing.kind == "none":
             del training["loss_balancing"]
+        if self.training.distillation is None:
+            del training["distillation"]
         schedule = self.schedule.model_dump()
         if not self.has_joint_steps:
             del schedule["joint"], training["combine"]

@@ -121,8 +121,13 @@ class MultiTaskModel(nn.Module):
         return pooled
 
     def loss(self, corpus: str, batch: PackedBatch) -> torch.Tensor:
-        """Return the mean loss of a batch of `corpus`, a scalar."""
-        return self.head(corpus).loss(self(corpus, batch), batch)
+        """Return the mean loss of a batch of `corpus`, a scalar; with a teacher's share if any."""
+        head, logits = self.head(corpus), self(corpus, batch)
+        loss = head.loss(logits, batch)
+        if lesson := batch.lesson:
+            taught = head.soft_loss(logits, batch, lesson)
+            loss = lesson.share * taught + (1 - lesson.share) * loss
+        return loss
 
     def idle(self, corpus: str) -> list[nn.Parameter]:
         """Return the trained weights that a batch of `corpus` does not use.

@@ -39,6 +39,7 @@ from mtdnn.training.balancing import Balancing, balancing_for
 from mtdnn.training.checkpoints import Checkpoints
 from mtdnn.training.combining import Combiner, JointStepper, share_factors
 from mtdnn.training.conflict import Diagnostics
+from mtdnn.training.distilling import Teachers
 from mtdnn.training.fingerprint import Fingerprint, check_gpus
 from mtdnn.training.journal import Journal, memory_mib
 from mtdnn.training.log import TrainingLog
@@ -287,7 +288,8 @@ def _learn(training: Training) -> None:
             *(training.model, team),
         )
         balancing = training.beside.balancing
-        batches = batches_of(own, training.features, stepper.prepare)
+        teachers = Teachers(Layout.of_run(training.run_dir), run, training.features, total)
+        batches = batches_of(own, training.features, stepper.prepare, teachers)
         ahead = islice(paces(run, training.steps), len(training.steps) - len(left), None)
         weights = (weight for _, weight in parts)
         rows = map(_Row._make, zip(left, batches, weights, ahead, strict=True))
@@ -449,11 +451,13 @@ def batches_of(
     steps: list[schedule.Step],
     features: dict[str, Features],
     prepare: Callable[[PackedBatch], PackedBatch],
+    teachers: Teachers | None = None,
 ) -> Iterator[PackedBatch]:
     """Yield the prepared batch of every step, assembled on another thread during earlier steps."""
 
     def assemble(step: schedule.Step) -> PackedBatch:
-        return prepare(batch_of(features[step.corpus], step.rows))
+        batch = batch_of(features[step.corpus], step.rows)
+        return prepare(teachers.taught(step, batch) if teachers else batch)
 
     if not fast("prefetch"):
         yield from map(assemble, steps)
