@@ -219,9 +219,11 @@ def test_the_examples_of_policies_and_phases_are_valid():
     "names",
     [
         ("paper", "strategies"),
+        ("paper", "interference"),
+        ("demo", "interference-small"),
         ("demo", "strategies-small"),
         ("excerpt",),
-        ("excerpt", "strategies-small"),
+        ("excerpt", "strategies-small", "strategies-excerpt"),
         ("excerpt", "families"),
     ],
 )
