@@ -34,7 +34,7 @@ class Packing:
 
     Attributes:
         kept: for each layer, which of its weights a step may not change, and what they are.
-        stage: changes with what steps change.
+        phase: the phase of the step, from 1.
     """
 
     def __init__(self, model: MultiTaskModel, run: RunSettings, steps: Sequence[Step]):
@@ -51,7 +51,7 @@ class Packing:
             self._layers.append([layer for layer in self._every if layer.weight in trained])
             self._others.append(trained & shared - matrices)
         self.kept: dict[OwnedLinear, tuple[torch.Tensor, torch.Tensor]] = {}
-        self.stage = 0
+        self.phase = 0
 
     def before(self, step: Step) -> None:
         """Do what is due before a step: begin its phase, or prune."""
@@ -72,6 +72,7 @@ class Packing:
         for earlier in self._others[: phase - 1]:
             for weight in earlier:
                 weight.requires_grad_(False)
+        self.phase = phase
         for layer in self._every:
             layer.newest = phase
             if not layer.weight.requires_grad:
@@ -82,7 +83,6 @@ class Packing:
                 self.kept[layer][1].copy_(held)
             else:
                 self.kept[layer] = fixed, held
-        self.stage += 1
 
     @torch.no_grad()
     def hide(self) -> None:

@@ -218,8 +218,8 @@ class RecordedSteps(Stepper):
         self._set_rates(rate, head_rate)
         self.optimizer.advance(self.model.trained_by(corpus))
         pulled = self.pull is not None and self.pull.active
-        stage = self.packing.stage if self.packing else 0
-        shape: tuple[str | int, ...] = (corpus, pulled, stage, *batch.shape)
+        phase = self.packing.phase if self.packing else 0
+        shape: tuple[str | int, ...] = (corpus, pulled, phase, *batch.shape)
         shape += self.optimizer.structure
         if self._recorder and shape in self._recordings and not self._recordings[shape]:
             self._recordings[shape] = self._record(corpus, batch, self._recorder)

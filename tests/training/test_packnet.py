@@ -310,8 +310,10 @@ def test_recorded_steps_equal_unrecorded_ones(tmp_path, monkeypatch):
             before = len(recorder.recordings)
             losses.append(stepper.take(step.corpus, batch, 1e-2)[0].item())
             if len(recorder.recordings) > before:
-                recorded.add(stepper.packing.stage)
-        assert recorded == ({1, 2, 3} if records else set())
+                recorded.add((step.phase, step.corpus))
+        expected = {(0, "squad"), (0, "mnli"), (1, "cola"), (1, "mnli")}
+        assert recorded == (expected if records else set())
+        assert len(recorder.recordings) == len(recorded)  # pruning needs no other
         owners = {name: layer.owner for name, layer in layers(training.model).items()}
         outcomes.append((losses, {**state_of(stepper), **owners}))
     assert outcomes[0][0] == outcomes[1][0]
