@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator, model_
 from mtdnn.config.anchors import wrong_anchor
 from mtdnn.config.joint import wrong_joint_steps
 from mtdnn.config.layout import Layout, RunId, weight_text
-from mtdnn.config.phases import phases_of, uses_weight, wrong_phases
+from mtdnn.config.phases import phases_of, uses_weight, wrong_phases, wrong_pruning
 from mtdnn.config.settings import (
     BY_CORPUS,
     COLUMNS,
@@ -528,6 +528,8 @@ class Experiment(Closed):
         training = self._training(override)
         if schedule and training:
             lines = wrong_joint_steps(schedule, training, mixture.corpora)
+            yield from (f"{place}.variant: {row.variant}: {line}" for line in lines)
+            lines = wrong_pruning(schedule, training)
             yield from (f"{place}.variant: {row.variant}: {line}" for line in lines)
         if not alone and "steps_of_weight" in self.override(row.variant).schedule:
             yield (

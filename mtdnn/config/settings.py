@@ -490,6 +490,10 @@ Dry = Literal["refill", "renormalise", "skip"]
 Recut = Literal["each_epoch", "once"]
 
 
+MAX_PRUNED_PHASES = 127
+"""The number of a phase is written down for each weight, in a byte."""
+
+
 class Phase(Closed):
     """A part of a run with its own corpora and its own way of drawing them."""
 
@@ -514,6 +518,17 @@ class Phase(Closed):
     dry: Dry | None = Field(None, description="by default the schedule's")
     recut: Recut | None = Field(None, description="by default the schedule's")
     joint: bool | None = Field(None, description="by default the schedule's")
+    prune: Fraction | None = Field(
+        None,
+        description="PackNet (Mallya and Lazebnik 2018): after two thirds of the phase's steps "
+        "this fraction of its weights, the smallest of each matrix of encoder and pooler, becomes "
+        "zero and free for later phases; the last third retrains the others, which later phases "
+        "use and never change (the paper retrains for half of the length before; here the phase's "
+        "length includes it). Biases, normalisations and embeddings stay as the first phase that "
+        "trains them leaves them. A corpus is predicted without weights of phases after its last "
+        "one. For every phase but the last; the paper has 0.5 and 0.75. By default nothing is "
+        "pruned",
+    )
 
 
 class ScheduleSettings(Closed):
@@ -608,11 +623,37 @@ class ScheduleSettings(Closed):
                 yield f"{place}: has both steps and epochs; keep one of them"
             given = phase.model_fields_set & ScheduleSettings.model_fields.keys()
             yield from (f"{place}.{line}" for line in _misfits(self.of_phase(phase), given))
+        yield from self._wrong_pruning()
+
+    def _wrong_pruning(self) -> Iterator[str]:
+        if not self.prunes:
+            return
+        *earlier, last = self.phases
+        for number, phase in enumerate(earlier):
+            if not phase.prune:
+                yield (
+                    f"phases.{number}.prune: is missing, so that later phases would have no weight "
+                    "to train; give each phase but the last a fraction"
+                )
+        if last.prune:
+            yield (
+                f"phases.{len(earlier)}.prune: no phase follows that could train the weights set "
+                "free; leave it out"
+            )
+        if self.has_joint_steps:
+            yield "joint: is not for phases with prune; leave out one of them"
+        if len(self.phases) > MAX_PRUNED_PHASES:
+            yield f"phases: at most {MAX_PRUNED_PHASES} can have prune, not {len(self.phases)}"
 
     @property
     def has_joint_steps(self) -> bool:
         """Whether steps of a phase, or of the only one, are joint."""
         return any(self.of_phase(phase).joint for phase in self.phases or [Phase()])
+
+    @property
+    def prunes(self) -> bool:
+        """Whether a phase sets weights free for later ones."""
+        return any(phase.prune for phase in self.phases)
 
     def of_phase(self, phase: Phase) -> "ScheduleSettings":
         """Return the settings of a phase: its own, and for the rest these."""
@@ -1363,6 +1404,11 @@ class RunSettings(Closed):
         return self.schedule.has_joint_steps
 
     @property
+    def prunes(self) -> bool:
+        """Whether its phases own weights."""
+        return self.schedule.prunes and not self.training.average
+
+    @property
     def sources(self) -> list[RunId]:
         """The trained runs that it needs: start and teachers, or those that it averages."""
         if average := self.training.average:
@@ -1399,6 +1445,9 @@ class RunSettings(Closed):
             del schedule["joint"], training["combine"]
             for phase in schedule["phases"]:
                 del phase["joint"]
+        if not self.prunes:
+            for phase in schedule["phases"]:
+                del phase["prune"]
         return {
             "encoder": self.encoder_name,
             "batching": self.encoder.batching,

@@ -44,6 +44,7 @@ from mtdnn.training.fingerprint import Fingerprint, check_gpus
 from mtdnn.training.journal import Journal, memory_mib
 from mtdnn.training.log import TrainingLog
 from mtdnn.training.pace import Pace, paces
+from mtdnn.training.packnet import packing_for
 from mtdnn.training.stepper import Stepper, stepper_for
 from mtdnn.training.stopping import Stopped, StopSignals
 from mtdnn.training.team import Team, join, tokens_of
@@ -283,6 +284,7 @@ def _learn(training: Training) -> None:
         stepper = _stepper(training)
         anchoring = _anchoring(training)
         stepper.pull = anchoring.pull
+        packing = stepper.packing = packing_for(training.model, run, training.steps)
         diagnostics = Diagnostics(
             *(Layout.of_run(training.run_dir), run, training.features, training.steps),
             *(training.model, team),
@@ -300,6 +302,8 @@ def _learn(training: Training) -> None:
             if balancing:
                 balancing.begin(number, log)
             anchoring.before(together[0].step)
+            if packing:
+                packing.before(together[0].step)
             random_state(run.seed, number, team.rank)
             try:
                 losses, norm = _take(stepper, together)
