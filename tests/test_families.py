@@ -7,6 +7,7 @@ import pytest
 from mtdnn.config.settings import COLUMNS, FORMATS, Family
 from mtdnn.data import features
 from mtdnn.data.corpora import rows, synthetic
+from mtdnn.data.logits import ROWS
 from mtdnn.data.tokenising import ENCODE
 from mtdnn.evaluation.predictions import DECIDE
 from mtdnn.model.batches import TARGETS
@@ -23,6 +24,7 @@ REGISTRIES = {
     "features' schemas": features.SCHEMAS,
     "tokenising": ENCODE,
     "synthetic recipes": [recipe.family for recipe in synthetic.RECIPES.values()],
+    "rows of logits": ROWS,
     "targets": TARGETS,
     "heads": HEADS,
     "likelihoods": SURPRISE,

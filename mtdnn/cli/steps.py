@@ -145,6 +145,24 @@ def train(arguments: argparse.Namespace) -> None:
         run_step("train", arguments.run, work) if launch.leads() else work()
 
 
+@commands.add(
+    "logits",
+    STEPS,
+    "write a run's logits for a corpus's training items, for runs that learn them",
+    RUN_DIR,
+    Argument("corpus", help="one of the run's corpora"),
+    FORCE,
+    THREADS,
+)
+def logits(arguments: argparse.Namespace) -> None:
+    from mtdnn.config.loading import load_run
+    from mtdnn.evaluation import teaching
+
+    settings = load_run(RunFolder(arguments.run).config)
+    options = (arguments.threads, arguments.force)
+    teaching.teach(arguments.run, settings, arguments.corpus, *options)
+
+
 @commands.add("evaluate", STEPS, "predict a run's dev sets", RUN_DIR, FORCE, THREADS)
 def evaluate(arguments: argparse.Namespace) -> None:
     from mtdnn.config.loading import load_run

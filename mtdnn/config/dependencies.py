@@ -23,6 +23,7 @@ CODE = {
     "corpus": ("data.corpora.fetching",),
     "features": ("data.tokenising",),
     "train": ("training.loop", "data.tokenising"),
+    "logits": ("evaluation.teaching", "data.tokenising"),
     "evaluate": ("evaluation.predictions", "data.tokenising"),
     "metrics": ("evaluation.metrics",),
     "comparisons": ("statistics.records", "reporting.comparisons"),

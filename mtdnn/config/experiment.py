@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator, model_
 from mtdnn.config.anchors import wrong_anchor
 from mtdnn.config.joint import wrong_joint_steps
 from mtdnn.config.layout import Layout, RunId, weight_text
-from mtdnn.config.phases import phases_of, uses_weight, wrong_phases
+from mtdnn.config.phases import phases_of, uses_weight, wrong_phases, wrong_pruning
 from mtdnn.config.settings import (
     BY_CORPUS,
     COLUMNS,
@@ -29,6 +29,7 @@ from mtdnn.config.settings import (
     Closed,
     CorpusSettings,
     DecodingSettings,
+    Distillation,
     EncoderSettings,
     EvaluationSplit,
     FeatureSettings,
@@ -50,10 +51,10 @@ MAX_GRID_ROWS = 10_000
 
 
 RESERVED_NAMES = {
-    *("all", "fetched", "cases", "encoder", "corpus", "features", "train", "evaluate", "metrics"),
-    *("comparisons", "statistics", "table", "figure", "answers", "pages", "report", "store", "log"),
-    *("agreement", "checksums", "loss", "draws", "effects", "interference", "tasks"),
-    *("groups", "precision_recall", "thresholds", "runs", "settings"),
+    *("all", "fetched", "cases", "encoder", "corpus", "features", "train", "logits", "evaluate"),
+    *("metrics", "comparisons", "statistics", "table", "figure", "answers", "pages", "report"),
+    *("store", "log", "agreement", "checksums", "loss", "draws", "effects", "interference"),
+    *("tasks", "groups", "precision_recall", "thresholds", "runs", "settings"),
     *("gradients", "forgetting"),
 }
 """Names of the workflow's rules, and of the figures and pages that every experiment has."""
@@ -522,9 +523,13 @@ class Experiment(Closed):
             yield from (f"{place}.variant: {row.variant}: {line}" for line in lines)
             lines = self._wrong_anchors(row, schedule, target)
             yield from (f"{place}.variant: {row.variant}: {line}" for line in lines)
+        lines = self._wrong_teachers(row)
+        yield from (f"{place}.variant: {row.variant}: {line}" for line in lines)
         training = self._training(override)
         if schedule and training:
             lines = wrong_joint_steps(schedule, training, mixture.corpora)
+            yield from (f"{place}.variant: {row.variant}: {line}" for line in lines)
+            lines = wrong_pruning(schedule, training)
             yield from (f"{place}.variant: {row.variant}: {line}" for line in lines)
         if not alone and "steps_of_weight" in self.override(row.variant).schedule:
             yield (
@@ -534,33 +539,35 @@ class Experiment(Closed):
 
     def _wrong_sources(self, place: str, row: Row) -> Iterator[str]:
         """Yield a line for what is wrong with the runs that a row needs, or those that they do."""
+        run = RunId(row.encoder, row.mixture, row.weight, row.variant, 0)
+        where = f"{place}.variant: {row.variant}: training"
+        for key, runs in self._needed_by(run).items():
+            rows = [row.model_copy(update={"label": None})]
+            yield from self._wrong_earlier(f"{where}.{key}", rows, runs)
         average = self._average(row.variant)
-        key = "average" if average else "start_from"
-        where = f"{place}.variant: {row.variant}: training.{key}"
-        yield from self._wrong_earlier(where, [row.model_copy(update={"label": None})])
         mixtures = [self.mixtures.get(each.mixture) for each in average.of] if average else []
         if mixtures and all(mixtures):
             known = {name for mixture in mixtures if mixture for name in mixture.corpora}
             for corpus in self.mixtures[row.mixture].corpora:
                 if corpus not in known:
-                    yield f"{where}.of: none of the runs has {corpus}, which {row.mixture} has"
+                    has = f"{corpus}, which {row.mixture} has"
+                    yield f"{where}.average.of: none of the runs has {has}"
 
-    def _wrong_earlier(self, where: str, rows: list[Row]) -> Iterator[str]:
-        """Yield a line for what is wrong with the runs that the last of `rows` needs.
+    def _wrong_earlier(self, where: str, rows: list[Row], runs: Iterable[RunId]) -> Iterator[str]:
+        """Yield a line for what is wrong with some runs that the last of `rows` needs.
 
         Each of the rows is needed by the one before.
         """
-        row = rows[-1]
-        for run in self.sources_of(RunId(row.encoder, row.mixture, row.weight, row.variant, 0)):
+        for run in runs:
             earlier = Row(
                 encoder=run.encoder, mixture=run.mixture, weight=run.weight, variant=run.variant
             )
             if wrong := list(self._wrong_row(where, earlier)):
                 yield from wrong
             elif earlier in rows:
-                yield f"{where}: the run would start from itself; name another mixture or variant"
+                yield f"{where}: the run would need itself first; name another mixture or variant"
             else:
-                wrong = list(self._wrong_earlier(where, [*rows, earlier]))
+                wrong = list(self._wrong_earlier(where, [*rows, earlier], self.sources_of(run)))
                 yield from wrong
             if wrong or earlier in rows:
                 return
@@ -576,6 +583,26 @@ class Experiment(Closed):
         elif start.mixture in self.mixtures:
             corpora = self.mixtures[start.mixture].corpora
             yield from wrong_anchor(anchor, phases, (start.mixture, corpora))
+
+    def _wrong_teachers(self, row: Row) -> Iterator[str]:
+        """Yield what is wrong with the teachers of a row whose names are known."""
+        distillation = self._distillation(row.variant)
+        if distillation is None:
+            return
+        features = self.settings_of(row.variant)["features"]
+        for corpus, teacher in distillation.teachers.items():
+            place = f"training.distillation.teachers.{corpus}"
+            variant = teacher.variant
+            if corpus not in self.corpora:
+                continue
+            if corpus not in self.mixtures[row.mixture].corpora:
+                yield f"{place}: {row.mixture} is not trained on {corpus}; leave it out"
+            elif teacher.mixture not in self.mixtures or variant not in {"default", *self.variants}:
+                continue
+            elif corpus not in self.mixtures[teacher.mixture].corpora:
+                yield f"{place}: {teacher.mixture} is not trained on {corpus}; name another mixture"
+            elif self.settings_of(variant)["features"] != features:
+                yield f"{place}: {variant} has other features, so its items are others"
 
     def _schedule(self, override: Variant) -> ScheduleSettings | None:
         """The schedule with a variant's overrides; None if they are wrong (loading says so)."""
@@ -632,6 +659,10 @@ class Experiment(Closed):
             yield from self._wrong_names(f"{place}schedule", override.schedule)
             if isinstance(corpus := _get(training.get("anchor"), "corpus"), str):
                 yield from _unknown(f"{place}training.anchor.corpus", [corpus], self.corpora)
+            teachers = _get(training.get("distillation"), "teachers")
+            if isinstance(teachers, Mapping):
+                where = f"{place}training.distillation.teachers"
+                yield from _unknown(where, map(str, teachers), self.corpora)
 
     def _wrong_heads(self, place: str, heads: Any) -> Iterator[str]:
         """Yield a line for each corpus that cannot have the head that is given for it."""
@@ -777,7 +808,7 @@ class Experiment(Closed):
     def runs(self) -> list[RunId]:
         """Return the fewest runs that fill all tables, in the order of their first use.
 
-        A run comes before those that start with its encoder or average it.
+        A run comes before those that start with its encoder, average it or learn from it.
         """
         every: dict[RunId, None] = {}
 
@@ -801,11 +832,24 @@ class Experiment(Closed):
         return self._average(run.variant) is not None
 
     def sources_of(self, run: RunId) -> list[RunId]:
-        """Return the runs whose weights a run starts with or averages."""
+        """Return the trained runs that a run starts with, averages or learns from."""
+        return list(dict.fromkeys(r for runs in self._needed_by(run).values() for r in runs))
+
+    def teachers_of(self, run: RunId) -> dict[str, RunId]:
+        """Return the runs whose predictions a run learns, by the corpus that they teach."""
+        distillation = self._distillation(run.variant)
+        given = distillation.teachers if distillation else {}
+        return {name: teacher.of(run.encoder, run.seed) for name, teacher in given.items()}
+
+    def _needed_by(self, run: RunId) -> dict[str, list[RunId]]:
+        """The trained runs that a run needs, by the setting of training that names them."""
         if average := self._average(run.variant):
-            return average.runs(run.encoder, run.seed)
-        start = self.start_of(run)
-        return [start] if start else []
+            return {"average": average.runs(run.encoder, run.seed)}
+        start, teachers = self.start_of(run), self.teachers_of(run)
+        return {
+            "start_from": [start] if start else [],
+            **{f"distillation.teachers.{name}": [each] for name, each in teachers.items()},
+        }
 
     def _average(self, variant: str) -> Average | None:
         """What runs of a variant average; None if that is wrong, which loading reports."""
@@ -820,6 +864,14 @@ class Experiment(Closed):
         given = self.override(variant).training.get("start_from", self.training.start_from)
         try:
             return StartingRun.model_validate(given) if given else None
+        except ValidationError:
+            return None
+
+    def _distillation(self, variant: str) -> Distillation | None:
+        """What runs of a variant learn from; None if that is wrong, which loading reports."""
+        given = self.override(variant).training.get("distillation", self.training.distillation)
+        try:
+            return Distillation.model_validate(given) if given else None
         except ValidationError:
             return None
 

@@ -144,6 +144,19 @@ class Layout:
         """Return the folder of a run; `RunFolder` names its files."""
         return self.root / "runs" / run.path
 
+    def benchmark(self, step: str, run: str) -> Path:
+        """Return Snakemake's file of the time and memory that a step of a run took."""
+        return self.root / "logs" / "benchmarks" / step / f"{run}.tsv"
+
+    def logits(self, run: str, corpus: str) -> Path:
+        """Return the file of a run's logits for the training items of a corpus.
+
+        Args:
+            run: the path of the run, for instance `base/qa/w1.0/default/seed1`.
+            corpus: the corpus.
+        """
+        return self.root / "logits" / run / f"{corpus}.safetensors"
+
     def lease(self, run: Path) -> Path:
         """The folder with which one process at a time holds the run in the folder `run`."""
         return self.root / "state" / "runs" / "-".join(run.parts[-5:])

@@ -18,6 +18,7 @@ class RunPhase:
         epochs: number of epochs.
         restart: whether the optimizer and the learning rate start anew.
         learning_rate: peak learning rate.
+        prune: the fraction of its weights that it sets free for later phases; None for none.
     """
 
     corpora: tuple[str, ...]
@@ -26,6 +27,7 @@ class RunPhase:
     epochs: int
     restart: bool
     learning_rate: float
+    prune: float | None = None
 
     @property
     def end(self) -> Literal["target", "every_corpus", "steps"]:
@@ -70,6 +72,7 @@ def phases_of(
                 epochs=phase.epochs or training.epochs,
                 restart=phase.restart,
                 learning_rate=phase.learning_rate or training.learning_rate,
+                prune=phase.prune,
             )
         )
     return phases
@@ -117,3 +120,22 @@ def wrong_phases(
             f"schedule.phases: none has {', '.join(unused)} of {mixture}; "
             "add it to one, or use a mixture without it"
         )
+
+
+def wrong_pruning(schedule: ScheduleSettings, training: TrainingSettings) -> Iterator[str]:
+    """Yield a line, without its place, for each setting of training that does not fit pruning.
+
+    Args:
+        schedule, training: the settings of a row.
+    """
+    if not schedule.prunes or training.average:
+        return
+    if training.lora:
+        yield "training.lora: leaves no matrix to prune; leave it out, or schedule.phases.prune"
+    if training.anchor:
+        yield (
+            "training.anchor: would pull the weights that schedule.phases.prune sets free away "
+            "from zero; keep one of them"
+        )
+    if training.gpus > 1:
+        yield f"training.gpus: a run with phases.prune is trained on one, not {training.gpus}"

@@ -490,6 +490,10 @@ Dry = Literal["refill", "renormalise", "skip"]
 Recut = Literal["each_epoch", "once"]
 
 
+MAX_PRUNED_PHASES = 127
+"""The number of a phase is written down for each weight, in a byte."""
+
+
 class Phase(Closed):
     """A part of a run with its own corpora and its own way of drawing them."""
 
@@ -514,6 +518,17 @@ class Phase(Closed):
     dry: Dry | None = Field(None, description="by default the schedule's")
     recut: Recut | None = Field(None, description="by default the schedule's")
     joint: bool | None = Field(None, description="by default the schedule's")
+    prune: Fraction | None = Field(
+        None,
+        description="PackNet (Mallya and Lazebnik 2018): after two thirds of the phase's steps "
+        "this fraction of its weights, the smallest of each matrix of encoder and pooler, becomes "
+        "zero and free for later phases; the last third retrains the others, which later phases "
+        "use and never change (the paper retrains for half of the length before; here the phase's "
+        "length includes it). Biases, normalisations and embeddings stay as the first phase that "
+        "trains them leaves them. A corpus is predicted without weights of phases after its last "
+        "one. For every phase but the last; the paper has 0.5 and 0.75. By default nothing is "
+        "pruned",
+    )
 
 
 class ScheduleSettings(Closed):
@@ -608,11 +623,37 @@ class ScheduleSettings(Closed):
                 yield f"{place}: has both steps and epochs; keep one of them"
             given = phase.model_fields_set & ScheduleSettings.model_fields.keys()
             yield from (f"{place}.{line}" for line in _misfits(self.of_phase(phase), given))
+        yield from self._wrong_pruning()
+
+    def _wrong_pruning(self) -> Iterator[str]:
+        if not self.prunes:
+            return
+        *earlier, last = self.phases
+        for number, phase in enumerate(earlier):
+            if not phase.prune:
+                yield (
+                    f"phases.{number}.prune: is missing, so that later phases would have no weight "
+                    "to train; give each phase but the last a fraction"
+                )
+        if last.prune:
+            yield (
+                f"phases.{len(earlier)}.prune: no phase follows that could train the weights set "
+                "free; leave it out"
+            )
+        if self.has_joint_steps:
+            yield "joint: is not for phases with prune; leave out one of them"
+        if len(self.phases) > MAX_PRUNED_PHASES:
+            yield f"phases: at most {MAX_PRUNED_PHASES} can have prune, not {len(self.phases)}"
 
     @property
     def has_joint_steps(self) -> bool:
         """Whether steps of a phase, or of the only one, are joint."""
         return any(self.of_phase(phase).joint for phase in self.phases or [Phase()])
+
+    @property
+    def prunes(self) -> bool:
+        """Whether a phase sets weights free for later ones."""
+        return any(phase.prune for phase in self.phases)
 
     def of_phase(self, phase: Phase) -> "ScheduleSettings":
         """Return the settings of a phase: its own, and for the rest these."""
@@ -807,6 +848,43 @@ class Average(Closed):
     def runs(self, encoder: str, seed: int) -> list[RunId]:
         """Return the runs for a run with this encoder and this seed."""
         return [run for row in self.of for run in row.of(encoder, seed)]
+
+
+class Teacher(StartingRun):
+    """Another run of the same encoder, whose predictions a run learns."""
+
+
+TeacherShare = Annotated[
+    Annotated[Literal["annealed"], Tag("word")]
+    | Annotated[float, Field(gt=0, le=1), Tag("number")],
+    Discriminator(_word_or_number),
+]
+
+
+class Distillation(Closed):
+    """Losses against the predictions of trained runs, beside those against the labels."""
+
+    teachers: dict[Name, Teacher] = Field(
+        min_length=1,
+        description="corpora of the mixture, each with the run that teaches it, for instance "
+        "{squad: {mixture: qa}}; it is trained first. Other corpora have their labels alone",
+    )
+    share: TeacherShare = setting(
+        "annealed",
+        "ours",
+        description="the teacher's share of a corpus's loss, the rest is the labels'; annealed: "
+        "from 1 at the first step it falls to 0 after the last, in equal parts (BAM, Clark et al. "
+        "2019); or a number, 0.5 in Liu et al. (2019)",
+    )
+    temperature: float = setting(
+        1.0,
+        "ours",
+        description="by which logits of both are divided in the teacher's loss, which is "
+        "multiplied by its square (Hinton et al. 2015); 1 in Clark et al. (2019); of regression, "
+        "whose loss is the squared error, nothing is divided",
+        gt=0,
+        le=100,
+    )
 
 
 class San(Closed):
@@ -1186,9 +1264,19 @@ class TrainingSettings(Closed):
         "the run is trained",
     )
 
+    distillation: Distillation | None = setting(
+        None,
+        "ours",
+        description="trained runs whose predictions on the training items of a corpus are learnt "
+        "beside its labels, for instance {teachers: {mnli: {mixture: mnli}}} (Clark et al. 2019): "
+        "the cross-entropy with the teacher's probabilities of labels, choices, starts and ends, "
+        "or tags; for regression the squared distance from its score. The log has the sum of both "
+        "losses; by default none",
+    )
+
     @model_validator(mode="after")
     def _trains_or_averages(self) -> "TrainingSettings":
-        for name in ("start_from", "frozen_layers", "lora"):
+        for name in ("start_from", "frozen_layers", "lora", "distillation"):
             if self.average and getattr(self, name) is not None:
                 raise ValueError(f"{name}: an average trains nothing; leave it out")
         return self
@@ -1293,10 +1381,22 @@ class RunSettings(Closed):
         return [split for split in ("dev", "held_out", "test") if split in wanted]
 
     @property
+    def id(self) -> RunId:
+        """The identity of the run."""
+        return RunId(self.encoder_name, self.mixture, self.weight, self.variant, self.seed)
+
+    @property
     def start(self) -> RunId | None:
         """The run whose trained encoder this one starts with; None for the pretrained one."""
         start = self.training.start_from
         return start.of(self.encoder_name, self.seed) if start else None
+
+    @property
+    def teachers(self) -> dict[str, RunId]:
+        """The runs whose predictions it learns, by the corpus that they teach."""
+        distillation = self.training.distillation
+        given = distillation.teachers if distillation else {}
+        return {name: each.of(self.encoder_name, self.seed) for name, each in given.items()}
 
     @property
     def has_joint_steps(self) -> bool:
@@ -1304,11 +1404,17 @@ class RunSettings(Closed):
         return self.schedule.has_joint_steps
 
     @property
+    def prunes(self) -> bool:
+        """Whether its phases own weights."""
+        return self.schedule.prunes and not self.training.average
+
+    @property
     def sources(self) -> list[RunId]:
-        """The runs whose trained weights it needs: that with which it starts, or those averaged."""
+        """The trained runs that it needs: start and teachers, or those that it averages."""
         if average := self.training.average:
             return average.runs(self.encoder_name, self.seed)
-        return [self.start] if self.start else []
+        start = [self.start] if self.start else []
+        return list(dict.fromkeys([*start, *self.teachers.values()]))
 
     def loss_weight(self, corpus: str) -> float:
         """Return the factor of the loss of a corpus."""
@@ -1332,11 +1438,16 @@ class RunSettings(Closed):
             del training["gpus"]
         if self.training.loss_balancing.kind == "none":
             del training["loss_balancing"]
+        if self.training.distillation is None:
+            del training["distillation"]
         schedule = self.schedule.model_dump()
         if not self.has_joint_steps:
             del schedule["joint"], training["combine"]
             for phase in schedule["phases"]:
                 del phase["joint"]
+        if not self.prunes:
+            for phase in schedule["phases"]:
+                del phase["prune"]
         return {
             "encoder": self.encoder_name,
             "batching": self.encoder.batching,

@@ -130,6 +130,13 @@ class Features:
         starts = np.flatnonzero(np.diff(example, prepend=example[0] - 1))
         return np.append(starts, self.sequences)
 
+    @cached_property
+    def item_tokens(self) -> np.ndarray:
+        """First token of every item, and the number of tokens; shape (items + 1,)."""
+        tokens = np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
+        firsts: np.ndarray = tokens[self.item_starts]
+        return firsts
+
     def terms(self, items: np.ndarray) -> np.ndarray:
         """Return the number of terms of the mean loss that each of `items`, (N,), has.
 

@@ -40,13 +40,16 @@ def prepare(
         output: folder for `{split}.arrow` and their description; replaced as a whole.
 
     Raises:
-        MtdnnError: a file of the encoder or the corpus was cut off or changed, the encoder has no
-            usable tokenizer or fewer positions than `max_length`, or the settings leave no tokens
-            of a window for the context.
+        MtdnnError: a file of the encoder or the corpus is missing or was changed, the encoder has
+            no usable tokenizer or fewer positions than `max_length`, or the settings leave no
+            tokens of a window for the context.
     """
     origin, rows = read_product(encoder / MANIFEST), read_product(corpus / MANIFEST)
     check_files(encoder, origin.get("files", {}))
     splits = rows.get("splits", {})
+    for split in splits:
+        if not (path := corpus / f"{split}.parquet").exists():
+            raise MtdnnError(f"{path}: no such file; `mtdnn corpus` fetches the corpus again")
     check_files(corpus, {f"{split}.parquet": splits[split].get("sha256") for split in splits})
     config = read_product(encoder / "config.json")
     positions, size = positions_of(config), config.get("vocab_size")

@@ -122,8 +122,8 @@ def _predict(
         folder = layout.features(run.encoder_name, run.features_variant, name)
         for split in run.splits_of(name):
             path, rows = folder / f"{split}.arrow", layout.corpus(name) / f"{split}.parquet"
-            if split == "held_out" and not path.exists():
-                continue  # only a corpus with held-out titles has it
+            if split == "held_out" and not run.settings_of(name).held_out_titles:
+                continue
             features = Features(path, family)
             if family == "question_answering":
                 questions = pq.read_metadata(rows).num_rows

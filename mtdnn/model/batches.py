@@ -38,6 +38,42 @@ _INDICES = (
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """What a trained model, a teacher, says about the items of a batch.
+
+    Attributes:
+        logits: its logits, fp32, of the shape that the head of the corpus gives.
+        share: the share of the teacher's loss in the batch's, an fp32 scalar.
+        temperature: by which logits are divided in the teacher's loss.
+        by_token: whether logits belong to tokens, (T, outputs), or to sequences, (S, outputs).
+    """
+
+    logits: torch.Tensor
+    share: torch.Tensor
+    temperature: float
+    by_token: bool
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Return everything that is on the device."""
+        return [self.logits, self.share]
+
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Lesson":
+        """Return the lesson with every tensor changed."""
+        return replace(self, logits=change(self.logits), share=change(self.share))
+
+    def slice(self, sequences: slice, tokens: slice) -> "Lesson":
+        """Return the part about some sequences, which have these tokens."""
+        return replace(self, logits=self.logits[tokens if self.by_token else sequences])
+
+    def with_tail(self, tail: int) -> "Lesson":
+        """Return the same with logits of zero for a tail of some tokens."""
+        if not self.by_token:
+            return self
+        zeros = self.logits.new_zeros(tail, self.logits.shape[1])
+        return replace(self, logits=torch.cat([self.logits, zeros]))
+
+
+@dataclass(frozen=True)
 class PackedBatch:
     """Sequences laid end to end: S sequences, T tokens, N items.
 
@@ -52,6 +88,7 @@ class PackedBatch:
         targets: name to (S,) int64: `start` and `end` as positions in their sequence, or
             `label` (repeated on every sequence of an item; fp32 in regression); or `tags`, (T,)
             int64, `NO_TAG` where a token has none.
+        lesson: what a teacher says about the items; None without a teacher.
         tail: number of tokens in the tail.
         longest: width of the rows that `pad` makes, in tokens; without a tail the length of the
             longest sequence.
@@ -65,6 +102,7 @@ class PackedBatch:
     targets: dict[str, torch.Tensor]
     tail: int = 0
     longest: int = 0
+    lesson: Lesson | None = None
 
     def __post_init__(self) -> None:
         if not self.longest:
@@ -103,6 +141,7 @@ class PackedBatch:
                 name: target[start:stop] if name == _TAGS else target[a:b]
                 for name, target in self.targets.items()
             },
+            lesson=self.lesson and self.lesson.slice(slice(a, b), slice(start, stop)),
         )
 
     def with_tail(self) -> "PackedBatch":
@@ -125,6 +164,7 @@ class PackedBatch:
                 else target
                 for name, target in self.targets.items()
             },
+            lesson=self.lesson and self.lesson.with_tail(tail),
             tail=tail,
             longest=-(-self.longest // BLOCK_TOKENS) * BLOCK_TOKENS,
         )
@@ -222,7 +262,8 @@ class PackedBatch:
         """Return everything that is on the device."""
         indices = (getattr(self, name) for name in _INDICES)
         inputs = (self.input_ids, self.token_type_ids, self.position_ids)
-        return [*inputs, *self.targets.values(), *indices]
+        lesson = self.lesson.tensors() if self.lesson else []
+        return [*inputs, *self.targets.values(), *lesson, *indices]
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "PackedBatch":
         """Return the batch with every tensor changed, indices included: no device computes them."""
@@ -232,6 +273,7 @@ class PackedBatch:
             token_type_ids=change(self.token_type_ids),
             position_ids=change(self.position_ids),
             targets={name: change(target) for name, target in self.targets.items()},
+            lesson=self.lesson and self.lesson.each(change),
         )
         changed.__dict__.update({name: change(getattr(self, name)) for name in _INDICES})
         return changed

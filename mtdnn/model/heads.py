@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from mtdnn.config.settings import CorpusSettings, Family, TrainingSettings
 from mtdnn.data.features import NO_TAG
-from mtdnn.model.batches import PackedBatch
+from mtdnn.model.batches import Lesson, PackedBatch
 from mtdnn.model.layers import Dropout
 
 
@@ -61,6 +61,14 @@ class Head(nn.Module):
         """Return the batch's mean loss, a scalar."""
         raise NotImplementedError
 
+    def soft_loss(self, logits: torch.Tensor, batch: PackedBatch, lesson: Lesson) -> torch.Tensor:
+        """Return the mean loss with a teacher's logits in place of the batch's targets, a scalar.
+
+        It has the terms of `loss`, and equals it if the teacher is sure of the targets and the
+        temperature is 1.
+        """
+        raise NotImplementedError
+
 
 class SpanHead(Head):
     """Start and end logits of every token; [CLS] stands for "no answer"."""
@@ -88,6 +96,14 @@ class SpanHead(Head):
         end = cross_entropy(padded[..., 1], batch.targets["end"])
         return self.weight * (start + end)
 
+    def soft_loss(self, logits: torch.Tensor, batch: PackedBatch, lesson: Lesson) -> torch.Tensor:
+        rows, taught = (
+            batch.pad(each, float("-inf"))[: len(batch.lengths)].transpose(1, 2)
+            for each in (logits, lesson.logits)
+        )
+        losses = soft_cross_entropy(rows, taught, lesson.temperature)  # (S, 2)
+        return self.weight * losses.sum() / len(losses)
+
 
 class ChoiceHead(Head):
     """One score for each choice; softmax over the choices of an item."""
@@ -106,6 +122,10 @@ class ChoiceHead(Head):
         """Return the cross-entropy of the right choice, the mean over items."""
         return cross_entropy(self.scores(logits, batch), batch.targets["label"][batch.item_starts])
 
+    def soft_loss(self, logits: torch.Tensor, batch: PackedBatch, lesson: Lesson) -> torch.Tensor:
+        scores, taught = (self.scores(each, batch) for each in (logits, lesson.logits))
+        return soft_cross_entropy(scores, taught, lesson.temperature).mean()
+
 
 class LabelHead(Head):
     """A logit for each label."""
@@ -122,6 +142,9 @@ class LabelHead(Head):
         """Return the cross-entropy of the label, the mean over sentences or pairs."""
         return cross_entropy(logits, batch.targets["label"])
 
+    def soft_loss(self, logits: torch.Tensor, batch: PackedBatch, lesson: Lesson) -> torch.Tensor:
+        return soft_cross_entropy(logits, lesson.logits, lesson.temperature).mean()
+
 
 class ScoreHead(Head):
     """A score on the scale of the corpus, as it is given."""
@@ -137,6 +160,9 @@ class ScoreHead(Head):
     def loss(self, logits: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
         """Return the squared error of the score, the mean over sentences or pairs."""
         return mse_loss(logits[:, 0], batch.targets["label"])
+
+    def soft_loss(self, logits: torch.Tensor, batch: PackedBatch, lesson: Lesson) -> torch.Tensor:
+        return mse_loss(logits, lesson.logits)
 
 
 class TagHead(Head):
@@ -160,6 +186,34 @@ class TagHead(Head):
         total = cross_entropy(logits, tags, ignore_index=NO_TAG, reduction="sum")
         # A part of a batch may have no word that the tokenizer keeps.
         return total / (tags != NO_TAG).sum().clamp(min=1)
+
+    def soft_loss(self, logits: torch.Tensor, batch: PackedBatch, lesson: Lesson) -> torch.Tensor:
+        tagged = batch.targets["tags"] != NO_TAG
+        losses = soft_cross_entropy(logits, lesson.logits, lesson.temperature)
+        return losses.masked_fill(~tagged, 0.0).sum() / tagged.sum().clamp(min=1)
+
+
+def soft_cross_entropy(
+    logits: torch.Tensor, taught: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Return T² · −Σ softmax(taught/T) log softmax(logits/T) over the last dimension.
+
+    The factor keeps the size of its gradients, whatever T is (Hinton, Vinyals and Dean 2015,
+    "Distilling the Knowledge in a Neural Network").
+
+    Args:
+        logits: (…, classes); −inf where a row has fewer of them.
+        taught: a teacher's logits, of the same shape, −inf at the same places.
+        temperature: T.
+
+    Returns:
+        A loss for each row, (…).
+    """
+    shares = (taught / temperature).softmax(-1)
+    logs = (logits / temperature).log_softmax(-1)
+    # 0 · −inf would be NaN.
+    logs = logs.masked_fill(taught == float("-inf"), 0.0)
+    return -(shares * logs).sum(-1) * temperature**2
 
 
 HEADS: dict[Family, type[Head]] = {

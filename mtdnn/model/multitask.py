@@ -6,9 +6,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from mtdnn.config.phases import phases_of_run
 from mtdnn.config.settings import CorpusSettings, RunSettings, San, TrainingSettings
 from mtdnn.data.encoder_types import COUNTS_AFTER_PADDING
-from mtdnn.model import lora
+from mtdnn.model import lora, owners
 from mtdnn.model.attention import PACKED
 from mtdnn.model.batches import PackedBatch
 from mtdnn.model.freezing import freeze
@@ -36,6 +37,7 @@ class MultiTaskModel(nn.Module):
         heads: the head of each corpus, by name.
         pooling: what the pooler reads: the `first` token, or the `mean` of all tokens.
         adapters: the corpora that have adapters of their own in the encoder.
+        phases: where phases own weights, the last phase of each corpus, from 1; else empty.
         packed: whether the encoder takes packed batches; else it gets padded ones.
     """
 
@@ -58,6 +60,7 @@ class MultiTaskModel(nn.Module):
             }
         )
         self.adapters: list[str] = []
+        self.phases: dict[str, int] = {}
         self.packed = encoder.config._attn_implementation == PACKED
         self._segments = getattr(encoder.config, "type_vocab_size", 0) > 1
 
@@ -104,6 +107,8 @@ class MultiTaskModel(nn.Module):
         head = self.head(corpus)
         if corpus in self.adapters:
             lora.use(self.encoder, corpus)
+        if corpus in self.phases:
+            owners.use(self, self.phases[corpus])
         hidden = self.encode(batch)
         logits: torch.Tensor = head(self.pool(hidden, batch) if head.pooled else hidden, batch)
         return logits
@@ -121,8 +126,26 @@ class MultiTaskModel(nn.Module):
         return pooled
 
     def loss(self, corpus: str, batch: PackedBatch) -> torch.Tensor:
-        """Return the mean loss of a batch of `corpus`, a scalar."""
-        return self.head(corpus).loss(self(corpus, batch), batch)
+        """Return the mean loss of a batch of `corpus`, a scalar; with a teacher's share if any."""
+        head, logits = self.head(corpus), self(corpus, batch)
+        loss = head.loss(logits, batch)
+        if lesson := batch.lesson:
+            taught = head.soft_loss(logits, batch, lesson)
+            loss = lesson.share * taught + (1 - lesson.share) * loss
+        return loss
+
+    def network(self, corpus: str) -> tuple[PreTrainedModel, nn.Module]:
+        """Return encoder and pooler as they compute for a corpus, without adapters and owners.
+
+        Copies, unless they are so already. A pooler that the corpus does not use is that of the
+        last phase.
+        """
+        encoder, pooler = lora.merged(self.encoder, corpus), self.pooler
+        if not self.phases:
+            return encoder, pooler
+        phase, last = self.phases[corpus], max(self.phases.values())
+        used = phase if self.head(corpus).pooled else last
+        return owners.alone(encoder, phase), owners.alone(pooler, used)
 
     def idle(self, corpus: str) -> list[nn.Parameter]:
         """Return the trained weights that a batch of `corpus` does not use.
@@ -162,6 +185,8 @@ def restrict(model: MultiTaskModel, run: RunSettings) -> None:
         freeze(model.encoder, settings.frozen_layers)
     if settings.lora:
         add_adapters(model, run)
+    if run.prunes:
+        add_owners(model, run)
 
 
 def add_adapters(model: MultiTaskModel, run: RunSettings) -> None:
@@ -170,6 +195,14 @@ def add_adapters(model: MultiTaskModel, run: RunSettings) -> None:
     shared = run.training.lora.per == "run"
     lora.add(model.encoder, run.training.lora, [SHARED] if shared else list(run.corpora))
     model.adapters = [] if shared else list(run.corpora)
+
+
+def add_owners(model: MultiTaskModel, run: RunSettings) -> None:
+    """Let the phases of a run own weights of its model's encoder and pooler."""
+    phases = phases_of_run(run)
+    owners.add((model.encoder, model.pooler), len(phases))
+    for number, phase in enumerate(phases, 1):
+        model.phases |= dict.fromkeys(phase.corpora, number)
 
 
 def build(encoder: Path, run: RunSettings) -> MultiTaskModel:

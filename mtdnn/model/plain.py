@@ -19,7 +19,6 @@ from transformers import (
 )
 
 from mtdnn.config.settings import RunSettings
-from mtdnn.model.lora import merged
 from mtdnn.model.multitask import MultiTaskModel
 from mtdnn.model.pretrained import without_messages
 
@@ -100,7 +99,7 @@ def as_plain(
     Args:
         model: the model.
         run: its settings.
-        corpus: the corpus whose head is taken, and its adapters if it has its own.
+        corpus: the corpus whose head is taken, with its own adapters or its phase's weights.
         config: the configuration of the encoder; changed in place.
 
     Returns:
@@ -112,8 +111,8 @@ def as_plain(
     if settings.labels:
         config.id2label = dict(enumerate(settings.labels))
         config.label2id = {label: number for number, label in enumerate(settings.labels)}
-    encoder = merged(model.encoder, corpus)
-    return plain_model(settings.family, config, encoder, model.pooler, head.linear)
+    encoder, pooler = model.network(corpus)
+    return plain_model(settings.family, config, encoder, pooler, head.linear)
 
 
 def plain_model(

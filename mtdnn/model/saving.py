@@ -16,10 +16,9 @@ from mtdnn.data.architectures import read_config
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_product, replacing, save_tensors, sha256
 from mtdnn.machine.progress import say
-from mtdnn.model import lora
+from mtdnn.model import lora, owners
 from mtdnn.model.heads import HEADS
-from mtdnn.model.lora import merged
-from mtdnn.model.multitask import MultiTaskModel, add_adapters
+from mtdnn.model.multitask import MultiTaskModel, add_adapters, add_owners
 from mtdnn.model.plain import UNUSED, PlainModel, as_plain, places
 from mtdnn.model.pretrained import empty_encoder
 
@@ -39,8 +38,10 @@ def save(model: MultiTaskModel, run: RunSettings, encoder: Path, folder: Path) -
     What that model does not have (other heads, often the pooler) is stored next to it in
     `heads.safetensors`. Adapters are merged into the plain model's weights; where each corpus has
     its own, those of the target are, and all of them are stored next to it with the weights that
-    they change. If no class of transformers has the target's head, the plain model is the encoder
-    alone, and a message says so.
+    they change. Where phases own weights, the plain model has those that the target's last phase
+    sees; the owners are stored next to it, with the matrices of which that phase does not see all.
+    If no class of transformers has the target's head, the plain model is the encoder alone, and a
+    message says so.
 
     Args:
         model: the trained model.
@@ -57,11 +58,13 @@ def save(model: MultiTaskModel, run: RunSettings, encoder: Path, folder: Path) -
         )
         plain = _encoder_alone(model, run, read_config(encoder))
     moved = _moved(model, run, plain.weights)
-    adapted = _adapted(model) if model.adapters else set()
+    beside = _adapted(model) if model.adapters else set()
+    if model.phases:
+        beside |= owners.names_beside(model, model.phases[run.target])
     heads = {
         name: value
         for name, value in model.state_dict().items()
-        if name in adapted or not name.startswith(("encoder.", *moved))
+        if name in beside or not name.startswith(("encoder.", *moved))
     }
     _write(plain, folder)
     save_tensors(heads, folder / WEIGHTS[1], {"format": "pt"})
@@ -69,7 +72,7 @@ def save(model: MultiTaskModel, run: RunSettings, encoder: Path, folder: Path) -
 
 
 def _encoder_alone(model: MultiTaskModel, run: RunSettings, config: PretrainedConfig) -> PlainModel:
-    encoder = merged(model.encoder, run.target)
+    encoder, _ = model.network(run.target)
     config.architectures = [type(encoder).__name__]
     prefix = encoder.base_model_prefix
     weights = {f"{prefix}.{k}": v for k, v in encoder.state_dict().items()}
@@ -113,6 +116,8 @@ def load(folder: Path, run: RunSettings) -> MultiTaskModel:
     model = MultiTaskModel(empty_encoder(folder, run), run)
     if run.training.lora and run.training.lora.per == "corpus":
         add_adapters(model, run)
+    if run.prunes:
+        add_owners(model, run)
     weights = _weights(folder / WEIGHTS[0])
     moved = _moved(model, run, weights) | {"encoder.": f"{model.encoder.base_model_prefix}."}
     state = {}
@@ -144,8 +149,8 @@ def start_from(model: MultiTaskModel, folder: Path) -> None:
         MtdnnError: the trained weights are missing, were changed, or are those of another encoder.
     """
     trained, settings = load_trained(folder)
-    encoder = merged(trained.encoder, settings.target)
-    for ours, theirs in ((model.encoder, encoder), (model.pooler, trained.pooler)):
+    network = trained.network(settings.target)
+    for ours, theirs in zip((model.encoder, model.pooler), network, strict=True):
         try:
             ours.load_state_dict(theirs.state_dict())
         except RuntimeError as error:

@@ -4,6 +4,7 @@ Each page is a self-contained file below `pages/`; Snakemake's `--report` embeds
 `report.html`.
 """
 
+import csv
 from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin
 
@@ -81,11 +82,35 @@ def _interference(experiment: Experiment) -> dict[str, Any]:
 def _runs(experiment: Experiment) -> dict[str, Any]:
     measures = union(measures_of(experiment.corpora[name]) for name in targets(experiment))
     return {
-        "results": read_results(experiment),
+        "results": (results := read_results(experiment)),
+        "costs": {each.run.path: _costs(experiment, each.run.path) for each in results},
         "measures": measures,
         "corpora": [_corpus(experiment, name) for name in experiment.corpora],
         "run_link": run_link,
     }
+
+
+def _costs(experiment: Experiment, run: str) -> dict[str, dict[str, float]]:
+    """What the jobs of a run took, by step: `s`, `max_rss` and `cpu_time` in seconds and MiB.
+
+    Snakemake measures the attempt that succeeded; an imported run has no jobs.
+    """
+    found = {}
+    for step in ("train", "evaluate"):
+        path = experiment.layout.benchmark(step, run)
+        if path.exists():
+            with path.open(encoding="utf-8", newline="") as file:
+                row = next(csv.DictReader(file, delimiter="\t"), {})
+            found[step] = {name: float(row[name]) for name in COSTS if _is_measured(row.get(name))}
+    return found
+
+
+COSTS = ("s", "max_rss", "cpu_time")
+
+
+def _is_measured(cell: str | None) -> bool:
+    """Whether a cell of Snakemake's file is a number; a job of less than a second has none."""
+    return bool(cell) and cell not in ("-", "NA")
 
 
 def _corpus(experiment: Experiment, name: str) -> dict[str, str]:

@@ -16,7 +16,6 @@ from mtdnn.machine.progress import say
 from mtdnn.machine.provenance import environment
 from mtdnn.machine.staging import finish_publishing, publishing
 from mtdnn.model.device import device_name
-from mtdnn.model.lora import merged
 from mtdnn.model.merging import combined, mean
 from mtdnn.model.multitask import MultiTaskModel, build
 from mtdnn.model.saving import load_trained, save
@@ -90,17 +89,21 @@ def averaged(layout: Layout, run: RunSettings) -> MultiTaskModel:
     assert run.training.average is not None
     model = build(layout.encoder(run.encoder_name), run)
     sources = [load_trained(RunFolder(layout.run(source)).model) for source in run.sources]
-    encoders = [merged(each.encoder, settings.target) for each, settings in sources]
+    networks = [each.network(settings.target) for each, settings in sources]
     start = model.encoder.state_dict()
     try:
         model.encoder.load_state_dict(
-            combined(start, [encoder.state_dict() for encoder in encoders], run.training.average)
+            combined(start, [encoder.state_dict() for encoder, _ in networks], run.training.average)
         )
         for name, head in model.heads.items():
-            owners = [each for each, _ in sources if name in each.heads]
-            head.load_state_dict(mean([each.heads[name].state_dict() for each in owners]))
+            having = [place for place, (each, _) in enumerate(sources) if name in each.heads]
+            head.load_state_dict(
+                mean([sources[place][0].heads[name].state_dict() for place in having])
+            )
             if name == run.target:
-                model.pooler.load_state_dict(mean([each.pooler.state_dict() for each in owners]))
+                model.pooler.load_state_dict(
+                    mean([networks[place][1].state_dict() for place in having])
+                )
     except (RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise MtdnnError(

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.config.dependencies import code_of
-from mtdnn.config.layout import FEATURES, MANIFEST, WEIGHTS, Layout, RunFolder, RunId
+from mtdnn.config.layout import FEATURES, MANIFEST, Layout, RunFolder
 from mtdnn.config.settings import MAX_GPUS, RunSettings
+from mtdnn.data.logits import weights_digest
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest, read_product
 from mtdnn.model.fast import plain
@@ -24,6 +25,7 @@ class Fingerprint:
         encoder: digest of the encoder's files.
         code: digest of the code that trains, and the fast paths that are turned off.
         start: digest of the trained weights that it starts with or averages; None without such.
+        teachers: digests of the trained weights that teach each corpus; None without teachers.
     """
 
     config_digest: str
@@ -31,6 +33,7 @@ class Fingerprint:
     encoder: str
     code: str
     start: str | None = None
+    teachers: dict[str, str] | None = None
 
     @classmethod
     def of(cls, layout: Layout, run: RunSettings) -> "Fingerprint":
@@ -53,6 +56,7 @@ class Fingerprint:
             encoder=read_product(layout.encoder(run.encoder_name) / MANIFEST)["digest"],
             code=trained_code(),
             start=start_digest(layout, run),
+            teachers=teachers_digests(layout, run),
         )
 
     @classmethod
@@ -67,7 +71,8 @@ class Fingerprint:
         return digest(self._parts())[:32]
 
     def _parts(self) -> dict[str, Any]:
-        return {name: part for name, part in asdict(self).items() if name != "start" or part}
+        without = ("start", "teachers")
+        return {name: part for name, part in asdict(self).items() if part or name not in without}
 
     def record(self) -> dict[str, Any]:
         """Return the parts and their digest, as they are written in a run's description."""
@@ -87,25 +92,32 @@ def start_digest(layout: Layout, run: RunSettings) -> str | None:
     Raises:
         MtdnnError: they are not trained yet.
     """
-    digests = [_weights_digest(layout, source) for source in run.sources]
     if run.training.average:
-        return digest(digests)
-    return digests[0] if digests else None
+        return digest([weights_digest(layout, source) for source in run.sources])
+    return weights_digest(layout, run.start) if run.start else None
 
 
-def _weights_digest(layout: Layout, source: RunId) -> str:
-    description = RunFolder(layout.run(source)).description
-    if not description.exists():
-        raise MtdnnError(f"{description}: no such file; train {source.path} first")
-    files = read_product(description).get("files") or {}
-    return digest({name: files.get(name) for name in WEIGHTS})
+def teachers_digests(layout: Layout, run: RunSettings) -> dict[str, str] | None:
+    """Return the digest of the trained weights that teach each corpus of a run, if any do.
+
+    Raises:
+        MtdnnError: they are not trained yet.
+    """
+    return {name: weights_digest(layout, each) for name, each in run.teachers.items()} or None
 
 
-def starts_elsewhere(layout: Layout, run: RunSettings, recorded: str | None) -> bool:
-    """Return whether a run needed other weights than those that are here, if all are."""
+def starts_elsewhere(layout: Layout, run: RunSettings, recorded: Mapping[str, Any]) -> bool:
+    """Return whether a run needed other weights than those that are here, if all are.
+
+    Args:
+        layout: the experiment's paths.
+        run: the run's settings.
+        recorded: its description.
+    """
     if not all(RunFolder(layout.run(source)).description.exists() for source in run.sources):
         return False
-    return start_digest(layout, run) != recorded
+    needed = (start_digest(layout, run), teachers_digests(layout, run))
+    return needed != (recorded.get("start"), recorded.get("teachers"))
 
 
 def trained_code() -> str:

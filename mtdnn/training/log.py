@@ -44,14 +44,16 @@ def read_training(folder: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except ValueError:
-        raise MtdnnError(f"{path}: not UTF-8; train the run again") from None
+        raise MtdnnError(f"{path}: not UTF-8; delete it and train the run again") from None
     steps = []
     for number, line in enumerate(lines, start=1):
         try:
             steps.append(json.loads(line))
         except (ValueError, RecursionError):
             if number < len(lines):
-                raise MtdnnError(f"{path}: line {number}: not JSON; train the run again") from None
+                raise MtdnnError(
+                    f"{path}: line {number}: not JSON; delete it and train the run again"
+                ) from None
     return steps
 
 

@@ -39,10 +39,12 @@ from mtdnn.training.balancing import Balancing, balancing_for
 from mtdnn.training.checkpoints import Checkpoints
 from mtdnn.training.combining import Combiner, JointStepper, share_factors
 from mtdnn.training.conflict import Diagnostics
+from mtdnn.training.distilling import Teachers
 from mtdnn.training.fingerprint import Fingerprint, check_gpus
 from mtdnn.training.journal import Journal, memory_mib
 from mtdnn.training.log import TrainingLog
 from mtdnn.training.pace import Pace, paces
+from mtdnn.training.packnet import packing_for
 from mtdnn.training.stepper import Stepper, stepper_for
 from mtdnn.training.stopping import Stopped, StopSignals
 from mtdnn.training.team import Team, join, tokens_of
@@ -282,12 +284,14 @@ def _learn(training: Training) -> None:
         stepper = _stepper(training)
         anchoring = _anchoring(training)
         stepper.pull = anchoring.pull
+        packing = stepper.packing = packing_for(training.model, run, training.steps)
         diagnostics = Diagnostics(
             *(Layout.of_run(training.run_dir), run, training.features, training.steps),
             *(training.model, team),
         )
         balancing = training.beside.balancing
-        batches = batches_of(own, training.features, stepper.prepare)
+        teachers = Teachers(Layout.of_run(training.run_dir), run, training.features, total)
+        batches = batches_of(own, training.features, stepper.prepare, teachers)
         ahead = islice(paces(run, training.steps), len(training.steps) - len(left), None)
         weights = (weight for _, weight in parts)
         rows = map(_Row._make, zip(left, batches, weights, ahead, strict=True))
@@ -298,6 +302,8 @@ def _learn(training: Training) -> None:
             if balancing:
                 balancing.begin(number, log)
             anchoring.before(together[0].step)
+            if packing:
+                packing.before(together[0].step)
             random_state(run.seed, number, team.rank)
             try:
                 losses, norm = _take(stepper, together)
@@ -449,11 +455,13 @@ def batches_of(
     steps: list[schedule.Step],
     features: dict[str, Features],
     prepare: Callable[[PackedBatch], PackedBatch],
+    teachers: Teachers | None = None,
 ) -> Iterator[PackedBatch]:
     """Yield the prepared batch of every step, assembled on another thread during earlier steps."""
 
     def assemble(step: schedule.Step) -> PackedBatch:
-        return prepare(batch_of(features[step.corpus], step.rows))
+        batch = batch_of(features[step.corpus], step.rows)
+        return prepare(teachers.taught(step, batch) if teachers else batch)
 
     if not fast("prefetch"):
         yield from map(assemble, steps)

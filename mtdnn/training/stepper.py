@@ -23,6 +23,7 @@ from mtdnn.model.multitask import MultiTaskModel
 from mtdnn.model.optimizer import MomentOptimizer, clip_scale, gradient_norm
 from mtdnn.training.anchor import Pull
 from mtdnn.training.balancing import Balancing
+from mtdnn.training.packnet import Packing
 from mtdnn.training.team import Team
 
 # Takes a function without arguments and returns one that repeats its work on the device.
@@ -74,6 +75,7 @@ class Stepper:
     Attributes:
         pull: what pulls the encoder towards an anchor; None without one.
         balancing: gives further factors; None without them.
+        packing: keeps the weights of other phases; None where phases own none.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Stepper:
         self.loss_weights = loss_weights
         self.pull: Pull | None = None
         self.balancing: Balancing | None = None
+        self.packing: Packing | None = None
 
     def prepare(self, batch: PackedBatch) -> PackedBatch:
         """Return a batch as `take` needs it; safe on another thread, while steps are taken."""
@@ -127,12 +130,20 @@ class Stepper:
             rate: the learning rate.
             head_rate: the learning rate of heads; by default the same.
         """
-        if self.pull:
-            self.pull.apply()
-        norm = gradient_norm(self.model.parameters())
+        norm = self._norm()
         self._set_rates(rate, head_rate)
         self.optimizer.step(clip_scale(norm, self.settings.clip_norm))
+        if self.packing:
+            self.packing.restore()
         return norm
+
+    def _norm(self) -> torch.Tensor:
+        """Complete the gradients and return their global norm."""
+        if self.pull:
+            self.pull.apply()
+        if self.packing:
+            self.packing.hide()
+        return gradient_norm(self.model.parameters())
 
     def _set_rates(self, rate: float, head_rate: float | None) -> None:
         for group in self.optimizer.param_groups:
@@ -207,7 +218,9 @@ class RecordedSteps(Stepper):
         self._set_rates(rate, head_rate)
         self.optimizer.advance(self.model.trained_by(corpus))
         pulled = self.pull is not None and self.pull.active
-        shape: tuple[str | int, ...] = (corpus, pulled, *batch.shape, *self.optimizer.structure)
+        phase = self.packing.phase if self.packing else 0
+        shape: tuple[str | int, ...] = (corpus, pulled, phase, *batch.shape)
+        shape += self.optimizer.structure
         if self._recorder and shape in self._recordings and not self._recordings[shape]:
             self._recordings[shape] = self._record(corpus, batch, self._recorder)
         if recording := self._recordings.setdefault(shape, None):
@@ -222,10 +235,10 @@ class RecordedSteps(Stepper):
         """Do the device's part of a step."""
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.backward(corpus, batch)
-        if self.pull:
-            self.pull.apply()
-        norm = gradient_norm(self.model.parameters())
+        norm = self._norm()
         self.optimizer.apply(clip_scale(norm, self.settings.clip_norm))
+        if self.packing:
+            self.packing.restore()
         self._results.copy_(torch.stack([loss, norm]))
         # The gradients are in the memory of the recordings, which is reused.
         self.optimizer.zero_grad(set_to_none=True)

@@ -9,8 +9,9 @@ from mtdnn.config.layout import DESCRIPTION, FEATURES, MANIFEST
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_product, sha256, write_json
 
-# Folders of work in progress, and the settings, which every call of Snakemake rewrites.
-_UNSEALED = ("logs", "state", "rates", "experiment.yaml")
+# Folders of work in progress, files that hold their own digest, and the settings, which every call
+# of Snakemake rewrites.
+_UNSEALED = ("logs", "state", "rates", "logits", "experiment.yaml")
 
 
 def write(experiment: Experiment) -> None:

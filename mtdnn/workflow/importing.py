@@ -107,13 +107,7 @@ def _can_score(experiment: Experiment, run: RunId) -> bool:
 
 def _run_of(experiment: Experiment, settings: RunSettings, place: Path) -> RunId:
     """Return the experiment's run with these settings, which were read from `place`."""
-    run = RunId(
-        settings.encoder_name,
-        settings.mixture,
-        settings.weight,
-        settings.variant,
-        settings.seed,
-    )
+    run = settings.id
     if run not in experiment.runs():
         raise MtdnnError(
             f"{place}: is {run.path}, which no table of experiment "
@@ -212,8 +206,11 @@ def _other_origins(experiment: Experiment, settings: RunSettings, path: Path) ->
     if not is_ours(theirs.code):
         yield f"{path}: code: the run was trained by other code; use the same commit"
     layout, digests = experiment.layout, theirs.corpora or {}
-    if starts_elsewhere(layout, settings, theirs.start):
-        yield f"{path}: start: does not match the run from which it should start; retrain the run"
+    if starts_elsewhere(layout, settings, record):
+        yield (
+            f"{path}: start, teachers: do not match the runs from which it should start or learn; "
+            "retrain the run"
+        )
     places = [
         (f"corpora.{name}", layout.corpus(name), digests.get(name)) for name in settings.corpora
     ]

@@ -183,6 +183,9 @@ class _Planner:
             tokens = {name: tokens[name] or dev[name] * lengths[name] for name in items}
         seconds = sum(steps[name] * rates[name]["step_s"] for name in steps)
         seconds *= 1 + group.measuring
+        # What teachers say of the training items is predicted once, as the dev sets are.
+        for name in settings.teachers:
+            tokens[name] += items[name] * lengths[name]
         seconds += sum(tokens[name] * rates[name]["token_s"] for name in steps)
         memory = max(rates[name]["memory_mib"] for name in steps)
         return replace(group, hours=seconds / 3600, memory_mib=memory)

@@ -29,7 +29,7 @@ def train_and_evaluate(
         runs: runs of the experiment.
         threads: CPU threads; all cores when absent.
     """
-    from mtdnn.evaluation import predictions
+    from mtdnn.evaluation import predictions, teaching
     from mtdnn.training import fingerprint, loop
 
     for number, run in enumerate(runs, 1):
@@ -41,6 +41,9 @@ def train_and_evaluate(
             continue
         print(f"{run.path}: {number} of {len(runs)}", file=sys.stderr)
         if not is_trained:
+            for corpus, teacher in settings.teachers.items():
+                source = experiment.layout.run(teacher)
+                teaching.teach(source, experiment.resolve(teacher), corpus, threads)
             run_step("train", folder, partial(loop.train, folder, settings, threads))
         evaluate(folder, settings, threads)
 

@@ -4,6 +4,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from mtdnn.config.settings import FilesEncoder, TrainingSettings
 from mtdnn.config.yaml_files import dump_yaml, read_yaml
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest, write_text
+from mtdnn.machine.progress import say
+from mtdnn.workflow import shared
 
 
 def load_experiment(mapping: Any, files: Iterable[Path]) -> Experiment:
@@ -36,6 +39,17 @@ def load_experiment(mapping: Any, files: Iterable[Path]) -> Experiment:
     experiment = parse(mapping, where)
     experiment = with_lock(experiment, names[0] if names else f"{experiment.experiment}.yaml")
     check_sources(experiment, where)
+    return _with_published_numbers(experiment)
+
+
+def _with_published_numbers(experiment: Experiment) -> Experiment:
+    """Return the experiment with the workflow's own file of published numbers if none is here.
+
+    So `config/paper.yaml` works from any folder.
+    """
+    name = experiment.published
+    if name and not os.path.exists(name) and (shared.folder() / name).is_file():
+        return experiment.model_copy(update={"published": str(shared.folder() / name)})
     return experiment
 
 
@@ -171,6 +185,20 @@ def report_command(experiment: Path, snakefile: str, reported: Iterable[Path], r
         f"--nolock --cores 1 --workflow-profile none "
         f"&& mv {draft} {beside} && mv {beside} {shlex.quote(str(report))}"
     )
+
+
+def date_back(root: Path) -> None:
+    """Give files of an experiment that are dated in the future the present date, and say so.
+
+    Snakemake takes an output that is older than an input for broken and removes it: a clock that
+    once was ahead, or a copy from such a machine, would cost the result of a training.
+    """
+    now = time.time()
+    ahead = [path for path in root.rglob("*") if path.is_file() and path.stat().st_mtime > now]
+    for path in ahead:
+        os.utime(path)
+    if ahead:
+        say(f"{ahead[0]}: is dated in the future, as are {len(ahead)} files in all; dated to now")
 
 
 def start_delivery(experiment: Path, log: Path) -> None:

@@ -21,6 +21,7 @@ from mtdnn.config.layout import FEATURES, MANIFEST, STEPS, Layout, RunFolder
 from mtdnn.config.loading import load, load_run
 from mtdnn.data.corpora import fetching
 from mtdnn.data.features import SPLITS
+from mtdnn.data.logits import Logits
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest, read_product
 from mtdnn.tracking.content import run_folders
@@ -88,6 +89,8 @@ def verify(experiment: Experiment, predictions: bool = False, threads: int | Non
             "tables": (_matching(layout, layout.table("*", "md")), recomputed.table),
             "runs in MLflow": (logged, lambda run: _in_mlflow(experiment, run)),
         }
+        if logits := _matching(layout, layout.logits("*/*/*/*/*", "*")):
+            checks["teachers' logits"] = (logits, _logits)
         if predictions:
             checks["predictions"] = (scored, lambda run: recomputed.predictions(run, threads))
         problems = []
@@ -163,6 +166,11 @@ def _features(layout: Layout, folder: Path) -> Iterator[str]:
             yield f"{folder / FEATURES}: {key}: does not match {origin}"
 
 
+def _logits(path: Path) -> Iterator[str]:
+    Logits(path).check_unchanged()  # an error is a finding
+    yield from ()
+
+
 class Models:
     """Finds where a run's model is not what its description and the experiment's settings say."""
 
@@ -197,8 +205,11 @@ def _model(layout: Layout, run: Path) -> Iterator[str]:
     origins = {name: layout.corpus(name) for name in settings.corpora}
     found = {name: record["corpora"].get(name) for name in origins}
     origins["encoder"], found["encoder"] = layout.encoder(settings.encoder_name), record["encoder"]
-    if starts_elsewhere(layout, settings, record.get("start")):
-        yield f"{place}: start: does not match the run from which it should start; retrain the run"
+    if starts_elsewhere(layout, settings, record):
+        yield (
+            f"{place}: start, teachers: do not match the runs from which it should start or learn; "
+            "retrain the run"
+        )
     for name, origin in origins.items():
         manifest = origin / MANIFEST
         # An imported run may have come without them.

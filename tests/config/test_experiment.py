@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -218,9 +219,11 @@ def test_the_examples_of_policies_and_phases_are_valid():
     "names",
     [
         ("paper", "strategies"),
+        ("paper", "interference"),
+        ("demo", "interference-small"),
         ("demo", "strategies-small"),
         ("excerpt",),
-        ("excerpt", "strategies-small"),
+        ("excerpt", "strategies-small", "strategies-excerpt"),
         ("excerpt", "families"),
     ],
 )
@@ -389,7 +392,7 @@ def test_an_average_over_named_seeds_is_one_run():
         ),
         (
             {"of": [{"mixture": "qa"}, {"mixture": "qa", "variant": "soup"}]},
-            "training.average: the run would start from itself",
+            "training.average: the run would need itself first",
         ),
     ],
 )
@@ -433,3 +436,126 @@ def test_each_head_of_an_average_is_one_of_its_runs():
     with pytest.raises(MtdnnError) as error:
         parse(averaging(average, mixture="qa_sc"), where="x")
     assert "training.average.of: none of the runs has cola, which qa_sc has" in str(error.value)
+
+
+# --- distillation ----------------------------------------------------------------------------
+
+
+def taught(distillation, **changes):
+    """An experiment with a row for QA+SC that learns from teachers."""
+    row = {"encoder": "tiny", **BOTH, "variant": "taught"}
+    variants = {
+        "taught": {"training": {"distillation": distillation}},
+        "shorter": {"features": {"max_length": 64}},
+        **changes.pop("variants", {}),
+    }
+    mixtures = {**small()["mixtures"], "cola": {"label": "CoLA", "corpora": ["cola"]}}
+    rows = {"table1": {"title": "t", "rows": [row]}}
+    return small(
+        **{"seeds": [1, 2], "variants": variants, "mixtures": mixtures, "tables": rows}, **changes
+    )
+
+
+TEACHERS = {"squad": {"mixture": "qa"}, "cola": {"mixture": "cola", "seed": 7}}
+
+
+def test_teachers_come_first_with_the_seed_of_their_student_unless_they_have_their_own():
+    experiment = parse(taught({"teachers": TEACHERS}, figures={}), where="x")
+    assert [(run.mixture, run.variant, run.seed) for run in experiment.runs()] == [
+        *(("qa", "default", 1), ("cola", "default", 7), ("qa_sc", "taught", 1)),
+        *(("qa", "default", 2), ("qa_sc", "taught", 2)),
+    ]
+    last = experiment.runs()[-1]
+    assert experiment.sources_of(last) == experiment.resolve(last).sources
+    assert experiment.teachers_of(last) == experiment.resolve(last).teachers
+    assert experiment.teachers_of(experiment.runs()[0]) == {}
+
+
+def test_a_start_that_is_a_teacher_too_is_one_source():
+    start = {"start_from": {"mixture": "qa"}, "distillation": {"teachers": TEACHERS}}
+    experiment = parse(taught({}, variants={"taught": {"training": start}}, figures={}), where="x")
+    run = experiment.resolve(experiment.runs()[-1])
+    assert [source.mixture for source in run.sources] == ["qa", "cola"]
+    assert run.start == run.teachers["squad"]
+
+
+def test_distillation_is_part_of_what_determines_a_run():
+    def determining(variant="taught", **changes):
+        experiment = parse(taught({"teachers": TEACHERS, **changes}, figures={}), where="x")
+        run = experiment.runs()[-1]
+        return experiment.resolve(replace(run, variant=variant)).determining()
+
+    assert determining() != determining(temperature=2) != determining(share=0.5)
+    assert determining() == determining(share="annealed")
+    assert "distillation" not in determining("default")["training"]
+
+
+@pytest.mark.parametrize(
+    ("distillation", "message"),
+    [
+        ({"teachers": {}}, "distillation.teachers: needs at least 1"),
+        ({}, "training.distillation.teachers: is missing"),
+        ({"teachers": TEACHERS, "share": 0}, "distillation.share: must be greater than 0"),
+        ({"teachers": TEACHERS, "share": 1.5}, "distillation.share: must be at most 1"),
+        ({"teachers": TEACHERS, "share": "anealed"}, "distillation.share: must be 'annealed'"),
+        ({"teachers": TEACHERS, "temperature": 0}, "temperature: must be greater than 0"),
+        (
+            {"teachers": {"colla": {"mixture": "cola"}}},
+            "training.distillation.teachers: unknown name 'colla'; did you mean 'cola'?",
+        ),
+        (
+            {"teachers": {"squad": {"mixture": "qas"}}},
+            "training.distillation.teachers.squad.mixture: unknown name 'qas'",
+        ),
+        (
+            {"teachers": {"squad": {"mixture": "qa", "variant": "long"}}},
+            "training.distillation.teachers.squad.variant: unknown name 'long'",
+        ),
+        (
+            {"teachers": {"cola": {"mixture": "qa"}}},
+            "distillation.teachers.cola: qa is not trained on cola; name another mixture",
+        ),
+        (
+            {"teachers": {"squad": {"mixture": "qa", "variant": "shorter"}}},
+            "distillation.teachers.squad: shorter has other features, so its items are others",
+        ),
+        (
+            {"teachers": {"squad": {"mixture": "qa_sc"}}},
+            "distillation.teachers.squad.weight: with 1.0 the auxiliary corpora of qa_sc are never",
+        ),
+        (
+            {"teachers": {"squad": {**BOTH, "variant": "taught"}}},
+            "training.distillation.teachers.squad: the run would need itself first",
+        ),
+    ],
+)
+def test_a_wrong_teacher_is_one_line(distillation, message):
+    with pytest.raises(MtdnnError) as error:
+        parse(taught(distillation, figures={}), where="x")
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_teacher_of_a_corpus_that_the_row_does_not_have_is_one_line():
+    rows = [{"encoder": "tiny", "mixture": "qa", "variant": "taught"}]
+    mapping = taught({"teachers": TEACHERS}, figures={})
+    message = "distillation.teachers.cola: qa is not trained on cola; leave it out"
+    with pytest.raises(MtdnnError, match=message) as error:
+        parse({**mapping, "tables": {"table1": {"title": "t", "rows": rows}}}, where="x")
+    assert "\n" not in str(error.value)
+
+
+def test_students_that_teach_each_other_are_refused():
+    other = {"squad": {**BOTH, "variant": "taught"}}
+    mine = {"squad": {**BOTH, "variant": "other"}}
+    variants = {"other": {"training": {"distillation": {"teachers": other}}}}
+    with pytest.raises(MtdnnError, match="the run would need itself first") as error:
+        parse(taught({"teachers": mine}, variants=variants, figures={}), where="x")
+    assert "\n" not in str(error.value)
+
+
+def test_an_average_learns_from_nobody():
+    average = {"of": [{"mixture": "qa"}, BOTH]}
+    both = {"average": average, "distillation": {"teachers": TEACHERS}}
+    with pytest.raises(MtdnnError, match="distillation: an average trains nothing; leave it out"):
+        mapping = averaging(average, mixture="qa_sc")
+        parse({**mapping, "variants": {"soup": {"training": both}}}, where="x")

@@ -492,6 +492,16 @@ def test_features_are_described(encoder, tmp_path):
         assert description[key] == manifest["digest"]
 
 
+def test_features_are_not_made_of_a_part_of_a_corpus(encoder, tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", "multiple_choice")
+    manifest = json.loads((corpus / "manifest.json").read_text())
+    manifest["splits"] = {split: {"rows": 1} for split in ("train", "dev")}
+    (corpus / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(MtdnnError, match=r"train\.parquet: no such file; `mtdnn corpus`"):
+        prepare("multiple_choice", RULE, encoder, corpus, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_more_tokens_than_the_encoder_has_positions_are_refused(encoder, tmp_path):
     corpus = write_corpus(tmp_path / "corpus", "multiple_choice")
     longer = FeatureSettings(max_length=97)

@@ -2,6 +2,9 @@
 
 import configparser
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import yaml
@@ -43,10 +46,16 @@ def test_the_lock_pins_every_requirement_of_the_package():
     assert required | {"setuptools"} <= {normalised(line) for line in LOCK}
 
 
-def test_the_images_install_the_lock_and_files_that_exist():
+def copied_by_docker() -> list[str]:
+    """Return what the Docker image is built of, relative to the repository."""
     docker = (ENVS / "Dockerfile").read_text()
     lines = [line.split() for line in docker.splitlines() if line.startswith("COPY")]
-    copied = [name for line in lines for name in line[1:-1]]
+    return [name for line in lines for name in line[1:-1]]
+
+
+def test_the_images_install_the_lock_and_files_that_exist():
+    docker = (ENVS / "Dockerfile").read_text()
+    copied = copied_by_docker()
     apptainer = (ENVS / "apptainer.def").read_text()
     files = apptainer.split("%files\n")[1].split("\n\n")[0].splitlines()
     assert copied == [line.split()[0] for line in files]
@@ -56,6 +65,24 @@ def test_the_images_install_the_lock_and_files_that_exist():
         assert "--requirement /opt/mtdnn/envs/requirements.lock" in recipe
         assert "--no-deps --no-build-isolation /opt/mtdnn" in recipe
         assert f"python:{'.'.join(python_of_conda())}-slim" in recipe
+
+
+def test_the_package_can_be_built_of_what_the_images_copy(tmp_path):
+    allowed = (ENVS / "Dockerfile.dockerignore").read_text().splitlines()
+    for name in copied_by_docker():
+        assert any(f"!{part}" in allowed for part in (name, *map(str, Path(name).parents)))
+        origin, place = ENVS.parent / name, tmp_path / "source" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if origin.is_dir():
+            shutil.copytree(origin, place, dirs_exist_ok=True)
+        else:
+            shutil.copy(origin, place)
+    subprocess.run(
+        [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", tmp_path / "built"],
+        cwd=tmp_path / "source",
+        check=True,
+    )
+    assert (tmp_path / "built/mtdnn/share/workflow/Snakefile").exists()
 
 
 def python_of_conda() -> tuple[str, ...]:

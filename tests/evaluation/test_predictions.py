@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 
 from mtdnn.config.layout import Layout
 from mtdnn.data.features import Features
+from mtdnn.errors import MtdnnError
 from mtdnn.evaluation import predictions
 from mtdnn.evaluation.decoding import predictions_table
 from mtdnn.evaluation.predictions import (
@@ -158,6 +159,8 @@ def test_a_run_without_auxiliary_corpora_writes_an_empty_table(tmp_path):
     run_dir, run = make_run_folder(
         tmp_path, "squad", 1.0, rows=8, training={"batch_size": 8, "epochs": 1}
     )
+    squad = run.corpora["squad"].model_copy(update={"held_out_titles": ["an article"]})
+    run = run.model_copy(update={"corpora": {"squad": squad}})
     layout = Layout.of_run(run_dir)
     held_out = layout.features("tiny", "default", "squad") / "held_out.arrow"
     held_out.write_bytes((held_out.parent / "train.arrow").read_bytes())
@@ -170,3 +173,6 @@ def test_a_run_without_auxiliary_corpora_writes_an_empty_table(tmp_path):
     assert labels.schema.equals(predictions.LABELS)
     splits = pq.read_table(run_dir / "predictions.parquet")["split"].to_pylist()
     assert splits == ["dev"] * 8 + ["held_out"] * 8
+    held_out.unlink()
+    with pytest.raises(MtdnnError, match=r"held_out\.arrow: no such file"):
+        evaluate(run_dir, run, threads=1)

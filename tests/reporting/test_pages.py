@@ -4,7 +4,7 @@ import re
 
 from mtdnn.config.layout import RunFolder
 from mtdnn.evaluation.results import read_rows
-from mtdnn.machine.files import read_json
+from mtdnn.machine.files import read_json, write_text
 from mtdnn.reporting import pages, products
 from mtdnn.reporting.facts import compare_link
 from tests.support.factories import make_experiment, make_run, make_statistics
@@ -49,6 +49,23 @@ def test_the_runs_page_names_each_run_without_its_seed(unfinished):
     text = read(unfinished, "runs")
     for run in unfinished.runs():
         assert run.row_path in text and run.path not in text.split("<footer>")[0]
+
+
+def test_the_runs_page_shows_what_jobs_took(unfinished):
+    first, second, *_ = unfinished.runs()
+    header = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
+    for run, step, row in (
+        (first, "train", "90.0\t0:01:30\t795.6\t1\t1\t1\t0\t0\t80.0\t72.0\n"),
+        (second, "evaluate", "0.3\t0:00:00\t-\t-\t-\t-\t-\t-\t-\t-\n"),
+    ):
+        write_text(unfinished.layout.benchmark(step, run.path), header + row)
+    pages.write_page(unfinished, "runs")
+    text = read(unfinished, "runs").split("Time and memory</h2>")[1].split("</table>")[0]
+    rows = [re.findall(r'<td class="n">(.*?)</td>', row) for row in text.split("<tr>")[2:]]
+    assert rows == [
+        [str(first.seed), "1.5", "1.2", "796", "–", "–", "–"],
+        [str(second.seed), "–", "–", "–", "0.0", "–", "–"],
+    ]
 
 
 def test_settings_have_a_value_a_default_and_an_origin(unfinished):

@@ -98,6 +98,8 @@ class StandIn:
         known = [*state_of(stepper).values(), *stepper.model.buffers(), stepper._results]
         known += [] if stepper.optimizer._factors is None else [stepper.optimizer._factors]
         known += [stepper.pull.penalty] if stepper.pull else []
+        kept = stepper.packing.kept.values() if stepper.packing else ()
+        known += [tensor for pair in kept for tensor in pair]
         cells = [cell.cell_contents for cell in work.__closure__ or ()]
         known += next(cell for cell in cells if isinstance(cell, PackedBatch)).tensors()
         with torch.random.fork_rng(devices=[]), Recording(known) as recording:

@@ -158,7 +158,7 @@ def test_its_files_are_those_of_a_run_without_steps(runs):
     layout = Layout.of_run(folder)
     fingerprint = Fingerprint.of(layout, run)
     assert about["fingerprint"] == fingerprint.digest and is_finished(folder, run)
-    assert not starts_elsewhere(layout, run, about["start"])
+    assert not starts_elsewhere(layout, run, about)
     schedule.write(folder, run)  # has nothing to draw
     assert is_finished(folder, run)
 

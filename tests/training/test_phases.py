@@ -169,8 +169,8 @@ def test_a_run_starts_from_the_encoder_of_another(tmp_path, monkeypatch):
 
     fingerprint = Fingerprint.of(layout, run)
     assert fingerprint.start and fingerprint.is_made_in(later)
-    assert not starts_elsewhere(layout, run, fingerprint.start)
-    assert starts_elsewhere(layout, run, None)
+    assert not starts_elsewhere(layout, run, fingerprint.record())
+    assert starts_elsewhere(layout, run, {})
     plain = run.training.model_copy(update={"start_from": None})
     without = Fingerprint.of(layout, run.model_copy(update={"training": plain}))
     assert without.start is None and "start" not in without.record()
@@ -201,8 +201,8 @@ def test_each_seed_starts_from_the_same_seed_unless_one_is_named(tmp_path):
         ({"mixture": "mnil"}, "start_from.mixture: unknown name 'mnil'; did you mean 'mnli'?"),
         ({"mixture": "mnli", "variant": "x"}, "start_from.variant: unknown name 'x'; known are"),
         ({"mixture": "mnli", "weight": 0.5}, "start_from.weight: mnli has no auxiliary corpus"),
-        ({"mixture": "squad", "variant": "stilts"}, "the run would start from itself"),
-        ({"mixture": "mnli", "variant": "stilts"}, "the run would start from itself"),
+        ({"mixture": "squad", "variant": "stilts"}, "the run would need itself first"),
+        ({"mixture": "mnli", "variant": "stilts"}, "the run would need itself first"),
         ({"mixture": 3}, "training.start_from.mixture: must be text"),
     ],
 )

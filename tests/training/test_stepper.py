@@ -4,13 +4,16 @@ Without a GPU, `tests.support.recorder` stands in for CUDA graphs.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from mtdnn.data.logits import ROWS
 from mtdnn.model import attention
+from mtdnn.model.batches import Lesson
 from mtdnn.model.optimizer import learning_rate, optimizer_for
 from mtdnn.training.loop import random_state
 from mtdnn.training.stepper import (
@@ -40,6 +43,17 @@ def like_a_gpu(monkeypatch):
     monkeypatch.setattr(attention, "one_by_one", attention.side_by_side)
 
 
+def with_lesson(batch, corpus, step=0, share=None):
+    """The batch with logits, and by default a share, that are others in each step."""
+    by_token = ROWS[FAMILIES[corpus]] == "token"
+    outputs = {"squad": 2, "swag": 1, "cola": 2, "mnli": 3, "stsb": 1, "ner": 3}[corpus]
+    random = torch.Generator().manual_seed(step)
+    rows = batch.tokens if by_token else len(batch.lengths)
+    logits = 3 * torch.randn(rows, outputs, generator=random)
+    share = torch.tensor(1 - step / STEPS if share is None else share)
+    return replace(batch, lesson=Lesson(logits, share, 2.0, by_token))
+
+
 class RecordedTraining:
     """A run whose steps are recorded, with a list of the recordings."""
 
@@ -60,7 +74,7 @@ class RecordedTraining:
     def state(self):
         return state_of(self.stepper)
 
-    def run(self, stepper=None, steps=range(STEPS), head_factor=1, restart=None):
+    def run(self, stepper=None, steps=range(STEPS), head_factor=1, restart=None, taught=False):
         stepper, losses = stepper or self.stepper, []
         for step in steps:
             if step == restart:
@@ -69,7 +83,8 @@ class RecordedTraining:
             draw = np.random.default_rng(step // 2 % 5)  # shapes that occur again, in another order
             items = draw.choice(12, 6, replace=False)
             items = np.random.default_rng(step).permutation(items)
-            batch = stepper.prepare(self.prepared.batch(corpus, items))
+            batch = self.prepared.batch(corpus, items)
+            batch = stepper.prepare(with_lesson(batch, corpus, step) if taught else batch)
             random_state(1, step)
             rate = learning_rate(step, STEPS, self.settings)
             loss, norm = stepper.take(corpus, batch, rate, 1.0, head_factor * rate)
@@ -95,7 +110,37 @@ def test_a_tail_does_not_change_losses_and_gradients(undropped, like_a_gpu, corp
     torch.testing.assert_close(*results, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("corpus", FAMILIES)
+def test_labels_and_teachers_share_the_loss_in_parts_and_with_a_tail(undropped, like_a_gpu, corpus):
+    model, batch = undropped.model("packed").eval(), undropped.batch(corpus)
+    labels = model.loss(corpus, batch).item()
+    alone = model.loss(corpus, with_lesson(batch, corpus, share=1.0)).item()
+    assert alone != pytest.approx(labels)
+    both = with_lesson(batch, corpus, share=0.3)
+    expected = pytest.approx(0.3 * alone + 0.7 * labels, rel=1e-5)
+    assert model.loss(corpus, both).item() == expected
+    assert model.loss(corpus, both.with_tail()).item() == expected
+    parts = parts_of(both, 3)
+    assert len(parts) == 3
+    assert sum(share * model.loss(corpus, part).item() for part, share in parts) == expected
+
+
 # --- recordings ------------------------------------------------------------------------------
+
+
+def test_recorded_steps_read_what_teachers_say_from_their_batches(undropped, like_a_gpu):
+    outcomes = []
+    for recorded in (True, False):
+        training = RecordedTraining(undropped)
+        if recorded:
+            losses = training.run(taught=True)
+            assert len(training.recordings) > 8
+        else:
+            training.optimizer._factors = None
+            plain = Stepper(training.model, training.optimizer, training.settings, CPU)
+            losses = training.run(plain, taught=True)
+        outcomes.append(losses)
+    np.testing.assert_allclose(*outcomes, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("optimizer", ["adamax", "adamax_legacy", "adamw", "adam"])

@@ -1,4 +1,4 @@
-"""Orders of corpora by one YAML file: scores beside questions, STILTs, and an anti-curriculum.
+"""Orders of corpora by one YAML file: scores beside questions, STILTs, an anti-curriculum, PackNet.
 
 A real Snakemake trains them to their report. Every training is killed in the middle of a phase or
 at a boundary, or both, and Snakemake tries again by itself; the weights are those of an
@@ -90,6 +90,15 @@ VARIANTS = {
         "schedule": {"phases": ANTI_CURRICULUM},
         "training": {"anchor": ANCHOR},
     },
+    "packnet": {
+        "label": "the others, then SQuAD in weights set free",
+        "schedule": {
+            "phases": [
+                {"corpora": ["mnli", "stsb"], "policy": "round_robin", "steps": 6, "prune": 0.5},
+                {"corpora": ["squad"], "steps": 4, "restart": True},
+            ]
+        },
+    },
     "stilts": {
         "label": "after MNLI",
         "schedule": {"steps": 8},
@@ -103,6 +112,7 @@ TABLES = {
         {"encoder": "tiny", "mixture": "qa", "variant": "stilts"},
         {"encoder": "tiny", "mixture": "all", "variant": "anti_curriculum"},
         {"encoder": "tiny", "mixture": "all", "variant": "anchored"},
+        {"encoder": "tiny", "mixture": "all", "variant": "packnet"},
     ],
     "similarity": [
         {"encoder": "tiny", "mixture": "stsb"},
@@ -115,6 +125,7 @@ MOMENTS = {
     "tiny/qa/w1.0/stilts/seed1": [0, 3],
     "tiny/all/w1.0/anti_curriculum/seed1": [4, 7],
     "tiny/all/w1.0/anchored/seed1": [4, 7],
+    "tiny/all/w1.0/packnet/seed1": [5, 6],
     "tiny/stsb_qa/w0.5/short/seed1": [3, 4],
 }
 

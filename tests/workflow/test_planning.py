@@ -56,6 +56,22 @@ def test_seeds_form_a_group_and_assumed_values_have_a_reason(tmp_path):
     assert any("40 GFLOP/s of a CPU thread" in line for line in lines)
 
 
+def test_the_time_of_a_student_has_that_of_its_teachers_predictions(tmp_path):
+    distillation = {"teachers": {"squad": {"mixture": "qa"}}}
+    row = {"encoder": "base", "mixture": "qa_sc", "weight": 0.8}
+    experiment = make_experiment(
+        tmp_path,
+        variants={"taught": {"training": {"distillation": distillation}}},
+        tables={"t": {"title": "t", "rows": [row, {**row, "variant": "taught"}]}},
+        figures={},
+    )
+    groups = {group["row"]: group for group in planning.plan(experiment, threads=1)["groups"]}
+    plain, taught = (groups[f"base/qa_sc/w0.8/{name}"] for name in ("default", "taught"))
+    assert list(groups)[1] == "base/qa/w1.0/default"
+    assert taught["steps"] == plain["steps"]
+    assert 1 < taught["hours"] / plain["hours"] < 1.5
+
+
 def test_an_unknown_size_has_a_reason_and_no_time(tmp_path):
     experiment = make_experiment(tmp_path)
     source = {"kind": "hub", "repo": "a/b", "splits": {"train": ["t"], "dev": ["d"]}}

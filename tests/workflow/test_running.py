@@ -113,6 +113,27 @@ def test_evaluation_without_weights_keeps_the_predictions(trained, capsys, name)
     assert trained.products() == before
 
 
+def test_teachers_speak_before_their_students_learn(trained, capsys):
+    teachers = {"cola": {"mixture": "squad_cola", "weight": 0.5}}
+    row = CHANGES["tables"]["t"]["rows"][0]
+    trained.set(
+        variants={"taught": {"training": {"distillation": {"teachers": teachers}}}},
+        tables={"t": {"title": "t", "rows": [{**row, "variant": "taught"}]}},
+    )
+    before = trained.products()
+    assert trained.run() == 0
+    folder = trained.run_dir.parents[1] / "taught" / trained.run_dir.name
+    assert set(read_json(folder / "model" / "run.json")["teachers"]) == {"cola"}
+    assert trained.products() == before
+    assert trained.run() == 0 and "seed1: up to date" in capsys.readouterr().err
+    run = "/".join(trained.run_dir.parts[-5:])
+    path = Layout.of_run(trained.run_dir).logits(run, "cola")
+    path.unlink()
+    assert trained.run() == 0 and not path.exists()  # it has been learnt
+    assert main(["logits", str(trained.run_dir), "cola", "--threads", "1"]) == 0
+    assert path.exists()
+
+
 def test_the_first_failure_ends_it_and_names_its_step(tmp_path, capsys):
     """Features are missing, so the schedule cannot be drawn."""
     experiment = make_tiny_experiment(tmp_path, seeds=[1, 2])

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,37 @@ SQUAD_FILES = {
     "root": "squad",
     "splits": {"train": ["train.json"], "dev": ["dev.json"]},
 }
+
+
+def test_published_numbers_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    published = "results/published/published.csv"
+    mapping = {**copy.deepcopy(SMALL), "published": published}
+    assert Path(load(tmp_path, mapping).published).is_file()
+    mapping["published"] = "no/such.csv"
+    assert load(tmp_path, mapping).published == "no/such.csv"
+    own = tmp_path / published
+    own.parent.mkdir(parents=True)
+    own.touch()
+    mapping["published"] = published
+    assert load(tmp_path, mapping).published == published
+
+
+def test_files_from_the_future_are_dated_back(tmp_path, capsys):
+    dates = {}
+    for name, ahead in (("past", -600), ("future", 600), ("far", 7200)):
+        path = tmp_path / "folder" / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        dates[path] = time.time() + ahead
+        os.utime(path, (dates[path], dates[path]))
+    snakefile.date_back(tmp_path)
+    for path, date in dates.items():
+        kept = abs(path.stat().st_mtime - date) < 1
+        assert path.stat().st_mtime <= time.time() and kept == (path.name == "past")
+    assert "2 files" in capsys.readouterr().err
+    snakefile.date_back(tmp_path)
+    assert not capsys.readouterr().err
 
 
 def load(folder: Path, mapping: dict[str, Any]):

@@ -31,6 +31,7 @@ from mtdnn.reporting.products import (
     templates_digest,
 )
 from mtdnn.workflow.snakefile import (
+    date_back,
     keep_experiment,
     load_experiment,
     report_command,
@@ -157,6 +158,10 @@ def training_inputs(run):
     sources = experiment.sources_of(run)
     return {
         "sources": [RunFolder(LAYOUT.run(source)).description for source in sources],
+        "teachers": [
+            LAYOUT.logits(teacher.path, corpus)
+            for corpus, teacher in experiment.teachers_of(run).items()
+        ],
         "features": features_of(
             run, experiment.mixtures[run.mixture].corpora, "train.arrow"
         ),

@@ -10,7 +10,7 @@ rule evaluate:
     log:
         ROOT / "logs/evaluate/{run}.log",
     benchmark:
-        ROOT / "logs/benchmarks/evaluate/{run}.tsv"
+        LAYOUT.benchmark("evaluate", "{run}")
     conda:
         "../../envs/environment.yaml"
     threads: 4

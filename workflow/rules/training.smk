@@ -1,4 +1,4 @@
-# Train each run; its schedule is drawn first.
+# Train each run; its schedule is drawn first. Write what teachers say about its items before.
 
 
 rule train:
@@ -13,7 +13,7 @@ rule train:
     log:
         ROOT / "logs/train/{run}.log",
     benchmark:
-        ROOT / "logs/benchmarks/train/{run}.tsv"
+        LAYOUT.benchmark("train", "{run}")
     conda:
         "../../envs/environment.yaml"
     # Enough cores to feed each GPU. Without a GPU, the profile gives each run one core.
@@ -43,3 +43,37 @@ rule train:
         "exec > {log:q} 2>&1; "
         "python -m mtdnn resolve {params.experiment:q} {wildcards.run:q}; "
         "exec python -m mtdnn train {params.folder:q} --threads {threads} --wait"
+
+
+rule logits:
+    input:
+        features=lambda wildcards: features_of(
+            run_of(wildcards), [wildcards.corpus], "train.arrow"
+        ),
+        model=RUN_FILES.description,
+    output:
+        LAYOUT.logits("{run}", "{corpus}"),
+    log:
+        ROOT / "logs/logits/{run}/{corpus}.log",
+    benchmark:
+        ROOT / "logs/benchmarks/logits/{run}/{corpus}.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    threads: 4
+    resources:
+        gpu=1,
+        # All logits are in memory; even those of tokens are not much larger than their features.
+        mem_mb=lambda wildcards, input, attempt: attempt
+        * (3000 + 4 * megabytes([*input.features, *with_weights(input.model)])),
+        runtime=lambda wildcards, input, attempt: attempt
+        * (60 + megabytes(with_weights(input.model))),
+    params:
+        experiment=EXPERIMENT,
+        folder=folder,
+        code=code_of("logits"),
+    message:
+        "Predicting the training items of {wildcards.corpus} with {wildcards.run}"
+    shell:
+        "(python -m mtdnn resolve {params.experiment:q} {wildcards.run:q} && "
+        "python -m mtdnn logits {params.folder:q} {wildcards.corpus:q} --threads {threads}) "
+        "> {log:q} 2>&1"
