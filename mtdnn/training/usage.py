@@ -39,7 +39,8 @@ class Usage:
         """Return the readings by name.
 
         `memory_mib` is the peak memory of this process; `process_cpu_percentage` is 100 for each
-        core that it keeps busy; `gpu_memory_mib` is reserved by this process, `gpu_used_mib` by all.
+        core that it keeps busy; `gpu_memory_mib` is what this process has reserved, `gpu_used_mib`
+        what all have.
         """
         readings = {"memory_mib": memory_mib(), **self._processor(), **self._memory()}
         if self._device.type == "cuda":
