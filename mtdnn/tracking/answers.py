@@ -1,4 +1,7 @@
-"""A run's answers as a table of MLflow's evaluation view, which puts several runs side by side."""
+"""A run's answers as a table of MLflow's evaluation view, which puts several runs side by side.
+
+The view groups rows by the first column and compares the second: the question, and the answer.
+"""
 
 import json
 from collections.abc import Mapping
@@ -87,16 +90,18 @@ def _questions(
     given = read_columns(folder.predictions, ["corpus", "split", "id", "answer"]).to_pylist()
     texts = {row["id"]: row["answer"] for row in given if _place(row) == (corpus, split)}
     rows: list[list[str | float]] = []
+    asked: set[str] = set()
     for n, item in enumerate(questions.ids[:MAX_ROWS]):
+        question = _unlike(questions.texts[n], item, asked)
         is_null = questions.odds[n] > numbers["threshold"]
         golds, scores = list(dict.fromkeys(questions.answers[n])), questions.scores
         exact = float(not golds) if is_null else float(scores.exact[n])
         f1 = float(not golds) if is_null else float(scores.f1[n])
         answer = "" if is_null else texts[item]
-        cells = [item, questions.texts[n], " | ".join(golds) or _NONE, answer or _NONE]
+        cells = [question, answer or _NONE, " | ".join(golds) or _NONE]
         numbered = (round(value, 4) for value in (exact, f1, questions.odds[n]))
-        rows.append([*map(_cell, cells), *numbered])
-    columns = ["id", "question", "gold", "answer", "exact", "f1", "null_odds"]
+        rows.append([*map(_cell, cells), *numbered, _cell(item)])
+    columns = ["question", "answer", "gold", "exact", "f1", "null_odds", "id"]
     return Table(entry.label, len(questions), columns, rows)
 
 
@@ -113,6 +118,7 @@ def _items(
     found = read_columns(path, ["id", *names]).to_pylist()
     columns = ["corpus", "split", "row", "label", "prediction", "tags", "predicted_tags"]
     given = read_columns(folder.auxiliary, columns).to_pylist()
+    seen: set[str] = set()
     by_row = {row["row"]: row for row in given if _place(row) == (corpus, split)}
     rows: list[list[str | float]] = []
     for number, item in enumerate(found[:MAX_ROWS]):
@@ -121,9 +127,18 @@ def _items(
         tagged = answer["tags"] is not None
         pair = ("tags", "predicted_tags") if tagged else ("label", "prediction")
         gold, predicted = (_named(answer[key], labels) for key in pair)
-        texts = [item["id"], *(_joined(item[name]) for name in names), gold, predicted]
-        rows.append([*map(_cell, texts), float(gold == predicted)])
-    return Table(str(numbers["label"]), len(found), ["id", *names, "gold", "answer", "equal"], rows)
+        text = _unlike(" / ".join(_joined(item[name]) for name in names), item["id"], seen)
+        cells = map(_cell, [text, predicted, gold])
+        rows.append([*cells, float(gold == predicted), _cell(item["id"])])
+    columns = ["item", "answer", "gold", "equal", "id"]
+    return Table(str(numbers["label"]), len(found), columns, rows)
+
+
+def _unlike(text: str, item: str, others: set[str]) -> str:
+    """Return a text that none of the others is: MLflow takes rows of equal texts for one."""
+    text = f"{text} [{item}]" if text in others else text
+    others.add(text)
+    return text
 
 
 def _place(row: Mapping[str, Any]) -> tuple[str, str]:

@@ -57,6 +57,14 @@ MAX_METRICS_PER_BATCH = 1000
 MAX_PARAMS_PER_BATCH = 100
 MAX_TAGS_PER_BATCH = 100
 MAX_TAG_CHARACTERS = 8000
+AUTO_CLASSES = {
+    "question-answering": "AutoModelForQuestionAnswering",
+    "multiple-choice": "AutoModelForMultipleChoice",
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+}
+"""The class of transformers that opens an uploaded model, by its task in MLflow."""
+
 _VIEW = "scores"
 _RUNS_IN_CHARTS = 20
 # Of a server that answers with something else than MLflow's client expects, the last two of the
@@ -218,7 +226,7 @@ def _experiment_tags(experiment: Experiment, page: str) -> dict[str, str]:
 
     By default MLflow's page shows neither a metric nor a tag, and its charts begin with the scores
     of auxiliary corpora. At its plain address MLflow opens an experiment as one with agents; the
-    notice therefore begins with a link to the view.
+    notice therefore has a link to the view.
 
     Args:
         experiment: the experiment.
@@ -232,7 +240,7 @@ def _experiment_tags(experiment: Experiment, page: str) -> dict[str, str]:
     view: dict[str, Any] = {"selectedColumns": columns}
     view |= {"orderByKey": columns[0], "orderByAsc": False, **_charts(names)}
     return {
-        "mlflow.note.content": f"[Runs and scores]({page}) · {note(experiment)}",
+        "mlflow.note.content": note(experiment, f"[Runs and scores]({page})."),
         "mlflow.experimentKind": "custom_model_development",
         f"mlflow.sharedViewState.{_VIEW}": json.dumps(view),
     }
@@ -322,34 +330,45 @@ def save_placeholder(folder: Path, model: LoggedModel) -> None:
 def save_flavour(trained: Path, folder: Path, task: str, model: LoggedModel) -> None:
     """Write a trained model as MLflow's flavour of transformers, with weights in safetensors.
 
+    transformers has no pipeline for questions since its version 5, and never had one for choices.
+    Such a model has the flavour, which opens its class and its tokenizer, but no `predict`.
+
     Args:
         trained: the folder of the trained model.
         folder: where to write it; does not exist yet.
-        task: the pipeline that opens it.
+        task: a key of `AUTO_CLASSES`.
         model: the model in MLflow.
     """
     import torch
     import transformers
+    from huggingface_hub import ModelCard
     from mlflow.models import Model
     from mlflow.transformers import save_model
+    from transformers.pipelines import SUPPORTED_TASKS
 
+    logging.getLogger("mlflow.transformers").setLevel(logging.ERROR)  # misses a license
     tokenizer = transformers.AutoTokenizer.from_pretrained(trained)
-    auto = {
-        "question-answering": transformers.AutoModelForQuestionAnswering,
-        "text-classification": transformers.AutoModelForSequenceClassification,
-        "token-classification": transformers.AutoModelForTokenClassification,
-    }[task]
-    packages = (transformers, torch)
+    network = getattr(transformers, AUTO_CLASSES[task]).from_pretrained(trained)
+    network.name_or_path = model.name  # else MLflow writes down the folder, and asks the Hub for it
+    has_pipeline = task in SUPPORTED_TASKS
     save_model(
-        {"model": auto.from_pretrained(trained), "tokenizer": tokenizer},
+        {"model": network, "tokenizer": tokenizer},
         str(folder),
-        task=task,
+        task=task if has_pipeline else "feature-extraction",
+        model_card=ModelCard(f"# {model.name}\n"),
         mlflow_model=Model(model_id=model.model_id, run_id=model.source_run_id),
         # Named here: else MLflow opens the model in another process to see what it imports.
         pip_requirements=[
-            f"{each.__name__}=={each.__version__.partition('+')[0]}" for each in packages
+            f"{each.__name__}=={each.__version__.partition('+')[0]}"
+            for each in (transformers, torch)
         ],
     )
+    if not has_pipeline:
+        saved = Model.load(str(folder))
+        del saved.flavors["python_function"]
+        saved.signature = None
+        saved.flavors["transformers"]["task"] = task
+        saved.save(str(folder / "MLmodel"))
 
 
 def tag_values(values: Mapping[str, object]) -> dict[str, str]:
@@ -359,8 +378,16 @@ def tag_values(values: Mapping[str, object]) -> dict[str, str]:
     }
 
 
-def note(experiment: Experiment) -> str:
-    """Return the note that MLflow shows with the experiment and each of its runs, in Markdown."""
-    text = " ".join(filter(None, [f"{experiment.title}.", experiment.notice]))
-    # Each character may become two, and a link comes before it.
-    return markdown(text[: MAX_TAG_CHARACTERS // 2 - 200])
+def note(experiment: Experiment, link: str = "") -> str:
+    """Return the note that MLflow shows with the experiment and each of its runs, in Markdown.
+
+    Args:
+        experiment: the experiment.
+        link: Markdown to show between title and notice.
+    """
+    # Each character may become two.
+    title, notice = (
+        markdown(text[: MAX_TAG_CHARACTERS // 5])
+        for text in (experiment.title, experiment.notice or "")
+    )
+    return " ".join(filter(None, [f"{title}.", link, notice]))

@@ -17,7 +17,7 @@ def of_run(
     metrics: Mapping[str, Any],
     remarks: Sequence[str] = (),
 ) -> str:
-    """Return the description of a run: the experiment's note, and its scores.
+    """Return the description of a run: its scores, and the experiment's note.
 
     Args:
         experiment: the experiment.
@@ -35,7 +35,7 @@ def of_run(
     }
     if auxiliary:
         parts.append(_auxiliary(settings, auxiliary))
-    return _joined([note(experiment), *parts, *remarks])
+    return _joined([*parts, *remarks], note(experiment))
 
 
 def of_summary(experiment: Experiment, statistics: Mapping[str, Any]) -> str:
@@ -53,11 +53,9 @@ def of_summary(experiment: Experiment, statistics: Mapping[str, Any]) -> str:
             lines = path.read_text(encoding="utf-8").splitlines()
             rows = "\n".join(line for line in lines if line.startswith("|"))
             parts.append(f"**{markdown(table.title)}**\n\n{rows}")
-    attached = (
-        "`report.html` and all tables and figures" if layout.report.exists() else "All tables"
-    )
-    last = f"{attached} are among the artifacts."
-    return _joined([note(experiment), *parts, last])
+    attached = "`report.html` and all" if layout.report.exists() else "All"
+    remark = f"{attached} tables and figures are among the artifacts."
+    return _joined(parts, f"{remark}\n\n{note(experiment)}")
 
 
 def _slices(measures: Sequence[Measure], slices: Mapping[str, Mapping[str, Any]]) -> str:
@@ -94,11 +92,10 @@ def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _joined(parts: Iterable[str]) -> str:
-    """Join paragraphs as far as MLflow has place for them."""
-    text = ""
+def _joined(parts: Iterable[str], last: str) -> str:
+    """Join paragraphs; of those before the last, only as many as MLflow has place for."""
+    kept: list[str] = []
     for part in parts:
-        longer = f"{text}\n\n{part}" if text else part
-        if len(longer) <= MAX_TAG_CHARACTERS:
-            text = longer
-    return text
+        if len("\n\n".join([*kept, part, last])) <= MAX_TAG_CHARACTERS:
+            kept.append(part)
+    return "\n\n".join([*kept, last])

@@ -1,7 +1,7 @@
 """Trained models in MLflow: one logged model for each run, beside which its scores stand.
 
 By default MLflow has a model's place and digests, and no weights. They can be uploaded as a model
-of transformers, in safetensors, where a pipeline of transformers exists for the target's task.
+of transformers, in safetensors, where a class of transformers has the target's head.
 """
 
 import re
@@ -16,7 +16,9 @@ from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import WEIGHTS, RunFolder, RunId
 from mtdnn.config.settings import RunSettings
 from mtdnn.machine.files import read_json
+from mtdnn.tracking import descriptions
 from mtdnn.tracking.client import (
+    AUTO_CLASSES,
     LoggedModel,
     LoggedModelOutput,
     MlflowClient,
@@ -36,17 +38,13 @@ _NOT_IN_NAMES = r"[/:.%\"']"
 
 TASKS = {
     "question_answering": "question-answering",
+    "multiple_choice": "multiple-choice",
     "sequence_classification": "text-classification",
     "regression": "text-classification",
     "token_classification": "token-classification",
 }
-"""The pipeline of transformers for a task family."""
+"""The name of a task family in MLflow and transformers."""
 
-_CLASSES = {
-    "question-answering": "ForQuestionAnswering",
-    "text-classification": "ForSequenceClassification",
-    "token-classification": "ForTokenClassification",
-}
 _said: set[str] = set()
 
 
@@ -102,7 +100,7 @@ class RunModel:
         if kept.model_id not in {each.model_id for each in outputs}:
             client.log_outputs(run_id, [LoggedModelOutput(kept.model_id, step=0)])
         if self.experiment.tracking_models == "register" and task and REGISTERED not in kept.tags:
-            self._register(client, kept.model_id, run_id)
+            self._register(client, kept, run_id)
         return Logged(kept.model_id, frozenset(metric.key for metric in kept.metrics or ()))
 
     def _create(self, client: MlflowClient, experiment_id: str, run_id: str) -> LoggedModel:
@@ -124,7 +122,7 @@ class RunModel:
             client.log_model_artifacts(model.model_id, str(target))
         return client.finalize_logged_model(model.model_id, "READY")
 
-    def _register(self, client: MlflowClient, model_id: str, run_id: str) -> None:
+    def _register(self, client: MlflowClient, model: LoggedModel, run_id: str) -> None:
         """Make the model the newest version of the registered model of its row."""
         settings = self.settings
         run = RunId(
@@ -138,14 +136,16 @@ class RunModel:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         versions = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
-        if model_id not in {version.model_id for version in versions}:
+        if model.artifact_location not in {version.source for version in versions}:
             tags = tag_values({"seed": str(settings.seed), "notice": self.experiment.notice})
-            source = f"models:/{model_id}"
-            client.create_model_version(name, source, run_id, tags, model_id=model_id)
-        client.set_logged_model_tags(model_id, {REGISTERED: name})
+            # Not the model's `models:/` address, which MLflow looks for in its default store.
+            client.create_model_version(
+                name, model.artifact_location, run_id, tags, model_id=model.model_id
+            )
+        client.set_logged_model_tags(model.model_id, {REGISTERED: name})
 
     def _task(self) -> str | None:
-        """The pipeline for which the weights are uploaded; None if they are not."""
+        """The task for which the weights are uploaded; None if they are not."""
         if self.experiment.tracking_models == "reference":
             return None
         files, settings = RunFolder(self.source.folder), self.settings
@@ -153,7 +153,7 @@ class RunModel:
         if not all(path.exists() for path in files.weights()):
             reason = "its weights are not here"
         elif task is None or not _has_head(files, task):
-            reason = "no pipeline of transformers opens it"
+            reason = "no class of transformers has its head"
         else:
             return task
         _say_once(f"{files.model}: {reason}; MLflow gets its place and its digests alone")
@@ -168,6 +168,7 @@ class RunModel:
             folder = folder.absolute().relative_to(results.absolute())
         tags: dict[str, object] = {
             EXTERNAL: None if task else "true",
+            "stored": "weights" if task else "reference",
             "folder": folder.as_posix(),
             "fingerprint": source.fingerprint,
             "encoder": settings.encoder_name,
@@ -176,6 +177,7 @@ class RunModel:
             "variant": settings.variant,
             "seed": str(settings.seed),
             "notice": experiment.notice,
+            "mlflow.note.content": descriptions.of_run(experiment, settings, source.metrics),
             "results": results_folder(experiment),
         }
         digests = source.model.get("files", {})
@@ -210,7 +212,7 @@ def _find(
 def _has_head(files: RunFolder, task: str) -> bool:
     """Whether a model's folder is that of a class of transformers with the task's head."""
     names = read_json(files.model / "config.json").get("architectures") or []
-    return any(name.endswith(_CLASSES[task]) for name in names)
+    return any(name.endswith(AUTO_CLASSES[task].removeprefix("AutoModel")) for name in names)
 
 
 def _say_once(line: str) -> None:
