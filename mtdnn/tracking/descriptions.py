@@ -51,7 +51,7 @@ def of_summary(experiment: Experiment, statistics: Mapping[str, Any]) -> str:
         path = layout.table(name, "md")
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines()
-            rows = "\n".join(line for line in lines if line.startswith("|"))
+            rows = "\n".join(_spaced(line) for line in lines if line.startswith("|"))
             parts.append(f"**{markdown(table.title)}**\n\n{rows}")
     attached = "`report.html` and all" if layout.report.exists() else "All"
     remark = f"{attached} tables and figures are among the artifacts."
@@ -89,7 +89,12 @@ def _number(value: Any) -> str:
 
 def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [heading, ["---", *(["---:"] * (len(heading) - 1))], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(_spaced(f"| {' | '.join(line)} |") for line in lines)
+
+
+def _spaced(line: str) -> str:
+    """Return a line of a table with spaces between the cells, where MLflow's page has none."""
+    return line if line.startswith("| --") else line.replace(" | ", " | &nbsp;&nbsp;")
 
 
 def _joined(parts: Iterable[str], last: str) -> str:

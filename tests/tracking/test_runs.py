@@ -93,7 +93,7 @@ def test_run_is_mirrored(experiment):
     assert set(inputs) - trained == {f"{name}/dev" for name in ("cola", "mrpc", "mnli")}
     assert json.loads(inputs["cola/train"].dataset.profile)["num_rows"] == 100
     description = run.data.tags["mlflow.note.content"]
-    assert "| paper dev | 71.25 | 74.25 |" in description
+    assert "| paper dev | &nbsp;&nbsp;71.25 | &nbsp;&nbsp;74.25 |" in description
     assert description.endswith("Made-up scores. Made-up numbers: no model was trained.")
     artifacts = {each.path for each in client.list_artifacts(run.info.run_id)}
     assert artifacts == {
