@@ -295,6 +295,12 @@ class Experiment(Closed):
         description="deliver curves to MLflow during training, by a process of low priority; "
         "otherwise after all runs are scored",
     )
+    tracking_models: Literal["reference", "upload", "register"] = Field(
+        "reference",
+        description="what MLflow gets of each trained model: `reference`, its place and digests; "
+        "`upload`, also its weights, as a model of transformers; `register`, also a version of the "
+        "registered model of its row",
+    )
     lock: str | None = Field(
         None,
         description="file of resolved Hub revisions and digests; by default `NAME.lock.json` "
