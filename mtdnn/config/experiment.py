@@ -166,6 +166,14 @@ CONDITIONS = (
 """What a slice can ask of questions alone."""
 
 
+class OtherRow(Closed):
+    """Another row of the same table, with the same encoder."""
+
+    mixture: Name = Field(description="name of its mixture")
+    weight: float = Field(1.0, gt=0, le=1, description="its weight")
+    variant: Name = Field("default", description="name of its variant")
+
+
 class Row(Closed):
     """One row of a table: runs that differ only in their seed."""
 
@@ -189,8 +197,21 @@ class Row(Closed):
     )
     variant: Name = Field("default", description="name of a variant")
     label: str | None = Field(None, description="label of the row; by default that of the mixture")
+    against: OtherRow | None = Field(
+        None,
+        description="another row of the table with which this one is compared, too, for instance "
+        "{mixture: qa_sc, weight: 0.8}, trained at once, for an average of runs",
+    )
 
     _paper_names = renamed(qa_weight="weight")
+
+    @property
+    def compared_path(self) -> str | None:
+        """The path of the row that `against` names."""
+        other = self.against
+        if not other:
+            return None
+        return RunId(self.encoder, other.mixture, other.weight, other.variant, 0).row_path
 
     @property
     def path(self) -> str:
@@ -273,6 +294,12 @@ class Experiment(Closed):
         True,
         description="deliver curves to MLflow during training, by a process of low priority; "
         "otherwise after all runs are scored",
+    )
+    tracking_models: Literal["reference", "upload", "register"] = Field(
+        "reference",
+        description="what MLflow gets of each trained model: `reference`, its place and digests; "
+        "`upload`, also its weights, as a model of transformers; `register`, also a version of the "
+        "registered model of its row",
     )
     lock: str | None = Field(
         None,
@@ -486,6 +513,8 @@ class Experiment(Closed):
                 place = f"tables.{name}.rows.{index}"
                 wrong = list(self._wrong_row(place, row))
                 yield from wrong or self._wrong_sources(place, row)
+                if row.compared_path not in {None, *(each.path for each in table.rows)}:
+                    yield f"{place}.against: the table has no row {row.compared_path}; add it"
 
     def _wrong_row(self, place: str, row: Row) -> Iterator[str]:
         if row.origin:

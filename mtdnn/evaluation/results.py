@@ -246,7 +246,8 @@ def _read_row(
     origin = ""
     if own is not experiment:
         results = tuple(_on_same_slices(each, experiment, own) for each in results)
-        origin = f" ({own.experiment})"
+        if len({each.origin for each in experiment.tables[table].rows}) > 1:
+            origin = f" ({own.experiment})"
     return RowResult(
         row=row,
         experiment=own,

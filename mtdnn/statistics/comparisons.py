@@ -39,7 +39,7 @@ class Pair:
     """Two rows of a table to compare.
 
     Attributes:
-        kind: `baseline`, `variant` or `neighbour`, as in `mtdnn.statistics.records`.
+        kind: `baseline`, `variant`, `chosen` or `neighbour`, as in `mtdnn.statistics.records`.
         first: the row that `second` is compared with.
         second: the other row.
     """
@@ -110,6 +110,7 @@ def pairs(rows: list[RowResult]) -> list[Pair]:
     - A variant whose target alone is not in the table, with its mixture as it is without the
       variant, or else with the first row of that mixture. Variants are not compared with each
       other: each such comparison would cost all others power in Holm's correction.
+    - A row with the one that its `against` names.
     - Adjacent rows that share encoder and variant, and so differ in mixture or weight.
     """
     found = [
@@ -118,6 +119,10 @@ def pairs(rows: list[RowResult]) -> list[Pair]:
         if row.row.origin or not (row.is_alone and row.row.variant == "default")
     ]
     found += [Pair("variant", _plain(row, rows), row) for row in rows if _needs_plain(row, rows)]
+    by_path = {row.row.path: row for row in rows}
+    found += [
+        Pair("chosen", by_path[row.row.compared_path], row) for row in rows if row.row.compared_path
+    ]
     found += [
         Pair("neighbour", above, row)
         for above, row in itertools.pairwise(rows)

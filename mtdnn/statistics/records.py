@@ -15,7 +15,8 @@ compared and how verdicts follow, `simulation` checks the intervals and tests ag
         comparisons   those on the table's slice at the zero threshold come first; each has
             kind          "baseline" (`from` is the target alone with the same encoder and, if the
                           table has it, the same variant), "variant" (`from` is the mixture without
-                          the variant, `to` with it) or "neighbour" (`from` is the row above);
+                          the variant, `to` with it), "chosen" (`to` names `from` as `against`)
+                          or "neighbour" (`from` is the row above);
                           each pair of rows occurs once
             from, to      the rows: a run's path without its seed; from_label, to_label
             slice         the slice's name; slice_label

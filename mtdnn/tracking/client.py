@@ -7,8 +7,9 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from http import HTTPStatus
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
@@ -29,11 +30,13 @@ from mlflow import MlflowClient as MlflowClient
 from mlflow.entities import Dataset as Dataset
 from mlflow.entities import DatasetInput as DatasetInput
 from mlflow.entities import InputTag as InputTag
+from mlflow.entities import LoggedModel as LoggedModel
+from mlflow.entities import LoggedModelOutput as LoggedModelOutput
 from mlflow.entities import Metric as Metric
 from mlflow.entities import Param as Param
 from mlflow.entities import Run as Run
 from mlflow.entities import RunTag as RunTag
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import MlflowException as MlflowException
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from mtdnn.config.credentials import with_credentials, without_credentials
@@ -54,7 +57,16 @@ MAX_METRICS_PER_BATCH = 1000
 MAX_PARAMS_PER_BATCH = 100
 MAX_TAGS_PER_BATCH = 100
 MAX_TAG_CHARACTERS = 8000
+AUTO_CLASSES = {
+    "question-answering": "AutoModelForQuestionAnswering",
+    "multiple-choice": "AutoModelForMultipleChoice",
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+}
+"""The class of transformers that opens an uploaded model, by its task in MLflow."""
+
 _VIEW = "scores"
+_RUNS_IN_CHARTS = 20
 # Of a server that answers with something else than MLflow's client expects, the last two of the
 # first line: valid JSON of another shape, or numbers that are too large.
 _FAILURES = (
@@ -82,16 +94,15 @@ def create_store(experiment: Experiment) -> None:
     """
     with open_store(experiment) as client:
         experiment_id = ensure_experiment(client, experiment)
-        for name, value in _experiment_tags(experiment).items():
+        page = (
+            f"#/experiments/{experiment_id}/runs"
+            f"?workflowType=machine_learning&viewStateShareKey={_VIEW}"
+        )
+        for name, value in _experiment_tags(experiment, page).items():
             client.set_experiment_tag(experiment_id, name, value)
-    page = f"#/experiments/{experiment_id}/runs"
     write_json(
         experiment.layout.store,
-        {
-            "uri": experiment.store_uri,
-            "experiment_id": experiment_id,
-            "page": f"{page}?workflowType=machine_learning&viewStateShareKey={_VIEW}",
-        },
+        {"uri": experiment.store_uri, "experiment_id": experiment_id, "page": page},
     )
 
 
@@ -210,21 +221,51 @@ def _check_folder(experiment: Experiment, artifacts: str, folder: Path) -> None:
         )
 
 
-def _experiment_tags(experiment: Experiment) -> dict[str, str]:
+def _experiment_tags(experiment: Experiment, page: str) -> dict[str, str]:
     """Return the notice, and a view of the runs that shows scores and how the runs differ.
 
-    By default MLflow's page shows neither a metric nor a tag.
+    By default MLflow's page shows neither a metric nor a tag, and its charts begin with the scores
+    of auxiliary corpora. At its plain address MLflow opens an experiment as one with agents; the
+    notice therefore has a link to the view.
+
+    Args:
+        experiment: the experiment.
+        page: address of the view.
     """
     measures = union(measures_of(experiment.corpora[name]) for name in targets(experiment))
     names = [measure.column for measure in measures]
     names += PROMOTED if has_answers(experiment) else ()
     columns = [f"metrics.`{name}`" for name in names]
     columns += [f"tags.`{name}`" for name in ("mixture", "weight", "encoder", "variant", "seed")]
-    view = {"selectedColumns": columns, "orderByKey": columns[0], "orderByAsc": False}
+    view: dict[str, Any] = {"selectedColumns": columns}
+    view |= {"orderByKey": columns[0], "orderByAsc": False, **_charts(names)}
     return {
-        "mlflow.note.content": note(experiment),
+        "mlflow.note.content": note(experiment, f"[Runs and scores]({page})."),
         "mlflow.experimentKind": "custom_model_development",
         f"mlflow.sharedViewState.{_VIEW}": json.dumps(view),
+    }
+
+
+def _charts(metrics: Sequence[str]) -> dict[str, Any]:
+    """Return the page of charts with a first section of some metrics; MLflow adds all others."""
+    charts = [
+        {
+            "uuid": f"{_VIEW}-{name}",
+            "type": "BAR",
+            "metricKey": name,
+            "metricSectionId": _VIEW,
+            "runsCountToCompare": _RUNS_IN_CHARTS,
+            "deleted": False,
+            "isGenerated": False,
+        }
+        for name in metrics
+    ]
+    section = {"uuid": _VIEW, "name": "Scores", "display": True, "deleted": False}
+    section |= {"isReordered": True, "isGenerated": False}
+    return {
+        "compareRunCharts": charts,
+        "compareRunSections": [section],
+        "isAccordionReordered": True,
     }
 
 
@@ -273,6 +314,63 @@ def _batches(entities: Sequence[T], size: int) -> Iterator[Sequence[T]]:
         yield entities[start : start + size]
 
 
+def is_unknown(error: MlflowException) -> bool:
+    """Return whether the server says that it has no such address, or nothing there."""
+    return bool(error.get_http_status_code() == HTTPStatus.NOT_FOUND)  # type: ignore[no-untyped-call]
+
+
+def save_placeholder(folder: Path, model: LoggedModel) -> None:
+    """Write the description of a model whose files are elsewhere, which the registry asks for."""
+    from mlflow.models.utils import get_external_mlflow_model_spec
+
+    folder.mkdir()
+    get_external_mlflow_model_spec(model).save(str(folder / "MLmodel"))
+
+
+def save_flavour(trained: Path, folder: Path, task: str, model: LoggedModel) -> None:
+    """Write a trained model as MLflow's flavour of transformers, with weights in safetensors.
+
+    transformers has no pipeline for questions since its version 5, and never had one for choices.
+    Such a model has the flavour, which opens its class and its tokenizer, but no `predict`.
+
+    Args:
+        trained: the folder of the trained model.
+        folder: where to write it; does not exist yet.
+        task: a key of `AUTO_CLASSES`.
+        model: the model in MLflow.
+    """
+    import torch
+    import transformers
+    from huggingface_hub import ModelCard
+    from mlflow.models import Model
+    from mlflow.transformers import save_model
+    from transformers.pipelines import SUPPORTED_TASKS
+
+    logging.getLogger("mlflow.transformers").setLevel(logging.ERROR)  # misses a license
+    tokenizer = transformers.AutoTokenizer.from_pretrained(trained)
+    network = getattr(transformers, AUTO_CLASSES[task]).from_pretrained(trained)
+    network.name_or_path = model.name  # else MLflow writes down the folder, and asks the Hub for it
+    has_pipeline = task in SUPPORTED_TASKS
+    save_model(
+        {"model": network, "tokenizer": tokenizer},
+        str(folder),
+        task=task if has_pipeline else "feature-extraction",
+        model_card=ModelCard(f"# {model.name}\n"),
+        mlflow_model=Model(model_id=model.model_id, run_id=model.source_run_id),
+        # Named here: else MLflow opens the model in another process to see what it imports.
+        pip_requirements=[
+            f"{each.__name__}=={each.__version__.partition('+')[0]}"
+            for each in (transformers, torch)
+        ],
+    )
+    if not has_pipeline:
+        saved = Model.load(str(folder))
+        del saved.flavors["python_function"]
+        saved.signature = None
+        saved.flavors["transformers"]["task"] = task
+        saved.save(str(folder / "MLmodel"))
+
+
 def tag_values(values: Mapping[str, object]) -> dict[str, str]:
     """Return tags that every store can hold; those without a value are left out."""
     return {
@@ -280,7 +378,16 @@ def tag_values(values: Mapping[str, object]) -> dict[str, str]:
     }
 
 
-def note(experiment: Experiment) -> str:
-    """Return the note that MLflow shows with the experiment and each of its runs, in Markdown."""
-    text = " ".join(filter(None, [f"{experiment.title}.", experiment.notice]))
-    return markdown(text[: MAX_TAG_CHARACTERS // 2])  # each character may become two
+def note(experiment: Experiment, link: str = "") -> str:
+    """Return the note that MLflow shows with the experiment and each of its runs, in Markdown.
+
+    Args:
+        experiment: the experiment.
+        link: Markdown to show between title and notice.
+    """
+    # Each character may become two.
+    title, notice = (
+        markdown(text[: MAX_TAG_CHARACTERS // 5])
+        for text in (experiment.title, experiment.notice or "")
+    )
+    return " ".join(filter(None, [f"{title}.", link, notice]))

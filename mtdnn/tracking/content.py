@@ -33,6 +33,8 @@ OF_EVERY_STEP = {"learning_rate": "lr", "grad_norm": "grad_norm", "penalty": "pe
 PROMOTED = ("HasAns_f1", "NoAns_exact", "null_odds_auc")
 """Scores of answers on the first slice that have no prefix in MLflow; measures have none either."""
 
+_NO_PARAMS = ("notice", "corpora", "scored")
+
 MAX_PARAM_CHARACTERS = 6000
 MAX_PARAM_NAME_CHARACTERS = 250
 
@@ -273,7 +275,9 @@ def _at(value: Any, path: tuple[str, ...]) -> Any:
 def parameters(config: Path) -> dict[str, str]:
     """Return a run's resolved settings by path, for instance `training.learning_rate`.
 
-    Unset settings and the notice are left out.
+    Unset settings and the notice are left out. Of the corpora there are only the names: their
+    settings would fill the pages that compare runs, are the same in all of them, and stand in
+    `config.yaml`.
     """
     flat: dict[str, str] = {}
 
@@ -286,7 +290,9 @@ def parameters(config: Path) -> dict[str, str]:
             flat[_param_name(prefix)] = visible(text)[:MAX_PARAM_CHARACTERS]
 
     settings = read_yaml(config)
-    descend("", {key: value for key, value in settings.items() if key != "notice"})
+    descend("", {key: value for key, value in settings.items() if key not in _NO_PARAMS})
+    if settings.get("corpora"):
+        flat["corpora"] = ", ".join(settings["corpora"])[:MAX_PARAM_CHARACTERS]
     return flat
 
 

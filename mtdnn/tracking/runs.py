@@ -9,20 +9,20 @@ asked what it has.
 import importlib.metadata
 import json
 import math
+import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.config.layout import MANIFEST, RunFolder, weight_text
+from mtdnn.config.layout import RunFolder, weight_text
 from mtdnn.config.loading import load_run
 from mtdnn.config.settings import RunSettings
+from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest, read_product, sha256, write_json
 from mtdnn.reporting.escaping import one_line
+from mtdnn.tracking import answers, descriptions
 from mtdnn.tracking.client import (
-    Dataset,
-    DatasetInput,
-    InputTag,
     Metric,
     MlflowClient,
     Param,
@@ -33,14 +33,18 @@ from mtdnn.tracking.client import (
     log_metrics,
     log_params,
     log_tags,
-    note,
     open_store,
     results_folder,
     tag_values,
 )
-from mtdnn.tracking.content import Point, Source, parameters, read_optional_json, scores
+from mtdnn.tracking.content import Point, Source, parameters, scores
+from mtdnn.tracking.datasets import Datasets
+from mtdnn.tracking.models import Logged, RunModel, delete_run
 
 MAX_LABEL_CHARACTERS = 100
+_FORMAT = 2
+"""Raised when MLflow gets more of a run than before, so that runs logged before get it too."""
+
 _VARYING = (RunFolder.config, RunFolder.log, RunFolder.predictions, RunFolder.metrics)
 _ARTIFACTS = (*_VARYING, RunFolder.schedule, RunFolder.auxiliary)
 # Their digests tell whether what was delivered is up to date.
@@ -117,6 +121,10 @@ class MirroredRun:
         self.fingerprint = fingerprint_of(self.source)
         self._unsent: list[Point] = list(self.source.read())
         self._run_id: str | None = None
+        self._model: Logged | None = None
+        self._datasets = Datasets(
+            experiment, self._settings, self.source.digests, self.source.metrics
+        )
 
     def read_on(self) -> bool:
         """Read what was added to the journal; return whether the same training is still running."""
@@ -135,7 +143,11 @@ class MirroredRun:
             if not self.source.is_running:
                 self._unsent += self.source.scores()
             self._run_id = self._join(client, experiment_id, logged)
-        log_metrics(client, self._run_id, [Metric(*point) for point in self._unsent])
+        if self.source.model and not self.source.is_running:
+            name = _run_name(self._settings)
+            model = RunModel(self._experiment, self._settings, self.source, name)
+            self._model = model.ensure(client, self._run_id)
+        log_metrics(client, self._run_id, self._metrics())
         self._unsent.clear()
         if not self.source.is_running:
             self._finish(client, self._run_id)
@@ -149,7 +161,30 @@ class MirroredRun:
 
     def _content(self) -> str:
         """Return a digest of everything that is delivered for a run that has ended."""
-        return digest([self.source.record.steps, self._digests])
+        stored = self._experiment.tracking_models
+        return digest([_FORMAT, stored, self.source.record.steps, self._digests])
+
+    def _metrics(self) -> list[Metric]:
+        """Return the unsent points, the scores among them with the model and their dataset.
+
+        A score that the run has and its model lacks is among them: logging was interrupted between
+        the two, and the store keeps equal points once.
+        """
+        if self._model is None:
+            return [Metric(*point) for point in self._unsent]
+        datasets = self._datasets.of_scores()
+        unsent = list(self._unsent)
+        unsent += [
+            point
+            for point in self.source.scores()
+            if point.key in datasets and point.key not in self._model.scores and point not in unsent
+        ]
+        return [
+            Metric(*point, self._model.id, *datasets[point.key])
+            if point.key in datasets
+            else Metric(*point)
+            for point in unsent
+        ]
 
     def _join(self, client: MlflowClient, experiment_id: str, logged: list[Run]) -> str:
         """Continue one of the logged runs or create one, and return its id.
@@ -161,7 +196,7 @@ class MirroredRun:
         for run in logged:
             points = None if joined else self._points_of(client, run, params)
             if points is None:
-                client.delete_run(run.info.run_id)
+                delete_run(client, self._experiment, run)
             else:
                 joined = run
                 self._unsent = [point for point in self._unsent if point not in points]
@@ -214,12 +249,30 @@ class MirroredRun:
         return found
 
     def _finish(self, client: MlflowClient, run_id: str) -> None:
-        """Log corpora, artifacts and status of a run that has ended."""
+        """Log datasets, artifacts, answers and status of a run that has ended."""
         source = self.source
-        client.log_inputs(run_id, list(_inputs(self._experiment, self._settings, source.digests)))
+        client.log_inputs(run_id, self._datasets.inputs())
         _log_artifacts(client, run_id, source)
+        table = self._answers()
+        if table:
+            client.log_text(run_id, table.as_json(), answers.FILE)
+            shown = json.dumps([{"path": answers.FILE, "type": "table"}])
+            client.set_tag(run_id, "mlflow.loggedArtifacts", shown)
+        text = descriptions.of_run(
+            self._experiment, self._settings, source.metrics, [table.note] if table else []
+        )
+        client.set_tag(run_id, "mlflow.note.content", text)
         client.set_tag(run_id, "content", self._content())
         client.set_terminated(run_id, source.status, source.end or round(1000 * time.time()))
+
+    def _answers(self) -> answers.Table | None:
+        """Return the run's answers; None if there are none, or with a line why not."""
+        folder = RunFolder(self.source.folder)
+        try:
+            return answers.read(self._experiment, folder, self._settings, self.source.metrics)
+        except MtdnnError as error:
+            print(f"mtdnn: {error}; MLflow gets no table of answers", file=sys.stderr, flush=True)
+            return None
 
     def _tags(self) -> dict[str, str]:
         """Return the tags by which runs are grouped, filtered and found, without unknown values."""
@@ -242,7 +295,7 @@ class MirroredRun:
             "mlflow.source.name": "mtdnn",
             "mlflow.source.type": "LOCAL",
             "mlflow.source.git.commit": source.provenance.get("commit"),
-            "mlflow.note.content": note(experiment),
+            "mlflow.note.content": descriptions.of_run(experiment, settings, source.metrics),
         }
         tags |= {f"corpus.{corpus}": value for corpus, value in source.digests.items()}
         return tag_values(tags)
@@ -280,25 +333,6 @@ def _run_name(settings: RunSettings) -> str:
     parts = [label, f"w{weight}", settings.encoder_name]
     parts += [] if settings.variant == "default" else [settings.variant]
     return " ".join([*parts, f"seed{settings.seed}"])
-
-
-def _inputs(
-    experiment: Experiment, settings: RunSettings, digests: dict[str, str]
-) -> Iterator[DatasetInput]:
-    """Yield the run's corpora with name, digest and numbers of rows; no row is read."""
-    for name, corpus in settings.corpora.items():
-        manifest = read_optional_json(experiment.layout.corpus(name) / MANIFEST)
-        rows = {split: each["rows"] for split, each in manifest.get("splits", {}).items()}
-        corpus_digest = digests.get(name) or manifest.get("digest") or "unknown"
-        source = manifest.get("source") or corpus.source.model_dump(mode="json", exclude_none=True)
-        dataset = Dataset(
-            name=name,
-            digest=corpus_digest[:12],  # as shown next to the name; a tag has the whole digest
-            source_type=corpus.source.kind,
-            source=json.dumps(source),
-            profile=json.dumps({"rows": rows, "family": corpus.family}),
-        )
-        yield DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
 
 
 def _log_artifacts(client: MlflowClient, run_id: str, source: Source) -> None:

@@ -1,31 +1,38 @@
-"""One MLflow run for the whole experiment: means, verdicts, tables and figures."""
+"""One MLflow run for the whole experiment: verdicts, tables, figures and the report.
 
-import time
+It has no metrics of its own: they would fill the page of charts with sections of one bar each.
+"""
+
+import json
 from pathlib import Path
 
 from mtdnn.config.experiment import Experiment
 from mtdnn.machine.files import digest, read_product, sha256
 from mtdnn.reporting.products import FIGURES
 from mtdnn.tracking.client import (
-    Metric,
     MlflowClient,
     RunTag,
     ensure_experiment,
-    log_metrics,
     log_tags,
-    note,
     open_store,
     results_folder,
     tag_values,
 )
 from mtdnn.tracking.content import summary_numbers, summary_verdicts
+from mtdnn.tracking.descriptions import of_summary
+
+_FORMAT = 2
+"""Raised when the run holds more than before, so that it is replaced."""
+
+_NUMBERS = "numbers.json"
 
 
 def log_summary(experiment: Experiment) -> str:
     """Log the experiment as a whole as one MLflow run, and return that run's id.
 
-    The run holds means, differences with intervals, and verdicts of `statistics.json`, and as
-    artifacts the tables, comparisons and figures. It is replaced when one of these has changed.
+    The run holds the verdicts of `statistics.json` as tags, and as artifacts the tables,
+    comparisons, figures and the report, and every mean and difference with its interval as
+    `numbers.json`, a table. It is replaced when one of these has changed.
 
     Raises:
         MtdnnError: `statistics.json` is missing, or the store does not answer.
@@ -33,19 +40,19 @@ def log_summary(experiment: Experiment) -> str:
     root = experiment.layout.root
     statistics = read_product(experiment.layout.all_statistics)
     files = _summary_files(experiment)
-    content = digest({str(path.relative_to(root)): sha256(path) for path in files})
+    content = digest([_FORMAT, {str(path.relative_to(root)): sha256(path) for path in files}])
     with open_store(experiment) as client:
         experiment_id = ensure_experiment(client, experiment)
         if logged := _up_to_date(client, experiment_id, experiment, content):
             return logged
         tags = {"kind": "summary", "results": results_folder(experiment), "experiment": root.name}
-        tags |= {"mlflow.note.content": note(experiment), "notice": experiment.notice or ""}
+        tags |= {"mlflow.note.content": of_summary(experiment, statistics)}
+        tags |= {"notice": experiment.notice or ""}
         tags = tag_values(tags | {"mlflow.source.name": "mtdnn", "mlflow.source.type": "LOCAL"})
         name = f"summary of {experiment.experiment}"
         run_id: str = client.create_run(experiment_id, tags=tags, run_name=name).info.run_id
-        now = round(1000 * time.time())
-        numbers = summary_numbers(statistics)
-        log_metrics(client, run_id, [Metric(*each, now, 0) for each in numbers])
+        numbers = {"columns": ["name", "value"], "data": list(summary_numbers(statistics))}
+        client.log_text(run_id, json.dumps(numbers), _NUMBERS)
         log_tags(client, run_id, [RunTag(*each) for each in summary_verdicts(statistics)])
         for path in files:
             folder = str(path.parent.relative_to(root))
@@ -71,7 +78,7 @@ def _up_to_date(
 
 
 def _summary_files(experiment: Experiment) -> list[Path]:
-    """Return the tables, comparisons and figures that exist, and the numbers behind them."""
+    """Return the tables, comparisons, figures and report that exist, and the numbers behind."""
     layout = experiment.layout
     wanted = [layout.all_statistics]
     for end in ("md", "csv", "tex"):
@@ -79,4 +86,5 @@ def _summary_files(experiment: Experiment) -> list[Path]:
         wanted += [layout.comparison(name, end) for name in experiment.tables]
     for end in ("svg", "png", "pdf"):
         wanted += [layout.figure(name, end) for name in [*experiment.figures, *FIGURES]]
+    wanted.append(layout.report)
     return [path for path in wanted if path.exists()]

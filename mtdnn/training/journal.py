@@ -6,7 +6,7 @@ losses are read from the device anyway:
     {"part": 1, "fingerprint", "config_digest", "started", "device", "commit", "corpora", "steps",
      "host", "process"}
     {"step", "epoch", "corpus", "loss", "lr", "grad_norm", "tokens", "seconds"}    for each batch
-    {"readings": {name: MiB}, "step", "seconds"}                                   now and then
+    {"readings": {name: number}, "step", "seconds"}                                now and then
     {"end": "FINISHED" | "FAILED" | "KILLED", "reason", "seconds"}
 
 A resumed run appends a part. `corpora` holds the number of batches of each corpus and `steps` that
@@ -65,7 +65,7 @@ class Journal:
         folder: the run's folder.
         about: what the run is; `fingerprint`, `started` (ISO 8601), `corpora` (batches of each)
             and `steps`.
-        readings: returns the memory of this process and its device, by name, in MiB.
+        readings: returns what is in use, by name; see `mtdnn.training.usage`.
     """
 
     def __init__(self, folder: Path, about: Line, readings: Callable[[], dict[str, float]]):

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,13 +40,14 @@ from mtdnn.training.combining import Combiner, JointStepper, share_factors
 from mtdnn.training.conflict import Diagnostics
 from mtdnn.training.distilling import Teachers
 from mtdnn.training.fingerprint import Fingerprint, check_gpus
-from mtdnn.training.journal import Journal, memory_mib
+from mtdnn.training.journal import Journal
 from mtdnn.training.log import TrainingLog
 from mtdnn.training.pace import Pace, paces
 from mtdnn.training.packnet import packing_for
 from mtdnn.training.stepper import Stepper, stepper_for
 from mtdnn.training.stopping import Stopped, StopSignals
 from mtdnn.training.team import Team, join, tokens_of
+from mtdnn.training.usage import Usage
 
 # Losses stay on the device for this many steps; reading each would make a GPU wait every step.
 STEPS_BETWEEN_READS = 10
@@ -250,17 +250,7 @@ def _journal(
         "corpora": dict(Counter(step.corpus for step in steps)),
         "steps": schedule.length(steps),
     }
-    return Journal(run_dir, about, partial(_memory_readings, device))
-
-
-def _memory_readings(device: torch.device) -> dict[str, float]:
-    """Memory of this process and of its own device, in MiB."""
-    readings = {"memory_mib": memory_mib()}
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        readings["gpu_memory_mib"] = torch.cuda.memory_reserved(device) / 2**20
-        readings["gpu_used_mib"] = (total - free) / 2**20
-    return readings
+    return Journal(run_dir, about, Usage(device))
 
 
 def _learn(training: Training) -> None:

@@ -19,7 +19,7 @@ from tests.support.comparisons import (
     make_variants,
 )
 from tests.support.configs import overlaid
-from tests.support.factories import WEIGHTS, make_experiment
+from tests.support.factories import QA, WEIGHTS, make_experiment
 
 
 @pytest.fixture
@@ -139,6 +139,24 @@ def test_variants_are_compared_with_their_mixture_and_their_target_alone():
         assert ("baseline", alone, ("qa", name)) in found
         assert ("baseline", ("qa", name), ("qa_mcc_sc", name)) in found
     assert len(found) == 1 + 3 * 2 + 4 * 2
+
+
+def test_a_row_is_compared_with_the_one_that_it_names(tmp_path):
+    mixed = {key: WEIGHTS[2][key] for key in ("mixture", "weight")}
+    rows = [QA, WEIGHTS[2], {**QA, "variant": "v", "against": mixed}]
+    changed = {
+        "variants": {"v": {"training": {"epochs": 4}}},
+        "tables": {"t": {"title": "Variants", "rows": rows}},
+        "figures": {},
+    }
+    assert compared(make_experiment(tmp_path, **changed), "t") == [
+        ("baseline", ("qa", "default"), ("qa_mcc_sc", "default")),
+        ("baseline", ("qa", "default"), ("qa", "v")),
+        ("chosen", ("qa_mcc_sc", "default"), ("qa", "v")),
+    ]
+    rows[2]["against"] = {**mixed, "variant": "v"}
+    with pytest.raises(MtdnnError, match=r"rows\.2\.against: the table has no row \w+/qa_mcc_sc/"):
+        make_experiment(tmp_path / "other", **changed)
 
 
 def test_rows_of_the_paper_s_tables_are_compared_with_their_baseline_and_the_row_above():

@@ -78,7 +78,8 @@ class Proxy:
 
     Attributes:
         mood: None forwards; "500" answers with that status; "drop" hangs up; "lose" forwards the
-            request and loses the answer; a float waits for that many seconds, then forwards;
+            request and loses the answer; "old" answers as a server before MLflow 3, which knows no
+            logged models; a float waits for that many seconds, then forwards;
             bytes are the answer to everything, with status 200.
         writes: number of requests that change something, by the last part of their path.
         address: the proxy's address.
@@ -110,6 +111,8 @@ class _Handler(BaseHTTPRequestHandler):
         mood = self.proxy.mood
         if mood == "500":
             return self._answer(500, b"{}")
+        if mood == "old" and "logged-models" in self.path:
+            return self._answer(404, b"<!doctype html><title>404 Not Found</title>", "text/html")
         if isinstance(mood, bytes):
             return self._answer(200, mood)
         if mood == "drop":

@@ -8,7 +8,7 @@ import pytest
 from mlflow.utils.validation import _validate_param
 
 from mtdnn.config.layout import RunId
-from mtdnn.config.settings import FilesCorpus
+from mtdnn.config.settings import FilesEncoder
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.machine.files import read_json, write_json, write_text
 from mtdnn.tracking import content
@@ -79,7 +79,9 @@ def test_params_stay_within_the_limits_of_mlflow(tmp_path):
     settings = experiment.resolve(RUN)
     write_text(tmp_path / "config.yaml", dump_yaml(settings))
     flat = content.parameters(tmp_path / "config.yaml")
-    assert flat["corpora.cola.labels"] == '["unacceptable", "acceptable"]'
+    assert flat["corpora"] == "squad, cola, mrpc, mnli"
+    assert flat["encoder.source.repo"] == "someone/bert-base-cased"
+    assert not any(name.startswith("corpora.") for name in flat)  # they stand in config.yaml
     assert "notice" not in flat
     assert "encoder.layers" not in flat
     write_text(tmp_path / "config.yaml", "titles: [" + "a_title, " * 2000 + "]\n")
@@ -256,14 +258,13 @@ def test_params_have_names_that_mlflow_accepts(tmp_path):
     experiment = make_experiment(tmp_path)
     settings = experiment.resolve(experiment.runs()[0])
     names = ["train/d.json", "a;b=c.json", "x//../é \x1b.json", "z" * 300]
-    files = {"kind": "files", "format": "squad", "splits": {"train": ["a"], "dev": ["b"]}}
-    source = FilesCorpus(**files, sha256=dict.fromkeys(names, "0" * 64))
-    corpora = {"squad": settings.corpora["squad"].model_copy(update={"source": source})}
+    source = FilesEncoder(kind="files", path="x", sha256=dict.fromkeys(names, "0" * 64))
+    encoder = settings.encoder.model_copy(update={"source": source})
     write_text(
-        tmp_path / "config.yaml", dump_yaml(settings.model_copy(update={"corpora": corpora}))
+        tmp_path / "config.yaml", dump_yaml(settings.model_copy(update={"encoder": encoder}))
     )
     written = content.parameters(tmp_path / "config.yaml")
-    assert "corpora.squad.source.sha256.train/d.json" in written
+    assert "encoder.source.sha256.train/d.json" in written
     assert sum("sha256" in name for name in written) == len(names)
     for name, value in written.items():
         _validate_param(name, value)

@@ -47,7 +47,7 @@ rule log:
 
 
 # Recompute every cell of every table from MLflow's scores; a difference is a failure. If they
-# agree, log a summary of the experiment with its tables and figures.
+# agree, log a summary of the experiment with its tables, figures and report.
 rule agreement:
     input:
         logged=rules.log.output,
@@ -55,6 +55,7 @@ rule agreement:
         comparisons=comparisons_of(experiment.tables),
         statistics=LAYOUT.all_statistics,
         figures=figures_of([*experiment.figures, *FIGURES]),
+        report=rules.report.output,
     output:
         LAYOUT.agreement,
     log:

@@ -19,7 +19,10 @@ MAX_PANELS = 2
 """How many measures of a row are drawn, its headline first."""
 
 MAX_LINE_CHARACTERS = 40
-"""A longer label of a row has two lines, so that the panels keep their width."""
+"""A longer label of a row has further lines, so that the panels keep their width."""
+
+MAX_TITLE_CHARACTERS = 60
+"""A longer title of a table has further lines."""
 
 _LEGEND = {
     "supported": "green, pointing up: supported",
@@ -33,8 +36,8 @@ Comparisons = list[dict[str, Any]]
 def draw(experiment: Experiment) -> Figure:
     """Draw how the measures of every row differ from its table's baseline, with intervals.
 
-    A table of variants of one mixture names its baseline once, in its title, and its colours say
-    what is decided rather than what was published.
+    A table whose rows have one baseline names it once, in its title. Colours say how the measured
+    differences agree with the published ones, or where none are published, what is decided.
     """
     statistics = read_statistics(experiment)
     shown = {
@@ -49,14 +52,21 @@ def draw(experiment: Experiment) -> Figure:
         return figure
     labels = {name: _labels(experiment, name, each) for name, each in shown.items()}
     longest = max(len(line) for each in labels.values() for line in "\n".join(each).split("\n"))
-    heights = [len(comparisons) + 0.8 for comparisons in shown.values()]
+    titles = {name: _title(experiment, name, each) for name, each in shown.items()}
+    heights = {name: _height(labels[name], titles[name]) for name in shown}
     size = (
         7.4 + 0.06 * max(0, longest - MAX_LINE_CHARACTERS),
-        1.0 + 0.34 * sum(heights) + 0.3 * len(heights),
+        1.0 + 0.34 * sum(heights.values()) + 0.3 * len(heights),
     )
     figure, body = canvas(experiment, size, _TITLE, _notes(statistics, shown))
-    _draw_tables(experiment, body, shown, labels)
+    _draw_tables(body, shown, labels, titles, heights)
     return figure
+
+
+def _height(labels: list[str], title: str) -> float:
+    """The height of a table's panels, in rows with a label of two lines."""
+    lines = max(label.count("\n") + 1 for label in labels)
+    return len(labels) * max(1.0, lines / 2) + 0.8 + 0.5 * title.count("\n")
 
 
 def _is_shown(table: dict[str, Any], comparison: dict[str, Any]) -> bool:
@@ -72,15 +82,14 @@ def _notes(statistics: dict[str, Any], shown: dict[str, Comparisons]) -> list[st
     notes = [f"Bars: {100 * statistics['confidence']:g}% intervals, over {over}."]
     if any(each["published"] for each in drawn):
         notes[0] += " Diamonds: published differences."
-    others = [each for several in shown.values() if not _are_variants(several) for each in several]
-    given = {each["verdict"].get(name) for each in others for name in each["measures"]}
+    given = {each["verdict"].get(name) for each in drawn for name in each["measures"]}
     words = [text for verdict, text in _LEGEND.items() if verdict in given]
     if words:
         rest = "black circle: not decidable"
         notes[0] += f" Verdict on the published difference: {'; '.join([*words, rest])}."
-    if any(map(_are_variants, shown.values())):
+    if not all(map(_are_published, shown.values())):
         notes.append(
-            "Variants of one mixture: filled if “no difference” is rejected after Holm's "
+            "Without published differences: filled if “no difference” is rejected after Holm's "
             "correction, hollow if it is not decidable."
         )
     if not several_seeds:
@@ -88,53 +97,68 @@ def _notes(statistics: dict[str, Any], shown: dict[str, Comparisons]) -> list[st
     return notes
 
 
-def _are_variants(comparisons: Comparisons) -> bool:
-    """Whether all rows are variants of one mixture, compared with the same row."""
-    ends = {each[end].rpartition("/")[0] for each in comparisons for end in ("from", "to")}
-    return len(ends) == 1 and len({each["from"] for each in comparisons}) == 1
+def _are_published(comparisons: Comparisons) -> bool:
+    """Whether a table has published differences, on which there are verdicts."""
+    return any(each["published"] for each in comparisons)
+
+
+def _have_one_baseline(comparisons: Comparisons) -> bool:
+    """Whether all rows of a table are compared with the same one."""
+    return len({each["from"] for each in comparisons}) == 1
+
+
+def _title(experiment: Experiment, name: str, comparisons: Comparisons) -> str:
+    """The title of a table's panels."""
+    title = one_line(experiment.tables[name].title)
+    if _have_one_baseline(comparisons):
+        title += f", against {one_line(comparisons[0]['from_label'])}"
+    return fill(title, MAX_TITLE_CHARACTERS)
 
 
 def _labels(experiment: Experiment, name: str, comparisons: Comparisons) -> list[str]:
     """A label for each comparison of a table."""
-    if not _are_variants(comparisons):
+    if not _have_one_baseline(comparisons):
         labels = [
             (label_text(each["to_label"]), label_text(each["from_label"])) for each in comparisons
         ]
         longest = max(len(f"{to} − {origin}") for to, origin in labels)
         between = "\n− " if longest > MAX_LINE_CHARACTERS else " − "
         return [f"{to}{between}{origin}" for to, origin in labels]
-    names = {row.path: row.row.label or row.variant_label for row in read_rows(experiment, name)}
+    names = {}
+    if len({each[end].rpartition("/")[0] for each in comparisons for end in ("from", "to")}) == 1:
+        # Variants of one mixture.
+        names = {r.path: r.row.label or r.variant_label for r in read_rows(experiment, name)}
     shown = [one_line(names.get(each["to"]) or str(each["to_label"])) for each in comparisons]
     return [fill(label, MAX_LINE_CHARACTERS) for label in shown]
 
 
 def _draw_tables(
-    experiment: Experiment,
     body: SubFigure,
     shown: dict[str, Comparisons],
     labels: dict[str, list[str]],
+    titles: dict[str, str],
+    heights: dict[str, float],
 ) -> None:
     """Draw a line of panels for each table; below them stands what the last one measures."""
     measured = {name: _measured(comparisons) for name, comparisons in shown.items()}
     columns = max(map(len, measured.values()))
-    heights = [len(comparisons) + 0.8 for comparisons in shown.values()]
-    grid = body.subplots(len(shown), columns, sharex=True, squeeze=False, height_ratios=heights)
+    grid = body.subplots(
+        len(shown), columns, sharex=True, squeeze=False, height_ratios=list(heights.values())
+    )
     for line, (name, comparisons) in zip(grid, shown.items(), strict=True):
-        places, variants = range(len(comparisons)), _are_variants(comparisons)
+        places = range(len(comparisons))
         is_last = name == list(shown)[-1]
         for number, axes in enumerate(line):
             axes.set_visible(number < len(measured[name]))
             if axes.get_visible():
-                _panel(axes, comparisons, number, variants)
+                _panel(axes, comparisons, number)
                 if is_last or measured[name] != measured[list(shown)[-1]]:
                     what = "Δ" if is_narrow() else "difference in"
                     axes.set_xlabel(f"{what} {measured[name][number]} (points)")
                     axes.xaxis.set_tick_params(labelbottom=True)
             axes.set_yticks(places, [])
         line[0].set_yticks(places, labels[name])
-        title = experiment.tables[name].title
-        title += f", against {comparisons[0]['from_label']}" if variants else ""
-        line[0].set_title(title, loc="left", fontweight="bold")
+        line[0].set_title(titles[name], loc="left", fontweight="bold")
 
 
 def _measured(comparisons: Comparisons) -> list[str]:
@@ -146,13 +170,14 @@ def _measured(comparisons: Comparisons) -> list[str]:
     ]
 
 
-def _panel(axes: Axes, comparisons: Comparisons, number: int, variants: bool) -> None:
+def _panel(axes: Axes, comparisons: Comparisons, number: int) -> None:
     """Draw the `number`-th measure of each comparison."""
+    are_published = _are_published(comparisons)
     for place, comparison in enumerate(comparisons):
         if number >= len(comparison["measures"]):
             continue
         name, measured = list(comparison["measures"].items())[number]
-        look, face = _look(comparison, name, variants)
+        look, face = _look(comparison, name, are_published)
         ends = [measured["low"], measured["high"]]
         axes.plot(ends, [place] * 2, color=look.colour, linewidth=1.6)
         axes.plot(
@@ -168,13 +193,13 @@ def _panel(axes: Axes, comparisons: Comparisons, number: int, variants: bool) ->
             axes.plot(published, place, "D", color=INK, markerfacecolor="none", markersize=6)
     axes.axvline(0, color=GREY, linewidth=0.9, zorder=1)
     axes.set_ylim(len(comparisons) - 0.4, -0.6)
-    axes.grid(axis="y", visible=variants)
+    axes.grid(axis="y", visible=not are_published)
     axes.tick_params(axis="y", length=0)
 
 
-def _look(comparison: dict[str, Any], name: str, variants: bool) -> tuple[Look, str]:
+def _look(comparison: dict[str, Any], name: str, are_published: bool) -> tuple[Look, str]:
     """The look of a comparison's bar and mark, and the colour of the middle of its mark."""
-    if not variants:
+    if are_published:
         look = VERDICTS.get(comparison["verdict"].get(name), VERDICTS[None])
         return look, look.colour
     decided = len(comparison["seeds"]) > 1 and comparison["measures"][name]["p_holm"] <= LEVEL

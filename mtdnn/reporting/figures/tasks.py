@@ -7,10 +7,12 @@ from matplotlib.figure import Figure
 from mtdnn.config.experiment import Experiment
 from mtdnn.evaluation.measures import ACCURACY
 from mtdnn.evaluation.results import Score
-from mtdnn.reporting.figures.drawing import canvas, is_narrow, run_text
+from mtdnn.reporting.figures.drawing import canvas, is_narrow, run_text, say_empty
 from mtdnn.reporting.figures.palette import GREY, INK, Look, corpus_looks
 from mtdnn.reporting.interference import auxiliary, headline, kinds, majority, targets
 from mtdnn.reporting.wording import axis
+
+TITLE = "Score of each task by mixture and weight"
 
 
 def draw(experiment: Experiment) -> Figure:
@@ -25,11 +27,15 @@ def draw(experiment: Experiment) -> Figure:
     for kind in known:
         if kind.reasons:
             notes.append(f"Incomplete: {kind.label}: {'; '.join(kind.reasons)}.")
+    if not own:
+        figure, body = canvas(experiment, (7.4, 3.0), TITLE, ["All runs are those of others."])
+        say_empty(body.subplots(), "no runs of this experiment")
+        return figure
     number = len(own) + len(corpora)
     columns = 2 if is_narrow() else number
     lines = -(-number // columns)
     size = (1.6 + 1.75 * number, (1.3 + 0.36 * max(len(known), 2)) * lines)
-    figure, body = canvas(experiment, size, "Score of each task by mixture and weight", notes)
+    figure, body = canvas(experiment, size, TITLE, notes)
     panels = body.subplots(lines, columns, sharey=True, squeeze=False).flatten()
     for axes in panels[number:]:
         axes.set_visible(False)
