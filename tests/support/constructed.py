@@ -70,32 +70,34 @@ class Construction:
     Attributes:
         schedule: the schedule of all runs.
         training: settings of all runs.
-        remedies: the settings of each remedy, which are added to those of all runs.
-        help: the remedies that should help where there is a conflict.
+        remedies: the settings of training of each remedy, which are added to those of all runs.
+        schedules: the schedules of remedies that have another one.
+        help: the remedies that should help where there is a conflict. Where the gradient of one
+            corpus is far longer, only Nash-MTL should, which does not depend on lengths.
     """
 
     schedule: dict[str, Any]
     training: dict[str, Any]
     remedies: dict[str, dict[str, Any]]
-    help: frozenset[str] = field(default=frozenset())
+    help: frozenset[str]
+    schedules: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
+FIRST = {"corpora": [TARGET], "steps": 100}
+THEN = {"corpora": [OTHER], "steps": 100, "restart": True}
 FISHER = {"to": "phase_start", "by": "true_fisher", "corpus": TARGET, "items": 64}
 CONSTRUCTIONS = {
     "forgetting": Construction(
-        schedule={
-            "phases": [
-                {"corpora": [TARGET], "steps": 100},
-                {"corpora": [OTHER], "steps": 100, "restart": True},
-            ]
-        },
+        schedule={"phases": [FIRST, THEN]},
         training={},
         remedies={
             "successive": {"anchor": {"to": "phase_start", "strength": 1}},
-            "ewc": {"anchor": {**FISHER, "strength": 1e4}},
+            "ewc": {"anchor": {**FISHER, "strength": 1e5}},
             "own_lora": {"lora": {"per": "corpus", "rank": 4, "alpha": 8}},
+            "packnet": {},
         },
-        help=frozenset({"successive", "ewc"}),  # own adapters still share the pooler
+        schedules={"packnet": {"phases": [{**FIRST, "prune": 0.5}, THEN]}},
+        help=frozenset({"successive", "ewc", "own_lora", "packnet"}),
     ),
     "domination": Construction(
         schedule={"joint": True, "policy": "uniform", "steps": 100},
@@ -160,7 +162,7 @@ def settings(
             "corpora": {each: corpus(each, folder) for each in (TARGET, OTHER)},
             "mixtures": {"both": {"label": "both", "corpora": [TARGET, OTHER], "target": TARGET}},
             "features": {"max_length": 16},
-            "schedule": construction.schedule,
+            "schedule": construction.schedules.get(remedy, construction.schedule),
             "training": {
                 **{"batch_size": 16, "learning_rate": 3e-2, "weight_decay": 0},
                 **{"head_dropout": 0, "encoder_dropout": 0},

@@ -1,4 +1,4 @@
-"""The verdicts of `make conflict`, whose runs are long."""
+"""Remedies in constructed cases, with few seeds; `make conflict` has more of both."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,10 @@ from tests.support.constructed import (
     Outcome,
     difference,
     fails,
+    outcomes,
 )
+
+SEEDS = (1, 2, 3)
 
 
 def test_the_interval_is_that_of_a_paired_t_test():
@@ -31,3 +34,15 @@ def test_a_remedy_fails_if_it_does_not_help_or_if_it_hurts():
     assert not fails(outcome("nash_mtl", False, -1, 5)) and fails(
         outcome("nash_mtl", False, -5, -1)
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("construction", "remedies"),
+    [("forgetting", ["successive", "packnet"]), ("domination", ["nash_mtl"])],
+)
+def test_remedies_help_where_there_is_a_conflict_and_do_no_harm_elsewhere(construction, remedies):
+    for outcome in outcomes(construction, remedies, True, SEEDS):
+        assert outcome.target.mean > 20, outcome
+    for outcome in outcomes(construction, remedies, False, SEEDS):
+        assert outcome.target.mean > -8, outcome
