@@ -14,7 +14,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONPATH
 unexport PYTHONHOME
 
-.PHONY: help demo picture test quick soak faults fuzz ui lint docs lock
+.PHONY: help demo picture test quick soak faults conflict fuzz ui lint docs lock
 
 help:
 	@echo 'make demo   run the whole pipeline on synthetic corpora, in about ten minutes'
@@ -24,6 +24,7 @@ help:
 	@echo 'make ui     show the results in MLflow at http://127.0.0.1:$(PORT) (PORT=… for another port)'
 	@echo 'make soak   kill a training run twenty times and compare it with an undisturbed one'
 	@echo 'make faults run 200 random sequences of commands, kills, full disks and damaged files'
+	@echo 'make conflict put remedies for interference to cases with a known conflict and without'
 	@echo 'make fuzz   feed 100,000 damaged inputs to the readers of configs and corpora'
 	@echo 'make lint   run ruff, mypy, snakefmt, the linter of Snakemake; check links and spelling'
 	@echo 'make docs   build the site in site/'
@@ -55,6 +56,9 @@ soak: $(INSTALLED)
 
 faults: $(INSTALLED)
 	python -m tests.faults --sequences 200
+
+conflict: $(INSTALLED)
+	python -m tests.support.constructed --seeds 10
 
 fuzz: $(INSTALLED)
 	python -m tests.fuzz --cases 100000
