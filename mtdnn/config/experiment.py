@@ -273,6 +273,10 @@ class Figure(Closed):
         return "weight" if x == "qa_weight" else x
 
 
+REMOVABLE = ("encoders", "corpora", "mixtures", "variants", "slices", "tables", "figures")
+"""What an experiment has by name."""
+
+
 class Experiment(Closed):
     """An experiment, complete and checked."""
 
@@ -348,6 +352,18 @@ class Experiment(Closed):
         description="draw every figure for a paper, too: as PDF without title and small print, "
         "3.3 and 6.9 inches wide (figures/column/, figures/page/), with its caption as LaTeX",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nulls_remove(cls, mapping: Any) -> Any:
+        """Leave out entries that are null, by which an overlay removes what it lies on."""
+        if not isinstance(mapping, dict):
+            return mapping
+        kept = dict(mapping)
+        for name in REMOVABLE:
+            if isinstance(entries := mapping.get(name), dict):
+                kept[name] = {key: each for key, each in entries.items() if each is not None}
+        return kept
 
     @model_validator(mode="after")
     def _grids_are_rows(self) -> "Experiment":

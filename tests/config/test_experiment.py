@@ -232,6 +232,12 @@ def test_further_experiments_and_overlays_are_valid(names):
     assert experiment.runs()
 
 
+def test_an_overlay_removes_entries_that_it_gives_as_null():
+    small = overlaid("demo.yaml", "interference-small.yaml")
+    assert set(small.tables) == {"remedies", "optimizers"} and not small.figures
+    assert {run.encoder for run in small.runs()} == {"base"}
+
+
 def test_results_that_are_not_the_papers_say_so():
     assert load_paper().notice is None
     assert "Reduced data" in load(ROOT / "config" / "reduced.yaml").notice

@@ -93,7 +93,7 @@ CONSTRUCTIONS = {
         remedies={
             "successive": {"anchor": {"to": "phase_start", "strength": 1}},
             "ewc": {"anchor": {**FISHER, "strength": 1e5}},
-            "own_lora": {"lora": {"per": "corpus", "rank": 4, "alpha": 8}},
+            "own_lora": {"lora": {"per": "corpus", "rank": 16, "alpha": 32}},
             "packnet": {},
         },
         schedules={"packnet": {"phases": [{**FIRST, "prune": 0.5}, THEN]}},
