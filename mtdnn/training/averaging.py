@@ -6,21 +6,21 @@ from pathlib import Path
 
 import torch
 
-from mtdnn.config.layout import Layout, RunFolder, outdated_by
+from mtdnn.config.layout import Layout, RunFolder
 from mtdnn.config.settings import RunSettings
 from mtdnn.data.features import check_unchanged, training_features
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import read_product, sha256, write_json, write_text
+from mtdnn.machine.files import read_product
 from mtdnn.machine.locking import Lease
 from mtdnn.machine.progress import say
 from mtdnn.machine.provenance import environment
-from mtdnn.machine.staging import finish_publishing, publishing
+from mtdnn.machine.staging import finish_publishing
 from mtdnn.model.device import device_name
 from mtdnn.model.merging import combined, mean
 from mtdnn.model.multitask import MultiTaskModel, build
-from mtdnn.model.saving import load_trained, save
-from mtdnn.training import schedule
+from mtdnn.model.saving import load_trained
 from mtdnn.training.fingerprint import Fingerprint
+from mtdnn.training.product import Product, publish
 
 
 def make(run_dir: Path, run: RunSettings, threads: int | None = None, wait: bool = False) -> None:
@@ -49,34 +49,19 @@ def make(run_dir: Path, run: RunSettings, threads: int | None = None, wait: bool
         check_unchanged(layout, run, "train")
         sizes = {name: len(corpus) for name, corpus in training_features(layout, run).items()}
         model = averaged(layout, run)
-        outdated = [] if fingerprint.is_made_in(run_dir) else outdated_by("train")
         origin = {"device": device_name(torch.device("cpu")), "threads": torch.get_num_threads()}
-        lease.check()
-        with publishing(run_dir, outdated) as folder:
-            files = RunFolder(folder)
-            schedule.save([], sizes, files.schedule)
-            write_text(files.log, "")
-            files.model.mkdir()
-            save(model, run, layout.encoder(run.encoder_name), files.model)
-            provenance = {
-                **environment(),
-                **origin,
-                **{"precision": "fp32", "started": started, "steps": 0, "tokens": 0},
-                "seconds": round(time.monotonic() - began, 3),
-                "parts": [{"from_step": 0, **origin}],
-                "averaged": {
-                    source.path: _fingerprint_of(layout.run(source)) for source in run.sources
-                },
-            }
-            description = {
-                **fingerprint.record(),
-                "files": {file.name: sha256(file) for file in sorted(files.model.iterdir())},
-                "beside": {file.name: sha256(file) for file in (files.log, files.schedule)},
-                "provenance": provenance,
-                "settings": run.model_dump(mode="json"),
-            }
-            write_json(files.description, description)
-            lease.check()
+        provenance = {
+            **environment(),
+            **origin,
+            **{"precision": "fp32", "started": started, "steps": 0, "tokens": 0},
+            "seconds": round(time.monotonic() - began, 3),
+            "parts": [{"from_step": 0, **origin}],
+            "averaged": {
+                source.path: _fingerprint_of(layout.run(source)) for source in run.sources
+            },
+        }
+        product = Product(model, [], sizes, [], provenance)
+        publish(run_dir, run, fingerprint, product, lease.check)
     say(f"{run_dir}: made of {len(run.sources)} runs")
 
 

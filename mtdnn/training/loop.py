@@ -1,7 +1,6 @@
 """Training of one run: prepare it, learn step by step, keep the model; on one device or several."""
 
 import hashlib
-import json
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -16,21 +15,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from mtdnn.config.layout import Layout, RunFolder, outdated_by
+from mtdnn.config.layout import Layout, RunFolder
 from mtdnn.config.settings import RunSettings, TrainingSettings
 from mtdnn.data.features import Features, check_unchanged, training_features
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import sha256, write_json, write_text
 from mtdnn.machine.locking import Lease
 from mtdnn.machine.progress import Progress
 from mtdnn.machine.provenance import environment
-from mtdnn.machine.staging import finish_publishing, publishing
+from mtdnn.machine.staging import finish_publishing
 from mtdnn.model.batches import PackedBatch, batch_of
 from mtdnn.model.device import device_name, return_memory, use_device
 from mtdnn.model.fast import fast
 from mtdnn.model.multitask import MultiTaskModel, build, restrict
 from mtdnn.model.optimizer import MomentOptimizer, optimizer_for
-from mtdnn.model.saving import save, start_from
+from mtdnn.model.saving import start_from
 from mtdnn.training import averaging, launch, schedule
 from mtdnn.training.anchor import anchor_record, pull_for
 from mtdnn.training.anchoring import Anchoring
@@ -44,6 +42,7 @@ from mtdnn.training.journal import Journal
 from mtdnn.training.log import TrainingLog
 from mtdnn.training.pace import Pace, paces
 from mtdnn.training.packnet import packing_for
+from mtdnn.training.product import Product, publish
 from mtdnn.training.stepper import Stepper, stepper_for
 from mtdnn.training.stopping import Stopped, StopSignals
 from mtdnn.training.team import Team, join, tokens_of
@@ -405,40 +404,22 @@ def _wanted(
 
 
 def _keep(training: Training) -> None:
-    """Replace the run's schedule, model and log as one; only the process that leads does.
-
-    What was computed from an earlier model is removed with it.
-    """
+    """Publish what was learned; only the process that leads does."""
     if not training.team.leads:
         return
-    run, lines = training.run, training.log.lines
-    layout = Layout.of_run(training.run_dir)
-    outdated = [] if training.fingerprint.is_made_in(training.run_dir) else outdated_by("train")
-    training.checkpoints.check_holder()
-    with publishing(training.run_dir, outdated) as folder:
-        files = RunFolder(folder)
-        sizes = {name: len(corpus) for name, corpus in training.features.items()}
-        schedule.save(training.steps, sizes, files.schedule)
-        write_text(files.log, "".join(json.dumps(line) + "\n" for line in lines))
-        files.model.mkdir()
-        save(training.model, run, layout.encoder(run.encoder_name), files.model)
-        provenance = {
-            **training.provenance,
-            "seconds": training.log.seconds,
-            "steps": schedule.length(training.steps),
-            "tokens": sum(line["tokens"] for line in lines),
-            "parts": training.checkpoints.parts,
-            **anchor_record(training.model, training.optimizer),
-        }
-        description = {
-            **training.fingerprint.record(),
-            "files": {file.name: sha256(file) for file in sorted(files.model.iterdir())},
-            "beside": {file.name: sha256(file) for file in (files.log, files.schedule)},
-            "provenance": provenance,
-            "settings": run.model_dump(mode="json"),
-        }
-        write_json(files.description, description)
-        training.checkpoints.check_holder()
+    lines = training.log.lines
+    provenance = {
+        **training.provenance,
+        "seconds": training.log.seconds,
+        "steps": schedule.length(training.steps),
+        "tokens": sum(line["tokens"] for line in lines),
+        "parts": training.checkpoints.parts,
+        **anchor_record(training.model, training.optimizer),
+    }
+    sizes = {name: len(corpus) for name, corpus in training.features.items()}
+    product = Product(training.model, training.steps, sizes, lines, provenance)
+    check_holder = training.checkpoints.check_holder
+    publish(training.run_dir, training.run, training.fingerprint, product, check_holder)
 
 
 def batches_of(

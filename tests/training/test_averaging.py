@@ -208,7 +208,7 @@ def test_a_run_that_is_not_trained_is_named(runs):
 def test_a_killed_process_leaves_nothing_half_made(runs, monkeypatch):
     folder, run = runs.make("squad", "soup")
     before = weights(folder)
-    monkeypatch.setattr("mtdnn.training.averaging.write_json", lambda *_: 1 / 0)
+    monkeypatch.setattr("mtdnn.training.product.write_json", lambda *_: 1 / 0)
     monkeypatch.setattr(Fingerprint, "is_made_in", lambda *_: False)
     with pytest.raises(ZeroDivisionError):
         train(folder, run, threads=1)
