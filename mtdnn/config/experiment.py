@@ -806,12 +806,16 @@ class Experiment(Closed):
         """Return the corpus on which a slice scores a mixture's runs.
 
         None if they cannot be scored there: it has not the family of their target, or has other
-        labels and no head of its own.
+        labels and no head of its own; or what the slice asks is about the targets of the tables, and
+        theirs is another, as that of a teacher may be.
         """
-        target = self.target_of(mixture)
+        target, entry = self.target_of(mixture), self.slices[slice_name]
         if target is None:
             return None
-        corpus = self.slices[slice_name].corpus or target
+        asks = entry.conditions or entry.questions is not None
+        if asks and not entry.corpus and target not in map(self.target_of, self._used_mixtures()):
+            return None
+        corpus = entry.corpus or target
         ours, theirs = self.corpora[target], self.corpora[corpus]
         has_head = corpus in self.mixtures[mixture].corpora or ours.labels == theirs.labels
         return corpus if ours.family == theirs.family and has_head else None

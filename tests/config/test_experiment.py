@@ -232,6 +232,15 @@ def test_further_experiments_and_overlays_are_valid(names):
     assert experiment.runs()
 
 
+def test_slices_that_ask_something_are_not_for_the_teachers_of_other_corpora():
+    small = overlaid("demo.yaml", "interference-small.yaml")
+    assert any(run.mixture == "mnli" for run in small.runs())
+    assert small.scored_corpus("qa_mnli", "dev") == "squad"
+    assert small.scored_corpus("mnli", "dev") is None  # it expects as many items as squad has
+    paper = overlaid("paper.yaml", "interference.yaml")
+    assert {paper.scored_corpus("mnli", name) for name in paper.slices} == {None}
+
+
 def test_an_overlay_removes_entries_that_it_gives_as_null():
     small = overlaid("demo.yaml", "interference-small.yaml")
     assert set(small.tables) == {"remedies", "optimizers"} and not small.figures
