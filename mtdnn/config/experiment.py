@@ -806,8 +806,8 @@ class Experiment(Closed):
         """Return the corpus on which a slice scores a mixture's runs.
 
         None if they cannot be scored there: it has not the family of their target, or has other
-        labels and no head of its own; or what the slice asks is about the targets of the tables, and
-        theirs is another, as that of a teacher may be.
+        labels and no head of its own; or the slice asks something about the targets of the tables,
+        and theirs is another, as that of a teacher may be.
         """
         target, entry = self.target_of(mixture), self.slices[slice_name]
         if target is None:

@@ -30,6 +30,10 @@ READING_ORDER = {
 """Titles of what every report has, in the order in which to read it."""
 
 
+MAX_NAMED = 4
+"""Of more rows about which nothing is known, a verdict gives the number."""
+
+
 def verdict(statistics: dict[str, Any], table: str) -> str:
     """Return a sentence on what a table shows of its rows against their baselines.
 
@@ -65,8 +69,9 @@ def _said(conclusion: str, rows: list[str], baseline: str, measure: str, seeds: 
     if conclusion == "open":
         verb = "differ" if len(rows) > 1 else "differs"
         number = f"{seeds} seed{'s' if seeds > 1 else ''}"
+        named = listed(rows) if len(rows) <= MAX_NAMED else f"{len(rows)} others"
         return (
-            f"whether {listed(rows)} {verb} from {baseline} in {measure} is not decidable with "
+            f"whether {named} {verb} from {baseline} in {measure} is not decidable with "
             f"{number}"
         )
     return (
