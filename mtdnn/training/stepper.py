@@ -244,32 +244,56 @@ class RecordedSteps(Stepper):
         self.optimizer.zero_grad(set_to_none=True)
 
     def _record(self, corpus: str, batch: PackedBatch, recorder: Recorder) -> _Recording | None:
-        """Record a step without taking it; None if that fails, and no more are recorded then."""
+        """Record a step without taking it; None if that fails, and all are computed from then on.
+
+        A failed recording may leave behind a random state of its own, and earlier recordings would
+        go on reading the old one. So they go, and leave their memory to the steps.
+        """
         place = batch.to(self.device).copied()
         try:
             return _Recording(place, recorder(lambda: self._compute(corpus, place)))
         except RuntimeError as error:  # the memory is too small, or the driver too old
             self._recorder = None
+            self._recordings.clear()
             reason = printable(str(error), 200)
-            print(f"mtdnn: continuing without further CUDA graphs: {reason}", flush=True)
+            print(f"mtdnn: continuing without CUDA graphs: {reason}", flush=True)
             return None
 
 
 def cuda_recorder() -> Recorder:
-    """Return a recorder of CUDA graphs that share memory, since one is replayed at a time."""
+    """Return a recorder of CUDA graphs that share memory, since one is replayed at a time.
+
+    After a recording that fails, the device draws the same random numbers as if there had been
+    none; recordings made before it must not be replayed.
+    """
     pool = torch.cuda.graph_pool_handle()
 
     def record(work: Callable[[], None]) -> Callable[[], None]:
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        random = torch.cuda.get_rng_state()
         try:
             # Another thread may pin the memory of the next batches meanwhile.
             with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 work()
-        finally:
-            torch.cuda.set_stream(stream)  # a failed recording would leave its own selected
+        except BaseException:
+            torch.cuda.set_stream(stream)  # it would stay on its own
+            _renew_generator(random)
+            raise
         return graph.replay
 
     return record
+
+
+def _renew_generator(state: torch.Tensor) -> None:
+    """Give the device's generator a new state with some contents.
+
+    Until torch 2.12 an invalid recording leaves the state believing that it is still being
+    recorded, and the next dropout mask raises an error.
+    """
+    device = torch.cuda.current_device()
+    fresh = torch.Generator(torch.device("cuda", device))
+    fresh.set_state(state)
+    torch.cuda.default_generators[device].graphsafe_set_state(fresh)
 
 
 def parts_of(batch: PackedBatch, count: int) -> list[tuple[PackedBatch, float]]:

@@ -4,6 +4,7 @@ Without a GPU, `tests.support.recorder` stands in for CUDA graphs.
 """
 
 import math
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -218,20 +219,107 @@ def test_replays_draw_new_dropout_masks(undropped, like_a_gpu):
     assert losses[0] == losses[1] == losses[2] == losses[4] != losses[3]
 
 
-def test_steps_continue_where_recording_fails(undropped, like_a_gpu, capsys):
+@pytest.mark.parametrize("recorded", [0, 3])
+def test_steps_continue_where_recording_fails(undropped, like_a_gpu, capsys, recorded):
+    """After recordings that worked, too: these read a random state that is no longer renewed."""
     outcomes = []
     for fails in (True, False):
         training = RecordedTraining(undropped)
+        for head in training.model.heads.values():
+            head.dropout.p = 0.3
         if fails:
-            training.stepper._recorder = refuse
-        outcomes.append(training.run(steps=range(12)))
-    assert outcomes[0] == outcomes[1]
+            training.stepper._recorder = FailsAfter(training.recorder, recorded)
+        else:
+            training.stepper._recorder = None
+        outcomes.append((training.run(steps=range(30)), training.state()))
+        assert not any(training.stepper._recordings.values())
+        assert len(training.recordings) == (recorded if fails else 0)
+    (losses, state), (expected, unrecorded) = outcomes
+    assert losses == expected
+    assert all(torch.equal(state[name], unrecorded[name]) for name in state)
     said = capsys.readouterr().out
-    assert said.count("continuing without further CUDA graphs: out of memory") == 1
+    assert said.count("continuing without CUDA graphs: out of memory") == 1
+
+
+class FailsAfter:
+    """A recorder that fails after some recordings, which cannot be replayed any more then."""
+
+    def __init__(self, recorder, count):
+        self.recorder, self.left, self.failed = recorder, count, False
+
+    def __call__(self, work):
+        if not self.left:
+            self.failed = True
+            refuse(work)
+        self.left -= 1
+        replay = self.recorder(work)
+
+        def replay_unless_failed():
+            assert not self.failed, "its random state is gone"
+            replay()
+
+        return replay_unless_failed
 
 
 def refuse(work):
     raise torch.OutOfMemoryError("out of memory")
+
+
+class Cuda:
+    """The parts of torch.cuda that recording uses; an invalid recording spoils a random state."""
+
+    def __init__(self, monkeypatch):
+        self.stream, self.fails = "own", False
+        self.default_generators = [self, self.Generator("cuda")]
+        for name in ("graph_pool_handle", "CUDAGraph", "graph", "current_stream", "set_stream"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+        monkeypatch.setattr(torch.cuda, "default_generators", self.default_generators)
+        monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: self.default_generators[1].state)
+        monkeypatch.setattr(torch, "Generator", self.Generator)
+
+    class Generator:
+        def __init__(self, device):
+            self.state, self.in_capture = torch.zeros(16, dtype=torch.uint8), False
+
+        def set_state(self, state):
+            self.state = state
+
+        def graphsafe_set_state(self, other):
+            self.state, self.in_capture = other.state, other.in_capture
+
+    class CUDAGraph:
+        replay = None
+
+    def graph_pool_handle(self):
+        return (0, 1)
+
+    def current_stream(self):
+        return self.stream
+
+    def set_stream(self, stream):
+        self.stream = stream
+
+    @contextmanager
+    def graph(self, graph, pool, capture_error_mode):
+        generator = self.default_generators[1]
+        generator.in_capture, before, self.stream = True, self.stream, "recording"
+        yield
+        if self.fails:
+            raise RuntimeError("operation failed due to a previous error during capture")
+        generator.in_capture, self.stream = False, before
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_failed_recording_leaves_stream_and_random_state_usable(monkeypatch, fails):
+    cuda = Cuda(monkeypatch)
+    generator = cuda.default_generators[1]
+    generator.state = torch.arange(16, dtype=torch.uint8)
+    record, cuda.fails = cuda_recorder(), fails
+    with pytest.raises(RuntimeError, match="previous error") if fails else nullcontext():
+        record(lambda: None)
+    assert not generator.in_capture and cuda.stream == "own"
+    assert generator.state.tolist() == list(range(16))
 
 
 def test_the_stand_in_refuses_what_a_gpu_cannot_record():
