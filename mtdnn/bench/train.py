@@ -29,7 +29,7 @@ from mtdnn.model.device import use_device
 from mtdnn.model.multitask import build
 from mtdnn.model.optimizer import MomentOptimizer, learning_rate, optimizer_for
 from mtdnn.training.loop import random_state
-from mtdnn.training.stepper import Stepper, precision, stepper_for
+from mtdnn.training.stepper import Stepper, chosen_precision, precision, stepper_for
 
 BATCH = 16
 STEPS = 4  # in a round
@@ -45,7 +45,8 @@ def cases(options: Options) -> Iterator[dict[str, Any]]:
     On a GPU also the step without the update, and what each switch is worth.
     """
     material, device = gather(options), _device()
-    about = {"precision": material.run.training.precision, **material.facts}
+    precise = chosen_precision(material.run.training, device)
+    about = {"precision": precise, **material.facts}
     # On a GPU, steps are run normally in the first round and recorded in the second.
     timing = Timing.on(device, options.rounds, 2 if device.type == "cuda" else 1)
     for (case, peer), steps in SIDES.items():

@@ -45,7 +45,7 @@ from mtdnn.training.journal import Journal, memory_mib
 from mtdnn.training.log import TrainingLog
 from mtdnn.training.pace import Pace, paces
 from mtdnn.training.packnet import packing_for
-from mtdnn.training.stepper import Stepper, stepper_for
+from mtdnn.training.stepper import Stepper, chosen_precision, stepper_for
 from mtdnn.training.stopping import Stopped, StopSignals
 from mtdnn.training.team import Team, join, tokens_of
 
@@ -179,6 +179,7 @@ def _prepare(
     device = use_device(threads, run.training.deterministic)
     origin = {
         "device": device_name(device),
+        "precision": chosen_precision(run.training, device),
         "threads": torch.get_num_threads(),
         "torch": versions["torch"],
     }
@@ -199,7 +200,7 @@ def _prepare(
             # Drawn again rather than read: a file could belong to other settings.
             steps = list(schedule.of_run(run, {name: len(f) for name, f in features.items()}))
             started = {"started": datetime.now(UTC).isoformat(timespec="seconds")}
-            provenance = {**versions, **origin, "precision": run.training.precision, **started}
+            provenance = {**versions, **origin, **started}
             journal = _journal(run_dir, fingerprint, provenance, steps, device) if lease else None
             with journal or nullcontext():
                 model = _initial_model(layout, run).to(device).train()

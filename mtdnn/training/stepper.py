@@ -309,5 +309,12 @@ def parts_of(batch: PackedBatch, count: int) -> list[tuple[PackedBatch, float]]:
 
 def precision(settings: TrainingSettings, device: torch.device) -> torch.autocast:
     """Return the autocast context of the forward pass; weights and losses stay fp32."""
-    bf16 = settings.precision == "bf16"
+    bf16 = chosen_precision(settings, device) == "bf16"
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
+
+
+def chosen_precision(settings: TrainingSettings, device: torch.device) -> str:
+    """Return the precision in which a device trains, `fp32` or `bf16`."""
+    if settings.precision == "auto":
+        return "bf16" if device.type == "cuda" else "fp32"
+    return settings.precision

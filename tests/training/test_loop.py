@@ -70,7 +70,9 @@ def test_the_model_records_its_origin(trained):
     provenance = about["provenance"]
     assert provenance["steps"] == len(lines)
     assert provenance["tokens"] == sum(line["tokens"] for line in lines)
+    assert run.training.precision == "auto"
     assert (provenance["threads"], provenance["precision"]) == (1, "fp32")
+    assert [part["precision"] for part in provenance["parts"]] == ["fp32"]
     assert re.fullmatch("[0-9a-f]{32}", about["fingerprint"])
     assert set(about["corpora"]) == set(run.corpora)
     names = {"config.json", "model.safetensors", "heads.safetensors", "tokenizer.json", "run.json"}

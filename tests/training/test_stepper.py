@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from mtdnn.config.settings import TrainingSettings
 from mtdnn.data.logits import ROWS
 from mtdnn.model import attention
 from mtdnn.model.batches import Lesson
@@ -20,6 +21,7 @@ from mtdnn.training.loop import random_state
 from mtdnn.training.stepper import (
     RecordedSteps,
     Stepper,
+    chosen_precision,
     cuda_recorder,
     parts_of,
     precision,
@@ -498,3 +500,13 @@ def test_bf16_is_near_fp32_and_keeps_weights_in_fp32(tmp_path):
         assert loss.item() == pytest.approx(full.item(), rel=0.05)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert {p.grad.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("chosen", ["auto", "fp32", "bf16"])
+def test_precision_is_bf16_on_a_gpu_and_fp32_on_a_cpu_unless_chosen(chosen):
+    settings = TrainingSettings(precision=chosen)
+    on = {kind: chosen_precision(settings, torch.device(kind)) for kind in ("cuda", "cpu")}
+    assert on == ({"cuda": "bf16", "cpu": "fp32"} if chosen == "auto" else dict.fromkeys(on, chosen))
+    with precision(settings, CPU):
+        assert torch.is_autocast_enabled("cpu") == (chosen == "bf16")
+    assert TrainingSettings().precision == "auto"
