@@ -4,7 +4,7 @@ import hashlib
 import json
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -14,6 +14,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -45,7 +46,7 @@ from mtdnn.training.journal import Journal, memory_mib
 from mtdnn.training.log import TrainingLog
 from mtdnn.training.pace import Pace, paces
 from mtdnn.training.packnet import packing_for
-from mtdnn.training.stepper import Stepper, chosen_precision, stepper_for
+from mtdnn.training.stepper import RecordedSteps, Stepper, chosen_precision, stepper_for
 from mtdnn.training.stopping import Stopped, StopSignals
 from mtdnn.training.team import Team, join, tokens_of
 
@@ -291,8 +292,7 @@ def _learn(training: Training) -> None:
             *(training.model, team),
         )
         balancing = training.beside.balancing
-        teachers = Teachers(Layout.of_run(training.run_dir), run, training.features, total)
-        batches = batches_of(own, training.features, stepper.prepare, teachers)
+        batches = _batches(training, own, stepper)
         ahead = islice(paces(run, training.steps), len(training.steps) - len(left), None)
         weights = (weight for _, weight in parts)
         rows = map(_Row._make, zip(left, batches, weights, ahead, strict=True))
@@ -452,6 +452,19 @@ def _keep(training: Training) -> None:
         training.checkpoints.check_holder()
 
 
+def _batches(
+    training: Training, steps: list[schedule.Step], stepper: Stepper
+) -> Iterator[PackedBatch]:
+    """Return the batches of some steps for a stepper, which may be told the largest before."""
+    run, features, total = training.run, training.features, schedule.length(training.steps)
+    teachers = Teachers(Layout.of_run(training.run_dir), run, features, total)
+    if isinstance(stepper, RecordedSteps):
+        largest = largest_steps(steps, features)
+        batches = batches_of(largest, features, stepper.prepare, teachers)
+        stepper.largest = dict(zip((step.corpus for step in largest), batches, strict=True))
+    return batches_of(steps, features, stepper.prepare, teachers)
+
+
 def batches_of(
     steps: list[schedule.Step],
     features: dict[str, Features],
@@ -474,6 +487,20 @@ def batches_of(
             if number + BATCHES_AHEAD < len(steps):
                 waiting.append(ahead.submit(assemble, steps[number + BATCHES_AHEAD]))
             yield batch
+
+
+def largest_steps(
+    steps: Sequence[schedule.Step], features: Mapping[str, Features]
+) -> list[schedule.Step]:
+    """Return the step of each corpus whose batch has the most tokens."""
+    by_corpus: dict[str, list[schedule.Step]] = {}
+    for step in steps:
+        by_corpus.setdefault(step.corpus, []).append(step)
+    largest = []
+    for corpus, own in by_corpus.items():
+        tokens = np.add.reduceat(features[corpus].lengths, features[corpus].item_starts[:-1])
+        largest.append(max(own, key=lambda step, tokens=tokens: int(tokens[step.rows].sum())))
+    return largest
 
 
 def _out_of_memory(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -181,11 +182,17 @@ class RecordedSteps(Stepper):
     """Takes the steps of one run, replaying recordings of shapes that it has met before.
 
     A shape is recorded when it occurs for the second time: the first time lets compilers and
-    libraries initialise, and rare shapes cost no recording. Both ways run the same kernels in the
-    same order, so a resumed run, which records again, has the same result.
+    libraries initialise, and rare shapes cost no recording. To wait longer would cost more steps
+    than it saves recordings, while a recording takes less than eight times what it saves (see
+    tests/benchmarks/NOTES.md). Both ways run the same kernels in the same order, so a resumed run,
+    which records again, has the same result.
 
     Args:
         recorder: makes the recordings; tests have one that needs no GPU.
+
+    Attributes:
+        largest: the largest batch to come of each corpus, as `prepare` returned it. It is recorded
+            before others of its corpus: these find room in its memory, larger ones would not.
     """
 
     def __init__(
@@ -200,7 +207,8 @@ class RecordedSteps(Stepper):
         super().__init__(model, optimizer, settings, device, None, loss_weights)
         optimizer.keep_factors_on(device)
         self._recorder: Recorder | None = recorder
-        self._recordings: dict[tuple[str | int, ...], _Recording | None] = {}
+        self._recordings: dict[tuple[Any, ...], _Recording | None] = {}
+        self.largest: Mapping[str, PackedBatch] = {}
         # Outside the memory of the recordings, which they share.
         self._results = torch.zeros(2, device=device)
 
@@ -219,10 +227,11 @@ class RecordedSteps(Stepper):
         self.optimizer.advance(self.model.trained_by(corpus))
         pulled = self.pull is not None and self.pull.active
         phase = self.packing.phase if self.packing else 0
-        shape: tuple[str | int, ...] = (corpus, pulled, phase, *batch.shape)
-        shape += self.optimizer.structure
-        if self._recorder and shape in self._recordings and not self._recordings[shape]:
-            self._recordings[shape] = self._record(corpus, batch, self._recorder)
+        kind = (corpus, pulled, phase, *self.optimizer.structure)
+        shape = (*kind, *batch.shape)
+        if shape in self._recordings:
+            for each in (self.largest.get(corpus, batch), batch):
+                self._record(kind, each)
         if recording := self._recordings.setdefault(shape, None):
             recording.batch.fill(batch)
             recording.replay()
@@ -243,21 +252,25 @@ class RecordedSteps(Stepper):
         # The gradients are in the memory of the recordings, which is reused.
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _record(self, corpus: str, batch: PackedBatch, recorder: Recorder) -> _Recording | None:
-        """Record a step without taking it; None if that fails, and all are computed from then on.
+    def _record(self, kind: tuple[Any, ...], batch: PackedBatch) -> None:
+        """Record a step like the current one of another batch, without taking it.
 
-        A failed recording may leave behind a random state of its own, and earlier recordings would
-        go on reading the old one. So they go, and leave their memory to the steps.
+        If that fails, all steps are computed from then on: a failed recording may leave behind a
+        random state of its own, and earlier recordings would go on reading the old one. So they
+        go, and leave their memory to the steps.
         """
+        shape = (*kind, *batch.shape)
+        if not self._recorder or self._recordings.get(shape):
+            return
         place = batch.to(self.device).copied()
         try:
-            return _Recording(place, recorder(lambda: self._compute(corpus, place)))
+            replay = self._recorder(lambda: self._compute(kind[0], place))
+            self._recordings[shape] = _Recording(place, replay)
         except RuntimeError as error:  # the memory is too small, or the driver too old
             self._recorder = None
             self._recordings.clear()
             reason = printable(str(error), 200)
             print(f"mtdnn: continuing without CUDA graphs: {reason}", flush=True)
-            return None
 
 
 def cuda_recorder() -> Recorder:

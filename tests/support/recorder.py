@@ -84,12 +84,14 @@ class StandIn:
     Attributes:
         stepper: the stepper; set after it was made, since it takes its recorder then.
         recordings: what was recorded.
+        batches: the batch of each recording.
     """
 
     stepper: RecordedSteps
 
     def __init__(self) -> None:
         self.recordings: list[Recording] = []
+        self.batches: list[PackedBatch] = []
 
     def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record work and undo it: on a GPU a recording does not change the weights."""
@@ -101,11 +103,13 @@ class StandIn:
         kept = stepper.packing.kept.values() if stepper.packing else ()
         known += [tensor for pair in kept for tensor in pair]
         cells = [cell.cell_contents for cell in work.__closure__ or ()]
-        known += next(cell for cell in cells if isinstance(cell, PackedBatch)).tensors()
+        batch = next(cell for cell in cells if isinstance(cell, PackedBatch))
+        known += batch.tensors()
         with torch.random.fork_rng(devices=[]), Recording(known) as recording:
             work()
         with torch.no_grad():
             for name, value in state_of(stepper).items():
                 value.copy_(before[name])
         self.recordings.append(recording)
+        self.batches.append(batch)
         return recording.replay

@@ -14,7 +14,6 @@ from torch import nn
 
 from mtdnn.config.settings import TrainingSettings
 from mtdnn.data.logits import ROWS
-from mtdnn.model import attention
 from mtdnn.model.batches import Lesson
 from mtdnn.model.optimizer import learning_rate, optimizer_for
 from mtdnn.training.loop import random_state
@@ -37,13 +36,6 @@ STEPS = 50
 IGNORED = ("heads.squad.linear.bias", "heads.swag.linear.bias")
 # Heads reach equal and different numbers of steps.
 ORDER = ("squad", "cola", "squad", "mnli", "swag", "squad", "cola", "cola")
-
-
-@pytest.fixture
-def like_a_gpu(monkeypatch):
-    """The paths of a GPU in fp32, on a CPU."""
-    monkeypatch.setenv("MTDNN_PLAIN", "attention, dropout, embedding, optimizer")
-    monkeypatch.setattr(attention, "one_by_one", attention.side_by_side)
 
 
 def with_lesson(batch, corpus, step=0, share=None):
@@ -84,7 +76,7 @@ class RecordedTraining:
                 self.optimizer.forget()
             corpus = ORDER[step % len(ORDER)]
             draw = np.random.default_rng(step // 2 % 5)  # shapes that occur again, in another order
-            items = draw.choice(12, 6, replace=False)
+            items = draw.choice(12, (6, 9)[step // 8 % 2], replace=False)
             items = np.random.default_rng(step).permutation(items)
             batch = self.prepared.batch(corpus, items)
             batch = stepper.prepare(with_lesson(batch, corpus, step) if taught else batch)
@@ -191,6 +183,23 @@ def test_recorded_steps_know_loss_weights_head_rates_and_restarts(undropped, lik
             torch.testing.assert_close(state[name], unrecorded[name], rtol=1e-3, atol=1e-4)
     assert losses[0][0] == pytest.approx(others[0][0])  # the loss without its factor
     assert losses[0][1] == pytest.approx(0.2 * others[0][1], rel=1e-4)
+
+
+def test_the_largest_batch_of_a_corpus_is_recorded_first(undropped, like_a_gpu):
+    training = RecordedTraining(undropped)
+    batches = {
+        corpus: [
+            training.stepper.prepare(undropped.batch(corpus, range(items))) for items in (1, 12, 6)
+        ]
+        for corpus in ("squad", "mnli")
+    }
+    training.stepper.largest = {corpus: largest for corpus, (_, largest, _) in batches.items()}
+    for corpus, (small, largest, middle) in batches.items():
+        for batch in (small, middle, middle, small, largest):
+            training.stepper.take(corpus, batch, 1e-3)
+    expected = [batch for _, *others in batches.values() for batch in others]
+    expected[2:2], expected[5:5] = [batches["squad"][0]], [batches["mnli"][0]]
+    assert [b.shape for b in training.recorder.batches] == [b.shape for b in expected]
 
 
 @pytest.mark.parametrize("optimizer", ["adamax", "adamw", "adam"])
@@ -506,7 +515,9 @@ def test_bf16_is_near_fp32_and_keeps_weights_in_fp32(tmp_path):
 def test_precision_is_bf16_on_a_gpu_and_fp32_on_a_cpu_unless_chosen(chosen):
     settings = TrainingSettings(precision=chosen)
     on = {kind: chosen_precision(settings, torch.device(kind)) for kind in ("cuda", "cpu")}
-    assert on == ({"cuda": "bf16", "cpu": "fp32"} if chosen == "auto" else dict.fromkeys(on, chosen))
+    assert on == (
+        {"cuda": "bf16", "cpu": "fp32"} if chosen == "auto" else dict.fromkeys(on, chosen)
+    )
     with precision(settings, CPU):
         assert torch.is_autocast_enabled("cpu") == (chosen == "bf16")
     assert TrainingSettings().precision == "auto"
