@@ -97,7 +97,7 @@ class Stepper:
 
     def prepare(self, batch: PackedBatch) -> PackedBatch:
         """Return a batch as `take` needs it; safe on another thread, while steps are taken."""
-        return batch.pinned() if self.device.type == "cuda" else batch
+        return batch.joined(pinned=True) if self.device.type == "cuda" else batch
 
     def take(
         self,
@@ -213,7 +213,7 @@ class RecordedSteps(Stepper):
         self._results = torch.zeros(2, device=device)
 
     def prepare(self, batch: PackedBatch) -> PackedBatch:
-        return super().prepare(batch.with_tail())
+        return batch.with_tail().joined(pinned=self.device.type == "cuda")
 
     def take(
         self,
@@ -262,7 +262,7 @@ class RecordedSteps(Stepper):
         shape = (*kind, *batch.shape)
         if not self._recorder or self._recordings.get(shape):
             return
-        place = batch.to(self.device).copied()
+        place = batch.to(self.device).joined()
         try:
             replay = self._recorder(lambda: self._compute(kind[0], place))
             self._recordings[shape] = _Recording(place, replay)

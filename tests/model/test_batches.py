@@ -1,15 +1,18 @@
 """Packing lays sequences end to end and takes them apart again."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtdnn.data.features import Sequences
-from mtdnn.model.batches import BLOCK_TOKENS, TARGETS, PackedBatch, pack, tail_unit
+from mtdnn.model.batches import BLOCK_TOKENS, TARGETS, Lesson, PackedBatch, pack, tail_unit
 from mtdnn.workflow.estimates import LENGTHS
 from tests.support.packed import Prepared, fields, some_sequences
 from tests.support.tiny import FAMILIES
@@ -172,10 +175,52 @@ def test_a_batch_takes_the_contents_of_another_and_keeps_its_memory():
         labels = {"label": draw.integers(0, 2, 4)}
         return pack(Sequences(lengths, items, columns | labels), "multiple_choice").with_tail()
 
-    place, other = batch(0).copied(), batch(1)
+    place, other = batch(0).joined(), batch(1).joined()
     assert place.shape == other.shape
     before = [tensor.data_ptr() for tensor in place.tensors()]
     place.fill(other)
     assert [tensor.data_ptr() for tensor in place.tensors()] == before
     for mine, its in zip(place.tensors(), other.tensors(), strict=True):
         assert torch.equal(mine, its)
+
+
+@pytest.mark.parametrize("taught", [False, True])
+@pytest.mark.parametrize("corpus", FAMILIES)
+def test_a_joined_batch_is_moved_in_one_copy(prepared, corpus, taught):
+    batch = prepared.batch(corpus).with_tail()
+    if taught:
+        logits = torch.randn(batch.tokens, 2)
+        batch = replace(batch, lesson=Lesson(logits, torch.tensor(0.5), 2.0, by_token=True))
+    joined = batch.joined()
+    for mine, its in zip(joined.tensors(), batch.tensors(), strict=True):
+        assert torch.equal(mine, its) and mine.dtype == its.dtype and mine.shape == its.shape
+        assert mine.data_ptr() % 8 == 0 and mine.is_contiguous()
+        assert mine.untyped_storage().data_ptr() == joined.buffer.data_ptr()
+    with Operations() as seen:
+        moved = joined.to(torch.device("meta"))
+    assert seen.count("_to_copy") == 1
+    assert {tensor.device.type for tensor in moved.tensors()} == {"meta"}
+    assert moved.shape == batch.shape
+    # Changed batches are no longer in the buffer.
+    assert joined.with_tail().buffer is None and joined.slice(0, 2).buffer is None
+
+
+class Operations(TorchDispatchMode):
+    """Notes the operations that torch carries out."""
+
+    def __enter__(self):
+        self.names = []
+        super().__enter__()
+        return self.names
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        self.names.append(function.overloadpacket.__name__)
+        return function(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize(("to", "stays"), [("cuda", True), ("cuda:0", True), ("cuda:1", False)])
+def test_a_batch_stays_on_its_device_with_and_without_a_number(to, stays):
+    with FakeTensorMode():
+        ids = torch.zeros(5, dtype=torch.int64, device="cuda:0")
+        here = PackedBatch(ids, ids, ids, (2, 3), np.arange(3), {})
+        assert (here.to(torch.device(to)) is here) == stays

@@ -515,9 +515,8 @@ def test_bf16_is_near_fp32_and_keeps_weights_in_fp32(tmp_path):
 def test_precision_is_bf16_on_a_gpu_and_fp32_on_a_cpu_unless_chosen(chosen):
     settings = TrainingSettings(precision=chosen)
     on = {kind: chosen_precision(settings, torch.device(kind)) for kind in ("cuda", "cpu")}
-    assert on == (
-        {"cuda": "bf16", "cpu": "fp32"} if chosen == "auto" else dict.fromkeys(on, chosen)
-    )
+    automatic = {"cuda": "bf16", "cpu": "fp32"}
+    assert on == (automatic if chosen == "auto" else dict.fromkeys(on, chosen))
     with precision(settings, CPU):
         assert torch.is_autocast_enabled("cpu") == (chosen == "bf16")
     assert TrainingSettings().precision == "auto"
