@@ -387,7 +387,8 @@ def _is_stopped(training: Training, done: int, stop: StopSignals) -> bool:
     number, due = _wanted(stop, training.checkpoints, team, read)
     keep = number or due
     if keep or read:
-        log.read()
+        # A GPU would run out of steps while they are read; those of the interval before are there.
+        log.read(late=training.device.type == "cuda" and not keep and done < total)
         return_memory()
     if keep and team.leads:
         training.checkpoints.save(done, training.learned, training.optimizer, log.lines)
@@ -499,7 +500,7 @@ def largest_steps(
     largest = []
     for corpus, own in by_corpus.items():
         tokens = np.add.reduceat(features[corpus].lengths, features[corpus].item_starts[:-1])
-        largest.append(max(own, key=lambda step, tokens=tokens: int(tokens[step.rows].sum())))
+        largest.append(own[int(np.argmax([tokens[step.rows].sum() for step in own]))])
     return largest
 
 
