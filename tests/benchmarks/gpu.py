@@ -11,6 +11,7 @@ only if enough time is left. A result that makes later ones meaningless ends the
 
 import argparse
 import contextlib
+import gc
 import importlib.util
 import io
 import json
@@ -50,6 +51,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from mtdnn.bench import harness, material, paper, train  # noqa: E402
+from mtdnn.bench import peers as peers_of_trainer  # noqa: E402
 from mtdnn.data.features import Features  # noqa: E402
 from mtdnn.machine.files import sha256  # noqa: E402
 from mtdnn.machine.provenance import commit  # noqa: E402
@@ -139,6 +141,13 @@ class Bench:
         """Wait for the device."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
+
+    def free(self) -> None:
+        """Give back the memory of models that are gone; peaks count from here."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
 
     def seconds(self, work: Callable[[], object], times: int = 10) -> float:
         """Return the mean seconds of work, after a warm-up."""
@@ -435,7 +444,7 @@ def where_time_goes(bench: Bench) -> None:
     model, optimizer = ours.trained
     settings, corpus = ours.run.training, ours.corpus
     (rows,) = train.random_batches(ours.features, 1)
-    batch = ours.stepper.prepare(batch_of(ours.features, rows)).to(bench.device)
+    batch = ours.prepared(rows).to(bench.device)
 
     def forward() -> torch.Tensor:
         with precision(settings, bench.device):
@@ -541,7 +550,8 @@ def _against(
                 run, bench.material().encoder, bench.material().features, bench.material().facts
             )
             other = train.Ours(changed, corpus, bench.device)
-        batches = train.random_batches(ours.features)
+            batches = train.random_batches(ours.features)
+            other_steps = other.steps(batches)
 
         def take(step: Callable[[], object], environment=environment, changes=changes) -> None:
             deterministic = changes.get("deterministic", True)
@@ -550,7 +560,7 @@ def _against(
                 step()
 
         ours_steps = ours.steps(batches)
-        other_steps = [lambda step=step: take(step) for step in other.steps(batches)]
+        other_steps = [lambda step=step: take(step) for step in other_steps]
         timing = harness.Timing.on(bench.device, 2 if bench.rehearsal else 5, 2)
         result = harness.compare(case, "changed", ours_steps, other_steps, timing, {})
         bench.record(section, case, corpus=corpus, **_numbers(result))
@@ -575,35 +585,40 @@ def _numbers(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def peers(bench: Bench) -> None:
-    """QA steps against `Trainer`'s: padded, grouped by length, and both compiled."""
+    """QA steps against `Trainer`'s: padded, grouped by length, both compiled; and unpadded."""
     _peers(bench, "base", compiled=True)
 
 
 def _peers(bench: Bench, shape: str, compiled: bool) -> None:
-    given = bench.material(shape)
+    given, wrong = bench.material(shape), []
     timing = harness.Timing.on(bench.device, bench.options().rounds, 3)
-    for (case, peer), sides in train.SIDES.items():
-        for mode in ("eager", "compiled") if compiled else ("eager",):
-            ours, theirs = sides(given, bench.device)
-            if mode == "compiled":
-                other = theirs[0].func.__self__
-                if bench.rehearsal:
-                    continue  # the CPU's compiler says nothing about a GPU's
-                other.model = torch.compile(other.model, dynamic=peer != "trainer_padded")
-            result = harness.compare(case, peer, ours, theirs, timing, {})
-            share = {}
-            if bench.device.type == "cuda" and case == "qa_step":
-                share["mfu"] = train._utilisation(given, result["ours_s"], bench.device)
-            bench.record("peers", f"{case}_{peer}_{mode}", shape=shape, **_numbers(result), **share)
+    for (case, peer), sides in (train.SIDES | train.GPU_SIDES).items():
+        name, needed = f"{case}_{peer}", 90 if peer.endswith("compiled") else 15
+        if peer.endswith("compiled") and not compiled:
+            continue
+        if bench.left < needed:
+            bench.record("peers", name, shape=shape, left_out=True, left_s=bench.left)
+            continue
+        try:
+            result = train.against(given, bench.device, case, peer, sides, timing)
+        except Exception as error:  # of one peer; the others are still of use
+            wrong.append(name)
+            reason = f"{type(error).__name__}: {error}"[:500]
+            bench.record("peers", name, shape=shape, failed=reason)
+            continue
+        other = {k: result[k] for k in ("attention", "flop_utilisation") if k in result}
+        bench.record("peers", name, shape=shape, **_numbers(result), **other)
+        bench.free()
     memory = {}
-    for side, name in enumerate(("ours", "peer")):
+    for side, name in zip(train.qa_padded(given, bench.device), ("ours", "peer"), strict=True):
+        bench.free()
+        for step in side():
+            step()
         if bench.device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-            for step in train._qa_padded(given, bench.device)[side]:
-                step()
             memory[f"{name}_mib"] = torch.cuda.max_memory_allocated() / 2**20
     bench.record("peers", "memory", shape=shape, **memory)
+    if wrong:
+        raise Wrong(f"peers: {', '.join(wrong)}")
 
 
 # --- 9. the real commands --------------------------------------------------------------------
@@ -723,8 +738,7 @@ def run(bench: Bench, only: list[str]) -> int:
             )
             if decides:
                 break
-        if bench.device.type == "cuda":
-            torch.cuda.empty_cache()
+        bench.free()
     return wrong
 
 
@@ -745,6 +759,7 @@ def main() -> int:
     device = torch.device("cpu") if options.rehearse else use_device(None)
     if options.rehearse:
         train.BATCH = 2
+        peers_of_trainer.COMPILER = "eager"  # the CPU's own says nothing about a GPU's
         # The paths of a GPU that a CPU can run.
         os.environ["MTDNN_PLAIN"] = "attention, dropout, embedding, optimizer"
         attention.one_by_one = attention.side_by_side
