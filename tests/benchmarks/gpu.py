@@ -52,6 +52,7 @@ import torch  # noqa: E402
 
 from mtdnn.bench import harness, material, paper, train  # noqa: E402
 from mtdnn.bench import peers as peers_of_trainer  # noqa: E402
+from mtdnn.config.layout import Layout  # noqa: E402
 from mtdnn.data.features import Features  # noqa: E402
 from mtdnn.machine.files import sha256  # noqa: E402
 from mtdnn.machine.provenance import commit  # noqa: E402
@@ -629,21 +630,27 @@ def real_commands(bench: Bench) -> None:
     from tests.support.tiny import make_run_folder
 
     sizes = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128}
-    training = {"precision": "bf16", "epochs": 8, "batch_size": 8, "gpus": 1}
+    rows, epochs = (48, 2) if bench.rehearsal else (200, 8)
+    training = {"epochs": epochs, "batch_size": 8, "gpus": 1}
     folders = []
     for name in ("whole", "stopped"):
-        folder, _ = make_run_folder(bench.out / name, rows=200, encoder=sizes, training=training)
+        shutil.rmtree(bench.out / name, ignore_errors=True)
+        folder, _ = make_run_folder(bench.out / name, rows=rows, encoder=sizes, training=training)
         folders.append(folder)
     began = time.perf_counter()
-    _mtdnn(bench, "train", str(folders[0]))
+    said = _mtdnn(bench, "train", str(folders[0]))
     bench.record("commands", "train", seconds=time.perf_counter() - began)
-    process = _start("train", str(folders[1]), "--checkpoint-seconds", "0")
-    state = folders[1].parents[5] / "state"
-    while process.poll() is None and not list(state.glob("*/step*[5-9]")):
+    fell_back = "continuing without" in said
+    bench.check("commands", "nothing_fell_back", not fell_back, said=said[-500:])
+    process = _start("train", str(folders[1]), "--checkpoint-minutes", "0")
+    states = Layout.of_run(folders[1]).state("any").parent
+    while process.poll() is None and not list(states.glob("*/step*[5-9]")):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    process.wait(timeout=60)
-    bench.record("commands", "stopped", status=process.returncode)
+    said, _ = process.communicate(timeout=60)
+    kept = sorted(path.name for path in states.glob("*/step*"))
+    stopped = process.returncode == 128 + signal.SIGTERM and bool(kept)
+    bench.check("commands", "stopped", stopped, kept=kept, said=said[-200:])
     _mtdnn(bench, "train", str(folders[1]))
     digests = [
         {
@@ -671,11 +678,13 @@ def _start(*arguments: str) -> subprocess.Popen:
     )
 
 
-def _mtdnn(bench: Bench, *arguments: str) -> None:
+def _mtdnn(bench: Bench, *arguments: str) -> str:
+    """Run a command; return what it said."""
     process = _start(*arguments)
     said, _ = process.communicate(timeout=max(10.0, bench.left))
     if process.returncode:
         raise Wrong(f"mtdnn {arguments[0]}: exit status {process.returncode}: {said[-500:]}")
+    return said
 
 
 # --- 10. the large encoder, 11. the paper ----------------------------------------------------
