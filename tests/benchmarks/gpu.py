@@ -400,40 +400,53 @@ def whole_steps(bench: Bench) -> None:
 # --- 4. a recording that fails ---------------------------------------------------------------
 
 
+class Failing:
+    """A recorder whose second recording fails when all of it is recorded.
+
+    Args:
+        bench: for the device.
+        invalid: the host reads a value, so that the recording itself becomes invalid; otherwise
+            memory is exhausted.
+    """
+
+    def __init__(self, bench: Bench, invalid: bool) -> None:
+        self.inner, self.count = bench.recorder(), 0
+        self.device, self.invalid = bench.device, invalid
+
+    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
+        self.count += 1
+        stand_in = isinstance(self.inner, StandIn)
+        if stand_in:
+            self.inner.stepper = self.stepper
+        if self.count == 1:
+            return self.inner(work)
+
+        def broken() -> None:
+            work()
+            if self.invalid and not stand_in:
+                torch.zeros(1, device=self.device).item()
+            kind = RuntimeError if self.invalid else torch.OutOfMemoryError
+            raise kind("made up: a recording fails")
+
+        return self.inner(broken)
+
+
 def failing_recording(bench: Bench) -> None:
     """Training goes on, to the same result, when a recording fails in its middle."""
-
-    class Failing:
-        """Fails while it records: the host reads a value, which a graph cannot."""
-
-        def __init__(self) -> None:
-            self.inner, self.count = bench.recorder(), 0
-
-        def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
-            self.count += 1
-            if self.count == 1:
-                if isinstance(self.inner, StandIn):
-                    self.inner.stepper = self.stepper
-                return self.inner(work)
-
-            def broken() -> None:
-                work()
-                raise torch.OutOfMemoryError("made up: out of memory while recording")
-
-            if isinstance(self.inner, StandIn):
-                raise torch.OutOfMemoryError("made up: out of memory while recording")
-            return self.inner(broken)
-
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        eager = Twelve(bench, False)
-        failing = Twelve(bench, True, recorder=Failing())
-        failing.stepper._recorder.stepper = failing.stepper
-        expected, found = eager.take(), failing.take()
-    bench.check("failure", "is_said", "continuing without" in said.getvalue())
-    bench.check("failure", "losses_and_norms", expected == found)
-    wrong = different(eager.stepper, failing.stepper)
-    bench.check("failure", "weights_and_moments", not wrong, differ=wrong[:5])
+    eager = Twelve(bench, False)
+    expected = eager.take()
+    for kind, invalid in (("out_of_memory", False), ("invalid", True)):
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            failing = Twelve(bench, True, recorder=Failing(bench, invalid))
+            failing.stepper._recorder.stepper = failing.stepper
+            found = failing.take()
+        is_said = "continuing without CUDA graphs" in said.getvalue()
+        bench.check("failure", f"{kind}_is_said", is_said, said=said.getvalue()[-300:])
+        bench.check("failure", f"{kind}_dropped", failing.recordings == 0)
+        bench.check("failure", f"{kind}_losses_and_norms", expected == found)
+        wrong = different(eager.stepper, failing.stepper)
+        bench.check("failure", f"{kind}_weights_and_moments", not wrong, differ=wrong[:5])
 
 
 # --- 5. where the time goes ------------------------------------------------------------------
