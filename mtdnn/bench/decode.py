@@ -26,7 +26,7 @@ from mtdnn.evaluation.predictions import answer
 from mtdnn.model.device import use_device
 from mtdnn.model.heads import Head
 from mtdnn.model.multitask import MultiTaskModel, build
-from mtdnn.training.stepper import precision
+from mtdnn.training.stepper import chosen_precision, precision
 
 MAX_LENGTH, BATCH = 384, 8  # the example's
 PORTION = 24  # windows given to our decoder at a time, about the number in a batch on the CPU
@@ -84,7 +84,7 @@ def _predict_case(
         [predict],
         [predict_as_the_example],
         timing,
-        {"precision": run.training.precision, **material.facts},
+        {"precision": chosen_precision(run.training, device), **material.facts},
     )
 
 

@@ -11,8 +11,11 @@ import os
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +77,29 @@ class Timing:
         if device.type != "cuda":
             return cls(rounds, warm_up_rounds)
         return cls(rounds, warm_up_rounds, torch.cuda.synchronize)
+
+
+class Feed:
+    """Gives batches one by one, over and over, each assembled on another thread beforehand.
+
+    Args:
+        assemble: makes a batch of an item.
+        items: what batches are made of.
+        ahead: batches that are assembled beforehand; 0: each when it is asked for.
+    """
+
+    def __init__(self, assemble: Callable[[Any], Any], items: Sequence[Any], ahead: int):
+        self._assemble, self._items = assemble, cycle(items)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._waiting = deque(self._submit() for _ in range(ahead))
+
+    def __call__(self) -> Any:
+        """Return the next batch."""
+        self._waiting.append(self._submit())
+        return self._waiting.popleft().result()
+
+    def _submit(self) -> "Future[Any]":
+        return self._thread.submit(self._assemble, next(self._items))
 
 
 def run(name: str, options: Options, as_json: bool) -> None:

@@ -16,6 +16,7 @@ from mtdnn.config.layout import RunId
 from mtdnn.config.loading import load
 from mtdnn.model.device import use_device
 from mtdnn.model.multitask import build
+from mtdnn.training.stepper import chosen_precision
 from mtdnn.workflow import shared
 from mtdnn.workflow.planning import expected_steps
 from mtdnn.workflow.rates import step_seconds
@@ -44,7 +45,8 @@ def cases(options: Options) -> Iterator[dict[str, Any]]:
         model = build(material.encoder, material.run).to(device)
         for corpus, features in material.features.items():
             seconds[shape, corpus] = step_seconds(model, material.run, corpus, features, device)
-        facts |= {"windows": material.facts["windows"], "precision": precision}
+        chosen = chosen_precision(material.run.training, device)
+        facts |= {"windows": material.facts["windows"], "precision": chosen}
         encoders.append(material.facts["encoder"])
     total = sum(steps[kind] * seconds[kind] for kind in steps)
     runs = Counter(SHAPES[run.encoder] for run in _runs(experiment))

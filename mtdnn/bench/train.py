@@ -1,8 +1,4 @@
-"""Whole training steps, against those of Hugging Face's own examples.
-
-The peer is `Trainer`'s inner step without its bookkeeping: collated tensors, the example's model
-class, gradients clipped at 1, fused AdamW, the linear schedule. Neither side logs.
-"""
+"""Whole training steps, against those of Hugging Face's own examples. Neither side logs."""
 
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,24 +8,22 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    get_linear_schedule_with_warmup,
-)
+from transformers import AutoConfig
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from mtdnn.bench.harness import Options, Timing, Work, compare, peak_memory_mib
+from mtdnn.bench.harness import Feed, Options, Timing, Work, compare, peak_memory_mib
 from mtdnn.bench.material import Material, gather
+from mtdnn.bench.peers import Peer, Unpadded, unpadded_attention
 from mtdnn.data.features import Features
-from mtdnn.model.batches import batch_of
+from mtdnn.model.batches import PackedBatch, batch_of
 from mtdnn.model.device import use_device
+from mtdnn.model.fast import fast
 from mtdnn.model.multitask import build
 from mtdnn.model.optimizer import MomentOptimizer, learning_rate, optimizer_for
-from mtdnn.training.loop import random_state
-from mtdnn.training.stepper import Stepper, precision, stepper_for
+from mtdnn.training.loop import BATCHES_AHEAD, random_state
+from mtdnn.training.stepper import Stepper, chosen_precision, stepper_for
 
 BATCH = 16
 STEPS = 4  # in a round
@@ -37,6 +31,8 @@ MEGABATCH = 50  # batches that Trainer's grouping by length sorts together
 MAX_LENGTH = 384  # the question-answering example's
 
 Steps = Sequence[Work]
+Sides = tuple[Callable[[], Steps], Callable[[], Steps]]
+"""Our steps and the peer's; each makes its model when it is called."""
 
 
 def cases(options: Options) -> Iterator[dict[str, Any]]:
@@ -45,19 +41,17 @@ def cases(options: Options) -> Iterator[dict[str, Any]]:
     On a GPU also the step without the update, and what each switch is worth.
     """
     material, device = gather(options), _device()
-    about = {"precision": material.run.training.precision, **material.facts}
+    about = facts_of(material, device)
     # On a GPU, steps are run normally in the first round and recorded in the second.
     timing = Timing.on(device, options.rounds, 2 if device.type == "cuda" else 1)
-    for (case, peer), steps in SIDES.items():
+    every = SIDES | GPU_SIDES if device.type == "cuda" else SIDES
+    for (case, peer), sides in every.items():
         if case.startswith(options.only):
-            result = compare(case, peer, *steps(material, device), timing, about)
-            if device.type == "cuda" and case == "qa_step":
-                result["flop_utilisation"] = _utilisation(material, result["ours_s"], device)
-            yield result
+            yield against(material, device, case, peer, sides, timing)
     if device.type == "cuda" and "qa_backward".startswith(options.only):
-        sides = without_and_with_update(material, device)
-        result = compare("qa_backward", "qa_step", *sides, timing, about)
-        result["flop_utilisation"] = _utilisation(material, result["ours_s"], device)
+        steps = without_and_with_update(material, device)
+        result = compare("qa_backward", "qa_step", *steps, timing, about)
+        result["flop_utilisation"] = utilisation(material, result["ours_s"], device)
         yield result
     for case, switch in SWITCHES.items():
         if device.type == "cuda" and case.startswith(options.only):
@@ -74,6 +68,32 @@ def cases(options: Options) -> Iterator[dict[str, Any]]:
         }
 
 
+def facts_of(material: Material, device: torch.device) -> dict[str, str]:
+    """Return what every result of some material on a device says."""
+    precision = chosen_precision(material.run.training, device)
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    return {"precision": precision, **versions, **material.facts}
+
+
+def against(
+    material: Material,
+    device: torch.device,
+    case: str,
+    peer: str,
+    sides: Callable[[Material, torch.device], Sides],
+    timing: Timing,
+) -> dict[str, Any]:
+    """Return the result of one of `SIDES` or `GPU_SIDES`."""
+    ours, theirs = (make() for make in sides(material, device))
+    about = facts_of(material, device)
+    if peer == "unpadded":
+        about["attention"] = unpadded_attention(device)
+    result = compare(case, peer, ours, theirs, timing, about)
+    if device.type == "cuda" and case == "qa_step":
+        result["flop_utilisation"] = utilisation(material, result["ours_s"], device)
+    return result
+
+
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -81,15 +101,17 @@ def _device() -> torch.device:
 # --- which windows ---------------------------------------------------------------------------
 
 
-def _qa_padded(material: Material, device: torch.device) -> tuple[Steps, Steps]:
+def qa_padded(material: Material, device: torch.device, compiled: bool = False) -> Sides:
     """Take the same random batches on both sides."""
     corpus = material.run.target
     batches = random_batches(material.features[corpus])
-    peer = Peer(material, corpus, device, pad_to=MAX_LENGTH)
-    return Ours(material, corpus, device).steps(batches), peer.steps(batches)
+    return (
+        lambda: Ours(material, corpus, device).steps(batches),
+        lambda: Peer(material, corpus, device, MAX_LENGTH, compiled).steps(batches),
+    )
 
 
-def _qa_grouped(material: Material, device: torch.device) -> tuple[Steps, Steps]:
+def _qa_grouped(material: Material, device: torch.device, compiled: bool = False) -> Sides:
     """Give the peer batches of windows of similar length, us the same windows in random order."""
     corpus = material.run.target
     features = material.features[corpus]
@@ -102,16 +124,30 @@ def _qa_grouped(material: Material, device: torch.device) -> tuple[Steps, Steps]
     by_length = grouped[np.argsort([features.lengths[rows].max() for rows in grouped])]
     grouped = by_length[len(by_length) // STEPS // 2 :: len(by_length) // STEPS][:STEPS]
     shuffled = np.random.default_rng(3).permutation(grouped.ravel()).reshape(-1, BATCH)
-    peer = Peer(material, corpus, device)
-    return Ours(material, corpus, device).steps(shuffled), peer.steps(grouped)
+    return (
+        lambda: Ours(material, corpus, device).steps(shuffled),
+        lambda: Peer(material, corpus, device, compiled=compiled).steps(grouped),
+    )
 
 
-def _sc_dynamic(material: Material, device: torch.device) -> tuple[Steps, Steps]:
+def _qa_unpadded(material: Material, device: torch.device) -> Sides:
+    """Take the same random batches on both sides, which do not pad."""
+    corpus = material.run.target
+    batches = random_batches(material.features[corpus])
+    return (
+        lambda: Ours(material, corpus, device).steps(batches),
+        lambda: Unpadded(material, corpus, device).steps(batches),
+    )
+
+
+def _sc_dynamic(material: Material, device: torch.device, compiled: bool = False) -> Sides:
     """Take steps on single sentences, the smallest ones."""
     corpus = smallest(material)
     batches = random_batches(material.features[corpus], 4 * STEPS)
-    peer = Peer(material, corpus, device)
-    return Ours(material, corpus, device).steps(batches), peer.steps(batches)
+    return (
+        lambda: Ours(material, corpus, device).steps(batches),
+        lambda: Peer(material, corpus, device, compiled=compiled).steps(batches),
+    )
 
 
 def _determinism(material: Material, device: torch.device) -> tuple[Steps, Steps]:
@@ -180,12 +216,19 @@ def random_batches(features: Features, count: int = STEPS) -> np.ndarray:
     return rows.reshape(-1, BATCH)
 
 
-SIDES = {
-    ("qa_step", "trainer_padded"): _qa_padded,
+SIDES: dict[tuple[str, str], Callable[[Material, torch.device], Sides]] = {
+    ("qa_step", "trainer_padded"): qa_padded,
     ("qa_step", "trainer_dynamic_grouped"): _qa_grouped,
     ("sc_step", "trainer_dynamic"): _sc_dynamic,
 }
 
+GPU_SIDES: dict[tuple[str, str], Callable[[Material, torch.device], Sides]] = {
+    ("qa_step", "unpadded"): _qa_unpadded,
+    ("qa_step", "trainer_padded_compiled"): partial(qa_padded, compiled=True),
+    ("qa_step", "trainer_dynamic_grouped_compiled"): partial(_qa_grouped, compiled=True),
+    ("sc_step", "trainer_dynamic_compiled"): partial(_sc_dynamic, compiled=True),
+}
+"""More of them: as fast as on a CPU, or slower, and minutes to compile there."""
 
 SWITCHES = {"determinism": _determinism, "sc_graphs": _graphs}
 
@@ -202,14 +245,14 @@ def _in_own_process(function: Callable[..., float], *arguments: object) -> float
 def _peak_memory_mib(options: Options, side: int) -> float:
     """Train our side (0) or the peer (1); return the peak memory of the GPU, or of the process."""
     device = use_device(options.threads)
-    for step in _qa_padded(gather(options), device)[side]:
+    for step in qa_padded(gather(options), device)[side]():
         step()
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     return peak_memory_mib()
 
 
-def _utilisation(material: Material, seconds: float, device: torch.device) -> float:
+def utilisation(material: Material, seconds: float, device: torch.device) -> float:
     """Return the operations of a whole QA step as a share of the GPU's measured bf16 rate.
 
     Only the encoder's matrix products on real tokens count: the forward pass once, the backward
@@ -257,90 +300,18 @@ class Ours:
         self.taken = 0
 
     def steps(self, batches: np.ndarray) -> Steps:
-        """Return a step for each row of `batches`."""
-        return [partial(self.step, rows) for rows in batches]
+        """Return a step for each row of `batches`, to be taken in this order again and again."""
+        feed = Feed(self.prepared, list(batches), BATCHES_AHEAD if fast("prefetch") else 0)
+        return [partial(self.step, feed)] * len(batches)
 
-    def step(self, rows: np.ndarray) -> None:
-        """Take a step on the items `rows`."""
-        batch = self.stepper.prepare(batch_of(self.features, rows))
+    def prepared(self, rows: np.ndarray) -> PackedBatch:
+        """Return the batch of the items `rows`, as a step needs it."""
+        return self.stepper.prepare(batch_of(self.features, rows))
+
+    def step(self, feed: Callable[[], PackedBatch]) -> None:
+        """Take a step on the next batch."""
+        batch = feed()
         rate = learning_rate(self.taken, 10_000, self.run.training)
         random_state(self.run.seed, self.taken)
         self.stepper.take(self.corpus, batch, rate)
         self.taken += 1
-
-
-class Peer:
-    """Takes steps as `Trainer` does with the model class of Hugging Face's example.
-
-    Args:
-        material: encoder, features and settings.
-        corpus: the corpus to train on.
-        device: where to train.
-        pad_to: length to pad every sequence to; that of the longest in its batch if absent.
-    """
-
-    def __init__(
-        self, material: Material, corpus: str, device: torch.device, pad_to: int | None = None
-    ):
-        settings, about = material.run.training, material.run.corpora[corpus]
-        self.features, self.device, self.pad_to = material.features[corpus], device, pad_to
-        self.settings = settings
-        if about.family == "question_answering":
-            self.targets = {"start_positions": "start", "end_positions": "end"}
-            model = AutoModelForQuestionAnswering.from_pretrained(material.encoder)
-        else:
-            self.targets = {"labels": "label"}
-            model = AutoModelForSequenceClassification.from_pretrained(
-                material.encoder, num_labels=len(about.labels)
-            )
-        self.model = model.to(device).train()
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=settings.learning_rate, fused=True
-        )
-        self.schedule = get_linear_schedule_with_warmup(  # type: ignore[no-untyped-call]
-            self.optimizer, 1_000, 10_000
-        )
-
-    def steps(self, batches: np.ndarray) -> Steps:
-        """Return a step for each row of `batches`."""
-        # Its dataset has the sequences one by one; stacking them is part of the step.
-        return [partial(self.step, [self._example(row) for row in rows]) for rows in batches]
-
-    def step(self, examples: list[dict[str, torch.Tensor]]) -> None:
-        """Take a step on a batch of examples."""
-        inputs = self._collate(examples)
-        with precision(self.settings, self.device):
-            loss = self.model(**inputs).loss
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.schedule.step()
-        self.optimizer.zero_grad()
-
-    def _example(self, row: int) -> dict[str, torch.Tensor]:
-        names = ("input_ids", "token_type_ids", *self.targets.values())
-        columns = self.features.pick([row], names).columns
-        ids = torch.from_numpy(columns["input_ids"].astype(np.int64))
-        example = {
-            "input_ids": ids,
-            "token_type_ids": torch.from_numpy(columns["token_type_ids"].astype(np.int64)),
-            "attention_mask": torch.ones_like(ids),
-        }
-        if self.pad_to:  # as the example's `map` does
-            example = {
-                k: nn.functional.pad(v, (0, self.pad_to - len(v))) for k, v in example.items()
-            }
-        return example | {k: torch.tensor(columns[v][0]).long() for k, v in self.targets.items()}
-
-    def _collate(self, examples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        batch = {}
-        for name in examples[0]:
-            values = [example[name] for example in examples]
-            if values[0].dim() and not self.pad_to:
-                stacked = nn.utils.rnn.pad_sequence(values, batch_first=True)
-            else:
-                stacked = torch.stack(values)
-            if self.device.type == "cuda":
-                stacked = stacked.pin_memory()
-            batch[name] = stacked.to(self.device, non_blocking=True)
-        return batch

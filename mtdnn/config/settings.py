@@ -1192,8 +1192,11 @@ class TrainingSettings(Closed):
     span_loss: Literal["sum", "mean"] = setting(
         "sum", "paper", description="how the cross-entropies of start and end are combined"
     )
-    precision: Literal["fp32", "bf16"] = setting(
-        "fp32", "ours", description="precision of the forward and backward pass; weights stay fp32"
+    precision: Literal["auto", "fp32", "bf16"] = setting(
+        "auto",
+        "ours",
+        description="precision of the forward and backward pass; weights stay fp32. auto: bf16 on "
+        "a GPU, otherwise fp32",
     )
     accumulation: int = setting(
         1,

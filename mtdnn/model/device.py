@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -46,6 +47,25 @@ def use_device(threads: int | None, deterministic: bool = True) -> torch.device:
     # new tensor and change nothing.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # a property of the module's class
     return torch.device("cuda")
+
+
+def sent_to_host(values: torch.Tensor) -> Callable[[], list[float]]:
+    """Begin to copy a vector to the host; return a function that waits for it and returns it.
+
+    A GPU goes on with whatever it is given meanwhile.
+    """
+    if values.device.type != "cuda":
+        return values.tolist
+    place = torch.empty_like(values, device="cpu", pin_memory=True)
+    place.copy_(values, non_blocking=True)
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call] # torch's
+    copied.record()
+
+    def numbers() -> list[float]:
+        copied.synchronize()
+        return place.tolist()
+
+    return numbers
 
 
 def return_memory() -> None:

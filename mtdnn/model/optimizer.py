@@ -62,7 +62,7 @@ class MomentOptimizer(torch.optim.Optimizer):
                 state.pop("rows", None)
 
     def step(self, scale: torch.Tensor | float = 1.0) -> None:  # type: ignore[override] # no closure
-        """Update every parameter that has a gradient; the gradients are overwritten.
+        """Update every parameter that has a gradient; the gradients may be overwritten.
 
         Args:
             scale: factor of every gradient, a scalar; clipping costs nothing this way.
@@ -368,10 +368,30 @@ def _move(
         torch._foreach_addcdiv_(parameters, averages, denominators, -rate)
 
 
+def _keeping_gradients(rule: Callable[..., None]) -> Callable[..., None]:
+    """Return a rule that leaves the gradients as they are, so that compiled it never writes them.
+
+    Of what it changes in place a compiler has to write the last state, used or not.
+    """
+
+    def update(
+        parameters: list[torch.Tensor],
+        gradients: list[torch.Tensor],
+        averages: list[torch.Tensor],
+        seconds: list[torch.Tensor],
+        scale: torch.Tensor | float,
+        *others: Any,
+    ) -> None:
+        scaled = list(torch._foreach_mul(gradients, scale))
+        rule(parameters, scaled, averages, seconds, 1.0, *others)
+
+    return update
+
+
 @cache
 def compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """Return a function that torch compiles at its first call, or runs as it is if it cannot."""
-    fused, usable = torch.compile(function, dynamic=False), True
+    """Return a rule that torch compiles at its first call, or runs as it is if it cannot."""
+    fused, usable = torch.compile(_keeping_gradients(function), dynamic=False), True
 
     @wraps(function)
     def call(*arguments: Any) -> None:

@@ -70,10 +70,7 @@ def _said(conclusion: str, rows: list[str], baseline: str, measure: str, seeds: 
         verb = "differ" if len(rows) > 1 else "differs"
         number = f"{seeds} seed{'s' if seeds > 1 else ''}"
         named = listed(rows) if len(rows) <= MAX_NAMED else f"{len(rows)} others"
-        return (
-            f"whether {named} {verb} from {baseline} in {measure} is not decidable with "
-            f"{number}"
-        )
+        return f"whether {named} {verb} from {baseline} in {measure} is not decidable with {number}"
     return (
         f"{listed(rows)} {'score' if len(rows) > 1 else 'scores'} {conclusion} than {baseline} in "
         f"{measure}"

@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -93,6 +93,21 @@ class _Pending:
     norm: torch.Tensor
 
 
+@dataclass
+class _Sent:
+    """Steps whose numbers are on their way to the host.
+
+    Attributes:
+        steps: the steps.
+        measured: the places of what else was measured on the device: lines and keys.
+        values: waits for the numbers and returns them: losses, gradient norms, what was measured.
+    """
+
+    steps: list[_Pending]
+    measured: list[tuple[dict[str, Any], str]]
+    values: Callable[[], list[float]]
+
+
 class TrainingLog:
     """Collects the lines of the training log, whose numbers it reads a few steps at a time.
 
@@ -103,7 +118,7 @@ class TrainingLog:
 
     Attributes:
         lines: the lines read so far.
-        pending: the steps that are not yet read.
+        pending: the steps whose numbers are not yet asked for.
     """
 
     def __init__(self, lines: list[dict[str, Any]], journal: Journal | None, team: Team):
@@ -113,6 +128,7 @@ class TrainingLog:
         self._clock = time.monotonic() - (lines[-1]["seconds"] if lines else 0.0)
         self.lines = lines
         self.pending: list[_Pending] = []
+        self._sent: list[_Sent] = []
         self._recent: dict[str, deque[float]] = {}
 
     @property
@@ -147,15 +163,22 @@ class TrainingLog:
         }
         self.pending.append(_Pending(line, step.rows, loss, norm))
 
-    def read(self) -> None:
+    def read(self, late: bool = False) -> None:
         """Read the pending numbers from the device.
+
+        Args:
+            late: leave them to the next call, so that nothing waits for the device.
 
         Raises:
             MtdnnError: a loss or gradient is not finite.
         """
-        known = len(self.lines)
+        known, ready = len(self.lines), self._sent
+        self._sent = [self._send()] if self.pending else []
+        if not late:
+            ready, self._sent = ready + self._sent, []
         try:
-            self._fetch()
+            for sent in ready:
+                self._take(sent)
         finally:
             self._tell(self.lines[known:])
 
@@ -163,16 +186,33 @@ class TrainingLog:
         if self._journal:
             self._journal.add(lines)
 
-    def _fetch(self) -> None:
+    def _send(self) -> _Sent:
+        """Begin to copy the pending numbers to the host; none are pending then."""
         import torch
 
-        if not self.pending:
-            return
-        losses = self._team.mean(torch.stack([pending.loss for pending in self.pending]))
-        norms = torch.stack([pending.norm for pending in self.pending])
-        values = torch.stack([losses, norms], dim=1).tolist()
-        self._fetch_measured()
-        for pending, (loss, norm) in zip(self.pending, values, strict=True):
+        from mtdnn.model.device import sent_to_host
+
+        steps, self.pending = self.pending, []
+        measured = [
+            (step.line, key)
+            for step in steps
+            for key, value in step.line.items()
+            if isinstance(value, torch.Tensor)
+        ]
+        numbers = [
+            self._team.mean(torch.stack([step.loss for step in steps])),
+            torch.stack([step.norm for step in steps]),
+            *(line[key].reshape(1) for line, key in measured),
+        ]
+        return _Sent(steps, measured, sent_to_host(torch.cat(numbers)))
+
+    def _take(self, sent: _Sent) -> None:
+        """Add the lines of steps whose numbers were sent."""
+        values, count = sent.values(), len(sent.steps)
+        losses, norms = values[:count], values[count : 2 * count]
+        for (line, key), value in zip(sent.measured, values[2 * count :], strict=True):
+            line[key] = value
+        for pending, loss, norm in zip(sent.steps, losses, norms, strict=True):
             line = {**pending.line, "loss": loss, "grad_norm": norm}
             # All processes see it, but only one of them says so.
             if self._team.leads and not (math.isfinite(loss) and math.isfinite(norm)):
@@ -183,22 +223,6 @@ class TrainingLog:
                 )
             self.lines.append(line)
             self._recent.setdefault(line["corpus"], deque(maxlen=20)).append(loss)
-        self.pending.clear()
-
-    def _fetch_measured(self) -> None:
-        """Read what else was measured on the device, all at once."""
-        import torch
-
-        places = [
-            (pending.line, key)
-            for pending in self.pending
-            for key, value in pending.line.items()
-            if isinstance(value, torch.Tensor)
-        ]
-        if places:
-            values = torch.stack([line[key] for line, key in places]).tolist()
-            for (line, key), value in zip(places, values, strict=True):
-                line[key] = value
 
     @property
     def note(self) -> str:

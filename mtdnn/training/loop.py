@@ -3,7 +3,7 @@
 import hashlib
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -12,6 +12,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -43,7 +44,7 @@ from mtdnn.training.log import TrainingLog
 from mtdnn.training.pace import Pace, paces
 from mtdnn.training.packnet import packing_for
 from mtdnn.training.product import Product, publish
-from mtdnn.training.stepper import Stepper, stepper_for
+from mtdnn.training.stepper import RecordedSteps, Stepper, chosen_precision, stepper_for
 from mtdnn.training.stopping import Stopped, StopSignals
 from mtdnn.training.team import Team, join, tokens_of
 from mtdnn.training.usage import Usage
@@ -178,6 +179,7 @@ def _prepare(
     device = use_device(threads, run.training.deterministic)
     origin = {
         "device": device_name(device),
+        "precision": chosen_precision(run.training, device),
         "threads": torch.get_num_threads(),
         "torch": versions["torch"],
     }
@@ -198,7 +200,7 @@ def _prepare(
             # Drawn again rather than read: a file could belong to other settings.
             steps = list(schedule.of_run(run, {name: len(f) for name, f in features.items()}))
             started = {"started": datetime.now(UTC).isoformat(timespec="seconds")}
-            provenance = {**versions, **origin, "precision": run.training.precision, **started}
+            provenance = {**versions, **origin, **started}
             journal = _journal(run_dir, fingerprint, provenance, steps, device) if lease else None
             with journal or nullcontext():
                 model = _initial_model(layout, run).to(device).train()
@@ -279,8 +281,7 @@ def _learn(training: Training) -> None:
             *(training.model, team),
         )
         balancing = training.beside.balancing
-        teachers = Teachers(Layout.of_run(training.run_dir), run, training.features, total)
-        batches = batches_of(own, training.features, stepper.prepare, teachers)
+        batches = _batches(training, own, stepper)
         ahead = islice(paces(run, training.steps), len(training.steps) - len(left), None)
         weights = (weight for _, weight in parts)
         rows = map(_Row._make, zip(left, batches, weights, ahead, strict=True))
@@ -375,7 +376,8 @@ def _is_stopped(training: Training, done: int, stop: StopSignals) -> bool:
     number, due = _wanted(stop, training.checkpoints, team, read)
     keep = number or due
     if keep or read:
-        log.read()
+        # A GPU would run out of steps while they are read; those of the interval before are there.
+        log.read(late=training.device.type == "cuda" and not keep and done < total)
         return_memory()
     if keep and team.leads:
         training.checkpoints.save(done, training.learned, training.optimizer, log.lines)
@@ -422,6 +424,19 @@ def _keep(training: Training) -> None:
     publish(training.run_dir, training.run, training.fingerprint, product, check_holder)
 
 
+def _batches(
+    training: Training, steps: list[schedule.Step], stepper: Stepper
+) -> Iterator[PackedBatch]:
+    """Return the batches of some steps for a stepper, which may be told the largest before."""
+    run, features, total = training.run, training.features, schedule.length(training.steps)
+    teachers = Teachers(Layout.of_run(training.run_dir), run, features, total)
+    if isinstance(stepper, RecordedSteps):
+        largest = largest_steps(steps, features)
+        batches = batches_of(largest, features, stepper.prepare, teachers)
+        stepper.largest = dict(zip((step.corpus for step in largest), batches, strict=True))
+    return batches_of(steps, features, stepper.prepare, teachers)
+
+
 def batches_of(
     steps: list[schedule.Step],
     features: dict[str, Features],
@@ -444,6 +459,20 @@ def batches_of(
             if number + BATCHES_AHEAD < len(steps):
                 waiting.append(ahead.submit(assemble, steps[number + BATCHES_AHEAD]))
             yield batch
+
+
+def largest_steps(
+    steps: Sequence[schedule.Step], features: Mapping[str, Features]
+) -> list[schedule.Step]:
+    """Return the step of each corpus whose batch has the most tokens."""
+    by_corpus: dict[str, list[schedule.Step]] = {}
+    for step in steps:
+        by_corpus.setdefault(step.corpus, []).append(step)
+    largest = []
+    for corpus, own in by_corpus.items():
+        tokens = np.add.reduceat(features[corpus].lengths, features[corpus].item_starts[:-1])
+        largest.append(own[int(np.argmax([tokens[step.rows].sum() for step in own]))])
+    return largest
 
 
 def _out_of_memory(

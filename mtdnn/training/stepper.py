@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,7 +97,7 @@ class Stepper:
 
     def prepare(self, batch: PackedBatch) -> PackedBatch:
         """Return a batch as `take` needs it; safe on another thread, while steps are taken."""
-        return batch.pinned() if self.device.type == "cuda" else batch
+        return batch.joined(pinned=True) if self.device.type == "cuda" else batch
 
     def take(
         self,
@@ -181,11 +182,17 @@ class RecordedSteps(Stepper):
     """Takes the steps of one run, replaying recordings of shapes that it has met before.
 
     A shape is recorded when it occurs for the second time: the first time lets compilers and
-    libraries initialise, and rare shapes cost no recording. Both ways run the same kernels in the
-    same order, so a resumed run, which records again, has the same result.
+    libraries initialise, and rare shapes cost no recording. To wait longer would cost more steps
+    than it saves recordings, while a recording takes less than eight times what it saves (see
+    tests/benchmarks/NOTES.md). Both ways run the same kernels in the same order, so a resumed run,
+    which records again, has the same result.
 
     Args:
         recorder: makes the recordings; tests have one that needs no GPU.
+
+    Attributes:
+        largest: the largest batch to come of each corpus, as `prepare` returned it. It is recorded
+            before others of its corpus: these find room in its memory, larger ones would not.
     """
 
     def __init__(
@@ -200,12 +207,13 @@ class RecordedSteps(Stepper):
         super().__init__(model, optimizer, settings, device, None, loss_weights)
         optimizer.keep_factors_on(device)
         self._recorder: Recorder | None = recorder
-        self._recordings: dict[tuple[str | int, ...], _Recording | None] = {}
+        self._recordings: dict[tuple[Any, ...], _Recording | None] = {}
+        self.largest: Mapping[str, PackedBatch] = {}
         # Outside the memory of the recordings, which they share.
         self._results = torch.zeros(2, device=device)
 
     def prepare(self, batch: PackedBatch) -> PackedBatch:
-        return super().prepare(batch.with_tail())
+        return batch.with_tail().joined(pinned=self.device.type == "cuda")
 
     def take(
         self,
@@ -219,10 +227,11 @@ class RecordedSteps(Stepper):
         self.optimizer.advance(self.model.trained_by(corpus))
         pulled = self.pull is not None and self.pull.active
         phase = self.packing.phase if self.packing else 0
-        shape: tuple[str | int, ...] = (corpus, pulled, phase, *batch.shape)
-        shape += self.optimizer.structure
-        if self._recorder and shape in self._recordings and not self._recordings[shape]:
-            self._recordings[shape] = self._record(corpus, batch, self._recorder)
+        kind = (corpus, pulled, phase, *self.optimizer.structure)
+        shape = (*kind, *batch.shape)
+        if shape in self._recordings:
+            for each in (self.largest.get(corpus, batch), batch):
+                self._record(kind, each)
         if recording := self._recordings.setdefault(shape, None):
             recording.batch.fill(batch)
             recording.replay()
@@ -243,33 +252,61 @@ class RecordedSteps(Stepper):
         # The gradients are in the memory of the recordings, which is reused.
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _record(self, corpus: str, batch: PackedBatch, recorder: Recorder) -> _Recording | None:
-        """Record a step without taking it; None if that fails, and no more are recorded then."""
-        place = batch.to(self.device).copied()
+    def _record(self, kind: tuple[Any, ...], batch: PackedBatch) -> None:
+        """Record a step like the current one of another batch, without taking it.
+
+        If that fails, all steps are computed from then on: a failed recording may leave behind a
+        random state of its own, and earlier recordings would go on reading the old one. So they
+        go, and leave their memory to the steps.
+        """
+        shape = (*kind, *batch.shape)
+        if not self._recorder or self._recordings.get(shape):
+            return
+        place = batch.to(self.device).joined()
         try:
-            return _Recording(place, recorder(lambda: self._compute(corpus, place)))
+            replay = self._recorder(lambda: self._compute(kind[0], place))
+            self._recordings[shape] = _Recording(place, replay)
         except RuntimeError as error:  # the memory is too small, or the driver too old
             self._recorder = None
+            self._recordings.clear()
             reason = printable(str(error), 200)
-            print(f"mtdnn: continuing without further CUDA graphs: {reason}", flush=True)
-            return None
+            print(f"mtdnn: continuing without CUDA graphs: {reason}", flush=True)
 
 
 def cuda_recorder() -> Recorder:
-    """Return a recorder of CUDA graphs that share memory, since one is replayed at a time."""
+    """Return a recorder of CUDA graphs that share memory, since one is replayed at a time.
+
+    After a recording that fails, the device draws the same random numbers as if there had been
+    none; recordings made before it must not be replayed.
+    """
     pool = torch.cuda.graph_pool_handle()
 
     def record(work: Callable[[], None]) -> Callable[[], None]:
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        random = torch.cuda.get_rng_state()
         try:
             # Another thread may pin the memory of the next batches meanwhile.
             with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 work()
-        finally:
-            torch.cuda.set_stream(stream)  # a failed recording would leave its own selected
+        except BaseException:
+            torch.cuda.set_stream(stream)  # it would stay on its own
+            _renew_generator(random)
+            raise
         return graph.replay
 
     return record
+
+
+def _renew_generator(state: torch.Tensor) -> None:
+    """Give the device's generator a new state with some contents.
+
+    Until torch 2.12 an invalid recording leaves the state believing that it is still being
+    recorded, and the next dropout mask raises an error.
+    """
+    device = torch.cuda.current_device()
+    fresh = torch.Generator(torch.device("cuda", device))
+    fresh.set_state(state)
+    torch.cuda.default_generators[device].graphsafe_set_state(fresh)
 
 
 def parts_of(batch: PackedBatch, count: int) -> list[tuple[PackedBatch, float]]:
@@ -285,5 +322,12 @@ def parts_of(batch: PackedBatch, count: int) -> list[tuple[PackedBatch, float]]:
 
 def precision(settings: TrainingSettings, device: torch.device) -> torch.autocast:
     """Return the autocast context of the forward pass; weights and losses stay fp32."""
-    bf16 = settings.precision == "bf16"
+    bf16 = chosen_precision(settings, device) == "bf16"
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
+
+
+def chosen_precision(settings: TrainingSettings, device: torch.device) -> str:
+    """Return the precision in which a device trains, `fp32` or `bf16`."""
+    if settings.precision == "auto":
+        return "bf16" if device.type == "cuda" else "fp32"
+    return settings.precision

@@ -14,7 +14,7 @@ import torch
 from mtdnn.config.settings import RunSettings
 from mtdnn.data.features import Features
 from mtdnn.evaluation.predictions import TOKENS_PER_BATCH, batches_by_length, outputs
-from mtdnn.model.batches import batch_of
+from mtdnn.model.batches import PackedBatch, batch_of
 from mtdnn.model.device import device_name, use_device
 from mtdnn.model.multitask import MultiTaskModel, build, restrict
 from mtdnn.model.optimizer import learning_rate, optimizer_for
@@ -87,22 +87,23 @@ def step_seconds(
     stepper = stepper_for(model, optimizer, run.training, device)
     draw = np.random.default_rng(1)
     size = run.training.batch_size_of(corpus)
-    batches = [draw.permutation(len(features))[:size] for _ in range(MEASURED_STEPS)]
+    rows = [draw.permutation(len(features))[:size] for _ in range(MEASURED_STEPS)]
+    # Training assembles them on another thread, while steps are taken.
+    batches = [stepper.prepare(batch_of(features, each)) for each in rows]
 
-    def step(number: int, rows: np.ndarray) -> None:
+    def step(number: int, batch: PackedBatch) -> None:
         random_state(run.seed, number)
-        rate = learning_rate(number, 1000, run.training)
-        stepper.take(corpus, stepper.prepare(batch_of(features, rows)), rate)
+        stepper.take(corpus, batch, learning_rate(number, 1000, run.training))
 
     # On a GPU, a step is recorded when its shape occurs for the second time, then replayed.
-    for number, rows in enumerate(
+    for number, batch in enumerate(
         2 * batches if device.type == "cuda" else batches[:WARM_UP_STEPS]
     ):
-        step(number, rows)
+        step(number, batch)
     _wait(device)
     started = time.perf_counter()
-    for taken, rows in enumerate(batches, 1):
-        step(MEASURED_STEPS + taken, rows)
+    for taken, batch in enumerate(batches, 1):
+        step(MEASURED_STEPS + taken, batch)
         if time.perf_counter() - started > MAX_SECONDS:
             break
     _wait(device)

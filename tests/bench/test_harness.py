@@ -1,10 +1,11 @@
 """The harness: sides take turns, processes are measured, cases are described in one line."""
 
 import sys
+import threading
 
 import pytest
 
-from mtdnn.bench.harness import Timing, compare, describe, of_processes, process
+from mtdnn.bench.harness import Feed, Timing, compare, describe, of_processes, process
 from mtdnn.errors import MtdnnError
 
 
@@ -29,6 +30,22 @@ def test_sides_take_turns_and_warm_up_rounds_do_not_count(monkeypatch):
     assert case["ratio_spread"] == [3, 3]
     assert (case["case"], case["peer"], case["rounds"]) == ("case", "peer", 3)
     assert case["windows"] == "none"
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_a_feed_assembles_batches_ahead_and_in_turn(ahead):
+    made, ready = [], threading.Event()
+
+    def assemble(item):
+        made.append(item)
+        if len(made) == ahead:
+            ready.set()
+        return 2 * item
+
+    feed = Feed(assemble, [1, 2, 3], ahead)
+    assert ahead == 0 or ready.wait(10)
+    assert made == [1, 2][:ahead]
+    assert [feed() for _ in range(7)] == [2, 4, 6, 2, 4, 6, 2]
 
 
 def test_a_process_is_measured_by_time_and_peak_memory(tmp_path):

@@ -11,6 +11,7 @@ only if enough time is left. A result that makes later ones meaningless ends the
 
 import argparse
 import contextlib
+import gc
 import importlib.util
 import io
 import json
@@ -50,6 +51,8 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from mtdnn.bench import harness, material, paper, train  # noqa: E402
+from mtdnn.bench import peers as peers_of_trainer  # noqa: E402
+from mtdnn.config.layout import Layout  # noqa: E402
 from mtdnn.data.features import Features  # noqa: E402
 from mtdnn.machine.files import sha256  # noqa: E402
 from mtdnn.machine.provenance import commit  # noqa: E402
@@ -139,6 +142,13 @@ class Bench:
         """Wait for the device."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
+
+    def free(self) -> None:
+        """Give back the memory of models that are gone; peaks count from here."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
 
     def seconds(self, work: Callable[[], object], times: int = 10) -> float:
         """Return the mean seconds of work, after a warm-up."""
@@ -390,40 +400,70 @@ def whole_steps(bench: Bench) -> None:
 # --- 4. a recording that fails ---------------------------------------------------------------
 
 
+class Failing:
+    """A recorder whose second recording fails when all of it is recorded.
+
+    Args:
+        bench: for the device.
+        invalid: the host reads a value, so that the recording itself becomes invalid; otherwise
+            memory is exhausted.
+    """
+
+    def __init__(self, bench: Bench, invalid: bool) -> None:
+        self.inner, self.count = bench.recorder(), 0
+        self.device, self.invalid = bench.device, invalid
+
+    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
+        self.count += 1
+        stand_in = isinstance(self.inner, StandIn)
+        if stand_in:
+            self.inner.stepper = self.stepper
+        if self.count == 1:
+            return self.inner(work)
+
+        def broken() -> None:
+            work()
+            if self.invalid and not stand_in:
+                torch.zeros(1, device=self.device).item()
+            kind = RuntimeError if self.invalid else torch.OutOfMemoryError
+            raise kind("made up: a recording fails")
+
+        return self.inner(broken)
+
+
 def failing_recording(bench: Bench) -> None:
-    """Training goes on, to the same result, when a recording fails in its middle."""
+    """Training goes on, to the same result, when a recording fails in its middle.
 
-    class Failing:
-        """Fails while it records: the host reads a value, which a graph cannot."""
+    In a process of its own where the recording becomes invalid: nobody knows what that leaves in
+    the allocator for the sections to come.
+    """
+    _fails(bench, invalid=False)
+    command = [sys.executable, __file__, str(bench.out), "--only", INVALID]
+    command += ["--rehearse"] if bench.rehearsal else []
+    limit = max(60.0, bench.left)
+    process = subprocess.run(command, timeout=limit, capture_output=True, text=True)
+    if process.returncode:
+        raise Wrong(f"failure: invalid: {(process.stdout + process.stderr)[-500:]}")
 
-        def __init__(self) -> None:
-            self.inner, self.count = bench.recorder(), 0
 
-        def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
-            self.count += 1
-            if self.count == 1:
-                if isinstance(self.inner, StandIn):
-                    self.inner.stepper = self.stepper
-                return self.inner(work)
+def invalid_recording(bench: Bench) -> None:
+    """The part of `failing_recording` that has a process of its own."""
+    _fails(bench, invalid=True)
 
-            def broken() -> None:
-                work()
-                raise torch.OutOfMemoryError("made up: out of memory while recording")
 
-            if isinstance(self.inner, StandIn):
-                raise torch.OutOfMemoryError("made up: out of memory while recording")
-            return self.inner(broken)
-
-    said = io.StringIO()
+def _fails(bench: Bench, invalid: bool) -> None:
+    eager, said = Twelve(bench, False), io.StringIO()
+    case = "invalid" if invalid else "out_of_memory"
     with contextlib.redirect_stdout(said):
-        eager = Twelve(bench, False)
-        failing = Twelve(bench, True, recorder=Failing())
+        failing = Twelve(bench, True, recorder=Failing(bench, invalid))
         failing.stepper._recorder.stepper = failing.stepper
         expected, found = eager.take(), failing.take()
-    bench.check("failure", "is_said", "continuing without" in said.getvalue())
-    bench.check("failure", "losses_and_norms", expected == found)
+    is_said = "continuing without CUDA graphs" in said.getvalue()
+    bench.check("failure", f"{case}_is_said", is_said, said=said.getvalue()[-300:])
+    bench.check("failure", f"{case}_dropped", failing.recordings == 0)
+    bench.check("failure", f"{case}_losses_and_norms", expected == found)
     wrong = different(eager.stepper, failing.stepper)
-    bench.check("failure", "weights_and_moments", not wrong, differ=wrong[:5])
+    bench.check("failure", f"{case}_weights_and_moments", not wrong, differ=wrong[:5])
 
 
 # --- 5. where the time goes ------------------------------------------------------------------
@@ -435,7 +475,7 @@ def where_time_goes(bench: Bench) -> None:
     model, optimizer = ours.trained
     settings, corpus = ours.run.training, ours.corpus
     (rows,) = train.random_batches(ours.features, 1)
-    batch = ours.stepper.prepare(batch_of(ours.features, rows)).to(bench.device)
+    batch = ours.prepared(rows).to(bench.device)
 
     def forward() -> torch.Tensor:
         with precision(settings, bench.device):
@@ -541,7 +581,8 @@ def _against(
                 run, bench.material().encoder, bench.material().features, bench.material().facts
             )
             other = train.Ours(changed, corpus, bench.device)
-        batches = train.random_batches(ours.features)
+            batches = train.random_batches(ours.features)
+            other_steps = other.steps(batches)
 
         def take(step: Callable[[], object], environment=environment, changes=changes) -> None:
             deterministic = changes.get("deterministic", True)
@@ -550,7 +591,7 @@ def _against(
                 step()
 
         ours_steps = ours.steps(batches)
-        other_steps = [lambda step=step: take(step) for step in other.steps(batches)]
+        other_steps = [lambda step=step: take(step) for step in other_steps]
         timing = harness.Timing.on(bench.device, 2 if bench.rehearsal else 5, 2)
         result = harness.compare(case, "changed", ours_steps, other_steps, timing, {})
         bench.record(section, case, corpus=corpus, **_numbers(result))
@@ -575,35 +616,40 @@ def _numbers(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def peers(bench: Bench) -> None:
-    """QA steps against `Trainer`'s: padded, grouped by length, and both compiled."""
+    """QA steps against `Trainer`'s: padded, grouped by length, both compiled; and unpadded."""
     _peers(bench, "base", compiled=True)
 
 
 def _peers(bench: Bench, shape: str, compiled: bool) -> None:
-    given = bench.material(shape)
+    given, wrong = bench.material(shape), []
     timing = harness.Timing.on(bench.device, bench.options().rounds, 3)
-    for (case, peer), sides in train.SIDES.items():
-        for mode in ("eager", "compiled") if compiled else ("eager",):
-            ours, theirs = sides(given, bench.device)
-            if mode == "compiled":
-                other = theirs[0].func.__self__
-                if bench.rehearsal:
-                    continue  # the CPU's compiler says nothing about a GPU's
-                other.model = torch.compile(other.model, dynamic=peer != "trainer_padded")
-            result = harness.compare(case, peer, ours, theirs, timing, {})
-            share = {}
-            if bench.device.type == "cuda" and case == "qa_step":
-                share["mfu"] = train._utilisation(given, result["ours_s"], bench.device)
-            bench.record("peers", f"{case}_{peer}_{mode}", shape=shape, **_numbers(result), **share)
+    for (case, peer), sides in (train.SIDES | train.GPU_SIDES).items():
+        name, needed = f"{case}_{peer}", 90 if peer.endswith("compiled") else 15
+        if peer.endswith("compiled") and not compiled:
+            continue
+        if bench.left < needed:
+            bench.record("peers", name, shape=shape, left_out=True, left_s=bench.left)
+            continue
+        try:
+            result = train.against(given, bench.device, case, peer, sides, timing)
+        except Exception as error:  # of one peer; the others are still of use
+            wrong.append(name)
+            reason = f"{type(error).__name__}: {error}"[:500]
+            bench.record("peers", name, shape=shape, failed=reason)
+            continue
+        other = {k: result[k] for k in ("attention", "flop_utilisation") if k in result}
+        bench.record("peers", name, shape=shape, **_numbers(result), **other)
+        bench.free()
     memory = {}
-    for side, name in enumerate(("ours", "peer")):
+    for side, name in zip(train.qa_padded(given, bench.device), ("ours", "peer"), strict=True):
+        bench.free()
+        for step in side():
+            step()
         if bench.device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-            for step in train._qa_padded(given, bench.device)[side]:
-                step()
             memory[f"{name}_mib"] = torch.cuda.max_memory_allocated() / 2**20
     bench.record("peers", "memory", shape=shape, **memory)
+    if wrong:
+        raise Wrong(f"peers: {', '.join(wrong)}")
 
 
 # --- 9. the real commands --------------------------------------------------------------------
@@ -614,21 +660,27 @@ def real_commands(bench: Bench) -> None:
     from tests.support.tiny import make_run_folder
 
     sizes = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128}
-    training = {"precision": "bf16", "epochs": 8, "batch_size": 8, "gpus": 1}
+    rows, epochs = (48, 2) if bench.rehearsal else (200, 8)
+    training = {"epochs": epochs, "batch_size": 8, "gpus": 1}
     folders = []
     for name in ("whole", "stopped"):
-        folder, _ = make_run_folder(bench.out / name, rows=200, encoder=sizes, training=training)
+        shutil.rmtree(bench.out / name, ignore_errors=True)
+        folder, _ = make_run_folder(bench.out / name, rows=rows, encoder=sizes, training=training)
         folders.append(folder)
     began = time.perf_counter()
-    _mtdnn(bench, "train", str(folders[0]))
+    said = _mtdnn(bench, "train", str(folders[0]))
     bench.record("commands", "train", seconds=time.perf_counter() - began)
-    process = _start("train", str(folders[1]), "--checkpoint-seconds", "0")
-    state = folders[1].parents[5] / "state"
-    while process.poll() is None and not list(state.glob("*/step*[5-9]")):
+    fell_back = "continuing without" in said
+    bench.check("commands", "nothing_fell_back", not fell_back, said=said[-500:])
+    process = _start("train", str(folders[1]), "--checkpoint-minutes", "0")
+    states = Layout.of_run(folders[1]).state("any").parent
+    while process.poll() is None and not list(states.glob("*/step*[5-9]")):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    process.wait(timeout=60)
-    bench.record("commands", "stopped", status=process.returncode)
+    said, _ = process.communicate(timeout=60)
+    kept = sorted(path.name for path in states.glob("*/step*"))
+    stopped = process.returncode == 128 + signal.SIGTERM and bool(kept)
+    bench.check("commands", "stopped", stopped, kept=kept, said=said[-200:])
     _mtdnn(bench, "train", str(folders[1]))
     digests = [
         {
@@ -656,11 +708,13 @@ def _start(*arguments: str) -> subprocess.Popen:
     )
 
 
-def _mtdnn(bench: Bench, *arguments: str) -> None:
+def _mtdnn(bench: Bench, *arguments: str) -> str:
+    """Run a command; return what it said."""
     process = _start(*arguments)
     said, _ = process.communicate(timeout=max(10.0, bench.left))
     if process.returncode:
         raise Wrong(f"mtdnn {arguments[0]}: exit status {process.returncode}: {said[-500:]}")
+    return said
 
 
 # --- 10. the large encoder, 11. the paper ----------------------------------------------------
@@ -686,12 +740,15 @@ def nine_runs(bench: Bench) -> None:
 
 # --- the command -----------------------------------------------------------------------------
 
+INVALID = "invalid"
+"""A section that runs only where it is named."""
+
 # Name, function, seconds that it needs, whether a failure makes the rest meaningless.
 SECTIONS: tuple[tuple[str, Callable[[Bench], None], float, bool], ...] = (
     ("ceilings", ceilings, 10, False),
     ("attention", attention_is_right, 20, True),
     ("steps", whole_steps, 60, True),
-    ("failure", failing_recording, 20, False),
+    ("failure", failing_recording, 40, False),
     ("time", where_time_goes, 20, False),
     ("recording", cost_of_recording, 30, False),
     ("switches", switches, 60, False),
@@ -699,6 +756,7 @@ SECTIONS: tuple[tuple[str, Callable[[Bench], None], float, bool], ...] = (
     ("commands", real_commands, 60, False),
     ("large", large, 40, False),
     ("paper", nine_runs, 60, False),
+    (INVALID, invalid_recording, 20, False),
 )
 
 
@@ -706,7 +764,7 @@ def run(bench: Bench, only: list[str]) -> int:
     """Run the sections; return the number of those that went wrong."""
     wrong = 0
     for name, section, needed, decides in SECTIONS:
-        if only and name not in only:
+        if name not in (only or [each for each, *_ in SECTIONS if each != INVALID]):
             continue
         if bench.left < needed:
             bench.record(name, "left_out", left_s=bench.left, needed_s=needed)
@@ -723,8 +781,7 @@ def run(bench: Bench, only: list[str]) -> int:
             )
             if decides:
                 break
-        if bench.device.type == "cuda":
-            torch.cuda.empty_cache()
+        bench.free()
     return wrong
 
 
@@ -745,6 +802,7 @@ def main() -> int:
     device = torch.device("cpu") if options.rehearse else use_device(None)
     if options.rehearse:
         train.BATCH = 2
+        peers_of_trainer.COMPILER = "eager"  # the CPU's own says nothing about a GPU's
         # The paths of a GPU that a CPU can run.
         os.environ["MTDNN_PLAIN"] = "attention, dropout, embedding, optimizer"
         attention.one_by_one = attention.side_by_side

@@ -43,7 +43,7 @@ def test_the_paper_s_experiment_survives_being_written_and_read(tmp_path):
 def test_sensitivity_extends_the_paper_and_shares_its_runs():
     experiment = overlaid("paper.yaml", "sensitivity.yaml")
     before, after = set(load_paper().runs()), set(experiment.runs())
-    assert len(after - before) == 11 * 3
+    assert len(after - before) == 13 * 3
     table = runs_of(experiment, "sensitivity")
     assert len(table & before) == 2 * 3
     # Every choice differs from the paper's: it determines another model.

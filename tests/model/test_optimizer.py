@@ -316,14 +316,19 @@ def test_the_compiled_update_equals_the_reference_path(kind):
             for _ in range(4)
         ]
         lists[3] = [norm.abs() + 0.1 for norm in lists[3]]
+        weights, gradients, *moments = lists
         for rate in (0.1, 0.02):
+            given = [gradient.clone() for gradient in gradients]
             numbers = [torch.tensor(number) for number in (0.5, 0.99, rate, 0.3)]
             if rule is optimization.adamax:
-                function(*lists, *numbers[:3], 0.9, 0.999, 1e-8, kind == "adamax_legacy")
+                options = (*numbers[:3], 0.9, 0.999, 1e-8, kind == "adamax_legacy")
             else:
                 numbers[1] = numbers[1] if kind == "adamw" else None
-                function(*lists, *numbers, 0.9, 0.999, 1e-8, 0.0 if kind == "adamw" else 0.1)
-        outcomes.append(lists)
+                options = (*numbers, 0.9, 0.999, 1e-8, 0.0 if kind == "adamw" else 0.1)
+            function(weights, given, *moments, *options)
+            if function is not rule:  # it need not write them
+                assert all(map(torch.equal, given, gradients))
+        outcomes.append([weights, *moments])
     torch.testing.assert_close(*outcomes)
 
 

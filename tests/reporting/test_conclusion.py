@@ -53,8 +53,8 @@ def test_rows_are_sorted_by_what_is_known_of_them():
         "Whether A differs from QA in EM is not decidable with 1 seed."
     )
     assert sentence(comparison("A", "higher"), *(comparison(x, "open") for x in "BCDEF")) == (
-        "A scores higher than QA in EM; whether 5 others differ from QA in EM is not decidable with "
-        "3 seeds."
+        "A scores higher than QA in EM; whether 5 others differ from QA in EM is not decidable "
+        "with 3 seeds."
     )
     assert sentence() == "No row can be compared with a baseline yet."
 

@@ -135,10 +135,10 @@ def test_variants_are_compared_with_their_mixture_and_their_target_alone():
             ("baseline", alone),
             ("variant", mixture),
         ]
-    for name in ("overlap", "mean_loss", "encoder_dropout", "legacy"):
+    for name in ("overlap", "mean_loss", "encoder_dropout", "legacy", "fp32"):
         assert ("baseline", alone, ("qa", name)) in found
         assert ("baseline", ("qa", name), ("qa_mcc_sc", name)) in found
-    assert len(found) == 1 + 3 * 2 + 4 * 2
+    assert len(found) == 1 + 3 * 2 + 5 * 2
 
 
 def test_a_row_is_compared_with_the_one_that_it_names(tmp_path):

@@ -78,18 +78,30 @@ def state_of(stepper: RecordedSteps) -> dict[str, torch.Tensor]:
     return {**{n: p.data for n, p in stepper.model.named_parameters()}, **moments}
 
 
+def batch_of(work: Callable[[], None]) -> PackedBatch:
+    """Return the batch on which a function works, or one that it calls."""
+    cells = [cell.cell_contents for cell in work.__closure__ or ()]
+    for cell in cells:
+        if isinstance(cell, PackedBatch):
+            return cell
+    inner = next(cell for cell in cells if getattr(cell, "__closure__", None))
+    return batch_of(inner)
+
+
 class StandIn:
     """Records the steps of a stepper that is on a CPU.
 
     Attributes:
         stepper: the stepper; set after it was made, since it takes its recorder then.
         recordings: what was recorded.
+        batches: the batch of each recording.
     """
 
     stepper: RecordedSteps
 
     def __init__(self) -> None:
         self.recordings: list[Recording] = []
+        self.batches: list[PackedBatch] = []
 
     def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record work and undo it: on a GPU a recording does not change the weights."""
@@ -100,12 +112,15 @@ class StandIn:
         known += [stepper.pull.penalty] if stepper.pull else []
         kept = stepper.packing.kept.values() if stepper.packing else ()
         known += [tensor for pair in kept for tensor in pair]
-        cells = [cell.cell_contents for cell in work.__closure__ or ()]
-        known += next(cell for cell in cells if isinstance(cell, PackedBatch)).tensors()
-        with torch.random.fork_rng(devices=[]), Recording(known) as recording:
-            work()
-        with torch.no_grad():
-            for name, value in state_of(stepper).items():
-                value.copy_(before[name])
+        batch = batch_of(work)
+        known += batch.tensors()
+        try:
+            with torch.random.fork_rng(devices=[]), Recording(known) as recording:
+                work()
+        finally:
+            with torch.no_grad():
+                for name, value in state_of(stepper).items():
+                    value.copy_(before[name])
         self.recordings.append(recording)
+        self.batches.append(batch)
         return recording.replay

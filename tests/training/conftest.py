@@ -2,6 +2,7 @@
 
 import pytest
 
+from mtdnn.model import attention
 from mtdnn.training.loop import train
 from tests.support.packed import Prepared
 from tests.support.tiny import make_run_folder
@@ -38,3 +39,10 @@ def trained_on_scores_and_tags(tmp_path_factory):
 def undropped(tmp_path_factory):
     """A run without dropout, whose features are ready."""
     return Prepared(tmp_path_factory.mktemp("undropped"))
+
+
+@pytest.fixture
+def like_a_gpu(monkeypatch):
+    """The paths of a GPU in fp32, on a CPU."""
+    monkeypatch.setenv("MTDNN_PLAIN", "attention, dropout, embedding, optimizer")
+    monkeypatch.setattr(attention, "one_by_one", attention.side_by_side)

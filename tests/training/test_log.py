@@ -57,9 +57,10 @@ class RecordingJournal:
         self.lines += lines
 
 
-def add(log, number, loss):
+def add(log, number, loss, measured=None):
     step = Step(number, 0, "cola", np.array([3, 1]))
-    log.add(step, torch.tensor(loss), torch.tensor(2.0), rate=0.5, tokens=7)
+    loss = torch.tensor(loss)
+    log.add(step, loss, torch.tensor(2.0), rate=0.5, tokens=7, measured=measured or {})
 
 
 def test_numbers_are_read_together_and_passed_to_the_journal():
@@ -75,6 +76,34 @@ def test_numbers_are_read_together_and_passed_to_the_journal():
     assert [line.get("loss") for line in log.lines] == [None, 1.0, 3.0]
     assert log.lines[1]["seconds"] >= 100  # the clock continues after a checkpoint
     assert log.note == "loss cola 2.000"
+
+
+def test_numbers_read_late_come_with_the_next_ones_and_complete_at_the_end():
+    journal = RecordingJournal()
+    log = TrainingLog([], journal, Team(torch.device("cpu")))
+    read = []
+    for number in range(6):
+        add(log, number, float(number), {"pull": torch.tensor(number / 8)})
+        if number % 2:
+            log.read(late=True)
+            read.append(len(log.lines))
+    assert read == [0, 2, 4] and not log.pending and journal.lines == log.lines
+    log.read()
+    log.read()
+    assert [line["loss"] for line in journal.lines] == list(range(6))
+    assert [line["pull"] for line in journal.lines] == [number / 8 for number in range(6)]
+
+
+def test_nothing_waits_for_numbers_that_are_read_late(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "mtdnn.model.device.sent_to_host", lambda values: lambda: asked.append(1) or values.tolist()
+    )
+    log = TrainingLog([], None, Team(torch.device("cpu")))
+    for number in range(3):
+        add(log, number, 1.0)
+        log.read(late=True)
+        assert len(asked) == number
 
 
 def test_a_loss_that_is_not_finite_names_its_step_and_items_and_keeps_the_lines_before():

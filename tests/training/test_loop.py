@@ -13,14 +13,17 @@ import torch
 from safetensors.torch import load_file
 
 from mtdnn.config.layout import Layout
+from mtdnn.data.features import training_features
 from mtdnn.errors import MtdnnError
 from mtdnn.evaluation import predictions as evaluation
 from mtdnn.model.batches import batch_of
 from mtdnn.model.multitask import MultiTaskModel
 from mtdnn.training import loop
-from mtdnn.training.loop import random_state, train
+from mtdnn.training.loop import largest_steps, random_state, train
 from mtdnn.training.schedule import Step
+from mtdnn.training.stepper import RecordedSteps
 from tests.support.interrupted import assert_same, outcome, train_with_stops
+from tests.support.recorder import StandIn
 from tests.support.tiny import OWN_SIZES, make_run_folder
 from tests.support.trained import lines_of, schedule_of
 
@@ -70,7 +73,9 @@ def test_the_model_records_its_origin(trained):
     provenance = about["provenance"]
     assert provenance["steps"] == len(lines)
     assert provenance["tokens"] == sum(line["tokens"] for line in lines)
+    assert run.training.precision == "auto"
     assert (provenance["threads"], provenance["precision"]) == (1, "fp32")
+    assert [part["precision"] for part in provenance["parts"]] == ["fp32"]
     assert re.fullmatch("[0-9a-f]{32}", about["fingerprint"])
     assert set(about["corpora"]) == set(run.corpora)
     names = {"config.json", "model.safetensors", "heads.safetensors", "tokenizer.json", "run.json"}
@@ -110,6 +115,49 @@ def test_other_encoders_train_resume_and_answer(tmp_path, kind):
     other, run = make_run_folder(tmp_path / "other", rows=12, kind=kind, training=settings)
     train_with_stops(other, run, [2])
     assert_same(outcome(one), outcome(other))
+
+
+# --- recorded steps --------------------------------------------------------------------------
+
+
+def recorded_run(folder, monkeypatch, records):
+    """Train a run as a GPU does; return its weights, its lines and the batches of recordings."""
+    recorder = StandIn()
+
+    def stepper(model, optimizer, settings, device, team, factors):
+        made = RecordedSteps(model, optimizer, settings, device, recorder, factors)
+        made._recorder = recorder if records else None
+        recorder.stepper = made
+        return made
+
+    monkeypatch.setattr(loop, "stepper_for", stepper)
+    run_dir, run = tiny_run(folder, **WITH_DROPOUT, epochs=4)
+    train(run_dir, run, threads=1)
+    lines = [{**line, "seconds": 0} for line in lines_of(run_dir)]
+    return weights_of(run_dir), lines, recorder.batches
+
+
+def test_a_run_has_the_same_weights_if_its_steps_are_recorded(tmp_path, monkeypatch, like_a_gpu):
+    weights, lines, batches = recorded_run(tmp_path / "a", monkeypatch, True)
+    expected, others, none = recorded_run(tmp_path / "b", monkeypatch, False)
+    assert lines == others
+    assert all(torch.equal(weights[name], value) for name, value in expected.items())
+    assert batches and not none
+    first, *rest = (batch.tokens for batch in batches if "start" in batch.targets)
+    assert first >= max(rest, default=0)
+
+
+def test_the_largest_batch_of_each_corpus_is_known_before_training(trained):
+    run_dir, run = trained
+    features = training_features(Layout.of_run(run_dir), run)
+    steps = schedule_of(run_dir)
+    largest = {
+        step.corpus: batch_of(features[step.corpus], step.rows).tokens
+        for step in largest_steps(steps, features)
+    }
+    for corpus in run.corpora:
+        tokens = [batch_of(features[corpus], s.rows).tokens for s in steps if s.corpus == corpus]
+        assert largest[corpus] == max(tokens)
 
 
 # --- random states ---------------------------------------------------------------------------

@@ -4,6 +4,7 @@ Without a GPU, `tests.support.recorder` stands in for CUDA graphs.
 """
 
 import math
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -11,14 +12,15 @@ import pytest
 import torch
 from torch import nn
 
+from mtdnn.config.settings import TrainingSettings
 from mtdnn.data.logits import ROWS
-from mtdnn.model import attention
 from mtdnn.model.batches import Lesson
 from mtdnn.model.optimizer import learning_rate, optimizer_for
 from mtdnn.training.loop import random_state
 from mtdnn.training.stepper import (
     RecordedSteps,
     Stepper,
+    chosen_precision,
     cuda_recorder,
     parts_of,
     precision,
@@ -34,13 +36,6 @@ STEPS = 50
 IGNORED = ("heads.squad.linear.bias", "heads.swag.linear.bias")
 # Heads reach equal and different numbers of steps.
 ORDER = ("squad", "cola", "squad", "mnli", "swag", "squad", "cola", "cola")
-
-
-@pytest.fixture
-def like_a_gpu(monkeypatch):
-    """The paths of a GPU in fp32, on a CPU."""
-    monkeypatch.setenv("MTDNN_PLAIN", "attention, dropout, embedding, optimizer")
-    monkeypatch.setattr(attention, "one_by_one", attention.side_by_side)
 
 
 def with_lesson(batch, corpus, step=0, share=None):
@@ -81,7 +76,7 @@ class RecordedTraining:
                 self.optimizer.forget()
             corpus = ORDER[step % len(ORDER)]
             draw = np.random.default_rng(step // 2 % 5)  # shapes that occur again, in another order
-            items = draw.choice(12, 6, replace=False)
+            items = draw.choice(12, (6, 9)[step // 8 % 2], replace=False)
             items = np.random.default_rng(step).permutation(items)
             batch = self.prepared.batch(corpus, items)
             batch = stepper.prepare(with_lesson(batch, corpus, step) if taught else batch)
@@ -190,6 +185,23 @@ def test_recorded_steps_know_loss_weights_head_rates_and_restarts(undropped, lik
     assert losses[0][1] == pytest.approx(0.2 * others[0][1], rel=1e-4)
 
 
+def test_the_largest_batch_of_a_corpus_is_recorded_first(undropped, like_a_gpu):
+    training = RecordedTraining(undropped)
+    batches = {
+        corpus: [
+            training.stepper.prepare(undropped.batch(corpus, range(items))) for items in (1, 12, 6)
+        ]
+        for corpus in ("squad", "mnli")
+    }
+    training.stepper.largest = {corpus: largest for corpus, (_, largest, _) in batches.items()}
+    for corpus, (small, largest, middle) in batches.items():
+        for batch in (small, middle, middle, small, largest):
+            training.stepper.take(corpus, batch, 1e-3)
+    expected = [batch for _, *others in batches.values() for batch in others]
+    expected[2:2], expected[5:5] = [batches["squad"][0]], [batches["mnli"][0]]
+    assert [b.shape for b in training.recorder.batches] == [b.shape for b in expected]
+
+
 @pytest.mark.parametrize("optimizer", ["adamax", "adamw", "adam"])
 def test_it_makes_no_difference_when_a_step_is_recorded(undropped, like_a_gpu, optimizer):
     """A resumed run, which records later, has a bit-identical result, with dropout."""
@@ -218,20 +230,107 @@ def test_replays_draw_new_dropout_masks(undropped, like_a_gpu):
     assert losses[0] == losses[1] == losses[2] == losses[4] != losses[3]
 
 
-def test_steps_continue_where_recording_fails(undropped, like_a_gpu, capsys):
+@pytest.mark.parametrize("recorded", [0, 3])
+def test_steps_continue_where_recording_fails(undropped, like_a_gpu, capsys, recorded):
+    """After recordings that worked, too: these read a random state that is no longer renewed."""
     outcomes = []
     for fails in (True, False):
         training = RecordedTraining(undropped)
+        for head in training.model.heads.values():
+            head.dropout.p = 0.3
         if fails:
-            training.stepper._recorder = refuse
-        outcomes.append(training.run(steps=range(12)))
-    assert outcomes[0] == outcomes[1]
+            training.stepper._recorder = FailsAfter(training.recorder, recorded)
+        else:
+            training.stepper._recorder = None
+        outcomes.append((training.run(steps=range(30)), training.state()))
+        assert not any(training.stepper._recordings.values())
+        assert len(training.recordings) == (recorded if fails else 0)
+    (losses, state), (expected, unrecorded) = outcomes
+    assert losses == expected
+    assert all(torch.equal(state[name], unrecorded[name]) for name in state)
     said = capsys.readouterr().out
-    assert said.count("continuing without further CUDA graphs: out of memory") == 1
+    assert said.count("continuing without CUDA graphs: out of memory") == 1
+
+
+class FailsAfter:
+    """A recorder that fails after some recordings, which cannot be replayed any more then."""
+
+    def __init__(self, recorder, count):
+        self.recorder, self.left, self.failed = recorder, count, False
+
+    def __call__(self, work):
+        if not self.left:
+            self.failed = True
+            refuse(work)
+        self.left -= 1
+        replay = self.recorder(work)
+
+        def replay_unless_failed():
+            assert not self.failed, "its random state is gone"
+            replay()
+
+        return replay_unless_failed
 
 
 def refuse(work):
     raise torch.OutOfMemoryError("out of memory")
+
+
+class Cuda:
+    """The parts of torch.cuda that recording uses; an invalid recording spoils a random state."""
+
+    def __init__(self, monkeypatch):
+        self.stream, self.fails = "own", False
+        self.default_generators = [self, self.Generator("cuda")]
+        for name in ("graph_pool_handle", "CUDAGraph", "graph", "current_stream", "set_stream"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+        monkeypatch.setattr(torch.cuda, "default_generators", self.default_generators)
+        monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: self.default_generators[1].state)
+        monkeypatch.setattr(torch, "Generator", self.Generator)
+
+    class Generator:
+        def __init__(self, device):
+            self.state, self.in_capture = torch.zeros(16, dtype=torch.uint8), False
+
+        def set_state(self, state):
+            self.state = state
+
+        def graphsafe_set_state(self, other):
+            self.state, self.in_capture = other.state, other.in_capture
+
+    class CUDAGraph:
+        replay = None
+
+    def graph_pool_handle(self):
+        return (0, 1)
+
+    def current_stream(self):
+        return self.stream
+
+    def set_stream(self, stream):
+        self.stream = stream
+
+    @contextmanager
+    def graph(self, graph, pool, capture_error_mode):
+        generator = self.default_generators[1]
+        generator.in_capture, before, self.stream = True, self.stream, "recording"
+        yield
+        if self.fails:
+            raise RuntimeError("operation failed due to a previous error during capture")
+        generator.in_capture, self.stream = False, before
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_failed_recording_leaves_stream_and_random_state_usable(monkeypatch, fails):
+    cuda = Cuda(monkeypatch)
+    generator = cuda.default_generators[1]
+    generator.state = torch.arange(16, dtype=torch.uint8)
+    record, cuda.fails = cuda_recorder(), fails
+    with pytest.raises(RuntimeError, match="previous error") if fails else nullcontext():
+        record(lambda: None)
+    assert not generator.in_capture and cuda.stream == "own"
+    assert generator.state.tolist() == list(range(16))
 
 
 def test_the_stand_in_refuses_what_a_gpu_cannot_record():
@@ -410,3 +509,14 @@ def test_bf16_is_near_fp32_and_keeps_weights_in_fp32(tmp_path):
         assert loss.item() == pytest.approx(full.item(), rel=0.05)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert {p.grad.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("chosen", ["auto", "fp32", "bf16"])
+def test_precision_is_bf16_on_a_gpu_and_fp32_on_a_cpu_unless_chosen(chosen):
+    settings = TrainingSettings(precision=chosen)
+    on = {kind: chosen_precision(settings, torch.device(kind)) for kind in ("cuda", "cpu")}
+    automatic = {"cuda": "bf16", "cpu": "fp32"}
+    assert on == (automatic if chosen == "auto" else dict.fromkeys(on, chosen))
+    with precision(settings, CPU):
+        assert torch.is_autocast_enabled("cpu") == (chosen == "bf16")
+    assert TrainingSettings().precision == "auto"
