@@ -49,8 +49,8 @@ CHOICES = 4
 CPU_SPEED = 40e9
 """Operations per second of a CPU thread in fp32, from the steps in tests/benchmarks/NOTES.md."""
 
-GPU_SPEED = 15e12
-"""Operations per second of a GPU: a recent one for servers, in fp32 without tensor cores."""
+GPU_SPEED = 60e12
+"""Operations per second of a GPU: a fifth of the peak of an A100 in bf16, which `auto` chooses."""
 
 STEP_OPERATIONS = 6
 FORWARD_OPERATIONS = 2
