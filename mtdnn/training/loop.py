@@ -195,7 +195,8 @@ def _prepare(
             yield None
         else:
             if lease:
-                check_unchanged(layout, run, "train")
+                measures = run.training.interference.dev_items > 0
+                check_unchanged(layout, run, "train", *["dev"] * measures)
             features = training_features(layout, run)
             # Drawn again rather than read: a file could belong to other settings.
             steps = list(schedule.of_run(run, {name: len(f) for name, f in features.items()}))

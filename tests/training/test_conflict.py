@@ -16,6 +16,7 @@ from transformers import BertForQuestionAnswering, BertForSequenceClassification
 from mtdnn.config.layout import Layout
 from mtdnn.config.settings import InterferenceSettings
 from mtdnn.data.features import Features
+from mtdnn.errors import MtdnnError
 from mtdnn.model import attention
 from mtdnn.model.batches import batch_of
 from mtdnn.model.optimizer import optimizer_for
@@ -348,3 +349,17 @@ def test_settings_of_measuring_do_not_identify_a_model(tmp_path):
     before = json.dumps(lines_of(run_dir))
     train(run_dir, changed, threads=1)  # up to date
     assert json.dumps(lines_of(run_dir)) == before
+
+
+def test_damaged_dev_features_are_refused_only_if_they_are_measured(tmp_path):
+    training = {"epochs": 1, "batch_size": 8}
+    run_dir, run = make_run_folder(tmp_path, rows=12, training=training)
+    features = Layout.of_run(run_dir).features("tiny", "default", run.target) / "dev.arrow"
+    content = bytearray(features.read_bytes())
+    content[len(content) // 2] ^= 1
+    features.write_bytes(content)
+    with pytest.raises(MtdnnError, match=r"dev\.arrow: was cut off or changed"):
+        train(run_dir, run, threads=1)
+    off = InterferenceSettings(measurements=0, dev_items=0)
+    training = run.training.model_copy(update={"interference": off})
+    train(run_dir, run.model_copy(update={"training": training}), threads=1)
