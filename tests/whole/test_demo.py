@@ -32,6 +32,7 @@ def experiment(folder: Path, shuffled: bool) -> Path:
     mapping["corpora"] = {"squad": mapping["corpora"]["squad"]}
     mapping["corpora"]["squad"]["source"]["shuffle_answers"] = shuffled
     mapping["mixtures"] = {"qa": mapping["mixtures"]["qa"]}
+    del mapping["training"]["batch_sizes"]
     mapping["tables"] = {"one": {"title": "One", "rows": [{"encoder": "base", "mixture": "qa"}]}}
     mapping["figures"] = {}
     config = folder / "demo.yaml"
