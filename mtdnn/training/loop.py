@@ -195,8 +195,7 @@ def _prepare(
             yield None
         else:
             if lease:
-                measures = run.training.interference.dev_items > 0
-                check_unchanged(layout, run, "train", *["dev"] * measures)
+                check_unchanged(layout, run, *_splits(run))
             features = training_features(layout, run)
             # Drawn again rather than read: a file could belong to other settings.
             steps = list(schedule.of_run(run, {name: len(f) for name, f in features.items()}))
@@ -436,6 +435,11 @@ def _batches(
         batches = batches_of(largest, features, stepper.prepare, teachers)
         stepper.largest = dict(zip((step.corpus for step in largest), batches, strict=True))
     return batches_of(steps, features, stepper.prepare, teachers)
+
+
+def _splits(run: RunSettings) -> list[str]:
+    """Return the splits that training reads."""
+    return ["train", "dev"] if run.training.interference.dev_items else ["train"]
 
 
 def batches_of(

@@ -7,6 +7,7 @@ the right answer.
 import itertools
 import random
 import string
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -313,17 +314,23 @@ def make_run_folder(
     run_id = RunId("tiny", mixture, weight, "default", experiment.seeds[0])
     run, run_dir = experiment.resolve(run_id), layout.run(run_id)
     make_encoder(layout.encoder("tiny"), kind, **(encoder or {}))
-    for name, corpus in run.corpora.items():
-        draw = random.Random(name)
+    prepare_corpora(experiment, run.corpora, rows)
+    write_text(run_dir / "config.yaml", dump_yaml(run))
+    schedule.write(run_dir, run)
+    return run_dir, run
+
+
+def prepare_corpora(experiment: Experiment, names: Iterable[str], rows: int = 24) -> None:
+    """Write corpora of some rows in each split, and their features for the encoder `tiny`."""
+    layout = experiment.layout
+    for name in names:
+        family, draw = experiment.corpora[name].family, random.Random(name)
         splits = {split: ROWS[name](rows, draw) for split in ("train", "dev")}
-        write_corpus(layout.corpus(name), corpus.family, **splits)
+        write_corpus(layout.corpus(name), family, **splits)
         tokenising.prepare(
-            family=corpus.family,
-            settings=run.features,
+            family=family,
+            settings=experiment.features,
             encoder=layout.encoder("tiny"),
             corpus=layout.corpus(name),
             output=layout.features("tiny", "default", name),
         )
-    write_text(run_dir / "config.yaml", dump_yaml(run))
-    schedule.write(run_dir, run)
-    return run_dir, run

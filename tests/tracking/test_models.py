@@ -18,20 +18,6 @@ from tests.support.tracked_run import TrackedRun
 RUN = RunId("base", "qa_sc", 0.8, "default", 1)
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    """A fresh store, created once, because its migrations take seconds."""
-    folder = tmp_path_factory.mktemp("store")
-    create_store(make_experiment(folder))
-    return folder
-
-
-@pytest.fixture
-def experiment(template, request):
-    """An experiment of its own: tests share one database but no runs."""
-    return make_experiment(template, experiment=request.node.name.lower()[:60].strip("_[]"))
-
-
 def logged(experiment) -> tuple[MlflowClient, list, list]:
     """The client, and all runs and models of an experiment."""
     client = MlflowClient(experiment.store_uri)

@@ -17,21 +17,6 @@ from tests.support.mlflow_server import Server
 RUN = RunId("base", "qa_sc", 0.8, "default", 1)
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    """A fresh store, created once, because its migrations take seconds."""
-    folder = tmp_path_factory.mktemp("store")
-    create_store(make_experiment(folder))
-    return folder
-
-
-@pytest.fixture
-def experiment(template, request):
-    """An experiment of its own: tests share one database but no runs."""
-    name = request.node.name.lower()[:60].strip("_[]")
-    return make_experiment(template, experiment=name)
-
-
 def only_run(experiment):
     client = MlflowClient(experiment.store_uri)
     known = client.get_experiment_by_name(experiment.experiment)

@@ -1,7 +1,6 @@
 """Runs that are averages of others: their files, their weights, and what is refused."""
 
 import json
-import random
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,7 +10,6 @@ from safetensors.torch import load_file
 from mtdnn.config.layout import Layout, RunFolder, RunId
 from mtdnn.config.settings import RunSettings
 from mtdnn.config.yaml_files import dump_yaml
-from mtdnn.data import tokenising
 from mtdnn.errors import MtdnnError
 from mtdnn.evaluation import metrics
 from mtdnn.evaluation import predictions as evaluation
@@ -25,7 +23,7 @@ from mtdnn.training.fingerprint import Fingerprint, is_finished, starts_elsewher
 from mtdnn.training.log import read_training
 from mtdnn.training.loop import train
 from mtdnn.workflow.verification import Models
-from tests.support.tiny import ROWS, make_encoder, make_tiny_experiment, write_corpus
+from tests.support.tiny import make_encoder, make_tiny_experiment, prepare_corpora
 
 OF = {
     "seeds": [{"mixture": "squad_cola", "weight": 0.5, "seeds": [1, 2]}],
@@ -65,17 +63,7 @@ class Runs:
         )
         self.layout = self.experiment.layout
         make_encoder(self.layout.encoder("tiny"))
-        for name in ("squad", "cola"):
-            family, draw = self.experiment.corpora[name].family, random.Random(name)
-            splits = {split: ROWS[name](24, draw) for split in ("train", "dev")}
-            write_corpus(self.layout.corpus(name), family, **splits)
-            tokenising.prepare(
-                family=family,
-                settings=self.experiment.features,
-                encoder=self.layout.encoder("tiny"),
-                corpus=self.layout.corpus(name),
-                output=self.layout.features("tiny", "default", name),
-            )
+        prepare_corpora(self.experiment, ("squad", "cola"))
 
     def make(self, mixture, variant="default", seed=1):
         weight = 0.5 if mixture != "squad" and variant in ("default", "lora") else 1.0

@@ -2,7 +2,6 @@
 
 import json
 import math
-import random
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ import torch
 
 from mtdnn.config.layout import RunFolder, RunId
 from mtdnn.config.yaml_files import dump_yaml
-from mtdnn.data import tokenising
 from mtdnn.data.features import training_features
 from mtdnn.errors import MtdnnError
 from mtdnn.evaluation.teaching import teach
@@ -23,7 +21,7 @@ from mtdnn.training.fingerprint import Fingerprint, is_finished, starts_elsewher
 from mtdnn.training.loop import train
 from mtdnn.training.schedule import Step
 from tests.support.interrupted import assert_same, outcome, train_with_stops
-from tests.support.tiny import ROWS, make_encoder, make_tiny_experiment, write_corpus
+from tests.support.tiny import make_encoder, make_tiny_experiment, prepare_corpora
 from tests.support.trained import lines_of, schedule_of
 
 CORPORA = ("squad", "mnli", "stsb")
@@ -81,17 +79,7 @@ class Runs:
         )
         self.layout = self.experiment.layout
         make_encoder(self.layout.encoder("tiny"), num_hidden_layers=1)
-        for name in CORPORA:
-            family, draw = self.experiment.corpora[name].family, random.Random(name)
-            splits = {split: ROWS[name](24, draw) for split in ("train", "dev")}
-            write_corpus(self.layout.corpus(name), family, **splits)
-            tokenising.prepare(
-                family=family,
-                settings=self.experiment.features,
-                encoder=self.layout.encoder("tiny"),
-                corpus=self.layout.corpus(name),
-                output=self.layout.features("tiny", "default", name),
-            )
+        prepare_corpora(self.experiment, CORPORA)
 
     def find(self, mixture, variant="default"):
         weight = 0.5 if mixture == "all" and variant != "joint" else 1.0
