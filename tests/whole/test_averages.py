@@ -59,7 +59,7 @@ def test_averages_reach_tables_figures_and_mlflow(tmp_path):
 
     # A run that is trained again is averaged again, and nothing else is.
     cola = runs / "cola" / "w1.0" / "default" / "seed1" / "model" / "run.json"
-    forced = workdir.planned("--forcerun", str(cola))
+    forced = workdir.planned("--forcerun", str(cola.relative_to(workdir.folder)))
     again = {message for message in forced if message.startswith("Training")}
     assert again == {
         "Training tiny/cola/w1.0/default/seed1",
