@@ -19,6 +19,7 @@ from mtdnn.data.features import (
     check_pairs,
     check_unchanged,
 )
+from mtdnn.errors import MtdnnError
 from mtdnn.evaluation.decoding import PREDICTIONS, Answers, Decoder, SpanLogits, predictions_table
 from mtdnn.evaluation.entities import OUTSIDE
 from mtdnn.machine.files import digest, read_columns, read_product
@@ -124,6 +125,8 @@ def _predict(
             path, rows = folder / f"{split}.arrow", layout.corpus(name) / f"{split}.parquet"
             if split == "held_out" and not run.settings_of(name).held_out_titles:
                 continue
+            if not rows.exists():
+                raise MtdnnError(f"{rows}: no such file; `mtdnn corpus` fetches the corpus again")
             features = Features(path, family)
             if family == "question_answering":
                 questions = pq.read_metadata(rows).num_rows

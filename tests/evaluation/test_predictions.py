@@ -176,3 +176,6 @@ def test_a_run_without_auxiliary_corpora_writes_an_empty_table(tmp_path):
     held_out.unlink()
     with pytest.raises(MtdnnError, match=r"held_out\.arrow: no such file"):
         evaluate(run_dir, run, threads=1)
+    (corpus / "dev.parquet").unlink()
+    with pytest.raises(MtdnnError, match=r"dev\.parquet: no such file; `mtdnn corpus`"):
+        evaluate(run_dir, run, threads=1)
