@@ -813,12 +813,17 @@ class Experiment(Closed):
         if target is None:
             return None
         asks = entry.conditions or entry.questions is not None
-        if asks and not entry.corpus and target not in map(self.target_of, self._used_mixtures()):
+        if asks and not entry.corpus and not self._is_target_of_a_table(target):
             return None
         corpus = entry.corpus or target
         ours, theirs = self.corpora[target], self.corpora[corpus]
         has_head = corpus in self.mixtures[mixture].corpora or ours.labels == theirs.labels
         return corpus if ours.family == theirs.family and has_head else None
+
+    def _is_target_of_a_table(self, corpus: str) -> bool:
+        # Asked for every run: it stops at the first row, rather than look at thousands.
+        rows = (row for table in self.tables.values() for row in table.rows if not row.origin)
+        return any(self.target_of(row.mixture) == corpus for row in rows)
 
     def corpora_of(self, mixture: str) -> list[str]:
         """Return the names of a mixture's corpora, then of those that its runs are scored on."""

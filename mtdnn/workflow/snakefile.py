@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -193,10 +194,13 @@ def date_back(root: Path) -> None:
     Snakemake takes an output that is older than an input for broken and removes it: a clock that
     once was ahead, or a copy from such a machine, would cost the result of a training.
     """
-    now = time.time()
-    ahead = [path for path in root.rglob("*") if path.is_file() and path.stat().st_mtime > now]
-    for path in ahead:
-        os.utime(path)
+    now, ahead = time.time(), []
+    for path in root.rglob("*"):
+        # Another process may remove a file meanwhile; that of another user stays as it is.
+        with suppress(OSError):
+            if path.is_file() and path.stat().st_mtime > now:
+                os.utime(path)
+                ahead.append(path)
     if ahead:
         say(f"{ahead[0]}: is dated in the future, as are {len(ahead)} files in all; dated to now")
 

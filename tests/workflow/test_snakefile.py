@@ -26,6 +26,23 @@ SQUAD_FILES = {
 }
 
 
+def test_a_file_that_vanishes_or_is_another_users_stops_no_dating_back(tmp_path, monkeypatch):
+    for name in "abc":
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() + 600,) * 2)
+    date = os.utime
+
+    def refuse(path):
+        if path.name == "b":
+            raise PermissionError
+        date(path)
+
+    monkeypatch.setattr(os, "utime", refuse)
+    snakefile.date_back(tmp_path)
+    ahead = {path.name for path in tmp_path.iterdir() if path.stat().st_mtime > time.time()}
+    assert ahead == {"b"}
+
+
 def test_published_numbers_are_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     published = "results/published/published.csv"
