@@ -93,7 +93,7 @@ class Features:
             self.table = pa.ipc.open_file(self._source).read_all()
         except FileNotFoundError:
             raise MtdnnError(f"{path}: no such file; `mtdnn features` writes it") from None
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, pa.ArrowException) as error:
             raise MtdnnError(
                 f"{path}: not a readable feature file ({error}); delete it and run `mtdnn features`"
             ) from None

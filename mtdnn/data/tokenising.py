@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mtdnn.config.layout import FEATURES, MANIFEST
 from mtdnn.config.settings import Family, FeatureSettings
 from mtdnn.data.encoder_types import positions_of
 from mtdnn.data.features import NO_TAG, ROWS_AT_A_TIME, SCHEMAS, SPLITS, check_files
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import read_product, replacing, sha256, write_json
+from mtdnn.machine.files import read_portions, read_product, replacing, sha256, write_json
 from mtdnn.machine.progress import say
 
 Rows = dict[str, list[Any]]
@@ -578,7 +577,7 @@ def _classified(encoded: Any, example: Iterable[int], label: Iterable[int]) -> C
 def portions(source: Path) -> Iterator[Rows]:
     """Yield the rows of a corpus file, `ROWS_AT_A_TIME` at a time."""
     first = 0
-    for batch in pq.ParquetFile(source).iter_batches(ROWS_AT_A_TIME):
+    for batch in read_portions(source, ROWS_AT_A_TIME):
         rows = batch.to_pydict()
         rows["row"] = list(range(first, first + len(batch)))
         first += len(batch)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from mtdnn.config.settings import CorpusSettings
 from mtdnn.errors import MtdnnError
 from mtdnn.evaluation.measures import Items, Measure, tag_counts
-from mtdnn.machine.files import read_columns
+from mtdnn.machine.files import read_columns, reading_parquet
 
 MAX_SEEN_SHARE = 0.05
 """Largest share of items with the texts of a training item: publishers' own splits share a few
@@ -62,12 +61,9 @@ def clusters_of(path: Path) -> NDArray[np.int64]:
     Args:
         path: the corpus's file of the split.
     """
-    try:
-        with pq.ParquetFile(path) as file:
-            if "cluster" not in file.schema_arrow.names:
-                return np.arange(file.metadata.num_rows)
-    except (OSError, pa.ArrowException) as error:
-        raise MtdnnError(f"{path}: not readable: {error}") from None
+    with reading_parquet(path), pq.ParquetFile(path) as file:
+        if "cluster" not in file.schema_arrow.names:
+            return np.arange(file.metadata.num_rows)
     codes = read_columns(path, ["cluster"])["cluster"].combine_chunks().dictionary_encode()
     numbers: NDArray[np.int64] = codes.indices.to_numpy().astype(np.int64)
     return numbers
@@ -75,7 +71,8 @@ def clusters_of(path: Path) -> NDArray[np.int64]:
 
 def texts(path: Path) -> list[str]:
     """Return all texts of each item of a corpus's file, as one value to compare."""
-    names = [name for name in pq.read_schema(path).names if name not in _NOT_TEXT]
+    with reading_parquet(path):
+        names = [name for name in pq.read_schema(path).names if name not in _NOT_TEXT]
     table = read_columns(path, names)
     rows = zip(*(table[name].to_pylist() for name in names), strict=True)
     return [repr(row) for row in rows]

@@ -22,7 +22,7 @@ from mtdnn.data.features import (
 from mtdnn.errors import MtdnnError
 from mtdnn.evaluation.decoding import PREDICTIONS, Answers, Decoder, SpanLogits, predictions_table
 from mtdnn.evaluation.entities import OUTSIDE
-from mtdnn.machine.files import digest, read_columns, read_product
+from mtdnn.machine.files import digest, read_columns, read_portions, read_product
 from mtdnn.machine.progress import Progress
 from mtdnn.machine.staging import publishing
 from mtdnn.model.batches import pack
@@ -66,7 +66,7 @@ def is_evaluated(run_dir: Path, run: RunSettings) -> bool:
     files, expected = RunFolder(run_dir), _origin(run_dir, run)
     try:
         schemas = [pq.read_schema(path) for path in (files.predictions, files.auxiliary)]
-    except (OSError, pa.ArrowInvalid):
+    except (OSError, pa.ArrowException):
         return False
     return all((schema.metadata or {}).get(_MADE_FROM) == expected for schema in schemas)
 
@@ -145,7 +145,7 @@ def _predict(
 def _answers(corpus: str, split: str, rows: Path, best: Answers) -> Iterator[pa.Table]:
     """Look up the answers' text, a portion at a time: all contexts may not fit in memory."""
     first = 0
-    for batch in pq.ParquetFile(rows).iter_batches(ROWS_AT_A_TIME, columns=["id", "context"]):
+    for batch in read_portions(rows, ROWS_AT_A_TIME, ["id", "context"]):
         part = best.part(first, first + len(batch))
         first += len(batch)
         ids, contexts = batch["id"].to_pylist(), batch["context"].to_pylist()

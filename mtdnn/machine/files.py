@@ -123,11 +123,42 @@ def read_columns(path: Path | str, columns: list[str]) -> "pa.Table":
     Raises:
         MtdnnError: the file or a column is missing, or the file is broken; the message names it.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with reading_parquet(path):
         return pq.read_table(path, columns=columns)
+
+
+def read_portions(
+    path: Path | str, rows: int, columns: list[str] | None = None
+) -> "Iterator[pa.RecordBatch]":
+    """Read a Parquet file a portion at a time, for files that may not fit in memory.
+
+    Args:
+        path: the file.
+        rows: the number of rows of a portion; the last one may have fewer.
+        columns: the columns to read; all by default.
+
+    Raises:
+        MtdnnError: the file or a column is missing, or the file is broken; the message names it.
+    """
+    import pyarrow.parquet as pq
+
+    with reading_parquet(path), pq.ParquetFile(path) as file:
+        yield from file.iter_batches(rows, columns=columns)
+
+
+@contextmanager
+def reading_parquet(path: Path | str) -> Iterator[None]:
+    """Let errors of reading a Parquet file name it.
+
+    Raises:
+        MtdnnError: what the context read from the file was missing or broken.
+    """
+    import pyarrow as pa
+
+    try:
+        yield
     except FileNotFoundError:
         raise MtdnnError(f"{path}: no such file") from None
     except (pa.ArrowException, OSError) as error:

@@ -9,12 +9,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from mtdnn.config.experiment import Experiment, Row
 from mtdnn.config.layout import RunFolder
 from mtdnn.evaluation.metrics import Questions, read_questions, select
 from mtdnn.evaluation.results import Result, RowResult, read_rows, tell_apart
+from mtdnn.machine.files import read_columns
 from mtdnn.reporting.wording import ANSWERING, has_answers, is_answering
 
 NO_ANSWERS = "No table compares a mixture with question answering alone on a scored slice."
@@ -178,7 +178,7 @@ def read_answers(experiment: Experiment) -> Answers | None:
     first = next(iter(answered[0].seeds.values()))
     columns = ["id", "title", "context", "question", "answer_texts", "answer_starts"]
     path = experiment.layout.corpus(_corpus(alone, name)) / f"{entry.split}.parquet"
-    table_rows = pq.read_table(path, columns=columns).to_pylist()
+    table_rows = read_columns(path, columns).to_pylist()
     by_id = {row["id"]: row for row in table_rows}
     questions = tuple(_question(by_id[each]) for each in first.questions.ids)
     return Answers(table, name, entry.label, questions, tuple(answered))
@@ -220,7 +220,7 @@ def _answered(experiment: Experiment, slice_name: str, corpus: str, result: Resu
     questions = select(slice_name, entry, read_questions(folder, entry.split, result.folder))
     threshold = result.values(slice_name)[0]["threshold"]
     columns = ["corpus", "split", "id", "answer", "answer_start", "answer_end"]
-    rows = pq.read_table(RunFolder(result.folder).predictions, columns=columns).to_pylist()
+    rows = read_columns(RunFolder(result.folder).predictions, columns).to_pylist()
     own = (corpus, entry.split)
     by_id = {row["id"]: row for row in rows if (row["corpus"], row["split"]) == own}
     ordered = [by_id[each] for each in questions.ids]

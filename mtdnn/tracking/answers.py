@@ -14,7 +14,7 @@ from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import RunFolder
 from mtdnn.config.settings import RunSettings
 from mtdnn.evaluation.metrics import read_questions, select
-from mtdnn.machine.files import read_columns
+from mtdnn.machine.files import read_columns, reading_parquet
 from mtdnn.reporting.escaping import visible
 
 FILE = "answers.json"
@@ -114,7 +114,8 @@ def _items(
     corpus, split = numbers["corpus"], numbers["split"]
     labels = settings.settings_of(corpus).labels
     path = experiment.layout.corpus(corpus) / f"{split}.parquet"
-    names = [name for name in pq.read_schema(path).names if name not in _HIDDEN]
+    with reading_parquet(path):
+        names = [name for name in pq.read_schema(path).names if name not in _HIDDEN]
     found = read_columns(path, ["id", *names]).to_pylist()
     columns = ["corpus", "split", "row", "label", "prediction", "tags", "predicted_tags"]
     given = read_columns(folder.auxiliary, columns).to_pylist()

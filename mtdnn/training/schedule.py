@@ -22,6 +22,7 @@ from mtdnn.config.phases import RunPhase, phases_of_run
 from mtdnn.config.settings import RunSettings
 from mtdnn.data.features import training_features
 from mtdnn.errors import MtdnnError
+from mtdnn.machine.files import reading_parquet
 from mtdnn.machine.staging import publishing
 from mtdnn.training.policies import Supply, order, shares
 
@@ -256,7 +257,7 @@ def write(run_dir: Path, run: RunSettings, force: bool = False) -> None:
         if pq.read_table(files.schedule).equals(table):
             print(f"mtdnn: {files.schedule}: up to date", file=sys.stderr)
             return
-    except (OSError, pa.ArrowInvalid):
+    except (OSError, pa.ArrowException):
         pass  # missing or damaged
     if files.description.exists() and not force:
         raise MtdnnError(
@@ -295,7 +296,7 @@ def counts(run_dir: Path) -> list[dict[str, int]]:
     """
     try:
         table = pq.read_table(RunFolder(run_dir).schedule, columns=["phase", "corpus"])
-    except (OSError, pa.ArrowInvalid):
+    except (OSError, pa.ArrowException):
         return []
     phases: dict[int, dict[str, int]] = {}
     for each in table.group_by(["phase", "corpus"]).aggregate([([], "count_all")]).to_pylist():
@@ -318,7 +319,9 @@ def intended_shares(run_dir: Path, run: RunSettings) -> list[dict[str, float]]:
         run_dir: the run's folder, with its schedule.
         run: its settings.
     """
-    metadata = pq.read_schema(RunFolder(run_dir).schedule).metadata or {}
+    path = RunFolder(run_dir).schedule
+    with reading_parquet(path):
+        metadata = pq.read_schema(path).metadata or {}
     sizes = json.loads(metadata.get(b"sizes", b"{}"))
     supplies = supplies_of(run, {name: sizes.get(name, 1) for name in run.corpora})
     expected = []

@@ -17,6 +17,7 @@ from mtdnn.machine.files import (
     flush,
     read_columns,
     read_json,
+    read_portions,
     read_product,
     replacing,
     save_tensors,
@@ -157,6 +158,20 @@ def test_columns_of_a_table_are_read_and_missing_ones_are_named(tmp_path):
     with pytest.raises(MtdnnError, match=r"table.parquet: not readable: ") as caught:
         read_columns(path, ["a"])
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_whose_rows_are_damaged_is_named_even_when_read_in_portions(tmp_path):
+    path = tmp_path / "rows.parquet"
+    rows = {"text": [f"the text of row {number}" for number in range(5000)]}
+    pq.write_table(pa.table(rows), path, compression="zstd")
+    read = [row for batch in read_portions(path, 700) for row in batch["text"].to_pylist()]
+    assert read == rows["text"]
+    content = bytearray(path.read_bytes())
+    content[200:400] = bytes(200)
+    path.write_bytes(content)
+    assert pq.read_schema(path).names == ["text"]
+    with pytest.raises(MtdnnError, match=r"rows.parquet: not readable: "):
+        list(read_portions(path, 700))
 
 
 def test_tensors_survive_being_written_and_read(tmp_path):

@@ -14,13 +14,15 @@ from html import escape
 from typing import Any, cast
 
 import matplotlib
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure, FigureBase, SubFigure
 from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
 
 from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import PAPER_WIDTHS
@@ -74,6 +76,8 @@ _TITLE_POINTS = (11, 10, 9, 8)
 """Sizes of a title; the largest with which it has one line is used."""
 
 _POINTS_PER_INCH = 72
+_GRID = 2**20
+"""Positions that a layout may give across a figure; a power of two, which rounds exactly."""
 LABEL_LINE_CHARACTERS = 24
 MAX_LABEL_CHARACTERS = 2 * LABEL_LINE_CHARACTERS
 
@@ -265,7 +269,34 @@ def footed(
 
 
 def _layout(margin: float) -> ConstrainedLayoutEngine:
-    return ConstrainedLayoutEngine(w_pad=margin, h_pad=0.06)
+    return _RoundedLayout(w_pad=margin, h_pad=0.06)
+
+
+class _RoundedLayout(ConstrainedLayoutEngine):
+    """A constrained layout that is the same in every process.
+
+    The last bits of what its solver finds depend on where its variables lie in memory.
+    """
+
+    def execute(self, fig: Figure) -> None:
+        """Place everything, then move it onto a grid far finer than a pixel."""
+        super().execute(fig)
+        _round_positions(fig)
+
+
+def _round_positions(figure: FigureBase) -> None:
+    for panel in figure.subfigs:
+        panel.bbox_relative.set_points(_on_grid(panel.bbox_relative.get_points()))
+        _round_positions(panel)
+        for text in panel.texts:
+            text.set_position(_on_grid(text.get_position()))
+        for axes in panel.axes:
+            axes.set_position(Bbox(_on_grid(axes.get_position(original=True).get_points())))
+            axes.set_in_layout(True)  # what has a position is left out otherwise
+
+
+def _on_grid(coordinates: Any) -> Any:
+    return np.round(np.asarray(coordinates) * _GRID) / _GRID
 
 
 def _wrapped(text: str, width: float) -> list[str]:
