@@ -17,7 +17,7 @@ unexport PYTHONHOME
 .PHONY: help demo picture test quick soak faults conflict fuzz ui lint docs lock
 
 help:
-	@echo 'make demo   run the whole pipeline on synthetic corpora, in five to six minutes'
+	@echo 'make demo   run the whole pipeline on synthetic corpora, in about five minutes'
 	@echo 'make picture draw the picture of README.md from the runs of the demo'
 	@echo 'make test   run all tests'
 	@echo 'make quick  run the tests that need no workflow, server, cluster or browser, in three minutes'

@@ -1,5 +1,6 @@
 """The files by which strangers judge, cite and run the project agree with its code."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,11 @@ def test_the_citation_has_the_version_and_licence_of_the_package():
     assert citation["version"] == mtdnn.__version__
     assert f"license = {citation['license']}\n" in (ROOT / "setup.cfg").read_text()
     assert (ROOT / "LICENSE").read_text().startswith(f"{citation['license']} License")
+
+
+def test_the_newest_entry_of_the_changelog_is_this_version_or_not_released_yet():
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)[1]
+    assert newest in (mtdnn.__version__, "Unreleased")
 
 
 @pytest.mark.parametrize("workflow", ["tests", "environments"])

@@ -73,8 +73,7 @@ def is_evaluated(run_dir: Path, run: RunSettings) -> bool:
 
 def _origin(run_dir: Path, run: RunSettings) -> bytes:
     """Digest of what determines the predictions of a trained run."""
-    description = RunFolder(run_dir).description
-    fingerprint = read_product(description).get("fingerprint") if description.exists() else None
+    fingerprint = read_product(RunFolder(run_dir).description).get("fingerprint")
     wanted = {name: run.splits_of(name) for name in run.evaluated}
     return digest([fingerprint, run.decoding.model_dump(), wanted, code_of("evaluate")]).encode()
 
@@ -92,8 +91,8 @@ def evaluate(run_dir: Path, run: RunSettings, threads: int | None = None) -> Non
         threads: CPU threads; all cores if absent.
 
     Raises:
-        MtdnnError: features, corpora or the model are missing, broken or changed, or the model
-            gives logits that are not finite.
+        MtdnnError: features, corpora or the model are missing, broken or changed, the model has no
+            description, or it gives logits that are not finite.
     """
     device = use_device(threads)
     layout, origin = Layout.of_run(run_dir), {_MADE_FROM: _origin(run_dir, run)}

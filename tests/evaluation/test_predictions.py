@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from mtdnn.config.layout import Layout
+from mtdnn.config.layout import Layout, RunFolder
 from mtdnn.data.features import Features
 from mtdnn.errors import MtdnnError
 from mtdnn.evaluation import predictions
@@ -19,6 +19,7 @@ from mtdnn.evaluation.predictions import (
     evaluate,
     of_all_words,
 )
+from mtdnn.machine.files import write_json
 from mtdnn.model.batches import batch_of
 from mtdnn.model.saving import save
 from mtdnn.training.loop import train
@@ -51,6 +52,7 @@ def prepared(tmp_path_factory):
             head.linear.bias.sub_(logits.mean(dim=0))
     (prepared.run_dir / "model").mkdir()
     save(model, prepared.run, prepared.encoder, prepared.run_dir / "model")
+    write_json(RunFolder(prepared.run_dir).description, {"fingerprint": "made by hand"})
     return prepared
 
 
@@ -153,6 +155,18 @@ def test_evaluate_writes_answers_and_labels(prepared):
         assert row["null_odds"] == row["null_score"] - row["score"]
     labels = pq.read_table(prepared.run_dir / "auxiliary.parquet").to_pandas()
     assert labels.groupby("corpus").size().to_dict() == dict.fromkeys(AUXILIARY, 12)
+
+
+def test_a_model_without_its_description_is_not_evaluated(prepared):
+    """Its predictions would belong to no training that anyone knows of."""
+    evaluate(prepared.run_dir, prepared.run, threads=1)
+    files = RunFolder(prepared.run_dir)
+    before, description = files.predictions.read_bytes(), files.description.read_bytes()
+    files.description.unlink()
+    with pytest.raises(MtdnnError, match=r"run\.json: no such file; repeat the step"):
+        evaluate(prepared.run_dir, prepared.run, threads=1)
+    assert files.predictions.read_bytes() == before
+    files.description.write_bytes(description)
 
 
 def test_a_run_without_auxiliary_corpora_writes_an_empty_table(tmp_path):

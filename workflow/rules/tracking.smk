@@ -9,7 +9,8 @@ rule store:
         LAYOUT.store,
     log:
         ROOT / "logs/store.log",
-    priority: -1
+    # Early where nothing can fail, so that nobody waits for it; a server may be down.
+    priority: -1 if experiment.tracking_uri else 1
     localrule: True
     conda:
         "../../envs/environment.yaml"
