@@ -14,21 +14,21 @@ export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONPATH
 unexport PYTHONHOME
 
-.PHONY: help demo picture test quick soak faults conflict fuzz ui lint docs lock
+.PHONY: help demo pictures test quick soak faults conflict fuzz ui lint docs lock
 
 help:
-	@echo 'make demo   run the whole pipeline on synthetic corpora, in about five minutes'
-	@echo 'make picture draw the picture of README.md from the runs of the demo'
-	@echo 'make test   run all tests'
-	@echo 'make quick  run the tests that need no workflow, server, cluster or browser, in three minutes'
-	@echo 'make ui     show the results in MLflow at http://127.0.0.1:$(PORT) (PORT=… for another port)'
-	@echo 'make soak   kill a training run twenty times and compare it with an undisturbed one'
-	@echo 'make faults run 200 random sequences of commands, kills, full disks and damaged files'
+	@echo 'make demo     run the whole pipeline on synthetic corpora, in about five minutes'
+	@echo 'make pictures draw the pictures of README.md from the runs of the demo'
+	@echo 'make test     run all tests'
+	@echo 'make quick    run the tests that need no workflow, server, cluster or browser, in three minutes'
+	@echo 'make ui       show the results in MLflow at http://127.0.0.1:$(PORT) (PORT=… for another port)'
+	@echo 'make soak     kill a training run twenty times and compare it with an undisturbed one'
+	@echo 'make faults   run 200 random sequences of commands, kills, full disks and damaged files'
 	@echo 'make conflict put remedies for interference to cases with a known conflict and without'
-	@echo 'make fuzz   feed 100,000 damaged inputs to the readers of configs and corpora'
-	@echo 'make lint   run ruff, mypy, snakefmt, the linter of Snakemake; check links and spelling'
-	@echo 'make docs   build the site in site/'
-	@echo 'make lock   write the installed versions to envs/'
+	@echo 'make fuzz     feed 100,000 damaged inputs to the readers of configs and corpora'
+	@echo 'make lint     run ruff, mypy, snakefmt, the linter of Snakemake; check links and spelling'
+	@echo 'make docs     build the site in site/'
+	@echo 'make lock     write the installed versions to envs/'
 
 demo: $(INSTALLED)
 	snakemake --configfile config/demo.yaml
@@ -40,10 +40,11 @@ demo: $(INSTALLED)
 	@echo 'Figures: results/demo/figures/'
 	@echo 'Runs:    results/demo/runs/, and in MLflow: make ui'
 
-# README's picture, from the demo's runs.
-picture: $(INSTALLED)
-	snakemake effects --configfile config/demo.yaml
-	cp results/demo/figures/effects.png workflow/report/demo-effects.png
+# README's pictures, from the demo's runs; Playwright and Chromium photograph report and MLflow.
+pictures: $(INSTALLED)
+	snakemake --configfile config/demo.yaml
+	cp results/demo/figures/effects.png docs/pictures/demo-effects.png
+	python -m tests.support.screenshots config/demo.yaml
 
 test: $(INSTALLED)
 	python -m pytest -n 3 --dist loadfile --no-loadscope-reorder

@@ -26,8 +26,6 @@ PROJECT = {
     "tests/benchmarks/NOTES.md": "project/speed.md",
 }
 """Files of the repository that are pages of the site."""
-PICTURES = "workflow/report"
-"""Folder of the pictures that README.md shows."""
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!https?:)([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -47,16 +45,9 @@ def commands() -> str:
     return "\n".join(["```text", _help(), "```\n", *lines])
 
 
-def picture() -> str:
-    """Return the picture of README.md."""
-    found = re.search(rf"!\[[^\]]*\]\({PICTURES}/[^)]*\)", (ROOT / "README.md").read_text())
-    return found[0].replace(f"{PICTURES}/", "pictures/") if found else ""
-
-
 GENERATED: dict[str, Callable[[], str]] = {
     "settings": settings,
     "commands": commands,
-    "picture": picture,
 }
 
 
@@ -72,8 +63,6 @@ def on_files(files: Files, *, config: Any) -> Files:
     """Add the files from elsewhere in the repository."""
     for source, page in PROJECT.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
-    for file in (ROOT / PICTURES).glob("*.png"):
-        files.append(File.generated(config, f"pictures/{file.name}", abs_src_path=str(file)))
     return files
 
 

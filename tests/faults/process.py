@@ -38,7 +38,8 @@ MODULES = (
 )
 PATIENCE_SECONDS = 3.0
 """How long a command may wait for one that is stopped, before that one continues."""
-TIMEOUT_SECONDS = 120.0
+TIMEOUT_SECONDS = 200.0
+"""Longer than a lease is waited for whose holder cannot be known, as it was damaged."""
 DISK_BYTES = 64 << 20
 
 Command = tuple[str, ...]

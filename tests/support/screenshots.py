@@ -1,4 +1,4 @@
-"""Photograph a finished demo's report and its runs in MLflow, for README: `make picture`."""
+"""Photograph a finished demo's report and its runs in MLflow, for README: `make pictures`."""
 
 import sys
 import tempfile
@@ -27,11 +27,12 @@ def take(config: Path) -> None:
         Server(Path(folder), experiment.store_uri) as server,
         open_page(("file:", "data:", "blob:", server.address)) as browser,
     ):
-        browser.goto(experiment.layout.report.as_uri())
+        browser.goto(experiment.layout.report.absolute().as_uri())
         browser.wait_for_timeout(4_000)
         browser.screenshot(path=PICTURES / "report.png")
         browser.goto(f"{server.address}/{page}")
         browser.get_by_text("w0.8").first.wait_for()
+        browser.get_by_role("button", name="Close").first.click()  # the assistant
         browser.wait_for_timeout(4_000)
         browser.screenshot(path=PICTURES / "mlflow.png")
 
