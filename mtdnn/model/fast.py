@@ -24,6 +24,7 @@ PATHS = {
 
 TRIALS = {
     "layers": "what follows attention in each layer, by torch.compile (types built like BERT)",
+    "parts": "CUDA: steps are recorded also where batches are cut into parts (accumulation)",
     "products": "one product for query, key and value (types built like BERT)",
     "tables": "gradients of position and segment embeddings as products",
 }
