@@ -24,7 +24,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,15 +56,21 @@ from mtdnn.config.layout import Layout  # noqa: E402
 from mtdnn.data.features import Features  # noqa: E402
 from mtdnn.machine.files import sha256  # noqa: E402
 from mtdnn.machine.provenance import commit  # noqa: E402
-from mtdnn.model import attention  # noqa: E402
+from mtdnn.model import attention, trials  # noqa: E402
 from mtdnn.model.batches import PackedBatch, batch_of  # noqa: E402
 from mtdnn.model.device import device_name, use_device  # noqa: E402
+from mtdnn.model.fast import TRIALS  # noqa: E402
 from mtdnn.model.multitask import build  # noqa: E402
 from mtdnn.model.optimizer import clip_scale, gradient_norm, learning_rate  # noqa: E402
 from mtdnn.model.optimizer import optimizer_for as optimizer_of  # noqa: E402
 from mtdnn.training.checkpoints import Checkpoints  # noqa: E402
 from mtdnn.training.loop import random_state  # noqa: E402
-from mtdnn.training.stepper import RecordedSteps, cuda_recorder, precision  # noqa: E402
+from mtdnn.training.stepper import (  # noqa: E402
+    RecordedParts,
+    RecordedSteps,
+    cuda_recorder,
+    precision,
+)
 from tests.support.recorder import StandIn, state_of  # noqa: E402
 
 
@@ -565,22 +571,89 @@ def switches(bench: Bench) -> None:
     _against(bench, "switches", "not_deterministic", {}, {"deterministic": False})
     _against(bench, "switches", "fp32", {}, {"precision": "fp32"})
     _against(bench, "switches", "fp32_with_tf32", {"TF32": "1"}, {"precision": "fp32"})
+    _trials(bench)
+
+
+def _trials(bench: Bench) -> None:
+    """Each trial path by itself, and all of them: the same losses first, then times."""
+    if bench.rehearsal:
+        trials.COMPILER = "aot_eager"
+    wrong = []
+    for path in (*TRIALS, "all"):
+        if bench.left < 40:
+            bench.record("switches", f"trial_{path}", left_out=True, left_s=bench.left)
+            continue
+        shared = {"accumulation": 2} if path == "parts" else {}
+        tried = {"MTDNN_TRIAL": path}
+        try:
+            _same_losses(bench, path, shared)
+            _against(bench, "switches", f"trial_{path}", tried, {}, shared)
+            with _environment({"MTDNN_PLAIN": "graphs"}):
+                _against(bench, "switches", f"trial_{path}_eager", tried, {}, shared)
+        except Exception as error:  # of one path; the others are still of use
+            wrong.append(path)
+            reason = f"{type(error).__name__}: {error}"[:500]
+            bench.record("switches", f"trial_{path}", failed=reason)
+        bench.free()
+    if wrong:
+        raise Wrong(f"switches: trial paths: {', '.join(wrong)}")
+
+
+def _same_losses(bench: Bench, path: str, shared: dict[str, Any]) -> None:
+    """Losses of twelve steps without dropout, recorded and eager, against those of usual steps."""
+    # One path is about bf16 alone.
+    for kind, allowed in (("fp32", 1e-3), ("bf16", 3e-2)):
+        without = {"head_dropout": 0.0, "encoder_dropout": 0.0, "precision": kind, **shared}
+        changed = _changed(bench.material(), without)
+        shape = "tiny" if bench.rehearsal else "base"
+        undropped = replace(bench, _materials={(shape, "bf16"): changed})
+        expected = np.array(_twelve(undropped, "", False).take())[:, 0]
+        for recorded in (False, True):
+            with _environment({"MTDNN_TRIAL": path}):
+                twelve = _twelve(undropped, path, recorded)
+                found = np.array(twelve.take())[:, 0]
+            error = float(np.max(np.abs(found - expected) / np.abs(expected)))
+            case = f"trial_{path}_{kind}_{'recorded' if recorded else 'eager'}_losses"
+            right = error <= allowed and bool(twelve.recordings) == recorded
+            bench.check("switches", case, right, error=error, recordings=twelve.recordings)
+
+
+def _twelve(bench: Bench, path: str, recorded: bool) -> Twelve:
+    """Return the steps that a trial path takes, which records parts in a way of its own."""
+    twelve = Twelve(bench, recorded)
+    if path == "parts":
+        recorder = bench.recorder()
+        given = (twelve.model, twelve.optimizer, twelve.settings, bench.device, recorder)
+        twelve.stepper = RecordedParts(*given)
+        if isinstance(recorder, StandIn):
+            recorder.stepper = twelve.stepper
+        if not recorded:
+            twelve.stepper._recorder = None
+    return twelve
+
+
+def _changed(given: material.Material, changes: dict[str, Any]) -> material.Material:
+    """Return a material with other settings of training."""
+    training = given.run.training.model_copy(update=changes)
+    run = given.run.model_copy(update={"training": training})
+    return material.Material(run, given.encoder, given.features, given.facts)
 
 
 def _against(
-    bench: Bench, section: str, case: str, environment: dict[str, str], changes: dict[str, Any]
+    bench: Bench,
+    section: str,
+    case: str,
+    environment: dict[str, str],
+    changes: dict[str, Any],
+    shared: dict[str, Any] | None = None,
 ) -> None:
-    """Time the steps as they are against those under other settings."""
-    corpora = (bench.material().run.target, train.smallest(bench.material()))
+    """Time the steps as they are against those under other settings; `shared` ones are of both."""
+    usual = _changed(bench.material(), shared or {})
+    corpora = (usual.run.target, train.smallest(usual))
     for corpus in corpora:
-        ours = train.Ours(bench.material(), corpus, bench.device)
+        ours = train.Ours(usual, corpus, bench.device)
         with _environment(environment):
-            training = bench.material().run.training.model_copy(update=changes)
-            run = bench.material().run.model_copy(update={"training": training})
-            changed = material.Material(
-                run, bench.material().encoder, bench.material().features, bench.material().facts
-            )
-            other = train.Ours(changed, corpus, bench.device)
+            other = train.Ours(_changed(usual, changes), corpus, bench.device)
             batches = train.random_batches(ours.features)
             other_steps = other.steps(batches)
 
