@@ -20,6 +20,7 @@ from torch import nn
 from mtdnn.config.settings import TrainingSettings
 from mtdnn.errors import printable
 from mtdnn.model.batches import PackedBatch
+from mtdnn.model.casts import Casts
 from mtdnn.model.fast import fast, tried
 from mtdnn.model.multitask import MultiTaskModel
 from mtdnn.model.optimizer import MomentOptimizer, clip_scale, gradient_norm
@@ -97,6 +98,13 @@ class Stepper:
         self.pull: Pull | None = None
         self.balancing: Balancing | None = None
         self.packing: Packing | None = None
+        castable = (
+            chosen_precision(settings, device) == "bf16"
+            and model.packed
+            and self.team.size == 1  # several processes exchange the gradients that weights have
+            and not settings.activation_checkpointing  # computes again after the copies are gone
+        )
+        self._casts = Casts(model) if castable and tried("casts") else None
 
     def prepare(self, batch: PackedBatch) -> PackedBatch:
         """Return a batch as `take` needs it; safe on another thread, while steps are taken."""
@@ -177,8 +185,13 @@ class Stepper:
         """Add the gradients of a part with some share in the loss; return that share of it."""
         with precision(self.settings, self.device):
             part = part.to(self.device)
-            loss = self.team.loss(self.model, corpus, part) * share
+            if self._casts:
+                loss = self._casts.loss(corpus, part) * share
+            else:
+                loss = self.team.loss(self.model, corpus, part) * share
         torch.autograd.backward(loss if factor == 1 else loss * factor)
+        if self._casts:
+            self._casts.give_gradients()
         return loss.detach()
 
 

@@ -32,7 +32,7 @@ def test_a_trial_path_runs_where_it_is_named(monkeypatch):
     monkeypatch.setenv("MTDNN_TRIAL", "all")
     assert all(map(tried, TRIALS))
     monkeypatch.setenv("MTDNN_TRIAL", "tabels")
-    with pytest.raises(MtdnnError, match="MTDNN_TRIAL: unknown tabels; use all, or some of layers"):
+    with pytest.raises(MtdnnError, match="MTDNN_TRIAL: unknown tabels; use all, or some of casts"):
         tried("tables")
 
 

@@ -92,7 +92,8 @@ def memory_of(stepper: RecordedSteps) -> list[torch.Tensor]:
     """Return what a stepper's steps read and write beside weights, moments and batches."""
     parts = isinstance(stepper, RecordedParts)
     gradients = [*stepper._gradients.values(), stepper._share] if parts else []
-    return [stepper._results, *gradients]
+    copies = stepper._casts.copies.values() if stepper._casts else ()
+    return [stepper._results, *gradients, *copies]
 
 
 class StandIn:

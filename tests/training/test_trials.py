@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from mtdnn.model import trials
+from mtdnn.model import owners, trials
 from mtdnn.model.multitask import restrict
 from mtdnn.model.optimizer import learning_rate, optimizer_for
 from mtdnn.training.checkpoints import Checkpoints
 from mtdnn.training.loop import random_state
 from mtdnn.training.stepper import RecordedParts, RecordedSteps
-from tests.support.packed import Prepared
+from tests.support.packed import PACKABLE, WITHOUT_DROPOUT, Prepared
 from tests.support.recorder import StandIn, state_of
 
 CPU = torch.device("cpu")
@@ -18,7 +18,8 @@ STEPS = 16
 CORPORA = ("squad", "cola", "squad", "mnli")
 # A softmax ignores them: their gradients are rounding errors, which Adamax makes large.
 IGNORED = ("heads.squad.linear.bias", "key.bias")
-PATHS = ["layers", "products", "tables", "all"]
+WAYS = [{"frozen_layers": 1}, {"lora": {"rank": 2, "dropout": 0, "per": "corpus"}}]
+PATHS = ["casts", "layers", "products", "tables", "all"]
 
 
 @pytest.fixture(autouse=True)
@@ -75,12 +76,13 @@ def test_weights_and_moments_are_the_same(undropped, monkeypatch, path, optimize
     usual.assert_close(other)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_recorded_steps_have_the_same_bits(undropped, monkeypatch, accumulation):
+def test_recorded_steps_have_the_same_bits(undropped, monkeypatch, accumulation, precision):
     monkeypatch.setenv("MTDNN_TRIAL", "all")
     outcomes = []
     for records in (True, False):
-        training = Training(undropped, records, accumulation=accumulation)
+        training = Training(undropped, records, accumulation=accumulation, precision=precision)
         outcomes.append((training.take(), state_of(training.stepper)))
         assert bool(training.recorder.recordings) == records
     (found, state), (expected, other) = outcomes
@@ -105,14 +107,9 @@ def test_a_checkpoint_opens_with_and_without_them(undropped, monkeypatch, tmp_pa
     whole.assert_close(other)
 
 
-@pytest.mark.parametrize(
-    "way",
-    [{"frozen_layers": 1}, {"lora": {"rank": 2, "dropout": 0, "per": "corpus"}}],
-    ids=str,
-)
+@pytest.mark.parametrize("way", WAYS, ids=str)
 def test_restricted_models_train_the_same(tmp_path, monkeypatch, way):
-    plain = {"batch_size": 8, "head_dropout": 0, "encoder_dropout": 0}
-    prepared = Prepared(tmp_path, training={**plain, **way})
+    prepared = Prepared(tmp_path, training={**WITHOUT_DROPOUT, **way})
     usual = Training(prepared)
     expected = usual.take()
     monkeypatch.setenv("MTDNN_TRIAL", "all")
@@ -120,3 +117,59 @@ def test_restricted_models_train_the_same(tmp_path, monkeypatch, way):
     torch.testing.assert_close(other.take(), expected, rtol=1e-5, atol=1e-5)
     usual.assert_close(other)
     assert other.recorder.recordings
+
+
+# --- casts: the same bits as autocast --------------------------------------------------------
+
+
+def both(prepared, monkeypatch, change=lambda model: None, **changes):
+    """Losses and state of six steps in bf16, with casts and without."""
+    outcomes = []
+    for path in ("", "casts"):
+        monkeypatch.setenv("MTDNN_TRIAL", path)
+        training = Training(prepared, precision="bf16", **changes)
+        change(training.model)
+        outcomes.append((training.take(range(6)), state_of(training.stepper)))
+        assert bool(training.stepper._casts) == bool(path)
+    return outcomes
+
+
+def assert_same_bits(outcomes):
+    (losses, state), (others, found) = outcomes
+    assert torch.equal(losses, others)
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("kind", PACKABLE)
+def test_casts_have_the_bits_of_autocast(tmp_path, monkeypatch, kind, accumulation):
+    prepared = Prepared(tmp_path, kind, {"batch_size": 8}, hidden_dropout_prob=0.1)
+    assert_same_bits(both(prepared, monkeypatch, accumulation=accumulation))
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_casts_have_the_bits_of_autocast_in_restricted_models(tmp_path, monkeypatch, way):
+    assert_same_bits(both(Prepared(tmp_path, training={"batch_size": 8, **way}), monkeypatch))
+
+
+def test_casts_have_the_bits_of_autocast_where_weights_have_owners(undropped, monkeypatch):
+    def owned(model):
+        owners.add((model.encoder, model.pooler), 2)
+        for layer in owners.layers(model).values():
+            layer.owner[::2] = 2
+            layer.seen = 1
+
+    assert_same_bits(both(undropped, monkeypatch, owned))
+
+
+def test_casts_are_of_linear_layers_in_encoder_and_pooler(undropped, monkeypatch):
+    monkeypatch.setenv("MTDNN_TRIAL", "casts")
+    copies = Training(undropped, precision="bf16").stepper._casts.copies
+    named = dict(undropped.model().named_parameters())
+    expected = {
+        f"model.{name}"
+        for name, weight in named.items()
+        if not name.startswith(("heads.", "encoder.embeddings.")) and "LayerNorm" not in name
+    }
+    assert copies.keys() == expected
+    assert Training(undropped, precision="fp32").stepper._casts is None
