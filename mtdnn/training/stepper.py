@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from mtdnn.config.settings import TrainingSettings
 from mtdnn.errors import printable
@@ -28,6 +27,9 @@ from mtdnn.training.anchor import Pull
 from mtdnn.training.balancing import Balancing
 from mtdnn.training.packnet import Packing
 from mtdnn.training.team import Team
+
+ALIGNED_ELEMENTS = 64
+"""Where gradients in one buffer may begin; kernels rely on less."""
 
 # Takes a function without arguments and returns one that repeats its work on the device.
 Recorder = Callable[[Callable[[], None]], Callable[[], None]]
@@ -51,19 +53,18 @@ def stepper_for(
         team: the processes that take each step together; by default this one alone.
         loss_weights: factors of the losses of some corpora.
     """
+    whole = settings.accumulation == 1 and (team is None or team.size == 1)
     recordable = (
         device.type == "cuda"
         and model.packed
-        # Several processes look on the host for weights without a gradient, in each backward pass.
-        and (team is None or team.size == 1)
         # It reads the device's random state in the middle of a step.
         and not settings.activation_checkpointing
-        and (settings.accumulation == 1 or tried("parts"))
+        and (whole or tried("parts"))
     )
-    if recordable and fast("graphs"):
-        kind = RecordedSteps if settings.accumulation == 1 else RecordedParts
-        return kind(model, optimizer, settings, device, cuda_recorder(), loss_weights)
-    return Stepper(model, optimizer, settings, device, team, loss_weights)
+    if not recordable or not fast("graphs"):
+        return Stepper(model, optimizer, settings, device, team, loss_weights)
+    given = (model, optimizer, settings, device, cuda_recorder(), loss_weights)
+    return RecordedSteps(*given) if whole else RecordedParts(*given, team=team)
 
 
 class Stepper:
@@ -330,15 +331,29 @@ class CutBatch(PackedBatch):
 
 
 class RecordedParts(RecordedSteps):
-    """Takes steps whose batches are cut into parts, replaying recordings of parts.
+    """Takes steps whose batches are in parts, of one process or several, replaying recordings.
 
     Each shape of a part has a recording, which adds to the gradients, and so has the update. The
-    gradients stay where they are; the share of a part in the loss is on the device, too.
+    gradients stay where they are, in one buffer; the share of a part in the loss is on the device,
+    too. Several processes average the buffer between the two: DistributedDataParallel would do so
+    in the backward pass and look on the host for weights without a gradient.
+
+    Args:
+        arguments: those of `RecordedSteps`.
+        team: the processes that take each step together; by default this one alone.
     """
 
-    def __init__(self, *arguments: Any):
+    def __init__(self, *arguments: Any, team: Team | None = None):
         super().__init__(*arguments)
-        self._gradients: dict[nn.Parameter, torch.Tensor] = {}
+        self._others = team or self.team
+        self._others.unshare()
+        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        rooms = [-(-weight.numel() // ALIGNED_ELEMENTS) * ALIGNED_ELEMENTS for weight in weights]
+        self._buffer = torch.zeros(sum(rooms), device=self.device)
+        self._gradients = {
+            weight: room[: weight.numel()].view(weight.shape)
+            for weight, room in zip(weights, torch.split(self._buffer, rooms), strict=True)
+        }
         self._share = torch.zeros((), device=self.device)
 
     def prepare(self, batch: PackedBatch) -> CutBatch:
@@ -364,6 +379,7 @@ class RecordedParts(RecordedSteps):
         for part, share in batch.parts:
             self._share.fill_(share * weight)
             self._repeat(kind, part, largest.largest)
+        self._others.mean(self._buffer)
         self._repeat(kind, None)
         self.optimizer.zero_grad(set_to_none=True)
         loss, norm = self._results.clone()
@@ -371,12 +387,9 @@ class RecordedParts(RecordedSteps):
 
     def _hold_gradients(self, corpus: str) -> None:
         """Give the weights that a corpus trains gradients of zero, always in the same memory."""
-        trained = self.model.trained_by(corpus)
-        for weight in trained:
-            if weight not in self._gradients:
-                self._gradients[weight] = torch.zeros_like(weight)
+        self._buffer.zero_()
+        for weight in self.model.trained_by(corpus):
             weight.grad = self._gradients[weight]
-        torch._foreach_zero_([self._gradients[weight] for weight in trained])
 
     def _compute(self, corpus: str, batch: PackedBatch | None) -> None:
         """Add the gradients of a part; without one, do the device's part of the update."""

@@ -91,7 +91,7 @@ def batch_of(work: Callable[[], None]) -> PackedBatch | None:
 def memory_of(stepper: RecordedSteps) -> list[torch.Tensor]:
     """Return what a stepper's steps read and write beside weights, moments and batches."""
     parts = isinstance(stepper, RecordedParts)
-    gradients = [*stepper._gradients.values(), stepper._share] if parts else []
+    gradients = [stepper._buffer, stepper._share] if parts else []
     copies = stepper._casts.copies.values() if stepper._casts else ()
     return [stepper._results, *gradients, *copies]
 

@@ -427,7 +427,8 @@ def test_steps_are_recorded_on_a_gpu_where_possible(undropped, monkeypatch, chan
     training = RecordedTraining(undropped, **changes)
     monkeypatch.setattr("mtdnn.training.stepper.cuda_recorder", lambda: refuse)
     monkeypatch.setattr(training.optimizer, "keep_factors_on", lambda device: None)
-    monkeypatch.setattr("mtdnn.training.stepper.torch.zeros", lambda *_, **__: None)
+    zeros = torch.zeros
+    monkeypatch.setattr("mtdnn.training.stepper.torch.zeros", lambda *size, device: zeros(*size))
 
     def kind(device):
         return type(
