@@ -45,6 +45,7 @@ class Casts:
             torch._foreach_copy_([*self.copies.values()], [*self._weights.values()])
         for name, copy in self.copies.items():
             copy.requires_grad_(self._weights[name].requires_grad)
+            copy.grad = None  # of a recording that failed
         loss: torch.Tensor = functional_call(self._loss, self.copies, (corpus, batch))
         return loss
 

@@ -173,3 +173,33 @@ def test_casts_are_of_linear_layers_in_encoder_and_pooler(undropped, monkeypatch
     }
     assert copies.keys() == expected
     assert Training(undropped, precision="fp32").stepper._casts is None
+
+
+class FailsInside(StandIn):
+    """A recorder whose recordings fail between the backward pass and the end of casts."""
+
+    def __call__(self, work):
+        casts = self.stepper._casts
+        casts.give_gradients = fail
+        try:
+            return super().__call__(work)
+        finally:
+            del casts.give_gradients
+
+
+def fail():
+    raise RuntimeError("made up")
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_failed_recording_leaves_no_gradient_behind(undropped, monkeypatch, accumulation):
+    monkeypatch.setenv("MTDNN_TRIAL", "casts")
+    outcomes = []
+    for records in (True, False):
+        training = Training(undropped, precision="bf16", accumulation=accumulation)
+        if records:
+            training.stepper._recorder = recorder = FailsInside()
+            recorder.stepper = training.stepper
+        outcomes.append((training.take(), state_of(training.stepper)))
+        assert training.stepper._recorder is None
+    assert_same_bits(outcomes)
