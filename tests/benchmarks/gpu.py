@@ -616,9 +616,10 @@ def _settings_of(path: str) -> dict[str, Any]:
 def _same_steps(bench: Bench, path: str, usual: dict[str, tuple[Twelve, Any]]) -> None:
     """Twelve steps without dropout, recorded and eager, against usual ones: losses and moments.
 
-    In fp32 no wrong gradient hides behind rounding, but casts do nothing there.
+    In fp32 no wrong gradient hides behind rounding, but neither casts nor flash are there.
     """
-    for kind in {"casts": ("bf16",), "all": ("fp32", "bf16")}.get(path, ("fp32",)):
+    both = ("fp32", "bf16")
+    for kind in {"casts": ("bf16",), "products": both, "all": both}.get(path, ("fp32",)):
         without = {"head_dropout": 0.0, "encoder_dropout": 0.0, "precision": kind}
         changed = _changed(bench.material(), {**without, **_settings_of(path)})
         shape = "tiny" if bench.rehearsal else "base"
