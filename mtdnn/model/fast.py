@@ -1,11 +1,13 @@
-"""The fast paths, and the switch that turns each of them off.
+"""The fast paths, and the switches that turn each of them off or on.
 
 The environment variable MTDNN_PLAIN lists the fast paths to turn off, separated by commas, or is
 `all`; the reference path runs in their place. Both give the same results up to rounding and the
-random draw of dropout.
+random draw of dropout. MTDNN_TRIAL lists in the same way the trial paths to turn on: those whose
+results are known to be the same, but not yet that they are faster.
 """
 
 import os
+from collections.abc import Iterable
 
 from mtdnn.errors import MtdnnError
 
@@ -20,6 +22,14 @@ PATHS = {
     "prefetch": "batches assembled ahead on another thread",
 }
 
+TRIALS = {
+    "casts": "bf16: all weights of the encoder cast at once, and all their gradients",
+    "layers": "what follows attention in each layer, by torch.compile (types built like BERT)",
+    "parts": "CUDA: steps are recorded also with accumulation, and on several GPUs",
+    "products": "one product for query, key and value (types built like BERT)",
+    "tables": "gradients of position and segment embeddings as products",
+}
+
 
 def plain() -> list[str]:
     """Return the names of the fast paths whose reference path runs instead, sorted.
@@ -27,17 +37,35 @@ def plain() -> list[str]:
     Raises:
         MtdnnError: MTDNN_PLAIN names an unknown path.
     """
-    names = set(filter(None, os.environ.get("MTDNN_PLAIN", "").replace(" ", "").split(",")))
-    if names == {"all"}:
-        return sorted(PATHS)
-    if unknown := names - PATHS.keys():
-        raise MtdnnError(
-            f"MTDNN_PLAIN: unknown {', '.join(sorted(unknown))}; use all, or some of "
-            f"{', '.join(PATHS)}"
-        )
-    return sorted(names)
+    return _listed("MTDNN_PLAIN", PATHS)
 
 
 def fast(path: str) -> bool:
     """Return whether a fast path runs instead of its reference path."""
     return path not in plain()
+
+
+def trials() -> list[str]:
+    """Return the names of the trial paths that run instead of the usual ones, sorted.
+
+    Raises:
+        MtdnnError: MTDNN_TRIAL names an unknown path.
+    """
+    return _listed("MTDNN_TRIAL", TRIALS)
+
+
+def tried(path: str) -> bool:
+    """Return whether a trial path runs."""
+    return path in trials()
+
+
+def _listed(variable: str, known: Iterable[str]) -> list[str]:
+    names = set(filter(None, os.environ.get(variable, "").replace(" ", "").split(",")))
+    if names == {"all"}:
+        return sorted(known)
+    if unknown := names.difference(known):
+        raise MtdnnError(
+            f"{variable}: unknown {', '.join(sorted(unknown))}; use all, or some of "
+            f"{', '.join(known)}"
+        )
+    return sorted(names)

@@ -17,6 +17,7 @@ from mtdnn.model.heads import HEADS, Head, Pooler
 from mtdnn.model.layers import speed_up
 from mtdnn.model.pretrained import load_encoder
 from mtdnn.model.san import SanHead
+from mtdnn.model.trials import try_out
 
 SHARED = "shared"
 """Name of the adapters that all corpora of a run share."""
@@ -47,7 +48,7 @@ class MultiTaskModel(nn.Module):
 
     def __init__(self, encoder: PreTrainedModel, run: RunSettings):
         super().__init__()
-        self.encoder = speed_up(encoder)
+        self.encoder = try_out(speed_up(encoder))
         self.pooling = run.encoder.pooling
         hidden = encoder.config.hidden_size
         # Kept separate from the encoder: question answering does not use it.

@@ -12,7 +12,7 @@ from mtdnn.config.settings import MAX_GPUS, RunSettings
 from mtdnn.data.logits import weights_digest
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest, read_product
-from mtdnn.model.fast import plain
+from mtdnn.model.fast import plain, trials
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Fingerprint:
         config_digest: digest of the settings that matter to training.
         corpora: digest of the rows of each corpus.
         encoder: digest of the encoder's files.
-        code: digest of the code that trains, and the fast paths that are turned off.
+        code: digest of the code that trains, the fast paths that are turned off, and the trial
+            paths that are turned on.
         start: digest of the trained weights that it starts with or averages; None without such.
         teachers: digests of the trained weights that teach each corpus; None without teachers.
     """
@@ -121,16 +122,16 @@ def starts_elsewhere(layout: Layout, run: RunSettings, recorded: Mapping[str, An
 
 
 def trained_code() -> str:
-    """Return the digest of the code that trains a run, with the fast paths that are turned off.
+    """Return the digest of the code that trains a run, with the paths that are turned off or on.
 
     Reference paths draw other dropout masks, so a run resumes only with the paths that it
-    started with.
+    started with. Trial paths have a plus sign.
     """
-    return "-".join([code_of("train"), *plain()])
+    return "-".join([code_of("train"), *plain(), *(f"+{path}" for path in trials())])
 
 
 def is_ours(code: str | None) -> bool:
-    """Return whether a run was trained by this code, with any choice of fast paths."""
+    """Return whether a run was trained by this code, with any choice of paths."""
     return (code or "").split("-")[0] == code_of("train")
 
 

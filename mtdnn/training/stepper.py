@@ -8,7 +8,7 @@ each shape has a recording of its own. Tails keep the shapes few.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
@@ -19,13 +19,17 @@ import torch
 from mtdnn.config.settings import TrainingSettings
 from mtdnn.errors import printable
 from mtdnn.model.batches import PackedBatch
-from mtdnn.model.fast import fast
+from mtdnn.model.casts import Casts
+from mtdnn.model.fast import fast, tried
 from mtdnn.model.multitask import MultiTaskModel
 from mtdnn.model.optimizer import MomentOptimizer, clip_scale, gradient_norm
 from mtdnn.training.anchor import Pull
 from mtdnn.training.balancing import Balancing
 from mtdnn.training.packnet import Packing
 from mtdnn.training.team import Team
+
+ALIGNED_ELEMENTS = 64
+"""Where gradients in one buffer may begin; kernels rely on less."""
 
 # Takes a function without arguments and returns one that repeats its work on the device.
 Recorder = Callable[[Callable[[], None]], Callable[[], None]]
@@ -49,17 +53,18 @@ def stepper_for(
         team: the processes that take each step together; by default this one alone.
         loss_weights: factors of the losses of some corpora.
     """
+    whole = settings.accumulation == 1 and (team is None or team.size == 1)
     recordable = (
         device.type == "cuda"
         and model.packed
-        and (team is None or team.size == 1)
-        # Both read the device's random state in the middle of a step, or cut batches on the host.
-        and settings.accumulation == 1
+        # It reads the device's random state in the middle of a step.
         and not settings.activation_checkpointing
+        and (whole or tried("parts"))
     )
-    if recordable and fast("graphs"):
-        return RecordedSteps(model, optimizer, settings, device, cuda_recorder(), loss_weights)
-    return Stepper(model, optimizer, settings, device, team, loss_weights)
+    if not recordable or not fast("graphs"):
+        return Stepper(model, optimizer, settings, device, team, loss_weights)
+    given = (model, optimizer, settings, device, cuda_recorder(), loss_weights)
+    return RecordedSteps(*given) if whole else RecordedParts(*given, team=team)
 
 
 class Stepper:
@@ -94,6 +99,13 @@ class Stepper:
         self.pull: Pull | None = None
         self.balancing: Balancing | None = None
         self.packing: Packing | None = None
+        castable = (
+            chosen_precision(settings, device) == "bf16"
+            and model.packed
+            and self.team.size == 1  # several processes exchange the gradients that weights have
+            and not settings.activation_checkpointing  # computes again after the copies are gone
+        )
+        self._casts = Casts(model) if castable and tried("casts") else None
 
     def prepare(self, batch: PackedBatch) -> PackedBatch:
         """Return a batch as `take` needs it; safe on another thread, while steps are taken."""
@@ -154,27 +166,44 @@ class Stepper:
 
     def backward(self, corpus: str, batch: PackedBatch, weight: float = 1.0) -> torch.Tensor:
         """Compute the gradients of a batch, part by part; return its loss, as `take` does."""
-        total, factor = torch.zeros((), device=self.device), self.loss_weights.get(corpus, 1.0)
-        if self.balancing:
-            factor *= self.balancing.factor(corpus)
+        total, factor = torch.zeros((), device=self.device), self._factor(corpus)
         parts = parts_of(batch, self.settings.accumulation)
         for number, (part, share) in enumerate(parts, 1):
             with self.team.backward(self.model, corpus, last=number == len(parts)):
-                with precision(self.settings, self.device):
-                    part = part.to(self.device)
-                    loss = self.team.loss(self.model, corpus, part) * (share * weight)
-                torch.autograd.backward(loss if factor == 1 else loss * factor)
-            total += loss.detach()
+                total += self._backward_of(corpus, part, share * weight, factor)
         if self.balancing:
             self.balancing.learn(corpus, total * factor)
         return total
 
+    def _factor(self, corpus: str) -> float:
+        """The factor of the losses of a corpus."""
+        factor = self.loss_weights.get(corpus, 1.0)
+        return factor * self.balancing.factor(corpus) if self.balancing else factor
+
+    def _backward_of(
+        self, corpus: str, part: PackedBatch, share: torch.Tensor | float, factor: float
+    ) -> torch.Tensor:
+        """Add the gradients of a part with some share in the loss; return that share of it."""
+        with precision(self.settings, self.device):
+            part = part.to(self.device)
+            if self._casts:
+                loss = self._casts.loss(corpus, part) * share
+            else:
+                loss = self.team.loss(self.model, corpus, part) * share
+        torch.autograd.backward(loss if factor == 1 else loss * factor)
+        if self._casts:
+            self._casts.give_gradients()
+        return loss.detach()
+
 
 @dataclass
 class _Recording:
-    """A step that can be repeated, with the contents that `batch` has by then."""
+    """A step that can be repeated, with the contents that `batch` has by then.
 
-    batch: PackedBatch
+    The update at the end of a step that has parts has no batch.
+    """
+
+    batch: PackedBatch | None
     replay: Callable[[], None]
 
 
@@ -223,25 +252,37 @@ class RecordedSteps(Stepper):
         weight: float = 1.0,
         head_rate: float | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        kind = self._begin(corpus, rate, head_rate)
+        self._repeat(kind, batch, self.largest.get(corpus))
+        loss, norm = self._results.clone()
+        return loss, norm
+
+    def _begin(self, corpus: str, rate: float, head_rate: float | None) -> tuple[Any, ...]:
+        """Begin a step; return on what its recordings depend, except the shape of its batch."""
         self._set_rates(rate, head_rate)
         self.optimizer.advance(self.model.trained_by(corpus))
         pulled = self.pull is not None and self.pull.active
         phase = self.packing.phase if self.packing else 0
-        kind = (corpus, pulled, phase, *self.optimizer.structure)
-        shape = (*kind, *batch.shape)
+        return corpus, pulled, phase, *self.optimizer.structure
+
+    def _repeat(
+        self, kind: tuple[Any, ...], batch: PackedBatch | None, largest: PackedBatch | None = None
+    ) -> None:
+        """Do the device's part of a step, from a recording if its shape has occurred before."""
+        shape = _shape(kind, batch)
         if shape in self._recordings:
-            for each in (self.largest.get(corpus, batch), batch):
+            for each in (largest or batch, batch):
                 self._record(kind, each)
         if recording := self._recordings.setdefault(shape, None):
-            recording.batch.fill(batch)
+            if batch and recording.batch:
+                recording.batch.fill(batch)
             recording.replay()
         else:
-            self._compute(corpus, batch.to(self.device))
-        loss, norm = self._results.clone()
-        return loss, norm
+            self._compute(kind[0], batch and batch.to(self.device))
 
-    def _compute(self, corpus: str, batch: PackedBatch) -> None:
+    def _compute(self, corpus: str, batch: PackedBatch | None) -> None:
         """Do the device's part of a step."""
+        assert batch is not None
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.backward(corpus, batch)
         norm = self._norm()
@@ -252,17 +293,17 @@ class RecordedSteps(Stepper):
         # The gradients are in the memory of the recordings, which is reused.
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _record(self, kind: tuple[Any, ...], batch: PackedBatch) -> None:
+    def _record(self, kind: tuple[Any, ...], batch: PackedBatch | None) -> None:
         """Record a step like the current one of another batch, without taking it.
 
         If that fails, all steps are computed from then on: a failed recording may leave behind a
         random state of its own, and earlier recordings would go on reading the old one. So they
         go, and leave their memory to the steps.
         """
-        shape = (*kind, *batch.shape)
+        shape = _shape(kind, batch)
         if not self._recorder or self._recordings.get(shape):
             return
-        place = batch.to(self.device).joined()
+        place = batch and batch.to(self.device).joined()
         try:
             replay = self._recorder(lambda: self._compute(kind[0], place))
             self._recordings[shape] = _Recording(place, replay)
@@ -271,6 +312,95 @@ class RecordedSteps(Stepper):
             self._recordings.clear()
             reason = printable(str(error), 200)
             print(f"mtdnn: continuing without CUDA graphs: {reason}", flush=True)
+
+
+def _shape(kind: tuple[Any, ...], batch: PackedBatch | None) -> tuple[Any, ...]:
+    return (*kind, *(batch.shape if batch else ("update",)))
+
+
+@dataclass(frozen=True)
+class CutBatch(PackedBatch):
+    """A batch, and the parts into which it is cut, each with its share of the loss."""
+
+    parts: tuple[tuple[PackedBatch, float], ...] = ()
+
+    @property
+    def largest(self) -> PackedBatch:
+        """The part with the most tokens."""
+        return max((part for part, _ in self.parts), key=lambda part: part.tokens)
+
+
+class RecordedParts(RecordedSteps):
+    """Takes steps whose batches are in parts, of one process or several, replaying recordings.
+
+    Each shape of a part has a recording, which adds to the gradients, and so has the update. The
+    gradients stay where they are, in one buffer; the share of a part in the loss is on the device,
+    too. Several processes average the buffer between the two: DistributedDataParallel would do so
+    in the backward pass and look on the host for weights without a gradient.
+
+    Args:
+        arguments: those of `RecordedSteps`.
+        team: the processes that take each step together; by default this one alone.
+    """
+
+    def __init__(self, *arguments: Any, team: Team | None = None):
+        super().__init__(*arguments)
+        self._others = team or self.team
+        self._others.unshare()
+        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        rooms = [-(-weight.numel() // ALIGNED_ELEMENTS) * ALIGNED_ELEMENTS for weight in weights]
+        self._buffer = torch.zeros(sum(rooms), device=self.device)
+        self._gradients = {
+            weight: room[: weight.numel()].view(weight.shape)
+            for weight, room in zip(weights, torch.split(self._buffer, rooms), strict=True)
+        }
+        self._share = torch.zeros((), device=self.device)
+
+    def prepare(self, batch: PackedBatch) -> CutBatch:
+        parts = parts_of(batch, self.settings.accumulation)
+        prepare = super().prepare
+        given = {field.name: getattr(batch, field.name) for field in fields(batch)}
+        return CutBatch(**given, parts=tuple((prepare(part), share) for part, share in parts))
+
+    def take(
+        self,
+        corpus: str,
+        batch: PackedBatch,
+        rate: float,
+        weight: float = 1.0,
+        head_rate: float | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        assert isinstance(batch, CutBatch)
+        kind = self._begin(corpus, rate, head_rate)
+        self._hold_gradients(corpus)
+        self._results.zero_()
+        largest = self.largest.get(corpus, batch)
+        assert isinstance(largest, CutBatch)
+        for part, share in batch.parts:
+            self._share.fill_(share * weight)
+            self._repeat(kind, part, largest.largest)
+        self._others.mean(self._buffer)
+        self._repeat(kind, None)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, norm = self._results.clone()
+        return loss, norm
+
+    def _hold_gradients(self, corpus: str) -> None:
+        """Give the weights that a corpus trains gradients of zero, always in the same memory."""
+        self._buffer.zero_()
+        for weight in self.model.trained_by(corpus):
+            weight.grad = self._gradients[weight]
+
+    def _compute(self, corpus: str, batch: PackedBatch | None) -> None:
+        """Add the gradients of a part; without one, do the device's part of the update."""
+        loss, norm = self._results
+        if batch:
+            loss += self._backward_of(corpus, batch, self._share, self._factor(corpus))
+        else:
+            norm.copy_(self._norm())
+            self.optimizer.apply(clip_scale(norm, self.settings.clip_norm))
+            if self.packing:
+                self.packing.restore()
 
 
 def cuda_recorder() -> Recorder:

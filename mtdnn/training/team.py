@@ -1,5 +1,6 @@
 """The processes that train one run together, each with a part of every batch."""
 
+import gc
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,6 +70,11 @@ class Team:
                     broadcast_buffers=False,
                     gradient_as_bucket_view=True,
                 )
+
+    def unshare(self) -> None:
+        """Undo `share`, for processes that average their gradients with `mean`."""
+        self._replica = None
+        gc.collect()  # its hooks at the gradients go with it
 
     def loss(self, model: MultiTaskModel, corpus: str, batch: PackedBatch) -> torch.Tensor:
         """Return `model.loss`, a scalar, via the shared model."""

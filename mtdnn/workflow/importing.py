@@ -195,7 +195,7 @@ def _broken_files(files: RunFolder) -> Iterator[str]:
 def _other_origins(experiment: Experiment, settings: RunSettings, path: Path) -> Iterator[str]:
     """Yield a line for each part of a run's fingerprint that differs from what it would be here.
 
-    Fast paths that were turned off (MTDNN_PLAIN) make no difference.
+    Paths that were turned off or on (MTDNN_PLAIN, MTDNN_TRIAL) make no difference.
     """
     record = read_json(path)
     theirs = Fingerprint.recorded(record)

@@ -24,7 +24,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,15 +56,21 @@ from mtdnn.config.layout import Layout  # noqa: E402
 from mtdnn.data.features import Features  # noqa: E402
 from mtdnn.machine.files import sha256  # noqa: E402
 from mtdnn.machine.provenance import commit  # noqa: E402
-from mtdnn.model import attention  # noqa: E402
+from mtdnn.model import attention, trials  # noqa: E402
 from mtdnn.model.batches import PackedBatch, batch_of  # noqa: E402
 from mtdnn.model.device import device_name, use_device  # noqa: E402
+from mtdnn.model.fast import TRIALS  # noqa: E402
 from mtdnn.model.multitask import build  # noqa: E402
 from mtdnn.model.optimizer import clip_scale, gradient_norm, learning_rate  # noqa: E402
 from mtdnn.model.optimizer import optimizer_for as optimizer_of  # noqa: E402
 from mtdnn.training.checkpoints import Checkpoints  # noqa: E402
 from mtdnn.training.loop import random_state  # noqa: E402
-from mtdnn.training.stepper import RecordedSteps, cuda_recorder, precision  # noqa: E402
+from mtdnn.training.stepper import (  # noqa: E402
+    RecordedParts,
+    RecordedSteps,
+    cuda_recorder,
+    precision,
+)
 from tests.support.recorder import StandIn, state_of  # noqa: E402
 
 
@@ -555,7 +561,7 @@ def _shapes(features: Features, steps: int) -> int:
     return len(found)
 
 
-# --- 7. switches, 8. peers -------------------------------------------------------------------
+# --- 7. switches, 8. peers, 12. trial paths --------------------------------------------------
 
 
 def switches(bench: Bench) -> None:
@@ -567,20 +573,124 @@ def switches(bench: Bench) -> None:
     _against(bench, "switches", "fp32_with_tf32", {"TF32": "1"}, {"precision": "fp32"})
 
 
+def trial_paths(bench: Bench) -> None:
+    """Each trial path by itself, and all of them: that steps are the same, then their times."""
+    if bench.rehearsal:
+        trials.COMPILER = "aot_eager"
+    usual: dict[str, tuple[Twelve, list[list[float]]]] = {}
+    wrong = _each_path(bench, lambda path: _same_steps(bench, path, usual))
+    usual.clear()
+    wrong += _each_path(bench, lambda path: _timed(bench, path, {}))
+    wrong += _each_path(bench, lambda path: _timed(bench, path, {"MTDNN_PLAIN": "graphs"}))
+    if wrong:
+        raise Wrong(f"trials: {', '.join(wrong)}")
+
+
+def _each_path(bench: Bench, work: Callable[[str], None]) -> list[str]:
+    """Do something for each trial path while there is time; return where it went wrong."""
+    wrong = []
+    for path in (*TRIALS, "all"):
+        if bench.left < 30:
+            bench.record("trials", path, left_out=True, left_s=bench.left)
+            continue
+        try:
+            work(path)
+        except Exception as error:  # of one path; the others are still of use
+            wrong.append(path)
+            bench.record("trials", path, failed=f"{type(error).__name__}: {error}"[:500])
+        bench.free()
+    return wrong
+
+
+def _timed(bench: Bench, path: str, environment: dict[str, str]) -> None:
+    case = f"{path}_eager" if environment else path
+    with _environment(environment):
+        _against(bench, "trials", case, {"MTDNN_TRIAL": path}, {}, _settings_of(path))
+
+
+def _settings_of(path: str) -> dict[str, Any]:
+    """Return the settings without which a path changes nothing."""
+    return {"accumulation": 2} if path == "parts" else {}
+
+
+def _same_steps(bench: Bench, path: str, usual: dict[str, tuple[Twelve, Any]]) -> None:
+    """Twelve steps without dropout, recorded and eager, against usual ones: losses and moments.
+
+    In fp32 no wrong gradient hides behind rounding, but neither casts nor flash are there.
+    """
+    both = ("fp32", "bf16")
+    for kind in {"casts": ("bf16",), "products": both, "all": both}.get(path, ("fp32",)):
+        without = {"head_dropout": 0.0, "encoder_dropout": 0.0, "precision": kind}
+        changed = _changed(bench.material(), {**without, **_settings_of(path)})
+        shape = "tiny" if bench.rehearsal else "base"
+        undropped = replace(bench, _materials={(shape, "bf16"): changed})
+        known = f"{kind} {_settings_of(path)}"
+        if known not in usual:
+            twelve = _twelve(undropped, "", False)
+            usual[known] = twelve, twelve.take()
+        twelve, expected = usual[known]
+        of_losses, of_moments = {"fp32": (1e-3, 1e-2), "bf16": (3e-2, 0.3)}[kind]
+        for recorded in (False, True):
+            with _environment({"MTDNN_TRIAL": path}):
+                other = _twelve(undropped, path, recorded)
+                found = other.take()
+            gaps = np.abs(np.array(found) / np.array(expected) - 1)[:, 0]
+            errors = {"losses": float(gaps.max()), "moments": _apart(twelve.stepper, other.stepper)}
+            right = errors["losses"] <= of_losses and errors["moments"] <= of_moments
+            right &= bool(other.recordings) == recorded
+            case = f"{path}_{kind}_{'recorded' if recorded else 'eager'}_same"
+            bench.check("trials", case, right, **errors, recordings=other.recordings)
+
+
+def _apart(one: RecordedSteps, other: RecordedSteps) -> float:
+    """Return how far the first moments of any weight are apart, relative to their size.
+
+    A softmax ignores the biases of keys, so their gradients are rounding errors.
+    """
+    mine, its = state_of(one), state_of(other)
+    names = [name for name in mine if name.endswith(".exp_avg") and "key.bias" not in name]
+    sizes = {name: mine[name].norm().item() for name in names}
+    least = 1e-3 * max(sizes.values())
+    gaps = {name: (mine[name] - its[name]).norm().item() for name in names}
+    return max(gap / max(sizes[name], least) for name, gap in gaps.items())
+
+
+def _twelve(bench: Bench, path: str, recorded: bool) -> Twelve:
+    """Return the steps that a trial path takes, which records parts in a way of its own."""
+    twelve = Twelve(bench, recorded)
+    if path == "parts":
+        recorder = bench.recorder()
+        given = (twelve.model, twelve.optimizer, twelve.settings, bench.device, recorder)
+        twelve.stepper = RecordedParts(*given)
+        if isinstance(recorder, StandIn):
+            recorder.stepper = twelve.stepper
+        if not recorded:
+            twelve.stepper._recorder = None
+    return twelve
+
+
+def _changed(given: material.Material, changes: dict[str, Any]) -> material.Material:
+    """Return a material with other settings of training."""
+    training = given.run.training.model_copy(update=changes)
+    run = given.run.model_copy(update={"training": training})
+    return material.Material(run, given.encoder, given.features, given.facts)
+
+
 def _against(
-    bench: Bench, section: str, case: str, environment: dict[str, str], changes: dict[str, Any]
+    bench: Bench,
+    section: str,
+    case: str,
+    environment: dict[str, str],
+    changes: dict[str, Any],
+    shared: dict[str, Any] | None = None,
 ) -> None:
-    """Time the steps as they are against those under other settings."""
-    corpora = (bench.material().run.target, train.smallest(bench.material()))
+    """Time the steps as they are against those under other settings; `shared` ones are of both."""
+    usual = _changed(bench.material(), shared or {})
+    corpora = (usual.run.target, train.smallest(usual))
     for corpus in corpora:
-        ours = train.Ours(bench.material(), corpus, bench.device)
+        ours = train.Ours(usual, corpus, bench.device)
         with _environment(environment):
-            training = bench.material().run.training.model_copy(update=changes)
-            run = bench.material().run.model_copy(update={"training": training})
-            changed = material.Material(
-                run, bench.material().encoder, bench.material().features, bench.material().facts
-            )
-            other = train.Ours(changed, corpus, bench.device)
+            other = train.Ours(_changed(usual, changes), corpus, bench.device)
             batches = train.random_batches(ours.features)
             other_steps = other.steps(batches)
 
@@ -756,6 +866,7 @@ SECTIONS: tuple[tuple[str, Callable[[Bench], None], float, bool], ...] = (
     ("commands", real_commands, 60, False),
     ("large", large, 40, False),
     ("paper", nine_runs, 60, False),
+    ("trials", trial_paths, 60, False),
     (INVALID, invalid_recording, 20, False),
 )
 

@@ -197,3 +197,22 @@ def test_flash_attention_gets_unpadded_sequences_and_dropout(monkeypatch, reach)
     assert options["window_size_left"] == options["window_size_right"] == reach
     assert (bounds.tolist(), bounds.dtype) == ([0, 5, 6, 15, 18], torch.int32)
     assert (longest, rate) == (9, 0.1)
+
+
+def test_flash_attention_takes_parts_of_one_product_as_they_are(monkeypatch):
+    """On tensors without data: the kernel needs neighbouring numbers of a head, no more."""
+    monkeypatch.setenv("MTDNN_TRIAL", "products")
+    product = torch.empty(18, 3, 3, 8, device="meta", dtype=torch.bfloat16, requires_grad=True)
+    asked, operator = [], torch.ops.aten._flash_attention_forward
+
+    def recording(*arguments, **options):
+        asked.extend(arguments[:3])
+        return operator(*arguments, **options)
+
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", recording)
+    parts = [part.transpose(0, 1) for part in product.unbind(1)]
+    output = attention.flash(*parts, packing(), 0.1, None)
+    assert output.shape == (18, 3, 8)
+    assert [each.stride() for each in asked] == [(72, 8, 1)] * 3
+    output.sum().backward()
+    assert product.grad.shape == product.shape

@@ -6,7 +6,7 @@ import torch
 
 from mtdnn.errors import MtdnnError
 from mtdnn.model.batches import batch_of
-from mtdnn.model.fast import PATHS, fast
+from mtdnn.model.fast import PATHS, TRIALS, fast, tried
 from mtdnn.model.optimizer import learning_rate, optimizer_for
 from mtdnn.training.stepper import stepper_for
 
@@ -22,6 +22,18 @@ def test_the_switch_turns_off_what_it_names(monkeypatch):
     monkeypatch.setenv("MTDNN_PLAIN", "droput")
     with pytest.raises(MtdnnError, match="unknown droput; use all, or some of dropout, att"):
         fast("dropout")
+
+
+def test_a_trial_path_runs_where_it_is_named(monkeypatch):
+    assert not any(map(tried, TRIALS))
+    monkeypatch.setenv("MTDNN_TRIAL", "tables, products")
+    assert [path for path in TRIALS if tried(path)] == ["products", "tables"]
+    assert all(map(fast, PATHS))
+    monkeypatch.setenv("MTDNN_TRIAL", "all")
+    assert all(map(tried, TRIALS))
+    monkeypatch.setenv("MTDNN_TRIAL", "tabels")
+    with pytest.raises(MtdnnError, match="MTDNN_TRIAL: unknown tabels; use all, or some of casts"):
+        tried("tables")
 
 
 @pytest.mark.parametrize("batching", ["packed", "padded"])

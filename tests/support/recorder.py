@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from mtdnn.model.batches import PackedBatch
-from mtdnn.training.stepper import RecordedSteps
+from mtdnn.training.stepper import RecordedParts, RecordedSteps
 
 READS_VALUES = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal")
 # On a deterministic GPU the host checks the indices of these first. (The gradient of an index does
@@ -78,14 +78,22 @@ def state_of(stepper: RecordedSteps) -> dict[str, torch.Tensor]:
     return {**{n: p.data for n, p in stepper.model.named_parameters()}, **moments}
 
 
-def batch_of(work: Callable[[], None]) -> PackedBatch:
-    """Return the batch on which a function works, or one that it calls."""
+def batch_of(work: Callable[[], None]) -> PackedBatch | None:
+    """Return the batch on which a function works, or one that it calls; an update has none."""
     cells = [cell.cell_contents for cell in work.__closure__ or ()]
     for cell in cells:
         if isinstance(cell, PackedBatch):
             return cell
-    inner = next(cell for cell in cells if getattr(cell, "__closure__", None))
-    return batch_of(inner)
+    inner = (cell for cell in cells if getattr(cell, "__closure__", None))
+    return next(map(batch_of, inner), None)
+
+
+def memory_of(stepper: RecordedSteps) -> list[torch.Tensor]:
+    """Return what a stepper's steps read and write beside weights, moments and batches."""
+    parts = isinstance(stepper, RecordedParts)
+    gradients = [stepper._buffer, stepper._share] if parts else []
+    copies = stepper._casts.copies.values() if stepper._casts else ()
+    return [stepper._results, *gradients, *copies]
 
 
 class StandIn:
@@ -101,26 +109,27 @@ class StandIn:
 
     def __init__(self) -> None:
         self.recordings: list[Recording] = []
-        self.batches: list[PackedBatch] = []
+        self.batches: list[PackedBatch | None] = []
 
     def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record work and undo it: on a GPU a recording does not change the weights."""
         stepper = self.stepper
-        before = {name: value.clone() for name, value in state_of(stepper).items()}
-        known = [*state_of(stepper).values(), *stepper.model.buffers(), stepper._results]
+        changed = [*state_of(stepper).values(), *memory_of(stepper)]
+        before = [value.clone() for value in changed]
+        known = [*changed, *stepper.model.buffers()]
         known += [] if stepper.optimizer._factors is None else [stepper.optimizer._factors]
         known += [stepper.pull.penalty] if stepper.pull else []
         kept = stepper.packing.kept.values() if stepper.packing else ()
         known += [tensor for pair in kept for tensor in pair]
         batch = batch_of(work)
-        known += batch.tensors()
+        known += batch.tensors() if batch else []
         try:
             with torch.random.fork_rng(devices=[]), Recording(known) as recording:
                 work()
         finally:
             with torch.no_grad():
-                for name, value in state_of(stepper).items():
-                    value.copy_(before[name])
+                for value, earlier in zip(changed, before, strict=True):
+                    value.copy_(earlier)
         self.recordings.append(recording)
         self.batches.append(batch)
         return recording.replay

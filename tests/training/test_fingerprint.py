@@ -64,11 +64,14 @@ def test_a_run_is_finished_until_its_settings_change(trained, tmp_path):
     assert not is_finished(untrained, settings)
 
 
-def test_reference_paths_are_part_of_the_code_and_still_ours(monkeypatch):
+def test_reference_and_trial_paths_are_part_of_the_code_and_still_ours(monkeypatch):
     code = trained_code()
     monkeypatch.setenv("MTDNN_PLAIN", "dropout,attention")
     assert trained_code() == f"{code}-attention-dropout"
     assert is_ours(trained_code()) and not is_ours("0" * 16) and not is_ours(None)
+    monkeypatch.setenv("MTDNN_TRIAL", "tables,products")
+    assert trained_code() == f"{code}-attention-dropout-+products-+tables"
+    assert is_ours(trained_code())
 
 
 def test_a_checkpoint_of_another_number_of_gpus_is_not_ignored(tmp_path):

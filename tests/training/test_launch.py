@@ -16,9 +16,12 @@ import torch
 
 from mtdnn.config.layout import Layout
 from mtdnn.errors import MtdnnError
+from mtdnn.model import attention
 from mtdnn.training import loop
 from mtdnn.training.loop import train
+from mtdnn.training.stepper import RecordedParts
 from tests.support.interrupted import assert_same, outcome, states
+from tests.support.recorder import StandIn
 from tests.support.tiny import make_run_folder
 
 PATIENCE_SECONDS = 120
@@ -202,6 +205,43 @@ def test_processes_share_the_estimate_of_an_anchor_and_pull_once(tmp_path):
         results.append((weights, lines))
     assert_near(*results)
     assert penalties[0] == pytest.approx(penalties[1], rel=1e-3) and min(penalties[0][1:]) > 0
+
+
+def test_processes_that_record_their_steps_train_what_one_does(tmp_path, single):
+    count, results = multiprocessing.Value("i"), []
+
+    class Counted(StandIn):
+        def __call__(self, work):
+            count.value += 1
+            return super().__call__(work)
+
+    def records(rank):
+        os.environ["MTDNN_PLAIN"] = "attention, dropout, embedding, optimizer"
+        attention.one_by_one = attention.side_by_side  # as on a GPU
+
+        def stepper_for(model, optimizer, settings, device, team, loss_weights):
+            recorder = Counted()
+            given = (model, optimizer, settings, device, recorder, loss_weights)
+            recorder.stepper = RecordedParts(*given, team=team)
+            return recorder.stepper
+
+        loop.stepper_for = stepper_for
+
+    def computes(rank):
+        records(rank)
+        Counted.__call__ = refuse
+
+    for before in (records, computes):
+        run_dir, run = make(tmp_path / before.__name__, gpus=2, **WITHOUT_DROPOUT)
+        assert together(2, run_dir, run, before) == [0, 0]
+        results.append(outcome(run_dir))
+        assert count.value > 8
+    assert_same(*results)
+    assert_near(results[0], single)
+
+
+def refuse(recorder, work):
+    raise RuntimeError("no recordings here")
 
 
 # --- with dropout ----------------------------------------------------------------------------

@@ -13,11 +13,13 @@ import torch
 from torch import nn
 
 from mtdnn.config.settings import TrainingSettings
+from mtdnn.data.features import NO_TAG
 from mtdnn.data.logits import ROWS
 from mtdnn.model.batches import Lesson
 from mtdnn.model.optimizer import learning_rate, optimizer_for
 from mtdnn.training.loop import random_state
 from mtdnn.training.stepper import (
+    RecordedParts,
     RecordedSteps,
     Stepper,
     chosen_precision,
@@ -58,7 +60,8 @@ class RecordedTraining:
         self.model = prepared.model("packed").train()
         self.optimizer = optimizer_for(self.model, self.settings)
         self.recorder = StandIn()
-        self.stepper = self.recorder.stepper = RecordedSteps(
+        kind = RecordedSteps if self.settings.accumulation == 1 else RecordedParts
+        self.stepper = self.recorder.stepper = kind(
             self.model, self.optimizer, self.settings, CPU, self.recorder, loss_weights or {}
         )
 
@@ -218,6 +221,70 @@ def test_it_makes_no_difference_when_a_step_is_recorded(undropped, like_a_gpu, o
     assert all(torch.equal(outcomes[0][1][name], outcomes[1][1][name]) for name in training.state())
 
 
+@pytest.mark.parametrize(("accumulation", "optimizer"), [(2, "adamax"), (4, "adamw")])
+def test_recorded_parts_equal_unrecorded_ones(undropped, like_a_gpu, accumulation, optimizer):
+    outcomes, weights = [], {"squad": 0.2, "mnli": 3.0}
+    for recorded in (True, False):
+        changes = {"optimizer": optimizer, "weight_decay": 0.1, "accumulation": accumulation}
+        training = RecordedTraining(undropped, weights, **changes)
+        stepper = training.stepper
+        if not recorded:
+            training.optimizer._factors = None
+            stepper = Stepper(
+                training.model, training.optimizer, training.settings, CPU, None, weights
+            )
+        losses = training.run(stepper, steps=range(40), head_factor=10)
+        outcomes.append((losses, training.state()))
+        updates = [batch for batch in training.recorder.batches if batch is None]
+        assert bool(updates) == recorded
+        assert len(training.recordings) > 3 * len(updates) or not recorded
+    (losses, state), (expected, plain) = outcomes
+    np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-4)
+    for name in state:
+        if not name.startswith(IGNORED) and "key.bias" not in name:
+            torch.testing.assert_close(state[name], plain[name], rtol=1e-3, atol=1e-4)
+
+
+def test_it_makes_no_difference_when_parts_are_recorded(undropped, like_a_gpu):
+    outcomes = []
+    for known in ("again", "never"):
+        training = RecordedTraining(undropped, {"squad": 0.2}, head_dropout=0.3, accumulation=3)
+        for head in training.model.heads.values():
+            head.dropout.p = 0.3
+        if known == "never":
+            training.stepper._recorder = None
+        outcomes.append((training.run(steps=range(30), restart=17), training.state()))
+        assert bool(training.recordings) == (known == "again")
+    assert outcomes[0][0] == outcomes[1][0]
+    assert all(torch.equal(outcomes[0][1][name], outcomes[1][1][name]) for name in training.state())
+
+
+def test_parts_of_equal_shape_have_shares_of_their_own(undropped, like_a_gpu):
+    """Tags are in some parts more than in others, which no shape says."""
+    training = RecordedTraining(undropped, accumulation=2)
+    model, batch = training.model, undropped.batch("ner")
+    others = batch.targets["tags"].clone()
+    others[: batch.lengths[0]] = NO_TAG
+    prepare = training.stepper.prepare
+    for tags in (batch.targets["tags"], batch.targets["tags"], others):
+        given = replace(batch, targets={"tags": tags})
+        expected = model.loss("ner", given.with_tail()).item()
+        loss, _ = training.stepper.take("ner", prepare(given), 1e-3)
+        assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert len(training.recordings) == 2  # both parts, and the update
+
+
+def test_the_largest_part_of_a_corpus_is_recorded_first(undropped, like_a_gpu):
+    training = RecordedTraining(undropped, accumulation=2)
+    small, largest = (training.stepper.prepare(undropped.batch("squad", range(n))) for n in (2, 12))
+    training.stepper.largest = {"squad": largest}
+    for _ in range(2):
+        training.stepper.take("squad", small, 1e-3)
+    shapes = [batch.shape for batch in training.recorder.batches if batch]
+    assert shapes[0] == max((part for part, _ in largest.parts), key=lambda p: p.tokens).shape
+    assert {part.shape for part, _ in small.parts} <= set(shapes[1:])
+
+
 def test_replays_draw_new_dropout_masks(undropped, like_a_gpu):
     training = RecordedTraining(undropped, learning_rate=1e-12)
     training.model.heads["cola"].dropout.p = 0.5
@@ -347,13 +414,21 @@ def test_the_stand_in_refuses_what_a_gpu_cannot_record():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"accumulation": 2}, {"activation_checkpointing": True}, {}], ids=str
+    "changes",
+    [
+        {"accumulation": 2},
+        {"activation_checkpointing": True},
+        {"accumulation": 2, "activation_checkpointing": True},
+        {},
+    ],
+    ids=str,
 )
 def test_steps_are_recorded_on_a_gpu_where_possible(undropped, monkeypatch, changes):
     training = RecordedTraining(undropped, **changes)
     monkeypatch.setattr("mtdnn.training.stepper.cuda_recorder", lambda: refuse)
     monkeypatch.setattr(training.optimizer, "keep_factors_on", lambda device: None)
-    monkeypatch.setattr("mtdnn.training.stepper.torch.zeros", lambda *_, **__: None)
+    zeros = torch.zeros
+    monkeypatch.setattr("mtdnn.training.stepper.torch.zeros", lambda *size, device: zeros(*size))
 
     def kind(device):
         return type(
@@ -362,6 +437,9 @@ def test_steps_are_recorded_on_a_gpu_where_possible(undropped, monkeypatch, chan
 
     assert kind("cpu") is Stepper
     assert kind("cuda") is (Stepper if changes else RecordedSteps)
+    monkeypatch.setenv("MTDNN_TRIAL", "parts")
+    tried = RecordedParts if "accumulation" in changes else RecordedSteps
+    assert kind("cuda") is (Stepper if "activation_checkpointing" in changes else tried)
     monkeypatch.setenv("MTDNN_PLAIN", "graphs")
     assert kind("cuda") is Stepper
 
