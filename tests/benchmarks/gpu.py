@@ -29,7 +29,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -685,14 +685,25 @@ def _numbers(result: dict[str, Any]) -> dict[str, Any]:
 
 def peers(bench: Bench) -> None:
     """QA steps against `Trainer`'s: padded, grouped by length; and unpadded."""
-    _utilisation(bench, "base")
-    _memory(bench, "base")
-    _peers(bench, "base", compiled=False)
+    _shape(bench, "base")
 
 
 def compiled_peers(bench: Bench) -> None:
     """The same against `Trainer`'s compiled steps, which take minutes to compile."""
     _peers(bench, "base", compiled=True)
+
+
+def _shape(bench: Bench, shape: str) -> None:
+    """Measure everything about a shape, whatever of it goes wrong."""
+    wrong = []
+    for part in (_utilisation, _memory, partial(_peers, compiled=False)):
+        try:
+            part(bench, shape)
+        except Exception as error:
+            wrong.append(f"{type(error).__name__}: {error}")
+        bench.free()
+    if wrong:
+        raise Wrong("; ".join(wrong))
 
 
 def _peers(bench: Bench, shape: str, compiled: bool) -> None:
@@ -754,7 +765,9 @@ def _memory(bench: Bench, shape: str) -> None:
         for step in [*steps, *steps]:
             step()
         bench.wait()
-        return torch.cuda.max_memory_allocated() / 2**20 if bench.device.type == "cuda" else 0.0
+        if bench.rehearsal:
+            return harness.peak_memory_mib()  # of the process: it never falls
+        return torch.cuda.max_memory_allocated() / 2**20
 
     ours, theirs = map(peak, train.qa_padded(bench.material(shape), bench.device))
     bench.record("peers", "memory", shape=shape, ours_mib=ours, peer_mib=theirs)
@@ -829,9 +842,7 @@ def _mtdnn(bench: Bench, *arguments: str) -> str:
 
 def large(bench: Bench) -> None:
     """Utilisation, memory and peers on the large shape."""
-    _utilisation(bench, "large")
-    _memory(bench, "large")
-    _peers(bench, "large", compiled=False)
+    _shape(bench, "large")
 
 
 def nine_runs(bench: Bench) -> None:

@@ -165,10 +165,10 @@ def _utilisation(part: str, shape: str, percent: float) -> Callable[[Group], Fou
 
 
 GOALS = (
-    Goal("attention equals fp64's, no leak (2)", "all hold", _holds("attention")),
-    Goal("recorded steps equal others in every bit (3)", "all hold", _holds("steps")),
-    Goal("a failed recording changes nothing (4)", "all hold", _holds("failure")),
-    Goal("`mtdnn train`, stopped and resumed (9)", "all hold", _holds("commands")),
+    Goal("`attention`: parity, no leak, bits, dropout", "all hold", _holds("attention")),
+    Goal("`steps`: recorded and resumed, equal in every bit", "all hold", _holds("steps")),
+    Goal("`failure`: a failed recording changes nothing", "all hold", _holds("failure")),
+    Goal("`commands`: `mtdnn train`, stopped and resumed", "all hold", _holds("commands")),
     Goal("QA step, base: `Trainer`, padded", "≥ 3 times", _at_least(3, "qa_step_trainer_padded")),
     Goal(
         "… `Trainer`, dynamic and grouped",

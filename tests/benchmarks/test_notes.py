@@ -1,7 +1,10 @@
 """What is drawn from the records of GPUs: every goal, and nothing of a rehearsal."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,8 +98,8 @@ def test_a_record_is_drawn_beside_the_goals(tmp_path):
     text = drawn(tmp_path, RECORD)
     assert "#### NVIDIA X100, commit abc123" in text and "torch 9.8" in text
     found = cells(text)
-    assert found["attention equals fp64's, no leak (2)"] == ["all hold", "2 of 2", "yes"]
-    assert found["`mtdnn train`, stopped and resumed (9)"][1:] == ["not measured", "–"]
+    assert found["`attention`: parity, no leak, bits, dropout"] == ["all hold", "2 of 2", "yes"]
+    assert found["`commands`: `mtdnn train`, stopped and resumed"][1:] == ["not measured", "–"]
     assert found["QA step, base: `Trainer`, padded"][1:] == ["4.00 (3.90–4.10)", "yes"]
     assert found["… `Trainer`, dynamic and grouped"][1:] == ["1.70 (1.60–1.80)", "**no**"]
     best = "1.35 (1.25–1.45), trainer dynamic grouped compiled"
@@ -128,7 +131,7 @@ def test_a_figure_of_the_same_commit_is_replaced_and_one_of_another_is_not(tmp_p
 def test_a_check_that_was_wrong_once_stays_wrong(tmp_path):
     wrong = line("attention", "heads_of_64_no_leak", right=False)
     text = drawn(tmp_path, [wrong, *RECORD])
-    assert cells(text)["attention equals fp64's, no leak (2)"][1:] == ["2 of 3", "**no**"]
+    assert cells(text)["`attention`: parity, no leak, bits, dropout"][1:] == ["2 of 3", "**no**"]
     assert "attention, heads of 64 no leak: wrong" in text
 
 
@@ -142,12 +145,12 @@ def test_what_failed_or_was_left_out_is_named_and_reaches_no_goal(tmp_path):
     ]
     text = drawn(tmp_path, lines)
     found = cells(text)
-    assert found["recorded steps equal others in every bit (3)"][1:] == [
+    assert found["`steps`: recorded and resumed, equal in every bit"][1:] == [
         "1 of 1, not to its end",
         "**no**",
     ]
     assert found["QA step, base: `Trainer`, padded"][1:] == ["not measured", "–"]
-    assert found["`mtdnn train`, stopped and resumed (9)"][1:] == ["not measured", "–"]
+    assert found["`commands`: `mtdnn train`, stopped and resumed"][1:] == ["not measured", "–"]
     for said in ("RuntimeError: no", "OutOfMemoryError: much", "commands, left out: no time left"):
         assert said in text
 
@@ -180,3 +183,39 @@ def test_the_notes_need_both_comments():
     for text in ("", notes.BEGIN, f"{notes.END}{notes.BEGIN}", notes.BEGIN + 2 * notes.END):
         with pytest.raises(notes.Refused, match=r"^NOTES\.md: "):
             notes.replaced(text, "new")
+
+
+@pytest.mark.slow
+def test_a_rehearsal_finds_every_figure_and_is_refused(tmp_path):
+    """The rehearsal of everything that goals are about; its figures are drawn as a GPU's here."""
+    sections = [
+        *("ceilings", "attention", "steps", "failure", "recording"),
+        *("peers", "commands", "large", "paper", "compiled"),
+    ]
+    command = [sys.executable, str(ROOT / "tests" / "benchmarks" / "gpu.py"), str(tmp_path / "out")]
+    command += ["--rehearse", "--seconds", "1500", "--commit", "abc123", "--only", *sections]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MTDNN_DATA": str(tmp_path / "nowhere")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (file,) = (tmp_path / "out").iterdir()
+    assert file.name.endswith("-rehearsal.jsonl")
+    assert str(tmp_path) not in file.read_text() and str(ROOT) not in file.read_text()
+    with pytest.raises(notes.Refused, match="of a rehearsal"):
+        notes.read(file.parent)
+    lines = [json.loads(text) for text in file.read_text().splitlines()]
+    assert all(line.pop("rehearsal") is True for line in lines)
+    (group,) = notes.read(
+        write(tmp_path / "as_if", [{**each, "rehearsal": False} for each in lines])
+    )
+    assert group.commit == "abc123"
+    missing = [goal.what for goal in notes.GOALS if goal.find(group) is None]
+    assert not missing
+    text = notes.draw([group])
+    assert "went wrong" not in text
+    found, by_case = cells(text), {(line["section"], line["case"]): line for line in lines}
+    for goal in notes.GOALS[:4]:
+        assert found[goal.what][2] == "yes"
+    share = by_case["recording", "whole_run"]["share"]
+    assert found["recording, share of a whole run's time"][1] == f"{100 * share:.1f} %"
+    minutes = by_case["paper", "nine_runs"]["seconds"] / 60
+    assert found["the paper's nine runs, one seed"][1] == f"{minutes:.1f} min"
