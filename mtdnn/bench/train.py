@@ -280,7 +280,8 @@ def tokens_of_step(material: Material) -> float:
 def _lengths(material: Material) -> NDArray[np.float64]:
     """Return the lengths of the windows of all QA steps of a round, (STEPS, BATCH)."""
     features = material.features[material.run.target]
-    return features.lengths[random_batches(features)].astype(float)
+    lengths: NDArray[np.float64] = features.lengths[random_batches(features)].astype(float)
+    return lengths
 
 
 def _product_rate(device: torch.device, size: int = 8192, times: int = 20) -> float:
