@@ -102,7 +102,8 @@ class Bench:
     def lines(self) -> Path:
         """The file of the results."""
         name = f"{device_name(self.device)}-{datetime.now(UTC):%Y-%m-%d}"
-        name = re.sub(r"[^\w.+-]+", "-", name) + ("-rehearsal" if self.rehearsal else "")
+        name += "-rehearsal" if self.rehearsal else ""
+        name = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)
         return self.out / f"{name}.jsonl"
 
     @property

@@ -245,6 +245,7 @@ def _drawn(group: Group) -> Iterator[str]:
             _runs(group),
         ),
         ("Switches", STEP_HEAD, _steps(group, "switches")),
+        ("Trial paths", STEP_HEAD, _steps(group, "trials")),
     ):
         if drawn := list(rows):
             yield f"{title}:"
@@ -279,7 +280,7 @@ def _steps(group: Group, section: str) -> Iterator[list[str]]:
     """Yield the latest of each comparison, in the order of their first."""
     latest: dict[tuple[str, str], Line] = {}
     for line in group.of(section):
-        if "ratio" in line:
+        if "ratio_spread" in line:
             latest[line.get("shape") or line.get("corpus") or "", line["case"]] = line
     for (of, case), line in latest.items():
         name = ", ".join(_peer(case)) if section == "peers" else case.replace("_", " ")

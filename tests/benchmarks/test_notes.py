@@ -61,6 +61,9 @@ RECORD = [
 ]
 
 
+HEAD = "| of | case | ours | other | other/ours |\n| --- | --- | --- | --- | --- |\n"
+
+
 def write(folder, lines, name="x.jsonl"):
     folder.mkdir(exist_ok=True)
     (folder / name).write_text("".join(json.dumps(each) + "\n" for each in lines))
@@ -117,6 +120,20 @@ def test_a_record_is_drawn_beside_the_goals(tmp_path):
     assert "| base | squad | 114,058 | 6.00 ms | 11.4 min |" in text
     assert "| base | QA, trainer padded | 7.10 ms | 28.40 ms | 4.00 (3.90–4.10) |" in text
     assert "No record" not in text and "went wrong" not in text
+
+
+def test_switches_and_trial_paths_are_drawn_by_corpus(tmp_path):
+    times = {"ours_s": 0.002, "peer_s": 0.003, "ratio": 1.5, "ratio_spread": [1.4, 1.6]}
+    text = drawn(
+        tmp_path,
+        [
+            line("switches", "without_graphs", corpus="cola", **times),
+            line("trials", "casts", corpus="squad", **times),
+        ],
+    )
+    figures = "2.00 ms | 3.00 ms | 1.50 (1.40–1.60) |"
+    assert f"Switches:\n\n{HEAD}| cola | without graphs | {figures}" in text
+    assert f"Trial paths:\n\n{HEAD}| squad | casts | {figures}" in text
 
 
 def test_a_figure_of_the_same_commit_is_replaced_and_one_of_another_is_not(tmp_path):
