@@ -5,7 +5,7 @@ PORT ?= 5000
 
 BIN := $(CURDIR)/.venv/bin
 INSTALLED := .venv/installed
-DOCUMENTS := *.md docs config/README.md profiles/README.md envs/README.md tests/benchmarks/NOTES.md
+DOCUMENTS := *.md docs config/README.md profiles/README.md envs/README.md tests/benchmarks/*.md
 
 export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -14,11 +14,12 @@ export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONPATH
 unexport PYTHONHOME
 
-.PHONY: help demo pictures test quick soak faults conflict fuzz ui lint docs lock
+.PHONY: help demo pictures notes test quick soak faults conflict fuzz ui lint docs lock
 
 help:
 	@echo 'make demo     run the whole pipeline on synthetic corpora, in about five minutes'
 	@echo 'make pictures draw the pictures of README.md from the runs of the demo'
+	@echo 'make notes    draw the records of GPUs into tests/benchmarks/NOTES.md'
 	@echo 'make test     run all tests'
 	@echo 'make quick    run the tests that need no workflow, server, cluster or browser, in three minutes'
 	@echo 'make ui       show the results in MLflow at http://127.0.0.1:$(PORT) (PORT=… for another port)'
@@ -45,6 +46,9 @@ pictures: $(INSTALLED)
 	snakemake --configfile config/demo.yaml
 	cp results/demo/figures/effects.png docs/pictures/demo-effects.png
 	python -m tests.support.screenshots config/demo.yaml
+
+notes:
+	$(PYTHON) tests/benchmarks/notes.py
 
 test: $(INSTALLED)
 	python -m pytest -n 3 --dist loadfile --no-loadscope-reorder

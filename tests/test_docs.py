@@ -31,14 +31,14 @@ DOCS = ROOT / "docs"
 PAGES = [
     *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY")),
     *(ROOT / folder / "README.md" for folder in ("config", "profiles", "envs")),
-    ROOT / "tests" / "benchmarks" / "NOTES.md",
+    *(ROOT / "tests" / "benchmarks" / f"{name}.md" for name in ("README", "NOTES")),
     *sorted(DOCS.rglob("*.md")),
 ]
 HOSTS = {
     *("127.0.0.1", "github.com", "keepachangelog.com", "sbert.net"),
     *("…", "host"),  # places that a reader fills in
 }
-OWN = ("config/mine.yaml", "config/paper.lock.json", "profiles/mine")
+OWN = ("config/mine.yaml", "config/paper.lock.json", "profiles/mine", "tests/benchmarks/records")
 """Files that a reader makes."""
 TARGETS = {"all", "cases", "report", "fetched", *products.FIGURES}
 

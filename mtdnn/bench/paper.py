@@ -70,16 +70,20 @@ def cases(options: Options) -> Iterator[dict[str, Any]]:
 
 def steps_of_kinds(experiment: Experiment) -> dict[tuple[str, str], float]:
     """Return the expected steps of all nine runs together, by encoder shape and corpus."""
-    items = {name: float(corpus.rows["train"]) for name, corpus in experiment.corpora.items()}
     steps: dict[tuple[str, str], float] = {}
     for run in _runs(experiment):
-        settings = experiment.resolve(run)
-        sizes = {name: items[name] for name in settings.corpora}
-        sizes[settings.target] *= WINDOWS_PER_QUESTION
-        for corpus, count in expected_steps(settings, sizes).items():
+        for corpus, count in steps_of(experiment, run).items():
             kind = SHAPES[run.encoder], corpus
             steps[kind] = steps.get(kind, 0.0) + count
     return steps
+
+
+def steps_of(experiment: Experiment, run: RunId) -> dict[str, float]:
+    """Return the expected steps of a run on the full corpora, by corpus."""
+    settings = experiment.resolve(run)
+    sizes = {name: float(experiment.corpora[name].rows["train"]) for name in settings.corpora}
+    sizes[settings.target] *= WINDOWS_PER_QUESTION
+    return expected_steps(settings, sizes)
 
 
 def _runs(experiment: Experiment) -> list[RunId]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 from torch import nn
 from transformers import AutoConfig
 from transformers.trainer_pt_utils import get_length_grouped_indices
@@ -253,19 +254,34 @@ def _peak_memory_mib(options: Options, side: int) -> float:
 
 
 def utilisation(material: Material, seconds: float, device: torch.device) -> float:
-    """Return the operations of a whole QA step as a share of the GPU's measured bf16 rate.
+    """Return the operations of a QA step as a share of the GPU's measured bf16 rate."""
+    return operations_of_step(material) / seconds / _product_rate(device)
+
+
+def operations_of_step(material: Material) -> float:
+    """Return the mean operations of a whole QA step.
 
     Only the encoder's matrix products on real tokens count: the forward pass once, the backward
     pass twice.
     """
     config = AutoConfig.from_pretrained(material.encoder)
     hidden, layers = config.hidden_size, config.num_hidden_layers
-    features = material.features[material.run.target]
-    lengths = features.lengths[random_batches(features)].astype(float)
+    lengths = _lengths(material)
     dense = lengths.sum() * (8 * hidden**2 + 4 * hidden * config.intermediate_size)
     attention = 4 * hidden * (lengths**2).sum()
-    work = float(3 * layers * (dense + attention) / STEPS)
-    return work / seconds / _product_rate(device)
+    return float(3 * layers * (dense + attention) / STEPS)
+
+
+def tokens_of_step(material: Material) -> float:
+    """Return the mean number of real tokens of a QA step."""
+    return float(_lengths(material).sum() / STEPS)
+
+
+def _lengths(material: Material) -> NDArray[np.float64]:
+    """Return the lengths of the windows of all QA steps of a round, (STEPS, BATCH)."""
+    features = material.features[material.run.target]
+    lengths: NDArray[np.float64] = features.lengths[random_batches(features)].astype(float)
+    return lengths
 
 
 def _product_rate(device: torch.device, size: int = 8192, times: int = 20) -> float:

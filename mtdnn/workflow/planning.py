@@ -24,7 +24,6 @@ from mtdnn.config.settings import CorpusSettings, RunSettings, SyntheticCorpus
 from mtdnn.machine.files import digest, read_product, write_json
 from mtdnn.machine.gpus import count_gpus
 from mtdnn.machine.provenance import code_digest
-from mtdnn.statistics import power
 from mtdnn.training import budget, expectation
 from mtdnn.training.schedule import supplies_of
 from mtdnn.workflow import estimates
@@ -78,6 +77,9 @@ def plan(experiment: Experiment, threads: int | None, measure: bool = True) -> d
         threads: CPU threads of a run; as in the workflow when None.
         measure: whether to measure rates that are unknown, if encoder and features exist.
     """
+    # Here, because it needs scipy; what benchmarks take from this module is part of the core.
+    from mtdnn.statistics import power
+
     gpus = count_gpus()
     threads = threads or (4 if gpus else 1)
     at_once = gpus or max(1, (os.cpu_count() or 1) // threads)
@@ -352,6 +354,8 @@ def lines(planned: dict[str, Any]) -> Iterator[str]:
     Args:
         planned: what `plan` returned.
     """
+    from mtdnn.statistics import power
+
     groups, total = planned["groups"], planned["total"]
     if len(groups) > MAX_TABLE_ROWS:
         groups = _folded(groups)

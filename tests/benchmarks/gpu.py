@@ -3,10 +3,11 @@
     python tests/benchmarks/gpu.py FOLDER              # on a machine with a GPU
     python tests/benchmarks/gpu.py FOLDER --rehearse   # every line on a CPU, on tiny shapes
 
-The machine needs Python, torch, transformers and the training core's other packages; those that
-are missing are installed from the wheels in the folder that WHEELS names. Every result is a line of
-JSON in FOLDER/<device>-<date>.jsonl, written at once. Sections run in order of importance, each
-only if enough time is left. A result that makes later ones meaningless ends the command.
+The machine needs Python, torch and transformers. What else the training core needs and the machine
+lacks is installed from the wheels in the folder that WHEELS names (README.md beside this file says
+how to collect them). Every result is a line of JSON in FOLDER/<device>-<date>.jsonl, written at
+once. Sections run in order of importance, each only if enough time is left. A result that makes
+later ones meaningless ends the command.
 """
 
 import argparse
@@ -17,15 +18,18 @@ import io
 import json
 import os
 import platform
-import shutil
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +56,8 @@ import torch  # noqa: E402
 
 from mtdnn.bench import harness, material, paper, train  # noqa: E402
 from mtdnn.bench import peers as peers_of_trainer  # noqa: E402
-from mtdnn.config.layout import Layout  # noqa: E402
+from mtdnn.config.layout import Layout, RunId  # noqa: E402
+from mtdnn.config.loading import load  # noqa: E402
 from mtdnn.data.features import Features  # noqa: E402
 from mtdnn.machine.files import sha256  # noqa: E402
 from mtdnn.machine.provenance import commit  # noqa: E402
@@ -85,17 +90,27 @@ class Bench:
     Attributes:
         device: where everything runs.
         out: the folder of the results.
+        scratch: the folder of everything else; may go afterwards.
         rehearsal: whether this is a rehearsal on a CPU.
         ends: when the command must be over, by `time.monotonic`.
-        lines: the file of the results.
+        commit: that of the code, if it is known.
     """
 
     device: torch.device
     out: Path
+    scratch: Path
     rehearsal: bool
     ends: float
-    lines: Path
+    commit: str | None
     _materials: dict[tuple[str, str], material.Material] = field(default_factory=dict)
+
+    @cached_property
+    def lines(self) -> Path:
+        """The file of the results."""
+        name = f"{device_name(self.device)}-{datetime.now(UTC):%Y-%m-%d}"
+        name += "-rehearsal" if self.rehearsal else ""
+        name = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)
+        return self.out / f"{name}.jsonl"
 
     @property
     def left(self) -> float:
@@ -103,10 +118,15 @@ class Bench:
         return self.ends - time.monotonic()
 
     def record(self, section: str, case: str, **values: Any) -> None:
-        """Append a result to the file, so that it survives whatever comes next."""
-        line = {"section": section, "case": case, **values}
+        """Append a result to the file, so that it survives whatever comes next.
+
+        Each line says for itself where it comes from, and whether it measures anything.
+        """
+        about = {"device": device_name(self.device), "commit": self.commit}
+        line = {"section": section, "case": case, **about, "rehearsal": self.rehearsal, **values}
+        text = json.dumps(line).replace(f"{self.scratch}/", "").replace(f"{ROOT}/", "")
         with self.lines.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())
         print(f"{section}: {case}: {json.dumps(values)[:300]}", flush=True)
@@ -129,12 +149,28 @@ class Bench:
             self._materials[shape, kind] = material.gather(options)
         return self._materials[shape, kind]
 
+    @cached_property
+    def product_size(self) -> int:
+        """Rows and columns of the matrices whose product is the measure of all others."""
+        return 128 if self.rehearsal else 8192
+
+    def product_rate(self, kind: str) -> float:
+        """Measure the operations per second of a large matrix product in a type of torch."""
+        size = self.product_size
+        matrix = torch.randn(size, size, device=self.device, dtype=getattr(torch, kind))
+        return 2 * size**3 / self.seconds(lambda: matrix @ matrix, 20)
+
+    @cached_property
+    def ceiling(self) -> float:
+        """Operations per second of a large bf16 product."""
+        return self.product_rate("bfloat16")
+
     def options(self, **changes: Any) -> harness.Options:
         """Return the options of a benchmark."""
         given: dict[str, Any] = {
             "experiment": ROOT / "config" / "reduced.yaml",
             "encoder": "base",
-            "folder": self.out / "material",
+            "folder": self.scratch / "material",
             "threads": None,
             "rounds": 2 if self.rehearsal else 7,
         }
@@ -169,7 +205,7 @@ class Bench:
         return (time.perf_counter() - started) / times
 
 
-# --- 1. ceilings -----------------------------------------------------------------------------
+# --- ceilings --------------------------------------------------------------------------------
 
 
 def ceilings(bench: Bench) -> None:
@@ -179,26 +215,23 @@ def ceilings(bench: Bench) -> None:
     bench.record(
         "ceilings",
         "versions",
-        device=device_name(bench.device),
+        date=f"{datetime.now(UTC):%Y-%m-%d}",
         torch=torch.__version__,
         cuda=torch.version.cuda,
         transformers=transformers.__version__,
         python=platform.python_version(),
-        commit=commit(),
-        rehearsal=bench.rehearsal,
     )
-    size = 128 if bench.rehearsal else 8192
-    for kind in ("bfloat16", "float32"):
-        matrix = torch.randn(size, size, device=bench.device, dtype=getattr(torch, kind))
-        taken = bench.seconds(lambda matrix=matrix: matrix @ matrix, 20)
-        bench.record("ceilings", f"product_{kind}", size=size, tflops=2 * size**3 / taken / 1e12)
+    size = bench.product_size
+    rates = {"bfloat16": bench.ceiling, "float32": bench.product_rate("float32")}
+    for kind, rate in rates.items():
+        bench.record("ceilings", f"product_{kind}", size=size, tflops=rate / 1e12)
     source = torch.empty((1 << 20) if bench.rehearsal else (1 << 30), device=bench.device)
     target = torch.empty_like(source)
     taken = bench.seconds(lambda: target.copy_(source), 20)
     bench.record("ceilings", "copy", gb_per_s=2 * source.numel() * 4 / taken / 1e9)
 
 
-# --- 2. attention ----------------------------------------------------------------------------
+# --- attention -------------------------------------------------------------------------------
 
 
 def lengths_of(bench: Bench, count: int = 16) -> list[int]:
@@ -315,7 +348,7 @@ def _dropout(bench: Bench, case: str, given: list[torch.Tensor], packing: Packed
     bench.check("attention", f"{case}_dropout", error <= 6 * noise + 1e-3, error=error, noise=noise)
 
 
-# --- 3. whole steps --------------------------------------------------------------------------
+# --- whole steps -----------------------------------------------------------------------------
 
 
 @dataclass
@@ -392,18 +425,17 @@ def whole_steps(bench: Bench) -> None:
     del recorded
     stopped = Twelve(bench, True)
     first = stopped.take(range(6))
-    folder = bench.out / "checkpoint"
+    folder = bench.scratch / "checkpoint"
     Checkpoints(folder, 0.0).save(6, stopped.model, stopped.optimizer, [])
     resumed = Twelve(bench, True)
     step, _ = Checkpoints(folder, 0.0).restore(resumed.model, resumed.optimizer)
     rest = resumed.take(range(step, 12))
-    shutil.rmtree(folder)
     bench.check("steps", "resumed_losses", first + rest == expected)
     wrong = different(eager.stepper, resumed.stepper)
     bench.check("steps", "resumed_weights", not wrong, differ=wrong[:5])
 
 
-# --- 4. a recording that fails ---------------------------------------------------------------
+# --- a recording that fails ------------------------------------------------------------------
 
 
 class Failing:
@@ -445,6 +477,8 @@ def failing_recording(bench: Bench) -> None:
     """
     _fails(bench, invalid=False)
     command = [sys.executable, __file__, str(bench.out), "--only", INVALID]
+    command += ["--scratch", str(bench.scratch)]
+    command += ["--commit", bench.commit] if bench.commit else []
     command += ["--rehearse"] if bench.rehearsal else []
     limit = max(60.0, bench.left)
     process = subprocess.run(command, timeout=limit, capture_output=True, text=True)
@@ -472,7 +506,7 @@ def _fails(bench: Bench, invalid: bool) -> None:
     bench.check("failure", f"{case}_weights_and_moments", not wrong, differ=wrong[:5])
 
 
-# --- 5. where the time goes ------------------------------------------------------------------
+# --- where the time goes ---------------------------------------------------------------------
 
 
 def where_time_goes(bench: Bench) -> None:
@@ -515,53 +549,88 @@ def where_time_goes(bench: Bench) -> None:
         bench.record("time", "kernel", name=event.key[:80], calls=event.count, step_s=seconds)
 
 
-# --- 6. what recording costs -----------------------------------------------------------------
+# --- what recording costs --------------------------------------------------------------------
+
+
+RECORDED = 3  # shapes of each corpus
 
 
 def cost_of_recording(bench: Bench) -> None:
-    """Time and memory of each recording, and how many shapes a run meets."""
-    for corpus in bench.material().features:
-        ours = train.Ours(bench.material(), corpus, bench.device)
-        if bench.rehearsal:
-            recorder = bench.recorder()
-            ours.stepper = recorder.stepper = RecordedSteps(
-                *ours.trained, ours.run.training, bench.device, recorder
-            )
-        steps = ours.steps(train.random_batches(ours.features, 3))
-        for step in steps:
-            step()
-        bench.wait()
-        before = torch.cuda.memory_reserved() if bench.device.type == "cuda" else 0
-        started = time.perf_counter()
-        for step in steps:  # the second time: each is recorded and replayed
-            step()
-        bench.wait()
-        twice = time.perf_counter() - started
-        after = torch.cuda.memory_reserved() if bench.device.type == "cuda" else 0
-        started = time.perf_counter()
-        for step in steps:
-            step()
-        bench.wait()
-        replayed = time.perf_counter() - started
-        bench.record(
-            "recording",
-            corpus,
-            shape_s=(twice - replayed) / len(steps),
-            replay_s=replayed / len(steps),
-            shape_mib=(after - before) / 2**20 / len(steps),
-            shapes_in_1000_steps=_shapes(ours.features, 20 if bench.rehearsal else 1000),
+    """Time and memory of each recording, and their share of the time of the paper's largest run."""
+    experiment = load(paper.CONFIG)
+    mixture = max(experiment.mixtures, key=lambda name: len(experiment.mixtures[name].corpora))
+    # At the weight at which the paper's text reports it.
+    whole = RunId(next(iter(experiment.encoders)), mixture, 0.8, "default", experiment.seeds[0])
+    count = {name: round(n) for name, n in paper.steps_of(experiment, whole).items()}
+    recorded = trained = 0.0
+    for corpus, features in bench.material().features.items():
+        values = _recording(bench, corpus)
+        steps = count[corpus] // 100 if bench.rehearsal else count[corpus]
+        recordings = _recordings(features, steps)
+        bench.record("recording", corpus, **values, steps=steps, recordings=recordings)
+        recorded += recordings * values["shape_s"]
+        trained += steps * values["replay_s"]
+    bench.record(
+        "recording",
+        "whole_run",
+        mixture=mixture,
+        recording_s=recorded,
+        run_s=recorded + trained,
+        share=recorded / (recorded + trained),
+    )
+
+
+def _recording(bench: Bench, corpus: str) -> dict[str, float]:
+    """Measure what a recording takes in addition to a replay, and a replay."""
+    ours = train.Ours(bench.material(), corpus, bench.device)
+    if bench.rehearsal:
+        recorder = bench.recorder()
+        ours.stepper = recorder.stepper = RecordedSteps(
+            *ours.trained, ours.run.training, bench.device, recorder
         )
+    by_shape: dict[tuple[int, ...], np.ndarray] = {}
+    for rows in train.random_batches(ours.features, 16):
+        by_shape.setdefault(batch_of(ours.features, rows).with_tail().shape, rows)
+    steps = ours.steps(np.array([*by_shape.values()][:RECORDED]))
+
+    def pass_seconds() -> float:
+        bench.wait()
+        started = time.perf_counter()
+        for step in steps:
+            step()
+        bench.wait()
+        return time.perf_counter() - started
+
+    def reserved() -> int:
+        return torch.cuda.memory_reserved() if bench.device.type == "cuda" else 0
+
+    pass_seconds()
+    before = reserved()
+    twice = pass_seconds()  # the second time: each is recorded and replayed
+    memory = reserved() - before
+    replayed = min(pass_seconds() for _ in range(3))
+    return {
+        "shape_s": (twice - replayed) / len(steps),
+        "replay_s": replayed / len(steps),
+        "shape_mib": memory / 2**20 / len(steps),
+    }
 
 
-def _shapes(features: Features, steps: int) -> int:
-    draw, found = np.random.default_rng(7), set()
+def _recordings(features: Features, steps: int) -> int:
+    """Return how many shapes occur more than once in some steps: those that are recorded."""
+    draw, found = np.random.default_rng(7), Counter()
+    starts, lengths = features.item_starts, features.lengths
     for _ in range(steps):
-        rows = draw.choice(len(features), min(train.BATCH, len(features)), replace=False)
-        found.add(batch_of(features, rows).with_tail().shape)
-    return len(found)
+        rows = draw.integers(len(features), size=train.BATCH)
+        own = np.concatenate([lengths[starts[row] : starts[row + 1]] for row in rows])
+        items = np.cumsum([0, *(starts[rows + 1] - starts[rows])])
+        ids = torch.zeros(own.sum(), dtype=torch.int64)
+        batch = PackedBatch(ids, ids, ids, tuple(own.tolist()), items, {})
+        found[batch.with_tail().shape] += 1
+    return sum(number > 1 for number in found.values())
 
 
-# --- 7. switches, 8. peers, 12. trial paths --------------------------------------------------
+# --- switches, peers, trial paths ------------------------------------------------------------
 
 
 def switches(bench: Bench) -> None:
@@ -726,16 +795,35 @@ def _numbers(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def peers(bench: Bench) -> None:
-    """QA steps against `Trainer`'s: padded, grouped by length, both compiled; and unpadded."""
+    """QA steps against `Trainer`'s: padded, grouped by length; and unpadded."""
+    _shape(bench, "base")
+
+
+def compiled_peers(bench: Bench) -> None:
+    """The same against `Trainer`'s compiled steps, which take minutes to compile."""
     _peers(bench, "base", compiled=True)
+
+
+def _shape(bench: Bench, shape: str) -> None:
+    """Measure everything about a shape, whatever of it goes wrong."""
+    wrong = []
+    for part in (_utilisation, _memory, partial(_peers, compiled=False)):
+        try:
+            part(bench, shape)
+        except Exception as error:
+            wrong.append(f"{type(error).__name__}: {error}")
+        bench.free()
+    if wrong:
+        raise Wrong("; ".join(wrong))
 
 
 def _peers(bench: Bench, shape: str, compiled: bool) -> None:
     given, wrong = bench.material(shape), []
     timing = harness.Timing.on(bench.device, bench.options().rounds, 3)
+    needed = 90 if compiled else 15
     for (case, peer), sides in (train.SIDES | train.GPU_SIDES).items():
-        name, needed = f"{case}_{peer}", 90 if peer.endswith("compiled") else 15
-        if peer.endswith("compiled") and not compiled:
+        name = f"{case}_{peer}"
+        if peer.endswith("compiled") != compiled:
             continue
         if bench.left < needed:
             bench.record("peers", name, shape=shape, left_out=True, left_s=bench.left)
@@ -747,22 +835,56 @@ def _peers(bench: Bench, shape: str, compiled: bool) -> None:
             reason = f"{type(error).__name__}: {error}"[:500]
             bench.record("peers", name, shape=shape, failed=reason)
             continue
-        other = {k: result[k] for k in ("attention", "flop_utilisation") if k in result}
+        other = {k: result[k] for k in ("attention", "precision", "windows") if k in result}
         bench.record("peers", name, shape=shape, **_numbers(result), **other)
         bench.free()
-    memory = {}
-    for side, name in zip(train.qa_padded(given, bench.device), ("ours", "peer"), strict=True):
-        bench.free()
-        for step in side():
-            step()
-        if bench.device.type == "cuda":
-            memory[f"{name}_mib"] = torch.cuda.max_memory_allocated() / 2**20
-    bench.record("peers", "memory", shape=shape, **memory)
     if wrong:
         raise Wrong(f"peers: {', '.join(wrong)}")
 
 
-# --- 9. the real commands --------------------------------------------------------------------
+def _utilisation(bench: Bench, shape: str) -> None:
+    """Operations on real tokens in a QA step, with and without the update, against a product's."""
+    given = bench.material(shape)
+    timing = harness.Timing.on(bench.device, bench.options().rounds, 3)
+    sides = train.without_and_with_update(given, bench.device)
+    result = harness.compare("qa_backward", "qa_step", *sides, timing, {})
+    gradients, step = result["ours_s"], result["peer_s"]
+    tokens, operations = train.tokens_of_step(given), train.operations_of_step(given)
+    bench.record(
+        "peers",
+        "utilisation",
+        shape=shape,
+        backward_s=gradients,
+        step_s=step,
+        tokens=tokens,
+        tflop=operations / 1e12,
+        product_tflops=bench.ceiling / 1e12,
+        backward_utilisation=operations / gradients / bench.ceiling,
+        step_utilisation=operations / step / bench.ceiling,
+        tokens_per_s=tokens / step,
+        windows_per_s=train.BATCH / step,
+        **given.facts,
+    )
+
+
+def _memory(bench: Bench, shape: str) -> None:
+    """Peak memory of QA steps, recorded ones too, and of the padded peer's, one after the other."""
+
+    def peak(side: Callable[[], train.Steps]) -> float:
+        bench.free()
+        steps = side()
+        for step in [*steps, *steps]:
+            step()
+        bench.wait()
+        if bench.rehearsal:
+            return harness.peak_memory_mib()  # of the process: it never falls
+        return torch.cuda.max_memory_allocated() / 2**20
+
+    ours, theirs = map(peak, train.qa_padded(bench.material(shape), bench.device))
+    bench.record("peers", "memory", shape=shape, ours_mib=ours, peer_mib=theirs)
+
+
+# --- the real commands -----------------------------------------------------------------------
 
 
 def real_commands(bench: Bench) -> None:
@@ -774,8 +896,9 @@ def real_commands(bench: Bench) -> None:
     training = {"epochs": epochs, "batch_size": 8, "gpus": 1}
     folders = []
     for name in ("whole", "stopped"):
-        shutil.rmtree(bench.out / name, ignore_errors=True)
-        folder, _ = make_run_folder(bench.out / name, rows=rows, encoder=sizes, training=training)
+        folder, _ = make_run_folder(
+            bench.scratch / name, rows=rows, encoder=sizes, training=training
+        )
         folders.append(folder)
     began = time.perf_counter()
     said = _mtdnn(bench, "train", str(folders[0]))
@@ -803,12 +926,11 @@ def real_commands(bench: Bench) -> None:
     began = time.perf_counter()
     _mtdnn(bench, "evaluate", str(folders[0]))
     bench.record("commands", "evaluate", seconds=time.perf_counter() - began)
-    for name in ("whole", "stopped"):
-        shutil.rmtree(bench.out / name)
 
 
 def _start(*arguments: str) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.Popen(
         [sys.executable, "-m", "mtdnn", *arguments],
         env=environment,
@@ -827,12 +949,12 @@ def _mtdnn(bench: Bench, *arguments: str) -> str:
     return said
 
 
-# --- 10. the large encoder, 11. the paper ----------------------------------------------------
+# --- the large encoder, the paper ------------------------------------------------------------
 
 
 def large(bench: Bench) -> None:
-    """The same peers on the large shape."""
-    _peers(bench, "large", compiled=False)
+    """Utilisation, memory and peers on the large shape."""
+    _shape(bench, "large")
 
 
 def nine_runs(bench: Bench) -> None:
@@ -861,11 +983,12 @@ SECTIONS: tuple[tuple[str, Callable[[Bench], None], float, bool], ...] = (
     ("failure", failing_recording, 40, False),
     ("time", where_time_goes, 20, False),
     ("recording", cost_of_recording, 30, False),
-    ("switches", switches, 60, False),
     ("peers", peers, 60, False),
     ("commands", real_commands, 60, False),
     ("large", large, 40, False),
     ("paper", nine_runs, 60, False),
+    ("switches", switches, 60, False),
+    ("compiled", compiled_peers, 90, False),
     ("trials", trial_paths, 60, False),
     (INVALID, invalid_recording, 20, False),
 )
@@ -905,6 +1028,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=540, help="time limit (default: 540)")
     parser.add_argument("--only", nargs="*", default=[], choices=[name for name, *_ in SECTIONS])
     parser.add_argument("--rehearse", action="store_true", help="on a CPU, on tiny shapes")
+    parser.add_argument("--commit", default=commit(), help="of the code, where git cannot say it")
+    parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)  # shared with a child
     options = parser.parse_args()
     ends = time.monotonic() + options.seconds
     if not options.rehearse and not torch.cuda.is_available():
@@ -918,16 +1043,10 @@ def main() -> int:
         os.environ["MTDNN_PLAIN"] = "attention, dropout, embedding, optimizer"
         attention.one_by_one = attention.side_by_side
     options.folder.mkdir(parents=True, exist_ok=True)
-    name = f"{device_name(device)}-{datetime.now(UTC):%Y-%m-%d}".replace(" ", "-").replace("/", "-")
-    name += "-rehearsal" if options.rehearse else ""
-    bench = Bench(
-        device,
-        options.folder.resolve(),
-        options.rehearse,
-        ends,
-        options.folder.resolve() / f"{name}.jsonl",
-    )
-    return 1 if run(bench, options.only) else 0
+    with tempfile.TemporaryDirectory() as temporary:
+        out, scratch = options.folder.resolve(), Path(options.scratch or temporary).resolve()
+        bench = Bench(device, out, scratch, options.rehearse, ends, options.commit)
+        return 1 if run(bench, options.only) else 0
 
 
 if __name__ == "__main__":
