@@ -21,7 +21,7 @@ help:
 	@echo 'make pictures draw the pictures of README.md from the runs of the demo'
 	@echo 'make notes    draw the records of GPUs into tests/benchmarks/NOTES.md'
 	@echo 'make test     run all tests'
-	@echo 'make quick    run the tests that need no workflow, server, cluster or browser, in three minutes'
+	@echo 'make quick    run the tests that need no workflow, server, cluster or browser, in a few minutes'
 	@echo 'make ui       show the results in MLflow at http://127.0.0.1:$(PORT) (PORT=… for another port)'
 	@echo 'make soak     kill a training run twenty times and compare it with an undisturbed one'
 	@echo 'make faults   run 200 random sequences of commands, kills, full disks and damaged files'

@@ -117,7 +117,7 @@ def reference() -> str:
         lines += [f"### {section}", "", "| key | default | meaning |", "|---|---|---|"]
         for name, field in model.model_fields.items():
             if name != "kind":
-                lines.append(f"| `{name}` | {_default(field)} | {_meaning(field)} |")
+                lines.append(f"| `{field.alias or name}` | {_default(field)} | {_meaning(field)} |")
         lines.append("")
     return "\n".join(lines)
 

@@ -368,6 +368,9 @@ def bootstrap(
 
 
 def _claims(experiment: Experiment, answers: Answers) -> Iterator[dict[str, Any]]:
+    """Yield the verdicts on the paper's claims, if the experiment is the paper's."""
+    if not experiment.published:
+        return
     places = {question.id: index for index, question in enumerate(answers.questions)}
     for each in PUBLISHED:
         if each.id in places:

@@ -146,12 +146,13 @@ def _lines(outlook: Outlook) -> list[str]:
             gain += f", for which {outlook.enough} seeds are enough"
     if outlook.difference is None:
         three = detectable(outlook.deviation, 3)
-        text = f"1 seed: no difference between methods; 3 seeds: {three:.1f} {unit}{gain}."
+        text = f"1 seed: no difference between methods; 3 seeds: {three:.1f} {unit}{gain}"
     else:
-        text = f"{outlook.seeds} seeds: {outlook.difference:.1f} {unit}{gain}."
+        text = f"{outlook.seeds} seeds: {outlook.difference:.1f} {unit}{gain}"
     origin = f"of {outlook.runs} runs" if outlook.runs else f"assumed, as of {PRIOR_SOURCE}"
     return [
-        f"What can be found ({100 * POWER:.0f} % power, 5 %, two-sided): {text}",
+        f"What can be found at best ({100 * POWER:.0f} % power, 5 %, two-sided): "
+        f"{text.removesuffix('.')}.",
         f"That is from the deviation between seeds, {outlook.deviation:.2f} points {origin}; "
-        "the choice of questions adds to it.",
+        "few items, and short trainings, add much to it.",
     ]

@@ -110,6 +110,7 @@ def _total(groups: list[Group], at_once: int) -> dict[str, float | bool | str | 
         at_once: number of runs that share the machine.
     """
     left = [(group, group.runs - group.done) for group in groups if group.done < group.runs]
+    at_once = min(at_once, sum(count for _, count in left) or at_once)
     work = _sum((group.hours, count) for group, count in left)
     longest = max((group.hours or 0.0 for group, _ in left), default=0.0)
     memory = max((group.memory_mib or 0.0 for group in groups), default=0.0)
@@ -120,7 +121,7 @@ def _total(groups: list[Group], at_once: int) -> dict[str, float | bool | str | 
         "steps": _sum((group.steps, group.runs) for group in groups),
         "exact": all(group.exact for group in groups),
         "estimated": next((group.estimated for group, _ in left if group.estimated), ""),
-        "hours": None if work is None else work / at_once,
+        "hours": None if work is None else max(longest, work / at_once),
         # Hours of one device: a GPU, or the CPU threads of one run.
         "device_hours": work,
         # With this many jobs at once, all end within twice the longest run (Graham 1969).
@@ -165,7 +166,10 @@ class _Planner:
         for name in settings.corpora:
             count, tokens[name] = self._size(run.encoder, settings.features_variant, name)
             if count is None:
-                return replace(group, missing=f"the size of {name} is unknown; fetch it")
+                return replace(
+                    group,
+                    missing=f"the size of {name} is unknown; `mtdnn corpus CONFIG {name}` fetches it",
+                )
             items[name] = count
         steps = expected_steps(settings, items)
         folders = [self._features(run, settings, name) / FEATURES for name in settings.corpora]
@@ -305,7 +309,7 @@ class _Rates:
             for name in settings.corpora
         }
         if not (encoder / MANIFEST).exists():
-            return f"the encoder {run.encoder} is missing; `mtdnn encoder` fetches it"
+            return f"the encoder {run.encoder} is missing; `mtdnn encoder CONFIG {run.encoder}` fetches it"
         for name, folder in folders.items():
             if not (folder / FEATURES).exists():
                 return f"the features of {name} are missing; `mtdnn features` writes them"

@@ -2,6 +2,7 @@
 
 import html.parser
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from mtdnn.reporting import cases, products
 from mtdnn.reporting.answers import read_answers
 from tests.support.answers import BASELINE, HOSTILE, MIXTURE, QUESTIONS, make
 from tests.support.factories import make_answers, make_experiment, make_questions
+
+PUBLISHED = Path(__file__).parents[2] / "results" / "published" / "published.csv"
 
 
 def ids(found, kind, direction):
@@ -66,7 +69,9 @@ def test_published_questions_and_their_verdicts(tmp_path):
         {"id": first.id, "question": "Who?", "context": context, "answers": ["Alexius Komnenos"]},
         {"id": second.id, "question": "What?", "context": context, "answers": ["Modern English"]},
     ]
-    experiment = make_experiment(tmp_path, seeds=[1, 2, 3], slices={"dev": {"label": "dev"}})
+    experiment = make_experiment(
+        tmp_path, seeds=[1, 2, 3], slices={"dev": {"label": "dev"}}, published=str(PUBLISHED)
+    )
     make_questions(experiment, questions)
     for row in experiment.tables["table2"].rows:
         for run in experiment.runs_of(row):
@@ -81,6 +86,8 @@ def test_published_questions_and_their_verdicts(tmp_path):
     verdicts = {claim["id"]: claim["verdict"] for claim in found["claims"] if claim["id"]}
     assert verdicts == {first.id: "supported", second.id: "contradicted"}
     assert all(claim["verdict"] for claim in found["claims"])
+    of_others = experiment.model_copy(update={"published": None})
+    assert cases.find(of_others)["claims"] == []
 
 
 @pytest.mark.parametrize(
