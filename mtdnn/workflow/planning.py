@@ -166,9 +166,9 @@ class _Planner:
         for name in settings.corpora:
             count, tokens[name] = self._size(run.encoder, settings.features_variant, name)
             if count is None:
+                command = f"`mtdnn corpus CONFIG {name}`"
                 return replace(
-                    group,
-                    missing=f"the size of {name} is unknown; `mtdnn corpus CONFIG {name}` fetches it",
+                    group, missing=f"the size of {name} is unknown; {command} fetches it"
                 )
             items[name] = count
         steps = expected_steps(settings, items)
@@ -309,7 +309,8 @@ class _Rates:
             for name in settings.corpora
         }
         if not (encoder / MANIFEST).exists():
-            return f"the encoder {run.encoder} is missing; `mtdnn encoder CONFIG {run.encoder}` fetches it"
+            command = f"`mtdnn encoder CONFIG {run.encoder}`"
+            return f"the encoder {run.encoder} is missing; {command} fetches it"
         for name, folder in folders.items():
             if not (folder / FEATURES).exists():
                 return f"the features of {name} are missing; `mtdnn features` writes them"
