@@ -508,6 +508,8 @@ def _fails(bench: Bench, invalid: bool) -> None:
 
 # --- where the time goes ---------------------------------------------------------------------
 
+KERNELS = 25  # that are shown of a step
+
 
 def where_time_goes(bench: Bench) -> None:
     """Forward, backward, norm and update of an eager QA step; the kernels of a recorded one."""
@@ -536,17 +538,37 @@ def where_time_goes(bench: Bench) -> None:
     steps = ours.steps(train.random_batches(ours.features))
     times["step"] = bench.seconds(lambda: [step() for step in steps]) / len(steps)
     bench.record("time", "qa_step", tokens=batch.tokens, **{f"{n}_s": t for n, t in times.items()})
+    for name in (corpus, train.smallest(bench.material())):
+        _kernels(bench, name)
+
+
+def _kernels(bench: Bench, corpus: str) -> None:
+    """The kernels on which a recorded step spends most time."""
+    ours = train.Ours(bench.material(), corpus, bench.device)
+    steps = ours.steps(train.random_batches(ours.features))
+    step_s = bench.seconds(lambda: [step() for step in steps]) / len(steps)
     activities = [torch.profiler.ProfilerActivity.CPU]
     activities += [] if bench.rehearsal else [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
         for step in steps:
             step()
         bench.wait()
-    averages = profile.key_averages()
-    key = "self_cpu_time_total" if bench.rehearsal else "self_device_time_total"
-    for event in sorted(averages, key=lambda event: -getattr(event, key))[:15]:
-        seconds = getattr(event, key) / 1e6 / len(steps)
-        bench.record("time", "kernel", name=event.key[:80], calls=event.count, step_s=seconds)
+    device, key = "CPU", "self_cpu_time_total"
+    if not bench.rehearsal:
+        device, key = "CUDA", "self_device_time_total"
+    # Kernels alone: what launches them is said to have taken their time, too.
+    events = [event for event in profile.key_averages() if event.device_type.name == device]
+    events.sort(key=lambda event: -getattr(event, key))
+    calls, taken = (
+        sum(value) / len(steps)
+        for value in ((event.count for event in events), (getattr(e, key) for e in events))
+    )
+    facts = {"corpus": corpus, "step_s": step_s}
+    bench.record("time", f"{corpus}_kernels", **facts, calls=calls, kernels_s=taken / 1e6)
+    for event in events[:KERNELS]:
+        seconds, calls = getattr(event, key) / 1e6 / len(steps), event.count / len(steps)
+        shown = {"name": event.key[:90], "calls": calls, "seconds": seconds}
+        bench.record("time", "kernel", corpus=corpus, **shown)
 
 
 # --- what recording costs --------------------------------------------------------------------

@@ -65,3 +65,8 @@ def test_averages_reach_tables_figures_and_mlflow(tmp_path):
         "Training tiny/cola/w1.0/default/seed1",
         "Training tiny/qa/w1.0/ties/seed1",
     }
+
+    # The table of interference waits for the scores of runs that are only averaged.
+    scores = runs / "qa_sc" / "w0.8" / "default" / "seed2" / "metrics.json"
+    forced = workdir.planned("--forcerun", str(scores.relative_to(workdir.folder)))
+    assert "Writing the answers side by side" in forced

@@ -118,6 +118,8 @@ rule answers:
     input:
         LAYOUT.all_statistics,
         files_of(experiment.runs(), RunFolder.predictions),
+        # The table of interference is about every run, also those that no other table shows.
+        files_of(experiment.runs(), RunFolder.metrics),
     output:
         [LAYOUT.cases(end) for end in ("json", "md")],
         tables_of(["interference", "gradients"]),
