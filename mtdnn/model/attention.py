@@ -190,7 +190,7 @@ def flash(
         packing.bounds,
         packing.longest,
         packing.longest,
-        dropout,
+        in_256ths(dropout),
         is_causal=False,
         return_debug_mask=False,
         scale=scaling,
@@ -198,6 +198,15 @@ def flash(
         window_size_right=reach,
     )[0]
     return output
+
+
+def in_256ths(dropout: float) -> float:
+    """Return the nearest probability of dropping that flash attention applies without a bias.
+
+    It compares a random byte with floor(255 (1 - dropout)), but divides by 1 - dropout itself. At
+    0.1 it drops 26 of 256 weights, and outputs were too small by 0.17 %.
+    """
+    return 1 - min(max(round(256 * (1 - dropout)), 1), 255) / 256 if dropout else 0.0
 
 
 AttentionInterface.register(PACKED, packed_attention)

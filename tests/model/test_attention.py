@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from mtdnn.model import attention
@@ -196,7 +198,17 @@ def test_flash_attention_gets_unpadded_sequences_and_dropout(monkeypatch, reach)
     (_, _, _, bounds, _, longest, _, rate), options = asked[0]
     assert options["window_size_left"] == options["window_size_right"] == reach
     assert (bounds.tolist(), bounds.dtype) == ([0, 5, 6, 15, 18], torch.int32)
-    assert (longest, rate) == (9, 0.1)
+    assert (longest, rate) == (9, 26 / 256)
+
+
+@given(st.floats(0.001, 0.999))
+def test_dropout_of_flash_attention_has_no_bias(dropout):
+    """Its kernel keeps a weight whose random byte is at most floor(255 (1 - dropout))."""
+    rate = attention.in_256ths(dropout)
+    kept = (math.floor(255 * (1 - rate)) + 1) / 256
+    assert kept / (1 - rate) == 1
+    assert abs(rate - dropout) <= 1 / 256
+    assert attention.in_256ths(0.0) == 0
 
 
 def test_flash_attention_takes_parts_of_one_product_as_they_are(monkeypatch):
