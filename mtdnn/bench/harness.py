@@ -63,11 +63,14 @@ class Timing:
         rounds: number of rounds that count.
         warm_up_rounds: number of rounds before them that do not count.
         wait: called before each reading of the clock; waits for the device if there is one.
+        whole: whether a side does all portions of a round before the other's turn. A GPU computes
+            one while the host prepares the next, as in training; waiting after each hides that.
     """
 
     rounds: int
     warm_up_rounds: int = 1
     wait: Work = lambda: None
+    whole: bool = False
 
     @classmethod
     def on(cls, device: "torch.device", rounds: int, warm_up_rounds: int = 1) -> "Timing":
@@ -76,7 +79,7 @@ class Timing:
 
         if device.type != "cuda":
             return cls(rounds, warm_up_rounds)
-        return cls(rounds, warm_up_rounds, torch.cuda.synchronize)
+        return cls(rounds, warm_up_rounds, torch.cuda.synchronize, whole=True)
 
 
 class Feed:
@@ -131,7 +134,8 @@ def compare(
     """Time the same work done our way and the peer's way.
 
     Both sides are cut into the same number of portions. A round does all of them and the sides
-    alternate portion by portion, so any other load on the machine affects both.
+    alternate, portion by portion unless `timing` says otherwise, so any other load on the machine
+    affects both.
 
     Args:
         case: name of the case.
@@ -147,19 +151,22 @@ def compare(
         times, which varies less on a shared CPU because it excludes waiting for the processor.
     """
 
-    def seconds(work: Work) -> NDArray[np.float64]:
+    def seconds(portions: Sequence[Work]) -> NDArray[np.float64]:
         timing.wait()
         start = time.perf_counter(), time.process_time()
-        work()
+        for work in portions:
+            work()
         timing.wait()
         return np.subtract((time.perf_counter(), time.process_time()), start)
 
+    pairs = zip(ours, theirs, strict=True)
+    turns = [(ours, theirs)] if timing.whole else [([one], [other]) for one, other in pairs]
     totals = np.zeros((timing.warm_up_rounds + timing.rounds, 2, 2))  # round, side, clock
     for number, total in enumerate(totals):
-        for one, other in zip(ours, theirs, strict=True):
-            sides = [(0, one), (1, other)]
-            for side, work in sides if number % 2 else reversed(sides):
-                total[side] += seconds(work)
+        for turn in turns:
+            sides = [*enumerate(turn)]
+            for side, portions in sides if number % 2 else reversed(sides):
+                total[side] += seconds(portions)
     totals = totals[timing.warm_up_rounds :] / len(ours)
     ratios = totals[:, 1] / totals[:, 0]
     return {

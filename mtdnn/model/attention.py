@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from mtdnn.model.batches import PackedBatch
-from mtdnn.model.fast import fast, tried
+from mtdnn.model.fast import fast
 from mtdnn.model.layers import dropout as drop
 
 PACKED = "mtdnn_packed"
@@ -181,11 +181,8 @@ def flash(
     `reach` as in `one_by_one`.
     """
     # Many parameters because the three ways to attend have the same.
-    given = [tensor.transpose(0, 1) for tensor in (query, key, value)]
-    if not tried("products"):  # of one product they are parts, which would have to be copied
-        given = [tensor.contiguous() for tensor in given]
     output: torch.Tensor = torch.ops.aten._flash_attention_forward(
-        *given,
+        *(tensor.transpose(0, 1) for tensor in (query, key, value)),
         packing.bounds,
         packing.bounds,
         packing.longest,

@@ -24,7 +24,7 @@ PATHS = {
 
 TRIALS = {
     "casts": "bf16: all weights of the encoder cast at once, and all their gradients",
-    "layers": "what follows attention in each layer, by torch.compile (types built like BERT)",
+    "layers": "everything between two attentions, by torch.compile (types built like BERT)",
     "parts": "CUDA: steps are recorded also with accumulation, and on several GPUs",
     "products": "one product for query, key and value (types built like BERT)",
     "tables": "gradients of position and segment embeddings as products",

@@ -4,11 +4,14 @@ Each is off unless MTDNN_TRIAL names it (`mtdnn.model.fast`). Parameters keep th
 shapes, so files and checkpoints are the usual ones.
 """
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from mtdnn.model.attention import packed_attention
 from mtdnn.model.fast import tried
@@ -26,14 +29,97 @@ def try_out(encoder: PreTrainedModel) -> PreTrainedModel:
     layers: Any = ()
     if encoder.config.model_type in LIKE_BERT:
         layers = encoder.get_submodule("encoder.layer")
-    for layer in layers:
-        if tried("products"):
+    if tried("layers") and layers:  # which have one product for query, key and value, too
+        _join_layers(encoder.get_submodule("encoder"))
+    elif tried("products"):
+        for layer in layers:
             _join_projections(layer.attention.self)
-        if tried("layers"):
-            # Only lengths differ from batch to batch; all layers share one compilation.
-            for part in (layer.attention.output, layer.intermediate, layer.output):
-                part.compile(backend=COMPILER, dynamic=True)
     return encoder
+
+
+# --- everything between two attentions, compiled ----------------------------------------------
+
+
+class JoinedLayers(nn.Module):
+    """Makes a stack of layers of packed batches compute what lies between two attentions at once.
+
+    Everything from one attention to the projections of the next is one compiled function, which
+    all layers share: few kernels, and no number is written just to be read by the next one. Layers
+    with adapters or owners of weights, and those that compute twice to save memory, compute as
+    usual.
+    """
+
+    layer: nn.ModuleList
+
+    def forward(self, hidden_states: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        """Return the last hidden states, (1, T, hidden), from those of the embeddings."""
+        packing = options.get("packing")
+        layers: list[Any] = [*self.layer]
+        if packing is None or not all(map(_is_plain, layers)):
+            return super().forward(hidden_states, *arguments, **options)
+        project, between, finish = _compiled()
+        hidden, joint = hidden_states, project(layers[0], hidden_states)
+        for layer, following in zip(layers, [*layers[1:], None], strict=True):
+            attention = layer.attention.self
+            query, key, value = (part.transpose(1, 2) for part in joint.unbind(-3))
+            dropout = attention.dropout.p if self.training else 0.0
+            attended, _ = packed_attention(
+                attention, query, key, value, None, dropout, attention.scaling, packing=packing
+            )
+            attended = attended.flatten(-2)
+            if following is None:
+                hidden = finish(layer, attended, hidden)
+            else:
+                hidden, joint = between(layer, following, attended, hidden)
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden)
+
+
+def _join_layers(stack: nn.Module) -> None:
+    """Make a stack of layers like BERT's a `JoinedLayers`."""
+    kind = type(stack)
+    stack.__class__ = type(f"Joined{kind.__name__}", (JoinedLayers, kind), {})
+
+
+def _is_plain(layer: Any) -> bool:
+    attention = layer.attention
+    projections = (attention.self.query, attention.self.key, attention.self.value)
+    linears = (*projections, attention.output.dense, layer.intermediate.dense, layer.output.dense)
+    checkpointing = layer.training and getattr(layer, "gradient_checkpointing", False)
+    return not checkpointing and all(type(linear) is nn.Linear for linear in linears)
+
+
+def _project(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """Return query, key and value, (1, T, 3, heads, head size), from (1, T, hidden)."""
+    attention = layer.attention.self
+    projections = (attention.query, attention.key, attention.value)
+    weight = torch.cat([each.weight for each in projections])
+    bias = torch.cat([each.bias for each in projections])
+    joint = nn.functional.linear(hidden, weight, bias)
+    return joint.view(*joint.shape[:-1], 3, -1, attention.attention_head_size)
+
+
+def _finish(layer: Any, attended: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    """Return what a layer makes of its input and the output of its attention."""
+    middle = layer.attention.output(attended, hidden)
+    result: torch.Tensor = layer.output(layer.intermediate(middle), middle)
+    return result
+
+
+def _between(
+    layer: Any, following: Any, attended: torch.Tensor, hidden: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Finish a layer and project for the following one."""
+    result = _finish(layer, attended, hidden)
+    return result, _project(following, result)
+
+
+@cache
+def _compiled() -> tuple[Callable[..., Any], ...]:
+    # Only lengths differ from batch to batch.
+    return tuple(
+        torch.compile(function, backend=COMPILER, dynamic=True)
+        for function in (_project, _between, _finish)
+    )
 
 
 # --- one product for query, key and value ----------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from mtdnn.config.settings import TrainingSettings
 from mtdnn.errors import printable
@@ -240,6 +241,8 @@ class RecordedSteps(Stepper):
         self.largest: Mapping[str, PackedBatch] = {}
         # Outside the memory of the recordings, which they share.
         self._results = torch.zeros(2, device=device)
+        self._weights = [*model.parameters()]
+        self._idle: dict[str, set[nn.Parameter]] = {}
 
     def prepare(self, batch: PackedBatch) -> PackedBatch:
         return batch.with_tail().joined(pinned=self.device.type == "cuda")
@@ -260,10 +263,17 @@ class RecordedSteps(Stepper):
     def _begin(self, corpus: str, rate: float, head_rate: float | None) -> tuple[Any, ...]:
         """Begin a step; return on what its recordings depend, except the shape of its batch."""
         self._set_rates(rate, head_rate)
-        self.optimizer.advance(self.model.trained_by(corpus))
+        self.optimizer.advance(self._trained_by(corpus))
         pulled = self.pull is not None and self.pull.active
         phase = self.packing.phase if self.packing else 0
         return corpus, pulled, phase, *self.optimizer.structure
+
+    def _trained_by(self, corpus: str) -> list[nn.Parameter]:
+        """What the model returns; it walks through all of its modules, for a millisecond."""
+        if corpus not in self._idle:
+            self._idle[corpus] = set(self.model.idle(corpus))
+        idle = self._idle[corpus]
+        return [weight for weight in self._weights if weight.requires_grad and weight not in idle]
 
     def _repeat(
         self, kind: tuple[Any, ...], batch: PackedBatch | None, largest: PackedBatch | None = None
@@ -347,7 +357,7 @@ class RecordedParts(RecordedSteps):
         super().__init__(*arguments)
         self._others = team or self.team
         self._others.unshare()
-        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        weights = [weight for weight in self._weights if weight.requires_grad]
         rooms = [-(-weight.numel() // ALIGNED_ELEMENTS) * ALIGNED_ELEMENTS for weight in weights]
         self._buffer = torch.zeros(sum(rooms), device=self.device)
         self._gradients = {
@@ -388,7 +398,7 @@ class RecordedParts(RecordedSteps):
     def _hold_gradients(self, corpus: str) -> None:
         """Give the weights that a corpus trains gradients of zero, always in the same memory."""
         self._buffer.zero_()
-        for weight in self.model.trained_by(corpus):
+        for weight in self._trained_by(corpus):
             weight.grad = self._gradients[weight]
 
     def _compute(self, corpus: str, batch: PackedBatch | None) -> None:

@@ -32,6 +32,17 @@ def test_sides_take_turns_and_warm_up_rounds_do_not_count(monkeypatch):
     assert case["windows"] == "none"
 
 
+@pytest.mark.parametrize(
+    ("whole", "expected"), [(False, "| b | | a | " * 2), (True, "| b b | | a a | ")]
+)
+def test_a_device_is_waited_for_before_the_other_side_has_its_turn(whole, expected):
+    said = []
+    ours, theirs = ([lambda name=name: said.append(name)] * 2 for name in "ab")
+    timing = Timing(1, 0, lambda: said.append("|"), whole)
+    compare("case", "peer", ours, theirs, timing, {})
+    assert " ".join(said) == expected.strip()
+
+
 @pytest.mark.parametrize("ahead", [0, 2])
 def test_a_feed_assembles_batches_ahead_and_in_turn(ahead):
     made, ready = [], threading.Event()

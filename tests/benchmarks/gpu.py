@@ -542,7 +542,7 @@ def where_time_goes(bench: Bench) -> None:
         _kernels(bench, name)
 
 
-def _kernels(bench: Bench, corpus: str) -> None:
+def _kernels(bench: Bench, corpus: str, **facts: str) -> None:
     """The kernels on which a recorded step spends most time."""
     ours = train.Ours(bench.material(), corpus, bench.device)
     steps = ours.steps(train.random_batches(ours.features))
@@ -563,12 +563,13 @@ def _kernels(bench: Bench, corpus: str) -> None:
         sum(value) / len(steps)
         for value in ((event.count for event in events), (getattr(e, key) for e in events))
     )
-    facts = {"corpus": corpus, "step_s": step_s}
-    bench.record("time", f"{corpus}_kernels", **facts, calls=calls, kernels_s=taken / 1e6)
+    facts = {"corpus": corpus, **facts}
+    sums = {"step_s": step_s, "calls": calls, "kernels_s": taken / 1e6}
+    bench.record("time", "kernels", **facts, **sums)
     for event in events[:KERNELS]:
         seconds, calls = getattr(event, key) / 1e6 / len(steps), event.count / len(steps)
         shown = {"name": event.key[:90], "calls": calls, "seconds": seconds}
-        bench.record("time", "kernel", corpus=corpus, **shown)
+        bench.record("time", "kernel", **facts, **shown)
 
 
 # --- what recording costs --------------------------------------------------------------------
@@ -627,6 +628,7 @@ def _recording(bench: Bench, corpus: str) -> dict[str, float]:
         return torch.cuda.memory_reserved() if bench.device.type == "cuda" else 0
 
     pass_seconds()
+    bench.free()
     before = reserved()
     twice = pass_seconds()  # the second time: each is recorded and replayed
     memory = reserved() - before
@@ -665,32 +667,49 @@ def switches(bench: Bench) -> None:
 
 
 def trial_paths(bench: Bench) -> None:
-    """Each trial path by itself, and all of them: that steps are the same, then their times."""
+    """All trial paths together, and each by itself: that steps are the same, then their times."""
     if bench.rehearsal:
         trials.COMPILER = "aot_eager"
     usual: dict[str, tuple[Twelve, list[list[float]]]] = {}
-    wrong = _each_path(bench, lambda path: _same_steps(bench, path, usual))
-    usual.clear()
-    wrong += _each_path(bench, lambda path: _timed(bench, path, {}))
-    wrong += _each_path(bench, lambda path: _timed(bench, path, {"MTDNN_PLAIN": "graphs"}))
+    wrong: list[str] = []
+    for path in ("all", *TRIALS):
+        wrong += _tried(bench, path, lambda path: _same_steps(bench, path, usual))
+        usual.clear()  # their models
+        wrong += _tried(bench, path, lambda path: _timed(bench, path, {}))
+        if path == "all":
+            wrong += _tried(bench, path, lambda path: _kernels_of(bench, path))
+    for path in ("all", *TRIALS):
+        wrong += _tried(bench, path, lambda path: _timed(bench, path, {"MTDNN_PLAIN": "graphs"}))
     if wrong:
         raise Wrong(f"trials: {', '.join(wrong)}")
 
 
-def _each_path(bench: Bench, work: Callable[[str], None]) -> list[str]:
-    """Do something for each trial path while there is time; return where it went wrong."""
-    wrong = []
-    for path in (*TRIALS, "all"):
-        if bench.left < 30:
-            bench.record("trials", path, left_out=True, left_s=bench.left)
-            continue
-        try:
-            work(path)
-        except Exception as error:  # of one path; the others are still of use
-            wrong.append(path)
-            bench.record("trials", path, failed=f"{type(error).__name__}: {error}"[:500])
+def _tried(bench: Bench, path: str, work: Callable[[str], None]) -> list[str]:
+    """Do something for a trial path if there is time; return the path if it went wrong."""
+    if bench.left < 30:
+        bench.record("trials", path, left_out=True, left_s=bench.left)
+        return []
+    try:
+        work(path)
+    except Exception as error:  # of one path; the others are still of use
+        bench.record("trials", path, failed=f"{type(error).__name__}: {error}"[:500])
+        return [path]
+    finally:
         bench.free()
-    return wrong
+    return []
+
+
+def _kernels_of(bench: Bench, path: str) -> None:
+    """The kernels of steps under a trial path; and that recordings change no bit of them."""
+    with _environment({"MTDNN_TRIAL": path}):
+        for corpus in (bench.material().run.target, train.smallest(bench.material())):
+            _kernels(bench, corpus, trial=path)
+        if bench.rehearsal:  # compiled functions step aside for the stand-in, which rounds
+            return
+        eager, recorded = Twelve(bench, False), Twelve(bench, True)
+        same = eager.take() == recorded.take()
+        wrong = different(eager.stepper, recorded.stepper)
+        bench.check("trials", f"{path}_bits", same and not wrong, differ=wrong[:5])
 
 
 def _timed(bench: Bench, path: str, environment: dict[str, str]) -> None:

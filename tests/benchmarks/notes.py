@@ -6,6 +6,7 @@ comments is replaced. A record of a rehearsal is refused: it measures nothing.
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -216,7 +217,7 @@ about 970 sequences/s for each H100 (MLPerf v3.0); ModernBERT-base, about 304,00
 def draw(groups: list[Group]) -> str:
     """Return the part of NOTES.md: goals, and the tables of each group."""
     if groups:
-        parts = [part for group in groups for part in _drawn(group)]
+        parts = [part for group in reversed(groups) for part in _drawn(group)]
         return "\n\n".join([*parts, PUBLISHED])
     none = "**No record yet: nothing was measured on a GPU.** What the project wants of one:"
     goals = _table(["what", "goal"], ([goal.what, goal.goal] for goal in GOALS))
@@ -236,7 +237,12 @@ def _drawn(group: Group) -> Iterator[str]:
         ("Ceilings", ["", "measured"], _ceilings(group)),
         ("Steps against peers, quartiles of the ratio", STEP_HEAD, _steps(group, "peers")),
         ("Rates of a QA step, real tokens only", RATE_HEAD, _rates(group)),
-        ("An unrecorded QA step, base", ["part", "time"], _parts(group)),
+        (
+            "Parts of an unrecorded QA step, base; and recorded ones",
+            ["part", "time"],
+            _parts(group),
+        ),
+        ("Kernels that take longest", ["step", "kernel", "calls", "together"], _kernels(group)),
         ("Recording", RECORDING_HEAD, _recordings(group)),
         ("Peak memory of QA steps", ["encoder", "ours", "padded", "ours/padded"], _memories(group)),
         (
@@ -250,7 +256,7 @@ def _drawn(group: Group) -> Iterator[str]:
         if drawn := list(rows):
             yield f"{title}:"
             yield _table(head, drawn)
-    if wrong := list(_wrong(group)):
+    if wrong := dict.fromkeys(_wrong(group)):
         yield "What went wrong or was left out:"
         yield "\n".join(f"- {text}" for text in wrong)
 
@@ -317,8 +323,28 @@ def _parts(group: Group) -> Iterator[list[str]]:
     line = group.find("time", "qa_step")
     for name, value in line.items():
         if name.endswith("_s"):
-            # The step is a recorded one.
-            yield [_plain(name[:-2].replace("_", " ")), _ms(value)]
+            part = "a recorded step" if name == "step_s" else name[:-2].replace("_", " ")
+            yield [_plain(part), _ms(value)]
+    kernels = (line for line in group.of("time") if line["case"].endswith("kernels"))
+    for line in kernels:
+        if not line.get("trial"):
+            said = f"kernels of a recorded step, {line['corpus']}, {line['calls']:,.0f} calls"
+            yield [_plain(said), _ms(line["kernels_s"])]
+
+
+MOST_KERNELS = 10  # of a corpus
+
+
+def _kernels(group: Group) -> Iterator[list[str]]:
+    shown = Counter[tuple[str, str]]()
+    for line in group.of("time"):
+        if line["case"] != "kernel" or "corpus" not in line:
+            continue
+        kind = line["corpus"], line.get("trial", "")
+        shown[kind] += 1
+        if shown[kind] <= MOST_KERNELS:
+            of = ", ".join(filter(None, kind))
+            yield [_plain(of), _plain(line["name"]), f"{line['calls']:,.0f}", _ms(line["seconds"])]
 
 
 RECORDING_HEAD = ["corpus", "a recording", "a replay", "memory", "steps", "recordings"]

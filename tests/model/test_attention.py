@@ -213,7 +213,6 @@ def test_dropout_of_flash_attention_has_no_bias(dropout):
 
 def test_flash_attention_takes_parts_of_one_product_as_they_are(monkeypatch):
     """On tensors without data: the kernel needs neighbouring numbers of a head, no more."""
-    monkeypatch.setenv("MTDNN_TRIAL", "products")
     product = torch.empty(18, 3, 3, 8, device="meta", dtype=torch.bfloat16, requires_grad=True)
     asked, operator = [], torch.ops.aten._flash_attention_forward
 

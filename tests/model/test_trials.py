@@ -7,7 +7,7 @@ from torch import nn
 from mtdnn.config.settings import Lora
 from mtdnn.model import lora, owners, trials
 from mtdnn.model.fast import TRIALS
-from mtdnn.model.trials import LIKE_BERT, JointProjections, Table
+from mtdnn.model.trials import LIKE_BERT, JoinedLayers, JointProjections, Table
 from tests.support.packed import Prepared
 from tests.support.tiny import FAMILIES
 
@@ -53,13 +53,15 @@ def test_losses_and_gradients_are_the_same(any_encoder, monkeypatch, path):
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "albert"])
 def test_what_they_change(tmp_path, monkeypatch, kind):
-    monkeypatch.setenv("MTDNN_TRIAL", "all")
+    monkeypatch.setenv("MTDNN_TRIAL", "products, tables")
     encoder = Prepared(tmp_path, kind).model().encoder
     joint = [part for part in encoder.modules() if isinstance(part, JointProjections)]
-    compiled = [part for part in encoder.modules() if part._compiled_call_impl]
-    assert (len(joint), len(compiled)) == ((2, 6) if kind in LIKE_BERT else (0, 0))
+    assert len(joint) == (2 if kind in LIKE_BERT else 0)
     assert any(isinstance(part, Table) for part in encoder.modules())
     assert not isinstance(encoder.get_input_embeddings(), Table)
+    monkeypatch.setenv("MTDNN_TRIAL", "all")
+    encoder = Prepared(tmp_path / "all", kind).model().encoder
+    assert any(isinstance(part, JoinedLayers) for part in encoder.modules()) == (kind in LIKE_BERT)
 
 
 def test_query_key_and_value_are_one_product(bert, monkeypatch):
@@ -77,8 +79,9 @@ def test_query_key_and_value_are_one_product(bert, monkeypatch):
     assert shapes.count((32, 32)) == 2  # of the attention's output alone
 
 
-def test_padded_batches_take_the_usual_projections(bert, monkeypatch):
-    monkeypatch.setenv("MTDNN_TRIAL", "products")
+@pytest.mark.parametrize("path", ["layers", "products"])
+def test_padded_batches_take_the_usual_way(bert, monkeypatch, path):
+    monkeypatch.setenv("MTDNN_TRIAL", path)
     batch = bert.batch("squad")
     torch.testing.assert_close(
         *(outcome(bert.model(how), "squad", batch) for how in ("packed", "padded")),
