@@ -22,10 +22,13 @@ class Casts:
 
     Attributes:
         copies: the copies, by the names of the weights in the model's loss.
+        kept: whether an optimizer writes the copies with the weights, so that they are made anew
+            only where anything else has changed a weight.
     """
 
     def __init__(self, model: MultiTaskModel):
-        self._loss = _Loss(model)
+        self._loss, self.kept = _Loss(model), False
+        self._versions: list[int] = []
         self._weights = {
             f"model.{place}.{name}": weight
             for place, layer in model.named_modules()
@@ -34,19 +37,37 @@ class Casts:
             and ".lora_" not in place
             for name, weight in layer.named_parameters(recurse=False)
         }
-        self.copies: dict[str, torch.Tensor] = {
+        self.copies: dict[str, nn.Parameter] = {
             name: nn.Parameter(torch.empty_like(weight, dtype=torch.bfloat16))
             for name, weight in self._weights.items()
         }
 
+    def by_weight(self) -> dict[nn.Parameter, nn.Parameter]:
+        """Return the copies by their weights."""
+        return {self._weights[name]: copy for name, copy in self.copies.items()}
+
+    def refresh(self) -> None:
+        """Make the copies anew, unless they are kept and fresh."""
+        if not self.kept or self._versions != self._versions_now():
+            with torch.no_grad():
+                torch._foreach_copy_([*self.copies.values()], [*self._weights.values()])
+            self.are_fresh()
+
+    def are_fresh(self) -> None:
+        """Say that the copies have just been written with the weights."""
+        self._versions = self._versions_now() if self.kept else []
+
+    def _versions_now(self) -> list[int]:
+        # Torch counts what changes a tensor in place.
+        return [weight._version for weight in self._weights.values()]
+
     def loss(self, corpus: str, batch: PackedBatch) -> torch.Tensor:
         """Return the model's loss, a scalar, as computed with fresh copies."""
-        with torch.no_grad():
-            torch._foreach_copy_([*self.copies.values()], [*self._weights.values()])
+        self.refresh()
         for name, copy in self.copies.items():
             copy.requires_grad_(self._weights[name].requires_grad)
             copy.grad = None  # of a recording that failed
-        loss: torch.Tensor = functional_call(self._loss, self.copies, (corpus, batch))
+        loss: torch.Tensor = functional_call(self._loss, {**self.copies}, (corpus, batch))
         return loss
 
     @torch.no_grad()
@@ -61,6 +82,10 @@ class Casts:
             torch._foreach_add_(*self._gradients(added))
         if new:
             torch._foreach_copy_(*self._gradients(new))
+        self.forget_gradients()
+
+    def forget_gradients(self) -> None:
+        """Forget the gradients of the copies."""
         for copy in self.copies.values():
             copy.grad = None
 

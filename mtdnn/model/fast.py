@@ -27,6 +27,7 @@ TRIALS = {
     "layers": "everything between two attentions, by torch.compile (types built like BERT)",
     "parts": "CUDA: steps are recorded also with accumulation, and on several GPUs",
     "products": "one product for query, key and value (types built like BERT)",
+    "shadows": "bf16: the update writes the copies of weights, and reads their gradients",
     "tables": "gradients of position and segment embeddings as products",
 }
 

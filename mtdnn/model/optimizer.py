@@ -1,6 +1,6 @@
 """Adamax with decoupled weight decay, AdamW, Adam, and the linear learning-rate schedule."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, wraps
 from typing import Any, ClassVar
@@ -28,12 +28,16 @@ class MomentOptimizer(torch.optim.Optimizer):
 
     Attributes:
         second: name of the second moment in the state of a parameter; the first is `exp_avg`.
+        copies: copies of some parameters, which a step writes, too. Where a copy has a gradient,
+            it is its parameter's.
     """
 
     second: ClassVar[str]
+    copies: Mapping[nn.Parameter, nn.Parameter]
 
     def __init__(self, groups: Iterable[dict[str, Any]], defaults: dict[str, Any]):
         super().__init__(groups, {"weight_decay": 0.0, **defaults})
+        self.copies = {}
         self._updates: list[_Update] = []
         self._factors: torch.Tensor | None = None
         device = self.param_groups[0]["params"][0].device
@@ -67,9 +71,8 @@ class MomentOptimizer(torch.optim.Optimizer):
         Args:
             scale: factor of every gradient, a scalar; clipping costs nothing this way.
         """
-        self.advance(
-            p for group in self.param_groups for p in group["params"] if p.grad is not None
-        )
+        every = (p for group in self.param_groups for p in group["params"])
+        self.advance(p for p in every if self._gradient(p) is not None)
         self.apply(scale)
 
     def advance(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -105,20 +108,27 @@ class MomentOptimizer(torch.optim.Optimizer):
     def apply(self, scale: torch.Tensor | float = 1.0) -> None:
         """Carry out the step that `advance` began: arithmetic on the device alone."""
         for update in self._updates:
-            dense: list[torch.Tensor] = []
-            gradients: list[torch.Tensor] = []
+            kinds: dict[bool, list[tuple[nn.Parameter, torch.Tensor]]] = {}
             for parameter in update.parameters:
-                gradient = _gradient(parameter)
+                gradient = self._gradient(parameter)
+                assert gradient is not None  # the caller knows
                 if gradient.is_sparse and not update.moves_all:
                     self._update_rows(update, parameter, gradient.coalesce(), scale)
                 else:
-                    dense.append(parameter)
-                    gradients.append(gradient.to_dense() if gradient.is_sparse else gradient)
-            if dense:
-                averages = [self.state[p]["exp_avg"] for p in dense]
-                seconds = [self.state[p][self.second] for p in dense]
-                for portion in _portions(dense, gradients, averages, seconds):
+                    dense = gradient.to_dense() if gradient.is_sparse else gradient
+                    kinds.setdefault(parameter in self.copies, []).append((parameter, dense))
+            for has_copies, chosen in kinds.items():
+                weights, gradients = ([*each] for each in zip(*chosen, strict=True))
+                averages = [self.state[p]["exp_avg"] for p in weights]
+                seconds = [self.state[p][self.second] for p in weights]
+                lists = [weights, gradients, averages, seconds]
+                lists += [[self.copies[p] for p in weights]] if has_copies else []
+                for portion in _portions(*lists):
                     update.apply(scale, *portion)
+
+    def _gradient(self, parameter: nn.Parameter) -> torch.Tensor | None:
+        copy = self.copies.get(parameter)
+        return parameter.grad if copy is None or copy.grad is None else copy.grad
 
     @property
     def structure(self) -> tuple[int, ...]:
@@ -279,18 +289,14 @@ class _Update:
         gradients: list[torch.Tensor],
         averages: list[torch.Tensor],
         seconds: list[torch.Tensor],
+        copies: Sequence[torch.Tensor] = (),
     ) -> None:
-        """Update some weights and their two moments in place."""
+        """Update some weights, their two moments, and their copies if any, in place."""
         on_gpu = weights[0].device.type == "cuda"
         many = on_gpu and sum(map(torch.numel, weights)) >= MIN_COMPILED_ELEMENTS
-        update = compiled(self.rule) if many and fast("compile") else self.rule
-        update(weights, gradients, averages, seconds, scale, *self.numbers, *self.options)
-
-
-def _gradient(parameter: nn.Parameter) -> torch.Tensor:
-    """The gradient of a parameter that is known to have one."""
-    assert parameter.grad is not None
-    return parameter.grad
+        update = compiled(self.rule) if many and fast("compile") else _in_place(self.rule)
+        numbers = (*self.numbers, *self.options)
+        update(weights, gradients, averages, seconds, copies, scale, *numbers)
 
 
 def adamax(
@@ -368,6 +374,24 @@ def _move(
         torch._foreach_addcdiv_(parameters, averages, denominators, -rate)
 
 
+def _in_place(rule: Callable[..., None]) -> Callable[..., None]:
+    """Return a rule that takes gradients in any precision, and writes copies of the weights."""
+
+    def update(
+        parameters: list[torch.Tensor],
+        gradients: list[torch.Tensor],
+        averages: list[torch.Tensor],
+        seconds: list[torch.Tensor],
+        copies: list[torch.Tensor],
+        *numbers: Any,
+    ) -> None:
+        rule(parameters, [each.float() for each in gradients], averages, seconds, *numbers)
+        if copies:
+            torch._foreach_copy_(copies, parameters)
+
+    return update
+
+
 def _keeping_gradients(rule: Callable[..., None]) -> Callable[..., None]:
     """Return a rule that leaves the gradients as they are, so that compiled it never writes them.
 
@@ -379,18 +403,22 @@ def _keeping_gradients(rule: Callable[..., None]) -> Callable[..., None]:
         gradients: list[torch.Tensor],
         averages: list[torch.Tensor],
         seconds: list[torch.Tensor],
-        scale: torch.Tensor | float,
-        *others: Any,
+        copies: list[torch.Tensor],
+        *numbers: Any,
     ) -> None:
-        scaled = list(torch._foreach_mul(gradients, scale))
-        rule(parameters, scaled, averages, seconds, 1.0, *others)
+        scale, *others = numbers
+        scaled = list(torch._foreach_mul([each.float() for each in gradients], scale))
+        _in_place(rule)(parameters, scaled, averages, seconds, copies, 1.0, *others)
 
     return update
 
 
 @cache
 def compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """Return a rule that torch compiles at its first call, or runs as it is if it cannot."""
+    """Return a rule that torch compiles at its first call, or runs as it is if it cannot.
+
+    It takes gradients in any precision, and a list of copies of the weights after the moments.
+    """
     fused, usable = torch.compile(_keeping_gradients(function), dynamic=False), True
 
     @wraps(function)
@@ -405,7 +433,7 @@ def compiled(function: Callable[..., None]) -> Callable[..., None]:
                 usable = False
                 reason = printable(str(error), 200)
                 print(f"mtdnn: continuing without torch.compile: {reason}", flush=True)
-        return function(*arguments)
+        return _in_place(function)(*arguments)
 
     return call
 
@@ -436,14 +464,19 @@ def _portions(*lists: list[torch.Tensor]) -> Iterator[list[list[torch.Tensor]]]:
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
     """Return the global norm of all gradients, a scalar; sparse ones are coalesced in place."""
-    values = []
+    values: list[torch.Tensor] = []
     for parameter in parameters:
         if parameter.grad is not None and parameter.grad.is_sparse:
             parameter.grad = parameter.grad.coalesce()
             values.append(parameter.grad.values())
         elif parameter.grad is not None:
             values.append(parameter.grad)
-    return nn.utils.get_total_norm(values, foreach=True)
+    halves = [value for value in values if value.dtype == torch.bfloat16]
+    norm = nn.utils.get_total_norm([v for v in values if v.dtype != torch.bfloat16], foreach=True)
+    if halves:  # whose norms would be in bf16, too
+        norms = torch._foreach_norm(halves, 2, dtype=torch.float32)
+        norm = torch.linalg.vector_norm(torch.stack([norm, *norms]))
+    return norm
 
 
 def clip_scale(norm: torch.Tensor, limit: float) -> torch.Tensor:

@@ -106,7 +106,12 @@ class Stepper:
             and self.team.size == 1  # several processes exchange the gradients that weights have
             and not settings.activation_checkpointing  # computes again after the copies are gone
         )
-        self._casts = Casts(model) if castable and tried("casts") else None
+        self._casts: Casts | None = None
+        self._shadows = castable and tried("shadows") and settings.accumulation == 1
+        if castable and (tried("casts") or self._shadows):
+            self._casts = Casts(model)
+            if self._shadows:
+                optimizer.copies = self._casts.by_weight()
 
     def prepare(self, batch: PackedBatch) -> PackedBatch:
         """Return a batch as `take` needs it; safe on another thread, while steps are taken."""
@@ -134,7 +139,8 @@ class Stepper:
             gradient norm before clipping, both fp32 scalars on the device.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.backward(corpus, batch, weight)
+        self._renew_copies()
+        loss = self._backward(corpus, batch, weight)
         return loss, self.update(rate, head_rate)
 
     def update(self, rate: float, head_rate: float | None = None) -> torch.Tensor:
@@ -147,8 +153,7 @@ class Stepper:
         norm = self._norm()
         self._set_rates(rate, head_rate)
         self.optimizer.step(clip_scale(norm, self.settings.clip_norm))
-        if self.packing:
-            self.packing.restore()
+        self._end_update()
         return norm
 
     def _norm(self) -> torch.Tensor:
@@ -157,7 +162,31 @@ class Stepper:
             self.pull.apply()
         if self.packing:
             self.packing.hide()
-        return gradient_norm(self.model.parameters())
+        copies = self._casts.copies.values() if self._casts else ()
+        return gradient_norm([*self.model.parameters(), *copies])
+
+    def _end_update(self) -> None:
+        """Do what has to follow an update of the weights."""
+        if self._casts:
+            self._casts.forget_gradients()
+            self._casts.are_fresh()
+        if self.packing:
+            self.packing.restore()
+
+    def _renew_copies(self) -> None:
+        """Make copies that the update keeps anew where they are not fresh; no recording does.
+
+        Phases that own weights restore those of others after the update, also in recordings.
+        """
+        if self._casts and self._shadows:
+            self._casts.kept = not self.packing
+            if self._casts.kept:
+                self._casts.refresh()
+
+    @property
+    def _gradients_stay(self) -> bool:
+        """Whether gradients of copies stay in bf16 until the update reads them."""
+        return self._shadows and not self.pull and not self.packing
 
     def _set_rates(self, rate: float, head_rate: float | None) -> None:
         for group in self.optimizer.param_groups:
@@ -167,6 +196,13 @@ class Stepper:
 
     def backward(self, corpus: str, batch: PackedBatch, weight: float = 1.0) -> torch.Tensor:
         """Compute the gradients of a batch, part by part; return its loss, as `take` does."""
+        loss = self._backward(corpus, batch, weight)
+        if self._casts:
+            self._casts.give_gradients()
+        return loss
+
+    def _backward(self, corpus: str, batch: PackedBatch, weight: float = 1.0) -> torch.Tensor:
+        """The same, but the update gets the gradients of copies, if need be."""
         total, factor = torch.zeros((), device=self.device), self._factor(corpus)
         parts = parts_of(batch, self.settings.accumulation)
         for number, (part, share) in enumerate(parts, 1):
@@ -192,7 +228,7 @@ class Stepper:
             else:
                 loss = self.team.loss(self.model, corpus, part) * share
         torch.autograd.backward(loss if factor == 1 else loss * factor)
-        if self._casts:
+        if self._casts and not self._gradients_stay:
             self._casts.give_gradients()
         return loss.detach()
 
@@ -262,6 +298,7 @@ class RecordedSteps(Stepper):
 
     def _begin(self, corpus: str, rate: float, head_rate: float | None) -> tuple[Any, ...]:
         """Begin a step; return on what its recordings depend, except the shape of its batch."""
+        self._renew_copies()
         self._set_rates(rate, head_rate)
         self.optimizer.advance(self._trained_by(corpus))
         pulled = self.pull is not None and self.pull.active
@@ -294,11 +331,10 @@ class RecordedSteps(Stepper):
         """Do the device's part of a step."""
         assert batch is not None
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.backward(corpus, batch)
+        loss = self._backward(corpus, batch)
         norm = self._norm()
         self.optimizer.apply(clip_scale(norm, self.settings.clip_norm))
-        if self.packing:
-            self.packing.restore()
+        self._end_update()
         self._results.copy_(torch.stack([loss, norm]))
         # The gradients are in the memory of the recordings, which is reused.
         self.optimizer.zero_grad(set_to_none=True)
@@ -409,8 +445,7 @@ class RecordedParts(RecordedSteps):
         else:
             norm.copy_(self._norm())
             self.optimizer.apply(clip_scale(norm, self.settings.clip_norm))
-            if self.packing:
-                self.packing.restore()
+            self._end_update()
 
 
 def cuda_recorder() -> Recorder:

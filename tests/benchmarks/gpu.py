@@ -729,7 +729,8 @@ def _same_steps(bench: Bench, path: str, usual: dict[str, tuple[Twelve, Any]]) -
     In fp32 no wrong gradient hides behind rounding, but neither casts nor flash are there.
     """
     both = ("fp32", "bf16")
-    for kind in {"casts": ("bf16",), "products": both, "all": both}.get(path, ("fp32",)):
+    of_path = {"casts": ("bf16",), "shadows": ("bf16",), "products": both, "all": both}
+    for kind in of_path.get(path, ("fp32",)):
         without = {"head_dropout": 0.0, "encoder_dropout": 0.0, "precision": kind}
         changed = _changed(bench.material(), {**without, **_settings_of(path)})
         shape = "tiny" if bench.rehearsal else "base"

@@ -309,6 +309,7 @@ def test_a_scaled_step_is_torchs_clipping(monkeypatch):
 def test_the_compiled_update_equals_the_reference_path(kind):
     rule = optimization.adamax if kind.startswith("adamax") else optimization.adam
     outcomes = []
+    copies = [torch.empty(shape, dtype=torch.bfloat16) for shape in ((30, 7), (5,), (2, 3))]
     for function in (rule, optimization.compiled(rule)):
         generator = torch.Generator().manual_seed(1)
         lists = [
@@ -325,9 +326,12 @@ def test_the_compiled_update_equals_the_reference_path(kind):
             else:
                 numbers[1] = numbers[1] if kind == "adamw" else None
                 options = (*numbers, 0.9, 0.999, 1e-8, 0.0 if kind == "adamw" else 0.1)
-            function(weights, given, *moments, *options)
-            if function is not rule:  # it need not write them
-                assert all(map(torch.equal, given, gradients))
+            if function is rule:
+                function(weights, given, *moments, *options)
+            else:
+                function(weights, given, *moments, copies, *options)
+                assert all(map(torch.equal, given, gradients))  # it need not write them
+                assert all(map(torch.equal, copies, (weight.bfloat16() for weight in weights)))
         outcomes.append([weights, *moments])
     torch.testing.assert_close(*outcomes)
 
@@ -341,7 +345,8 @@ def test_an_update_that_cannot_be_compiled_takes_the_reference_path(monkeypatch,
 
     monkeypatch.setattr(torch, "compile", failing)
     done = []
-    call = optimization.compiled.__wrapped__(done.append)
-    call(1), call(2)
+    call = optimization.compiled.__wrapped__(lambda *given: done.append(given[-1]))
+    for number in (1, 2):
+        call([], [], [], [], [], number)
     assert done == [1, 2]
     assert capsys.readouterr().out.count("continuing without torch.compile: no compiler") == 1

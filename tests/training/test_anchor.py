@@ -147,14 +147,18 @@ def test_a_new_anchor_takes_the_memory_of_the_old_one(undropped):
 # --- recorded steps --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("by", ["uniform", "fisher"])
-def test_recorded_steps_with_a_changing_anchor_equal_unrecorded_ones(undropped, monkeypatch, by):
+@pytest.mark.parametrize(("by", "path"), [("uniform", ""), ("fisher", ""), ("fisher", "shadows")])
+def test_recorded_steps_with_a_changing_anchor_equal_unrecorded_ones(
+    undropped, monkeypatch, by, path
+):
     """In every bit; the anchor is set for the first time and again after steps were recorded."""
+    monkeypatch.setenv("MTDNN_TRIAL", path)
     monkeypatch.setenv("MTDNN_PLAIN", "attention, dropout, embedding, optimizer")
     monkeypatch.setattr(attention, "one_by_one", attention.side_by_side)
     outcomes = []
     for recorded in (True, False):
         model, settings = undropped.model("packed").train(), undropped.run.training
+        settings = settings.model_copy(update={"precision": "bf16" if path else "fp32"})
         optimizer, recorder = optimizer_for(model, settings), StandIn()
         stepper = recorder.stepper = RecordedSteps(model, optimizer, settings, CPU, recorder)
         if not recorded:

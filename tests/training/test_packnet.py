@@ -283,7 +283,9 @@ def test_a_run_stopped_anywhere_ends_like_an_undisturbed_one(tmp_path, undisturb
     assert_same(outcome(run_dir), outcome(undisturbed[0]))
 
 
-def test_recorded_steps_equal_unrecorded_ones(tmp_path, monkeypatch):
+@pytest.mark.parametrize("paths", [("", ""), ("shadows", "shadows", "")], ids=str)
+def test_recorded_steps_equal_unrecorded_ones(tmp_path, monkeypatch, paths):
+    """The first are recorded. With shadows, whose norms are added up in another order, bf16."""
     monkeypatch.setenv("MTDNN_PLAIN", "attention, dropout, embedding, optimizer")
     monkeypatch.setattr(attention, "one_by_one", attention.side_by_side)  # as on a GPU
     phases = [
@@ -291,8 +293,12 @@ def test_recorded_steps_equal_unrecorded_ones(tmp_path, monkeypatch):
         {"corpora": ["cola", "mnli"], "policy": "round_robin", "steps": 12},
     ]
     run_dir, run = make(tmp_path, phases, **WITH_DROPOUT)
+    changes = {"precision": "bf16", "clip_norm": 1e9} if any(paths) else {}
+    run = run.model_copy(update={"training": run.training.model_copy(update=changes)})
     outcomes = []
-    for records in (True, False):
+    for number, path in enumerate(paths):
+        monkeypatch.setenv("MTDNN_TRIAL", path)
+        records = number == 0
         training, recorder = InSteps(run_dir, run), StandIn()
         restrict(training.model, run)
         optimizer = optimizer_for(training.model, run.training)
@@ -316,8 +322,10 @@ def test_recorded_steps_equal_unrecorded_ones(tmp_path, monkeypatch):
         assert len(recorder.recordings) == len(recorded)  # pruning needs no other
         owners = {name: layer.owner for name, layer in layers(training.model).items()}
         outcomes.append((losses, {**state_of(stepper), **owners}))
-    assert outcomes[0][0] == outcomes[1][0]
-    assert all(torch.equal(value, outcomes[1][1][name]) for name, value in outcomes[0][1].items())
+    losses, state = outcomes[0]
+    for others, found in outcomes[1:]:
+        assert others == losses
+        assert all(torch.equal(found[name], value) for name, value in state.items())
 
 
 # --- saved models ----------------------------------------------------------------------------

@@ -19,7 +19,7 @@ CORPORA = ("squad", "cola", "squad", "mnli")
 # A softmax ignores them: their gradients are rounding errors, which Adamax makes large.
 IGNORED = ("heads.squad.linear.bias", "key.bias")
 WAYS = [{"frozen_layers": 1}, {"lora": {"rank": 2, "dropout": 0, "per": "corpus"}}]
-PATHS = ["casts", "layers", "products", "tables", "all"]
+PATHS = ["casts", "layers", "products", "shadows", "tables", "all"]
 
 
 @pytest.fixture(autouse=True)
@@ -122,15 +122,15 @@ def test_restricted_models_train_the_same(tmp_path, monkeypatch, way):
 # --- casts: the same bits as autocast --------------------------------------------------------
 
 
-def both(prepared, monkeypatch, change=lambda model: None, **changes):
+def both(prepared, monkeypatch, change=lambda model: None, path="casts", **changes):
     """Losses and state of six steps in bf16, with casts and without."""
     outcomes = []
-    for path in ("", "casts"):
-        monkeypatch.setenv("MTDNN_TRIAL", path)
+    for each in ("", path):
+        monkeypatch.setenv("MTDNN_TRIAL", each)
         training = Training(prepared, precision="bf16", **changes)
         change(training.model)
         outcomes.append((training.take(range(6)), state_of(training.stepper)))
-        assert bool(training.stepper._casts) == bool(path)
+        assert bool(training.stepper._casts) == bool(each)
     return outcomes
 
 
@@ -203,3 +203,61 @@ def test_a_failed_recording_leaves_no_gradient_behind(undropped, monkeypatch, ac
         outcomes.append((training.take(), state_of(training.stepper)))
         assert training.stepper._recorder is None
     assert_same_bits(outcomes)
+
+
+# --- shadows: casts that the update writes ---------------------------------------------------
+
+UNCLIPPED = 1e9  # norms are added up in another order
+
+
+@pytest.mark.parametrize("optimizer", ["adamax", "adam", "adamw"])
+@pytest.mark.parametrize("kind", PACKABLE)
+def test_shadows_have_the_bits_of_autocast(tmp_path, monkeypatch, kind, optimizer):
+    training = {"batch_size": 8, "clip_norm": UNCLIPPED, "optimizer": optimizer}
+    prepared = Prepared(tmp_path, kind, training, hidden_dropout_prob=0.1)
+    (losses, state), (others, found) = both(prepared, monkeypatch, path="shadows")
+    assert torch.equal(losses[:, 0], others[:, 0])
+    torch.testing.assert_close(losses[:, 1], others[:, 1], rtol=1e-5, atol=0)
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_shadows_have_the_bits_of_autocast_in_restricted_models(tmp_path, monkeypatch, way):
+    training = {"batch_size": 8, "clip_norm": UNCLIPPED, **way}
+    (losses, state), (others, found) = both(
+        Prepared(tmp_path, training=training), monkeypatch, path="shadows"
+    )
+    assert torch.equal(losses[:, 0], others[:, 0])
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
+@pytest.mark.parametrize("records", [False, True])
+def test_shadows_follow_weights_that_are_changed_between_steps(
+    undropped, monkeypatch, tmp_path, records
+):
+    outcomes = []
+    for path in ("casts", "shadows"):
+        monkeypatch.setenv("MTDNN_TRIAL", path)
+        training = Training(undropped, records, precision="bf16", clip_norm=UNCLIPPED)
+        losses = [training.take(range(9))]
+        with torch.no_grad():
+            for weight in training.model.encoder.parameters():
+                weight.mul_(0.9)
+        losses.append(training.take(range(9, STEPS)))
+        outcomes.append((torch.cat(losses)[:, 0], state_of(training.stepper)))
+        assert bool(training.recorder.recordings) == records
+    assert_same_bits(outcomes)
+
+
+def test_the_update_writes_shadows_and_casts_nothing(undropped, monkeypatch):
+    monkeypatch.setenv("MTDNN_TRIAL", "shadows")
+    training = Training(undropped, precision="bf16")
+    training.take(range(3))
+    casts = training.stepper._casts
+    monkeypatch.setattr(casts, "give_gradients", fail)
+    fresh = [copy.clone() for copy in casts.copies.values()]
+    training.take(range(3, 4))
+    weights = [weight.bfloat16() for weight in casts.by_weight()]
+    copies = [*casts.copies.values()]
+    assert all(map(torch.equal, copies, weights)) and not all(map(torch.equal, copies, fresh))
+    assert all(copy.grad is None for copy in copies)
