@@ -63,6 +63,8 @@ GROWS = f"""
 class ClusterWorkdir(Workdir):
     """A working directory whose jobs run on the cluster and write checkpoints often."""
 
+    is_forked = False  # a job belongs to its cluster
+
     def environment(self) -> dict[str, str]:
         return {**super().environment(), "MTDNN_CHECKPOINT_MINUTES": "0.002"}
 
