@@ -15,6 +15,12 @@ FORKS = Path(__file__).parent / "forks"
 VARIABLE = "MTDNN_FORKS"
 
 
+def environment() -> dict[str, str]:
+    """Return the environment of a program that is forked."""
+    places = [str(FORKS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+
+
 @contextmanager
 def server() -> Iterator[None]:
     """Run the server; it imports libraries when the first program asks for a fork."""

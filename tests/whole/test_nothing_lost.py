@@ -12,6 +12,7 @@ import pytest
 
 from mtdnn.config.layout import Layout, RunFolder
 from mtdnn.machine.locking import Lease
+from tests.support.forking import environment
 from tests.support.tiny import make_run_folder
 
 SETTINGS = {"weight": 0.5, "rows": 24, "training": {"epochs": 1, "batch_size": 8}}
@@ -21,6 +22,7 @@ def call(command: str, run_dir: Path, *options: str) -> subprocess.CompletedProc
     threads = () if command == "schedule" else ("--threads", "1")
     return subprocess.run(
         [sys.executable, "-m", "mtdnn", command, str(run_dir), *threads, *options],
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=300,

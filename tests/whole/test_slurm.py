@@ -184,6 +184,7 @@ def undisturbed(from_scratch, tmp_path_factory) -> ClusterWorkdir:
     make_workdir(folder)
     workdir = ClusterWorkdir(folder)
     workdir.settings = copy.deepcopy(SETTINGS)
+    workdir.is_forked = True
     finish(workdir.start("table1", "table2", profile="default"), workdir)
     return workdir
 

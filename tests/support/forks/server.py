@@ -41,7 +41,7 @@ def serve(listener: socket.socket) -> None:
     with selectors.DefaultSelector() as selector, listener:
         selector.register(sys.stdin.fileno(), selectors.EVENT_READ, lambda: True)
         selector.register(listener, selectors.EVENT_READ, lambda: begin(listener, selector))
-        while not any([key.data() for key, _ in selector.select()]):
+        while not any(key.data() for key, _ in selector.select()):
             pass
 
 
