@@ -2,9 +2,12 @@
 
 import signal
 from collections import Counter
+from contextlib import ExitStack
 
 import pytest
 from hypothesis import settings
+
+from tests.support import forking
 
 # No deadlines: first calls import libraries, and machines are shared.
 settings.register_profile("mtdnn", deadline=None)
@@ -12,6 +15,14 @@ settings.load_profile("mtdnn")
 
 # A background job of a shell ignores Ctrl-C, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config):
+    """Run the server of forks, one for all processes of pytest-xdist."""
+    if not hasattr(config, "workerinput"):
+        running = ExitStack()
+        running.enter_context(forking.server())
+        config.add_cleanup(running.close)
 
 
 @pytest.hookimpl(trylast=True)  # after tests were deselected

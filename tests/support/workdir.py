@@ -12,6 +12,7 @@ import yaml
 
 import mtdnn
 from tests.support.factories import SMALL
+from tests.support.forking import FORKS
 from tests.support.tiny import make_encoder
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +47,10 @@ class Workdir:
     Attributes:
         folder: the working directory.
         settings: the experiment, written to `small.yaml` before every call.
+        is_forked: whether its programs start as forks, without importing libraries.
     """
+
+    is_forked = True
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -61,6 +65,8 @@ class Workdir:
         """Return the environment of a call: it imports the copy of the package, if there is one."""
         kept = {key: value for key, value in os.environ.items() if key != "MTDNN_DATA"}
         places = [self.folder / "package", PACKAGE.parent]
+        if self.is_forked:
+            places.insert(0, FORKS)
         return {**kept, "PYTHONPATH": os.pathsep.join(map(str, places))}
 
     def call(self, *command: str) -> subprocess.CompletedProcess:

@@ -3,9 +3,8 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 
 import pytest
 
@@ -15,6 +14,7 @@ from mtdnn.training.checkpoints import CHECKPOINTS_KEPT, Checkpoints
 from mtdnn.training.loop import train
 from mtdnn.training.stopping import Stopped
 from tests.support.interrupted import assert_same, fresh, outcome, states
+from tests.support.processes import begin
 
 
 @pytest.fixture(scope="module")
@@ -89,25 +89,23 @@ def test_two_processes_never_train_the_same_run(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 def test_a_killed_run_resumes_from_its_last_checkpoint(tmp_path, undisturbed):
     """SIGKILL and SIGTERM at random moments, in a real process, until it finishes."""
     run_dir, _ = fresh(tmp_path)
-    command = [sys.executable, "-m", "mtdnn", "train", str(run_dir), "--threads", "1"]
-    command += ["--checkpoint-minutes", "0"]
+    command = ["train", str(run_dir), "--threads", "1", "--checkpoint-minutes", "0"]
     draw = random.Random(5)
-    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+    for end in (BaseProcess.kill, BaseProcess.terminate, BaseProcess.kill):
         newest = states(run_dir)[-1:]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        process = begin(*command)
         deadline = time.monotonic() + 600
-        while (
-            states(run_dir)[-1:] == newest and process.poll() is None
-        ):  # it has not started training
+        while states(run_dir)[-1:] == newest and process.is_alive():  # it has not started training
             assert time.monotonic() < deadline
             time.sleep(0.02)
         time.sleep(draw.uniform(0, 0.1))
-        process.send_signal(number)
-        process.wait(timeout=600)
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+        end(process)
+        process.join(600)
+        assert process.exitcode is not None
+    process = begin(*command)
+    process.join(600)
+    assert process.exitcode == 0
     assert_same(outcome(run_dir), undisturbed)

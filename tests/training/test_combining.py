@@ -2,8 +2,6 @@
 
 import itertools
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -25,6 +23,7 @@ from mtdnn.training.loop import random_state, train
 from mtdnn.training.stepper import Stepper
 from tests.support.interrupted import assert_same, outcome, states, train_with_stops
 from tests.support.packed import WITHOUT_DROPOUT, Prepared
+from tests.support.processes import begin
 from tests.support.tiny import FAMILIES, make_run_folder
 from tests.support.tracked_run import wait_until
 from tests.support.trained import lines_of, schedule_of
@@ -484,13 +483,15 @@ def test_joint_and_ordinary_phases_follow_each_other_and_resume(tmp_path):
 def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
     undisturbed = trained(tmp_path / "undisturbed", "pcgrad", epochs=4)
     run_dir, _ = make(tmp_path / "killed", "pcgrad", epochs=4)
-    command = [sys.executable, "-m", "mtdnn", "train", str(run_dir), "--threads", "1"]
-    command += ["--checkpoint-minutes", "0"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        wait_until(lambda: len(states(run_dir)) > 1 or process.poll() is not None, "no checkpoint")
-        process.kill()
+    command = ("train", str(run_dir), "--threads", "1", "--checkpoint-minutes", "0")
+    process = begin(*command)
+    wait_until(lambda: len(states(run_dir)) > 1 or not process.is_alive(), "no checkpoint")
+    process.kill()
+    process.join()
     assert states(run_dir)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    process = begin(*command)
+    process.join()
+    assert process.exitcode == 0
     assert_same(outcome(run_dir), outcome(undisturbed))
 
 

@@ -21,6 +21,7 @@ from mtdnn.training.fingerprint import Fingerprint, is_finished, starts_elsewher
 from mtdnn.training.loop import train
 from mtdnn.training.schedule import Step
 from tests.support.interrupted import assert_same, outcome, train_with_stops
+from tests.support.processes import together
 from tests.support.tiny import make_encoder, make_tiny_experiment, prepare_corpora
 from tests.support.trained import lines_of, schedule_of
 
@@ -136,9 +137,9 @@ def test_at_first_a_student_learns_what_its_teacher_says_alone(runs):
     assert losses[0] != pytest.approx(lines_of(runs.make("all", "plain")[0])[0]["loss"])
 
 
-@pytest.mark.slow
 def test_two_processes_learn_the_same_as_one(runs):
-    (one, _), (two, _) = (runs.make("all", variant) for variant in ("undropped", "two"))
+    (one, _), (two, settings) = runs.make("all", "undropped"), runs.find("all", "two")
+    assert together(2, two, settings) == [0, 0]
     found, expected = ([line["loss"] for line in lines_of(folder)] for folder in (two, one))
     assert found == pytest.approx(expected, rel=1e-4)
 

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,10 +20,10 @@ from mtdnn.training import loop
 from mtdnn.training.loop import train
 from mtdnn.training.stepper import RecordedParts
 from tests.support.interrupted import assert_same, outcome, states
+from tests.support.processes import PATIENCE_SECONDS, together
 from tests.support.recorder import StandIn
 from tests.support.tiny import make_run_folder
 
-PATIENCE_SECONDS = 120
 WITHOUT_DROPOUT = {"head_dropout": 0, "encoder_dropout": 0}
 WITH_DROPOUT = {"head_dropout": 0.3, "encoder_dropout": 0.1}
 # A softmax does not change when a constant is added to all of its inputs. The gradients of these
@@ -36,35 +35,6 @@ SMALL = {"rows": 21, "weight": 0.4, "encoder": {"num_hidden_layers": 1}}
 
 def make(folder: Path, **settings):
     return make_run_folder(folder, **SMALL, training={"batch_size": 4, "epochs": 2, **settings})
-
-
-def together(size: int, run_dir, run, before=lambda rank: None, **options) -> list[int]:
-    """Train in processes with the environment that torchrun gives; return their exit statuses."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    def work(rank: int) -> None:
-        own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size}
-        own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        os.environ.update({name: str(value) for name, value in own.items()})
-        before(rank)
-        try:
-            train(run_dir, run, threads=1, **options)
-        except MtdnnError as error:
-            print(error, file=sys.stderr)
-            os._exit(3)
-
-    fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=work, args=(rank,)) for rank in range(size)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(PATIENCE_SECONDS)
-        if process.is_alive():
-            process.kill()
-            process.join()
-    return [process.exitcode for process in processes]
 
 
 class Launched:

@@ -17,6 +17,7 @@ SETTINGS = {
     "encoders": {"tiny": {"label": "Tiny", "source": {"kind": "hub", "repo": "made/tiny-bert"}}},
     "corpora": {name: CORPORA[name] for name in ("squad", "cola")},
     "variants": {},
+    "figures": {},
     # One run, on both corpora.
     "tables": {"table1": {"title": "QA+SC", "rows": EXPERIMENT["tables"]["table1"]["rows"][1:]}},
 }

@@ -10,6 +10,7 @@ import yaml
 from mtdnn.cli.main import main
 from mtdnn.config.layout import RunFolder
 from mtdnn.machine.files import read_json
+from tests.support.forking import environment
 
 DEMO = Path(__file__).parents[2] / "config" / "demo.yaml"
 RUN = "base/qa/w1.0/default/seed1"
@@ -54,7 +55,8 @@ def scores(folder: Path, encoder: Path, shuffled: bool) -> dict:
         ["run", str(config), RUN, "--threads", "1"],
         ["metrics", str(config), run],
     ):
-        subprocess.run([sys.executable, "-m", "mtdnn", *step], check=True, capture_output=True)
+        command = [sys.executable, "-m", "mtdnn", *step]
+        subprocess.run(command, check=True, capture_output=True, env=environment())
     return read_json(RunFolder(Path(run)).metrics)["slices"]["dev"]
 
 

@@ -2,16 +2,18 @@
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
 from mtdnn.config.layout import Layout, RunFolder
 from mtdnn.machine.locking import Lease
+from tests.support.forking import environment
+from tests.support.processes import begin
 from tests.support.tiny import make_run_folder
 
 SETTINGS = {"weight": 0.5, "rows": 24, "training": {"epochs": 1, "batch_size": 8}}
@@ -21,6 +23,7 @@ def call(command: str, run_dir: Path, *options: str) -> subprocess.CompletedProc
     threads = () if command == "schedule" else ("--threads", "1")
     return subprocess.run(
         [sys.executable, "-m", "mtdnn", command, str(run_dir), *threads, *options],
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=300,
@@ -147,14 +150,21 @@ def test_a_kill_at_any_moment_leaves_a_whole_run(finished):
     change_settings(finished)
     old = contents(finished)
     new = None
-    for delay in (0.5, 3.0, 4.0, 4.5, 5.0, 5.5, 6.0, 7.0):
-        run_dir = finished.parent / f"seed{int(100 * delay)}"
-        shutil.copytree(finished, run_dir)
-        command = [sys.executable, "-m", "mtdnn", "train", str(run_dir), "--threads", "1"]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+
+    def begin_training(folder: Path) -> BaseProcess:
+        return begin("train", str(folder), "--threads", "1")
+
+    whole = shutil.copytree(finished, finished.parent / "seed100")
+    began = time.monotonic()
+    begin_training(whole).join()
+    seconds = time.monotonic() - began
+    assert contents(whole) != old
+    for moment in range(8):
+        run_dir = shutil.copytree(finished, finished.parent / f"seed{101 + moment}")
+        process = begin_training(run_dir)
+        time.sleep(seconds * (moment + 0.5) / 8)
+        process.kill()
+        process.join()
         left = {
             k: v for k, v in contents(run_dir).items() if not k.startswith((".draft", ".ready"))
         }

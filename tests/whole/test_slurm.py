@@ -63,6 +63,8 @@ GROWS = f"""
 class ClusterWorkdir(Workdir):
     """A working directory whose jobs run on the cluster and write checkpoints often."""
 
+    is_forked = False  # a job belongs to its cluster
+
     def environment(self) -> dict[str, str]:
         return {**super().environment(), "MTDNN_CHECKPOINT_MINUTES": "0.002"}
 
@@ -182,6 +184,7 @@ def undisturbed(from_scratch, tmp_path_factory) -> ClusterWorkdir:
     make_workdir(folder)
     workdir = ClusterWorkdir(folder)
     workdir.settings = copy.deepcopy(SETTINGS)
+    workdir.is_forked = True
     finish(workdir.start("table1", "table2", profile="default"), workdir)
     return workdir
 

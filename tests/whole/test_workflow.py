@@ -1,4 +1,8 @@
-"""The workflow as a user runs it: real `snakemake` processes on a tiny experiment."""
+"""The workflow as a user runs it: real `snakemake` processes on a tiny experiment.
+
+The first one and all of its jobs start as they do for a user; most later ones are forks of a
+process that has imported the libraries (`tests/support/forking.py`).
+"""
 
 import copy
 import os
@@ -23,6 +27,7 @@ from tests.support.workdir import EXPERIMENT, ROOT, RUNS, Workdir, make_workdir
 def finished(tmp_path_factory) -> Workdir:
     """Run a tiny experiment from scratch."""
     workdir = make_workdir(tmp_path_factory.mktemp("finished"))
+    workdir.is_forked = False
     answer = workdir.snakemake()
     assert answer.returncode == 0, answer.stdout
     return workdir
@@ -85,6 +90,7 @@ def followers(workdir: Workdir) -> list[str]:
 def test_live_tracking_delivers_runs_and_ends_after_snakemake(workdir):
     assert not (workdir.results / "logs" / "sync.log").exists()
     workdir.settings["tracking_live"] = True
+    workdir.is_forked = False
     shutil.rmtree(workdir.results / "runs" / RUNS["qa"])
     answer = workdir.snakemake("loss")
     assert answer.returncode == 0, answer.stdout
