@@ -35,10 +35,12 @@ def new(arguments: argparse.Namespace) -> None:
 
 @commands.add("check", EVERYDAY, "check an experiment's YAML file", EXPERIMENT)
 def check(arguments: argparse.Namespace) -> None:
+    from mtdnn.config.places import naming_lines
     from mtdnn.workflow.snakefile import check_sources
 
     experiment = load_experiment(arguments)
-    check_sources(experiment, arguments.experiment, encoders=True)
+    with naming_lines([arguments.experiment], str(arguments.experiment)):
+        check_sources(experiment, str(arguments.experiment), encoders=True)
     print(f"{arguments.experiment}: valid, {len(experiment.runs())} runs")
 
 
