@@ -240,7 +240,8 @@ EXACT = Measure("exact", "EM", "EM", lambda items: items["exact"], "em")
 ANSWER_F1 = Measure("f1", "F1", "F1", lambda items: items["f1"], "f1")
 ACCURACY = Measure("accuracy", "Acc.", "accuracy", _accuracy, "accuracy")
 F1 = Measure("f1", "F1", "F1", _f1, "f1")
-MATTHEWS = Measure("matthews", "MCC", "MCC", _matthews, "matthews", -1.0)
+# Not MCC, which is multiple-choice classification in the paper's mixtures.
+MATTHEWS = Measure("matthews", "Matthews", "Matthews correlation", _matthews, "matthews", -1.0)
 PEARSON = Measure("pearson", "Pearson", "Pearson correlation", _pearson, "pearson", -1.0)
 SPEARMAN = Measure("spearman", "Spearman", "Spearman correlation", _spearman, "spearman", -1.0)
 ENTITY_F1 = Measure(

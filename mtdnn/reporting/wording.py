@@ -37,7 +37,7 @@ def union(measures: Iterable[Sequence[Measure]]) -> list[Measure]:
 
 
 def listed(words: Iterable[str], last: str = "and") -> str:
-    """Return words as a sentence lists them: `EM`, `EM and F1`, `Acc., F1 and MCC`."""
+    """Return words as a sentence lists them: `EM`, `EM and F1`, `Acc., F1 and Matthews`."""
     *others, final = words
     return f"{', '.join(others)} {last} {final}" if others else final
 
