@@ -16,6 +16,7 @@ from mtdnn.cli.arguments import (
     load_experiment,
     pick,
 )
+from mtdnn.machine.progress import say
 
 commands = Commands()
 
@@ -142,6 +143,7 @@ def crate(arguments: argparse.Namespace) -> None:
 
     experiment = verification.experiment_in(arguments.folder)
     crate.write(experiment, arguments.output, arguments.with_models)
+    say(f"{arguments.output}: written")
 
 
 @commands.add("settings", EVERYDAY, "explain every setting: default, meaning, origin")
