@@ -16,6 +16,7 @@ from mtdnn.cli.arguments import (
     load_experiment,
     pick,
 )
+from mtdnn.machine.progress import say
 
 commands = Commands()
 
@@ -35,10 +36,12 @@ def new(arguments: argparse.Namespace) -> None:
 
 @commands.add("check", EVERYDAY, "check an experiment's YAML file", EXPERIMENT)
 def check(arguments: argparse.Namespace) -> None:
+    from mtdnn.config.places import naming_lines
     from mtdnn.workflow.snakefile import check_sources
 
     experiment = load_experiment(arguments)
-    check_sources(experiment, arguments.experiment, encoders=True)
+    with naming_lines([arguments.experiment], str(arguments.experiment)):
+        check_sources(experiment, str(arguments.experiment), encoders=True)
     print(f"{arguments.experiment}: valid, {len(experiment.runs())} runs")
 
 
@@ -140,6 +143,7 @@ def crate(arguments: argparse.Namespace) -> None:
 
     experiment = verification.experiment_in(arguments.folder)
     crate.write(experiment, arguments.output, arguments.with_models)
+    say(f"{arguments.output}: written")
 
 
 @commands.add("settings", EVERYDAY, "explain every setting: default, meaning, origin")

@@ -7,6 +7,7 @@ from mtdnn.cli.arguments import EVERYDAY, RUN_DIR, THREADS, Argument, Commands, 
 from mtdnn.config.layout import DESCRIPTION, RunFolder
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_json, write_json
+from mtdnn.machine.progress import say
 
 commands = Commands()
 
@@ -95,3 +96,4 @@ def export(arguments: argparse.Namespace) -> None:
 
     run = load_run(RunFolder(arguments.run).config)
     saving.export(arguments.run, run, arguments.corpus, arguments.output)
+    say(f"{arguments.output}: written")

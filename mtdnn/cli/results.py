@@ -11,6 +11,7 @@ from mtdnn.cli.arguments import (
     load_experiment,
     pick,
 )
+from mtdnn.machine.progress import say
 
 commands = Commands()
 
@@ -125,4 +126,6 @@ def page(arguments: argparse.Namespace) -> None:
 def summary(arguments: argparse.Namespace) -> None:
     from mtdnn.reporting import products
 
-    products.write_summary(load_experiment(arguments))
+    experiment = load_experiment(arguments)
+    products.write_summary(experiment)
+    say(f"{experiment.layout.summary}: written")

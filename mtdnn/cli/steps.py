@@ -19,6 +19,7 @@ from mtdnn.cli.arguments import (
 )
 from mtdnn.config.layout import RunFolder
 from mtdnn.errors import reason
+from mtdnn.machine.progress import say
 
 if TYPE_CHECKING:
     from mtdnn.config.experiment import Experiment
@@ -74,13 +75,15 @@ def features(arguments: argparse.Namespace) -> None:
         pick("variant", arguments.variant, experiment.variants)
     settings = FeatureSettings.model_validate(experiment.settings_of(arguments.variant)["features"])
     layout = experiment.layout
+    output = layout.features(arguments.encoder, arguments.variant, arguments.corpus)
     tokenising.prepare(
         family=corpus.family,
         settings=settings,
         encoder=layout.encoder(arguments.encoder),
         corpus=layout.corpus(arguments.corpus),
-        output=layout.features(arguments.encoder, arguments.variant, arguments.corpus),
+        output=output,
     )
+    say(f"{output}: written")
 
 
 @commands.add(
@@ -95,7 +98,10 @@ def resolve(arguments: argparse.Namespace) -> None:
 
     experiment = load_experiment(arguments)
     runs = {run.path: run for run in experiment.runs()}
-    running.write_settings(experiment, pick("run", arguments.run, runs), wait=True)
+    run = pick("run", arguments.run, runs)
+    written = running.write_settings(experiment, run, wait=True)
+    file = RunFolder(experiment.layout.run(run)).config
+    say(f"{file}: {'written' if written else 'up to date'}")
 
 
 @commands.add("schedule", STEPS, "draw the batches of a run", RUN_DIR, FORCE)

@@ -49,6 +49,10 @@ VARIED = ("features", "schedule", "training", "decoding")
 
 MAX_GRID_ROWS = 10_000
 
+SIMILAR = 0.75
+"""The least similarity of a name that is suggested, 0 to 1: that of words of four letters of which
+two are exchanged. At difflib's 0.6, `absence` is similar to `sentence1`."""
+
 
 RESERVED_NAMES = {
     *("all", "fetched", "cases", "encoder", "corpus", "features", "train", "logits", "evaluate"),
@@ -1074,8 +1078,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = list(known)
     if not known:
         return "; none is defined"
-    similar = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {similar[0]!r}?" if similar else f"; known are {', '.join(known)}"
+    similar = difflib.get_close_matches(name, known, n=len(known), cutoff=SIMILAR)
+    if not similar:
+        return f"; known are {', '.join(known)}"
+
+    def similarity(other: str) -> float:
+        return difflib.SequenceMatcher(None, other, name).ratio()
+
+    # Of equally similar ones the first is meant: sentence1, not sentence2.
+    best = max(sorted(similar, key=known.index), key=similarity)
+    return f"; did you mean {best!r}?"
 
 
 def _either(names: Iterable[str]) -> str:

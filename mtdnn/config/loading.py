@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 from mtdnn.config.credentials import take_credentials
 from mtdnn.config.experiment import Experiment, nearest
 from mtdnn.config.layout import RunId
+from mtdnn.config.places import naming_lines
 from mtdnn.config.settings import (
     WORD_OR_NUMBER,
     BalancingKind,
@@ -29,9 +30,11 @@ def load(path: Path | str) -> Experiment:
     """Read and check an experiment's YAML file.
 
     Raises:
-        MtdnnError: one line for each mistake, with the file, the key and what to do.
+        MtdnnError: one line for each mistake, with the file, its line, the key and what to do.
     """
-    experiment = parse(read_yaml(path), where=str(path))
+    mapping = read_yaml(path)
+    with naming_lines([path], str(path)):
+        experiment = parse(mapping, where=str(path))
     return with_lock(experiment, path)
 
 

@@ -55,6 +55,22 @@ def read_yaml(path: Path | str) -> Any:
         MtdnnError: the file is missing, too large or not valid YAML; one line with file and place.
     """
     try:
+        return yaml.load(_read(path), Loader=_Loader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}: " if mark else ""
+        problem = getattr(error, "problem", None) or str(error) or type(error).__name__
+        raise MtdnnError(f"{path}: {place}not valid YAML: {problem.splitlines()[0]}") from None
+
+
+def compose_yaml(path: Path | str) -> yaml.Node | None:
+    """Return the nodes of a file that `read_yaml` has read, which know their lines."""
+    node: yaml.Node | None = yaml.compose(_read(path), Loader=_Loader)
+    return node
+
+
+def _read(path: Path | str) -> str:
+    try:
         with open(path, encoding="utf-8") as file:
             text = file.read(MAX_YAML_BYTES + 1)
     except FileNotFoundError:
@@ -63,13 +79,7 @@ def read_yaml(path: Path | str) -> Any:
         raise MtdnnError(f"{path}: not readable: {error}") from None
     if len(text) > MAX_YAML_BYTES:
         raise MtdnnError(f"{path}: larger than {MAX_YAML_BYTES} bytes, the limit for an experiment")
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or str(error) or type(error).__name__
-        raise MtdnnError(f"{path}: {place}not valid YAML: {problem.splitlines()[0]}") from None
+    return text
 
 
 def dump_yaml(model: Closed) -> str:

@@ -63,6 +63,7 @@ class Measure:
         name: its name in a sentence.
         linearised: from N items, at least one, to an (N,) array of scores with its value as mean.
         column: its name in `statistics.json`, in tables' files and among published scores.
+        lowest: its least possible value; the greatest is 1.
     """
 
     key: str
@@ -70,6 +71,12 @@ class Measure:
     name: str
     linearised: Callable[[Items], Array]
     column: str
+    lowest: float = 0.0
+
+    @property
+    def span(self) -> float:
+        """The largest possible difference between two values, as a fraction."""
+        return 1 - self.lowest
 
     def value(self, items: Items) -> float:
         """Return the measure of at least one item, as a fraction."""
@@ -233,9 +240,10 @@ EXACT = Measure("exact", "EM", "EM", lambda items: items["exact"], "em")
 ANSWER_F1 = Measure("f1", "F1", "F1", lambda items: items["f1"], "f1")
 ACCURACY = Measure("accuracy", "Acc.", "accuracy", _accuracy, "accuracy")
 F1 = Measure("f1", "F1", "F1", _f1, "f1")
-MATTHEWS = Measure("matthews", "MCC", "MCC", _matthews, "matthews")
-PEARSON = Measure("pearson", "Pearson", "Pearson correlation", _pearson, "pearson")
-SPEARMAN = Measure("spearman", "Spearman", "Spearman correlation", _spearman, "spearman")
+# Not MCC, which is multiple-choice classification in the paper's mixtures.
+MATTHEWS = Measure("matthews", "Matthews", "Matthews correlation", _matthews, "matthews", -1.0)
+PEARSON = Measure("pearson", "Pearson", "Pearson correlation", _pearson, "pearson", -1.0)
+SPEARMAN = Measure("spearman", "Spearman", "Spearman correlation", _spearman, "spearman", -1.0)
 ENTITY_F1 = Measure(
     "entity_f1",
     "Entity F1",

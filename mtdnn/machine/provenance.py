@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1]
 
 # Modules that display, report or wait, and cannot change a result.
 WITHOUT_EFFECT = {
+    "config.places",
     "errors",
     "machine.drafts",
     "machine.gpus",

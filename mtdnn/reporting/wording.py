@@ -3,13 +3,11 @@
 from collections.abc import Iterable, Sequence
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.evaluation.measures import MATTHEWS, PEARSON, SPEARMAN, Measure
+from mtdnn.evaluation.measures import Measure
 from mtdnn.evaluation.results import RowResult
 
 ANSWERING = "question_answering"
 """The family whose items are questions in paragraphs, unanswered above a null threshold."""
-
-_CORRELATIONS = {measure.key for measure in (MATTHEWS, PEARSON, SPEARMAN)}
 
 
 def is_answering(row: RowResult) -> bool:
@@ -39,14 +37,14 @@ def union(measures: Iterable[Sequence[Measure]]) -> list[Measure]:
 
 
 def listed(words: Iterable[str], last: str = "and") -> str:
-    """Return words as a sentence lists them: `EM`, `EM and F1`, `Acc., F1 and MCC`."""
+    """Return words as a sentence lists them: `EM`, `EM and F1`, `Acc., F1 and Matthews`."""
     *others, final = words
     return f"{', '.join(others)} {last} {final}" if others else final
 
 
 def unit(measure: Measure) -> str:
     """Return the unit in which a measure is shown: a correlation is no share, so not percent."""
-    return "× 100" if measure.key in _CORRELATIONS else "%"
+    return "× 100" if measure.lowest < 0 else "%"
 
 
 def axis(measure: Measure) -> str:

@@ -252,7 +252,10 @@ def _family(
         place["threshold"] = threshold
         try:
             seeds, arms, members = _arms(reader, pair, group)
-            estimates = [compare(*both, CONFIDENCE) for both in arms]
+            estimates = [
+                compare(*both, CONFIDENCE, 100 * measure.span)
+                for both, measure in zip(arms, pair.measures, strict=True)
+            ]
         except (MtdnnError, ValueError) as error:
             left_out.append({**pair.names, **place, "reason": str(error)})
             continue

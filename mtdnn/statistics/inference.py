@@ -111,17 +111,23 @@ class Components:
 class Estimate:
     """The difference of two methods, second minus first, in the unit of the scores.
 
+    The interval is intersected with the range of possible differences, which it can leave where
+    degrees of freedom are few. The true difference is in that range, so the intersection covers it
+    exactly if the interval of t does: the coverage stays (Mandelkern 2002).
+
     Attributes:
         difference: the estimated difference.
         error: its standard error.
         degrees: degrees of freedom of the standard error.
         confidence: confidence of the interval, 0 to 1.
+        span: the largest possible difference: the length of the range of scores.
     """
 
     difference: float
     error: float
     degrees: float
     confidence: float
+    span: float = math.inf
 
     @property
     def _half_width(self) -> float:
@@ -130,12 +136,12 @@ class Estimate:
     @property
     def low(self) -> float:
         """Lower end of the confidence interval."""
-        return self.difference - self._half_width
+        return max(self.difference - self._half_width, -self.span)
 
     @property
     def high(self) -> float:
         """Upper end of the confidence interval."""
-        return self.difference + self._half_width
+        return min(self.difference + self._half_width, self.span)
 
     def p(self, truth: float = 0.0) -> float:
         """Return the two-sided p-value of the hypothesis that the true difference is `truth`."""
@@ -180,13 +186,14 @@ def components(first: Arm, second: Arm) -> Components:
     return Components(between, clusters, rest, seeds, paragraphs)
 
 
-def compare(first: Arm, second: Arm, confidence: float = 0.95) -> Estimate:
+def compare(first: Arm, second: Arm, confidence: float = 0.95, span: float = math.inf) -> Estimate:
     """Estimate the difference of two methods and its uncertainty over seeds and questions.
 
     Args:
         first: an arm.
         second: an arm on the same paragraphs, with the same number of seeds.
         confidence: confidence of the interval, 0 to 1.
+        span: the length of the range of scores, for instance 100 for percent.
 
     Returns:
         Second minus first, in the unit of the arms' scores.
@@ -200,6 +207,7 @@ def compare(first: Arm, second: Arm, confidence: float = 0.95) -> Estimate:
         error=math.sqrt(parts.variance),
         degrees=parts.degrees,
         confidence=confidence,
+        span=span,
     )
 
 

@@ -23,6 +23,7 @@ from mtdnn.config.phases import phases_of_run
 from mtdnn.config.settings import CorpusSettings, RunSettings, SyntheticCorpus
 from mtdnn.machine.files import digest, read_product, write_json
 from mtdnn.machine.gpus import count_gpus
+from mtdnn.machine.progress import say
 from mtdnn.machine.provenance import code_digest
 from mtdnn.training import budget, expectation
 from mtdnn.training.schedule import supplies_of
@@ -324,6 +325,10 @@ class _Rates:
         if missing:
             from mtdnn.workflow import rates
 
+            say(
+                f"{run.row_path}: measuring steps of {', '.join(missing)}; takes 10 to 30 s each, "
+                "and the times are kept"
+            )
             for name, rate in rates.measure(settings, encoder, folders, missing, self._threads):
                 write_json(files[name], rate)
         return {name: read_product(file) for name, file in files.items()}

@@ -48,8 +48,10 @@ def train_and_evaluate(
         evaluate(folder, settings, threads)
 
 
-def write_settings(experiment: Experiment, run: RunId, wait: bool = False) -> None:
+def write_settings(experiment: Experiment, run: RunId, wait: bool = False) -> bool:
     """Write the resolved settings of a run to its folder, unless they are there already.
+
+    Returns whether they were written.
 
     Args:
         experiment: the experiment.
@@ -62,9 +64,10 @@ def write_settings(experiment: Experiment, run: RunId, wait: bool = False) -> No
     text, folder = dump_yaml(experiment.resolve(run)), experiment.layout.run(run)
     target = RunFolder(folder).config
     if target.exists() and target.read_bytes() == text.encode():
-        return
+        return False
     with held(folder, "the run's settings are being written", wait):
         write_text(target, text)
+    return True
 
 
 def evaluate(

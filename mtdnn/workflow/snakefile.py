@@ -15,6 +15,7 @@ from mtdnn.config.experiment import Experiment
 from mtdnn.config.joint import missing_packages
 from mtdnn.config.layout import MANIFEST, Layout
 from mtdnn.config.loading import parse, with_lock
+from mtdnn.config.places import naming_lines
 from mtdnn.config.settings import FilesEncoder, TrainingSettings
 from mtdnn.config.yaml_files import dump_yaml, read_yaml
 from mtdnn.errors import MtdnnError
@@ -37,9 +38,10 @@ def load_experiment(mapping: Any, files: Iterable[Path]) -> Experiment:
     for name in names:
         read_yaml(name)  # refuses repeated keys, which Snakemake's own reader accepts
     where = " + ".join(names) or "config of the module"
-    experiment = parse(mapping, where)
-    experiment = with_lock(experiment, names[0] if names else f"{experiment.experiment}.yaml")
-    check_sources(experiment, where)
+    with naming_lines(names, where, mapping):
+        experiment = parse(mapping, where)
+        experiment = with_lock(experiment, names[0] if names else f"{experiment.experiment}.yaml")
+        check_sources(experiment, where)
     return _with_published_numbers(experiment)
 
 
@@ -106,8 +108,9 @@ def missing_files(experiment: Experiment) -> Iterator[str]:
                 yield f"tables.{name}.rows.{index}.from: no results of an experiment: {row.origin}"
     local = _unfetched_corpora(experiment)
     if local and not os.path.isdir(experiment.data_path(None)):
+        place = "MTDNN_DATA" if os.environ.get("MTDNN_DATA") else "data_root"
         yield (
-            f"data_root: no such folder: {experiment.data_path(None)}; "
+            f"{place}: no such folder: {experiment.data_path(None)}; "
             "set it, or the environment variable MTDNN_DATA"
         )
         return

@@ -72,7 +72,11 @@ def test_check_refuses_a_folder_that_holds_no_encoder(tmp_path, capsys):
     path.write_text(yaml.safe_dump(settings))
     assert main(["check", str(path)]) == 2
     lines = capsys.readouterr().err.splitlines()
-    place = f"mtdnn: error: {path}: encoders"
-    assert lines[0].startswith(f"{place}.tiny.source.path: {tmp_path}/config.json: gpt2 is a decod")
-    assert lines[1].startswith(f"{place}.large.source.path: {tmp_path}/empty: missing config.json")
+    written = [line.strip() for line in path.read_text().splitlines()]
+    places = [
+        f"mtdnn: error: {path}: line {written.index(f'path: {folder}') + 1}: encoders.{name}.source"
+        for name, folder in (("tiny", tmp_path), ("large", tmp_path / "empty"))
+    ]
+    assert lines[0].startswith(f"{places[0]}.path: {tmp_path}/config.json: gpt2 is a decod")
+    assert lines[1].startswith(f"{places[1]}.path: {tmp_path}/empty: missing config.json")
     assert len(lines) == 2

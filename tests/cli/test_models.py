@@ -3,6 +3,10 @@
 import pytest
 
 from mtdnn.cli.main import main
+from mtdnn.config.loading import parse
+from mtdnn.config.yaml_files import dump_yaml
+from mtdnn.model import saving
+from tests.support.factories import small
 
 
 def test_a_model_that_is_missing_is_named(tmp_path, capsys):
@@ -16,6 +20,15 @@ def test_the_run_of_an_export_must_have_settings(tmp_path, capsys):
     message = f"{tmp_path / 'config.yaml'}: no such file; `mtdnn resolve` writes it again"
     assert capsys.readouterr().err == f"mtdnn: error: {message}\n"
     assert not (tmp_path / "out").exists()
+
+
+def test_an_export_says_where_it_is(tmp_path, monkeypatch, capsys):
+    experiment = parse(small(), "small.yaml")
+    settings = experiment.resolve(experiment.runs()[0])
+    (tmp_path / "config.yaml").write_text(dump_yaml(settings), encoding="utf-8")
+    monkeypatch.setattr(saving, "export", lambda *_: None)
+    assert main(["export", str(tmp_path), "squad", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().err == f"mtdnn: {tmp_path / 'out'}: written\n"
 
 
 @pytest.mark.parametrize("command", ["predict", "score"])

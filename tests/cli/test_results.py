@@ -3,6 +3,7 @@
 import pytest
 
 from mtdnn.cli.main import main
+from mtdnn.config.loading import load
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.reporting import products
 from mtdnn.statistics import records
@@ -33,6 +34,12 @@ def written(monkeypatch) -> list[tuple[str, ...]]:
     monkeypatch.setattr(records, "write", note("statistics"))
     monkeypatch.setattr(records, "collect", note("collect"))
     return calls
+
+
+def test_the_summary_says_where_it_is(file, monkeypatch, capsys):
+    monkeypatch.setattr(products, "write_summary", lambda _: None)
+    assert main(["summary", file]) == 0
+    assert capsys.readouterr().err == f"mtdnn: {load(file).layout.summary}: written\n"
 
 
 @pytest.mark.parametrize("command", ["table", "figure", "page", "statistics"])

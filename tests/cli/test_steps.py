@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mtdnn.cli.main import main
 from mtdnn.config.loading import load
 from mtdnn.config.yaml_files import dump_yaml
+from mtdnn.data import tokenising
 from mtdnn.training import loop
+from tests.support.factories import small
 
 DEMO = "config/demo.yaml"
 RUN = "results/x/runs/base/qa/w1.0/default/seed1"
@@ -27,6 +30,20 @@ RUN = "results/x/runs/base/qa/w1.0/default/seed1"
 def test_unknown_names_are_answered_with_the_known_ones(capsys, arguments, message):
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_what_is_written_is_named(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(small(results=str(tmp_path))), encoding="utf-8")
+    layout, (run, *_) = load(path).layout, load(path).runs()
+    file = f"{layout.run(run)}/config.yaml"
+    for state in ("written", "up to date"):
+        assert main(["resolve", str(path), run.path]) == 0
+        assert capsys.readouterr().err == f"mtdnn: {file}: {state}\n"
+    monkeypatch.setattr(tokenising, "prepare", lambda **_: None)
+    assert main(["features", str(path), "tiny", "squad"]) == 0
+    folder = layout.features("tiny", "default", "squad")
+    assert capsys.readouterr().err == f"mtdnn: {folder}: written\n"
 
 
 @pytest.fixture

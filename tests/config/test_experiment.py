@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mtdnn.config.experiment import VARIED, Experiment
+from mtdnn.config.experiment import VARIED, Experiment, nearest
 from mtdnn.config.layout import RunId
 from mtdnn.config.loading import load, load_run, parse
 from mtdnn.config.yaml_files import dump_yaml
@@ -574,3 +574,22 @@ def test_an_average_learns_from_nobody():
     with pytest.raises(MtdnnError, match="distillation: an average trains nothing; leave it out"):
         mapping = averaging(average, mixture="qa_sc")
         parse({**mapping, "variants": {"soup": {"training": both}}}, where="x")
+
+
+@pytest.mark.parametrize(
+    ("name", "suggested"),
+    [
+        *(
+            (word, None)
+            for word in ("absence", "reference", "difference", "tense", "text", "tests")
+        ),
+        *((word, "sentence1") for word in ("sentence", "sentences", "sentnce1", "sentence3")),
+        ("sentense2", "sentence2"),
+        ("lable", "label"),
+        ("clusters", "cluster"),
+    ],
+)
+def test_only_what_is_similar_is_suggested(name, suggested):
+    known = ("id", "sentence1", "sentence2", "label", "cluster")
+    said = f"did you mean {suggested!r}?" if suggested else f"known are {', '.join(known)}"
+    assert nearest(name, known) == f"; {said}"

@@ -381,7 +381,7 @@ def phased(*phases: dict, weight: float = 0.8, **schedule: object) -> dict:
         (
             {"corpora__cola__source": {**FILES, "format": "csv", "columns": {"sentence": "text"}}},
             "corpora.cola.source.columns: sequence_classification has no column 'sentence'; "
-            "did you mean 'sentence2'?",
+            "did you mean 'sentence1'?",
         ),
         (
             {

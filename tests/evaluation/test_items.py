@@ -153,7 +153,7 @@ def test_rows_are_compared_by_the_measures_of_their_target(scored):
     for each in entry["comparisons"]:
         assert each["kind"] == "baseline" and each["headline"] == "accuracy"
         assert (each["target"], each["family"]) == ("mnli", "sequence_classification")
-        assert each["labels"] == {"accuracy": "Acc.", "f1": "F1", "matthews": "MCC"}
+        assert each["labels"] == {"accuracy": "Acc.", "f1": "F1", "matthews": "Matthews"}
         for key in ("accuracy", "f1", "matthews"):
             before, after = (score[each["slice"]][key] for score in scores)
             assert each["measures"][key]["difference"] == pytest.approx(after - before)

@@ -13,6 +13,7 @@ from mtdnn.evaluation.measures import (
     ENTITY_F1,
     F1,
     MATTHEWS,
+    MEASURES,
     PEARSON,
     SPEARMAN,
     TOKEN_ACCURACY,
@@ -63,6 +64,15 @@ def test_constant_labels_and_predictions_score_as_in_scikit_learn(labels, predic
     assert F1.value(items) == pytest.approx(expected)
     assert MATTHEWS.value(items) == pytest.approx(metrics.matthews_corrcoef(labels, predictions))
     assert np.isfinite(MATTHEWS.linearised(items)).all()
+
+
+def test_the_least_value_of_a_correlation_is_that_of_the_reverse():
+    items = items_of([0, 1, 0, 1], [1, 0, 1, 0], 2)
+    measures = {m.key: m for m in (*MEASURES["sequence_classification"], *MEASURES["regression"])}
+    for measure in measures.values():
+        assert measure.value(items) == pytest.approx(measure.lowest)
+    spans = {key: measure.span for key, measure in measures.items()}
+    assert spans == {"accuracy": 1, "f1": 1, "matthews": 2, "pearson": 2, "spearman": 2}
 
 
 @pytest.mark.parametrize("decimals", [0, 1, 8])

@@ -39,11 +39,11 @@ def test_auxiliary_corpora_are_found_wherever_the_mixture_lists_them(tmp_path):
 def test_any_corpus_is_auxiliary_where_it_is_not_the_target(classified):
     assert interference.auxiliary(classified) == ["mnli", "squad", "swag", "cola"]
     targets = interference.targets(classified)
-    assert [target.heading for target in targets] == ["MNLI Acc.", "CoLA MCC"]
+    assert [target.heading for target in targets] == ["MNLI Acc.", "CoLA Matthews"]
     text = classified.layout.table("interference", "md").read_text()
-    assert "| Accuracy (%) | MNLI | SWAG | CoLA | MNLI Acc. | CoLA MCC |" in text
+    assert "| Accuracy (%) | MNLI | SWAG | CoLA | MNLI Acc. | CoLA Matthews |" in text
     assert "| EM (%) | SQuAD | MNLI Acc. |\n" in text
-    assert "| MCC (× 100) | CoLA | MNLI Acc. |\n" in text
+    assert "| Matthews correlation (× 100) | CoLA | MNLI Acc. |\n" in text
     kinds = interference.kinds(classified)
     for record in interference.frame(classified, kinds).to_dict("records"):
         run = RunId(record["encoder"], record["mixture"], record["weight"], "default", 1)

@@ -96,6 +96,6 @@ def test_pages_of_other_families_have_their_measures_and_words(classified, mixed
     reason = "No run of this experiment has question answering as its target."
     assert reason in read(classified, "cases") and reason not in read(mixed, "cases")
     headings = re.findall(r'<th class="n">(\w+\.?)</th>', read(mixed, "runs"))
-    assert headings[:6] == ["seed", "EM", "F1", "Acc.", "MCC", "steps"]
+    assert headings[:6] == ["seed", "EM", "F1", "Acc.", "Matthews", "steps"]
     assert '<th class="n">test rows</th>' in read(classified, "runs")
     assert "test rows" not in read(mixed, "runs")

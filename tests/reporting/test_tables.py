@@ -281,8 +281,8 @@ def test_columns_are_the_measures_of_the_target(classified):
     assert markdown_row(text, "MNLI | BERT base")[3].startswith(f"{record.accuracy:.2f} ± ")
     assert "em" not in record and "has_ans_f1" not in record
     cola = read(classified, "cola", "md")
-    assert "| MCC | Acc. | Seeds |" in cola  # as `metrics` orders them
-    assert "CoLA: Acc. in percent and MCC times 100 on dev" in cola
+    assert "| Matthews | Acc. | Seeds |" in cola  # as `metrics` orders them
+    assert "CoLA: Acc. in percent and Matthews times 100 on dev" in cola
 
 
 def test_further_sets_are_columns_with_intervals(classified):
@@ -310,7 +310,7 @@ def test_further_sets_are_columns_with_intervals(classified):
 
 def test_rows_with_several_targets_share_the_union_of_columns(mixed):
     text = read(mixed, "targets", "md")
-    columns = "EM | F1 | Acc. | MCC | HasAns F1 | NoAns acc. | Null AUC | Seeds"
+    columns = "EM | F1 | Acc. | Matthews | HasAns F1 | NoAns acc. | Null AUC | Seeds"
     assert f"|  | Encoder | Weight | {columns} |" in text
     dash = r"– \[1\]"
     cola = markdown_row(text, "CoLA | BERT base")

@@ -8,11 +8,11 @@ ANSWERS, LABELS = MEASURES["question_answering"], MEASURES["sequence_classificat
 
 def test_a_correlation_is_no_percentage():
     assert [wording.axis(measure) for measure in (*ANSWERS, *LABELS)] == [
-        *("EM (%)", "F1 (%)", "accuracy (%)", "F1 (%)", "MCC (× 100)")
+        *("EM (%)", "F1 (%)", "accuracy (%)", "F1 (%)", "Matthews correlation (× 100)")
     ]
     assert wording.title(LABELS[0]) == "Accuracy (%)"
     assert wording.in_unit(ANSWERS) == "EM and F1 in percent"
-    assert wording.in_unit(LABELS) == "Acc. and F1 in percent and MCC times 100"
+    assert wording.in_unit(LABELS) == "Acc. and F1 in percent and Matthews times 100"
     assert wording.in_unit(MEASURES["regression"]) == "Pearson and Spearman times 100"
 
 
@@ -23,7 +23,7 @@ def test_each_measure_of_several_corpora_occurs_once_in_their_order():
 
 def test_words_are_listed_as_in_a_sentence():
     assert wording.listed(["EM"]) == "EM"
-    assert wording.listed(["EM", "Acc.", "MCC"], "or") == "EM, Acc. or MCC"
+    assert wording.listed(["EM", "Acc.", "Matthews"], "or") == "EM, Acc. or Matthews"
 
 
 def test_only_questions_are_called_questions():

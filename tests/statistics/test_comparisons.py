@@ -13,8 +13,10 @@ from mtdnn.statistics import records
 from mtdnn.statistics.comparisons import compare_tables, pairs
 from tests.support.comparisons import (
     PUBLISHED,
+    answer,
     comparison,
     make_mixtures,
+    make_questions,
     make_runs,
     make_variants,
 )
@@ -95,6 +97,18 @@ def test_one_seed_says_that_the_variance_between_seeds_is_unknown(tmp_path):
     assert any("do not include the variance between seeds" in note for note in found["notes"])
     assert found["conclusion"] == "open"
     assert found["verdict"]["text"].startswith("Not decidable with one seed")
+
+
+def test_two_seeds_that_differ_a_lot_differ_by_at_most_100_points(mixtures):
+    rows, random = make_questions(mixtures), np.random.default_rng(0)
+    for run in (run for row in mixtures.tables["table2"].rows for run in mixtures.runs_of(row)):
+        if run.seed < 3:
+            right = random.random(len(rows)) < (0.1, 0.9)[run.seed - 1]
+            answer(mixtures, run, rows, right)
+    records.write(mixtures, ["table2"])
+    entry = read_json(mixtures.layout.statistics("table2"))
+    em = comparison(entry, "baseline", "qa_mcc_sc")["measures"]["em"]
+    assert (em["low"], em["high"]) == (-100, 100) and em["error"] > 20
 
 
 def test_a_variant_is_compared_with_its_own_baseline_and_may_flip(tmp_path):

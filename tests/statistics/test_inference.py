@@ -64,6 +64,18 @@ def test_p_and_interval_say_the_same():
     assert estimate.low < 0 < estimate.high and estimate.p() > 0.05
 
 
+def test_no_interval_goes_beyond_the_range_of_differences():
+    """Two seeds that differ a lot have two degrees of freedom at most, whose t is 4.3."""
+    sizes, means = np.full(4, 5), np.array([[10.0, 90.0], [90.0, 10.0]])
+    pair = [Arm(np.outer(each, sizes), sizes) for each in means]
+    wide, bounded = compare(*pair), compare(*pair, span=100)
+    assert wide.low < -100 and wide.high > 100
+    assert (bounded.low, bounded.high) == (-100, 100)
+    assert (bounded.p(), bounded.detectable()) == (wide.p(), wide.detectable())
+    inside = Estimate(difference=-90, error=5, degrees=50, confidence=0.95, span=100)
+    assert (inside.low, round(inside.high)) == (-100, -80)
+
+
 def test_detectable_difference_is_found_with_eighty_percent():
     estimate = Estimate(difference=0.0, error=0.4, degrees=12.0, confidence=0.95)
     critical = stats.t.ppf(0.975, 12)

@@ -106,7 +106,7 @@ def test_mnli_as_the_target_with_snli_and_a_qa_corpus(tmp_path):
     assert {each["slice"] for each in compared["comparisons"]} == {"dev", "anli"}
     assert {each["headline"] for each in compared["comparisons"]} == {"accuracy"}
     table = (workdir.results / "tables" / "main.md").read_text()
-    assert "Acc." in table and "MCC" in table and "EM" not in table
+    assert "Acc." in table and "Matthews" in table and "EM" not in table
 
 
 @pytest.mark.slow
@@ -144,9 +144,9 @@ def test_classification_without_qa_and_its_rows_in_another_experiment(tmp_path):
     (compared,) = statistics(workdir)["comparisons"]
     assert (compared["headline"], list(compared["labels"].values())) == (
         "matthews",
-        ["MCC", "Acc."],
+        ["Matthews", "Acc."],
     )
-    assert compared["verdict"]["text"].endswith("in MCC.")
+    assert compared["verdict"]["text"].endswith("in Matthews correlation.")
 
     before = {
         file: file.stat().st_mtime_ns for file in workdir.results.rglob("*") if file.is_file()

@@ -6,6 +6,7 @@ process that has imported the libraries (`tests/support/forking.py`).
 
 import copy
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -404,5 +405,8 @@ def test_a_mistake_is_reported_in_one_line_before_anything_starts(tmp_path, mist
     answer = workdir.snakemake()
     assert answer.returncode != 0
     lines = [line for line in answer.stdout.splitlines() if not line.startswith("Using ")]
-    assert lines == [f"mtdnn: error: small.yaml: {message}"]
+    place = re.match(r"mtdnn: error: small\.yaml: line (\d+): ", lines[0])
+    assert place and lines == [f"{place[0]}{message}"]
+    written = (tmp_path / "small.yaml").read_text().splitlines()[int(place[1]) - 1]
+    assert message.partition(": ")[0].rpartition(".")[2] in written
     assert not (tmp_path / "results").exists()

@@ -137,9 +137,10 @@ def test_no_text_of_a_corpus_and_no_weights_go_in(crate):
         assert file.name not in ("predictions.parquet", "auxiliary.parquet", "train.parquet")
 
 
-def test_models_go_in_on_demand_and_a_zip_file_is_one_crate(results, tmp_path):
+def test_models_go_in_on_demand_and_a_zip_file_is_one_crate(results, tmp_path, capsys):
     out = tmp_path / "out.zip"
     assert main(["crate", str(results), str(out), "--with-models"]) == 0
+    assert capsys.readouterr().err == f"mtdnn: {out}: written\n"
     with zipfile.ZipFile(out) as archive:
         names = archive.namelist()
         weights = "runs/base/qa/w1.0/default/seed1/model/model.safetensors"

@@ -103,13 +103,18 @@ def test_a_large_grid_is_collapsed_and_planned_at_once(tmp_path):
     assert " min" in lines[1] or " s " in lines[1]
 
 
-def test_rates_are_measured_once_if_features_exist(tmp_path, monkeypatch):
+def test_rates_are_measured_once_if_features_exist(tmp_path, monkeypatch, capsys):
     run_dir, settings = make_run_folder(tmp_path, "squad_cola", 0.8, rows=24)
     row = {"encoder": "tiny", "mixture": "squad_cola", "weight": 0.8}
     experiment = make_tiny_experiment(
         tmp_path, seeds=[1, 2], tables={"t": {"title": "t", "rows": [row]}}
     )
+    capsys.readouterr()
     planned = planning.plan(experiment, threads=1)
+    assert capsys.readouterr().err == (
+        "mtdnn: tiny/squad_cola/w0.8/default: measuring steps of squad, cola; takes 10 to 30 s "
+        "each, and the times are kept\n"
+    )
     (group,) = planned["groups"]
     assert group["missing"] == "" and 0 < group["hours"] < 0.1
     assert 50 < group["memory_mib"] < 5000
@@ -130,6 +135,7 @@ def test_rates_are_measured_once_if_features_exist(tmp_path, monkeypatch):
     description = run_dir / "model" / "run.json"
     write_json(description, {"config_digest": "of other settings"})
     assert planning.plan(experiment, threads=1)["groups"] == [group]
+    assert not capsys.readouterr().err
     write_json(description, {"config_digest": digest(settings.determining())})
     again = planning.plan(experiment, threads=1)
     assert again["groups"] == [{**group, "done": 1}]

@@ -80,6 +80,12 @@ def load(folder: Path, mapping: dict[str, Any]):
     return snakefile.load_experiment(mapping, [path])
 
 
+def line_of(folder: Path, text: str) -> str:
+    """Return `experiment.yaml: line …` for the line of the file that `load` wrote."""
+    lines = (folder / "experiment.yaml").read_text(encoding="utf-8").splitlines()
+    return f"experiment.yaml: line {[line.strip() for line in lines].index(text) + 1}"
+
+
 @pytest.fixture
 def mapping(tmp_path, monkeypatch) -> dict[str, Any]:
     """An experiment whose corpus and encoder are local files, which do not exist."""
@@ -92,20 +98,27 @@ def mapping(tmp_path, monkeypatch) -> dict[str, Any]:
     return mapping
 
 
-def test_every_missing_input_is_named(tmp_path, mapping):
+def test_every_missing_input_is_named(tmp_path, mapping, monkeypatch):
     with pytest.raises(MtdnnError) as error:
         load(tmp_path, mapping)
     assert str(error.value) == (
-        "experiment.yaml: data_root: no such folder: data; "
+        f"{line_of(tmp_path, 'data_root: data')}: data_root: no such folder: data; "
         "set it, or the environment variable MTDNN_DATA"
     )
     (tmp_path / "data").mkdir()
     with pytest.raises(MtdnnError) as error:
         load(tmp_path, mapping)
     assert str(error.value).splitlines() == [
-        "experiment.yaml: corpora.squad.source.root: no such folder: data/squad",
-        "experiment.yaml: encoders.tiny.source.path: no such folder: encoder",
+        f"{line_of(tmp_path, place)}: {message}"
+        for place, message in (
+            ("root: squad", "corpora.squad.source.root: no such folder: data/squad"),
+            ("path: encoder", "encoders.tiny.source.path: no such folder: encoder"),
+        )
     ]
+    monkeypatch.setenv("MTDNN_DATA", "nowhere")  # which the file does not say
+    with pytest.raises(MtdnnError, match=r"^experiment.yaml: MTDNN_DATA: no such folder: nowhere"):
+        load(tmp_path, mapping)
+    monkeypatch.delenv("MTDNN_DATA")
     (tmp_path / "encoder").mkdir()
     (tmp_path / "data" / "squad").mkdir()
     paragraph = {"context": "A.", "qas": [{"id": "1", "question": "B?", "answers": []}]}
@@ -114,7 +127,8 @@ def test_every_missing_input_is_named(tmp_path, mapping):
     with pytest.raises(MtdnnError) as error:
         load(tmp_path, mapping)
     assert str(error.value) == (
-        "experiment.yaml: corpora.squad.source.splits: no such file: data/squad/dev.json"
+        f"{line_of(tmp_path, 'splits:')}: corpora.squad.source.splits: no such file: "
+        "data/squad/dev.json"
     )
     (tmp_path / "data" / "squad" / "dev.json").write_text(content)
     assert load(tmp_path, mapping).lock == "experiment.lock.json"
@@ -130,12 +144,12 @@ def test_a_missing_column_is_found_before_anything_starts(tmp_path, mapping):
     mapping["corpora"]["squad"]["source"]["root"] = "gone"
     with pytest.raises(MtdnnError) as error:
         load(tmp_path, mapping)
-    column = "corpora.cola.source.columns.sentence1"
+    source = f"{line_of(tmp_path, 'source:')}: corpora.cola.source"  # the first is CoLA's
     wanted = "has no column 'sentence1'; name one of 'sentence', 'label'"
     assert str(error.value).splitlines() == [
-        "experiment.yaml: corpora.squad.source.root: no such folder: data/gone",
-        f"experiment.yaml: {column}: train {wanted}",
-        f"experiment.yaml: {column}: dev {wanted}",
+        f"{line_of(tmp_path, 'root: gone')}: corpora.squad.source.root: no such folder: data/gone",
+        f"{source}.columns.sentence1: train {wanted}",
+        f"{source}.columns.sentence1: dev {wanted}",
     ]
     # What was fetched before no longer needs its source.
     for name in ("squad", "cola"):

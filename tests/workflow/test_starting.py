@@ -18,7 +18,9 @@ def test_a_new_experiment_is_valid_and_named_after_its_file(tmp_path, monkeypatc
     assert capsys.readouterr().out == "mine.yaml: valid, 2 runs\n"
     text = (tmp_path / "mine.yaml").read_text()
     assert "snakemake --configfile mine.yaml" in text and "{name}" not in text
-    assert yaml.safe_load(text)["experiment"] == "mine"
+    written = yaml.safe_load(text)
+    assert written["experiment"] == "mine"
+    assert written["tables"]["table1"]["title"] != written["figures"]["figure1"]["title"]
 
 
 def test_everything_that_is_commented_out_is_valid_too(tmp_path):

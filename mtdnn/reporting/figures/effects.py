@@ -155,7 +155,7 @@ def _draw_tables(
                 if is_last or measured[name] != measured[list(shown)[-1]]:
                     what = "Δ" if is_narrow() else "difference in"
                     axes.set_xlabel(f"{what} {measured[name][number]} (points)")
-                    axes.xaxis.set_tick_params(labelbottom=True)
+                axes.xaxis.set_tick_params(labelbottom=True)
             axes.set_yticks(places, [])
         line[0].set_yticks(places, labels[name])
         line[0].set_title(titles[name], loc="left", fontweight="bold")

@@ -53,6 +53,19 @@ def test_variants_of_a_mixture_have_their_own_labels_and_say_what_is_decided(tmp
     assert [line.get_markerfacecolor() != "white" for line in marks] == decided
 
 
+def test_every_panel_has_numbers_and_the_last_says_what_they_are(tmp_path):
+    experiment = make_experiment(tmp_path)
+    make_statistics(experiment)
+    figure = effects.draw(experiment)
+    figure.draw_without_rendering()
+    panels = figure.subfigs[0].axes
+    assert len(panels) == 6
+    for axes in panels:
+        shown = [tick.label1 for tick in axes.xaxis.get_major_ticks()]
+        assert any(label.get_visible() and label.get_text() for label in shown)
+    assert [bool(axes.get_xlabel()) for axes in panels] == [False] * 4 + [True] * 2
+
+
 def test_each_table_names_what_its_panels_show(tmp_path):
     experiment = make_targets(
         tmp_path,

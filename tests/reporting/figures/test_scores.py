@@ -125,8 +125,8 @@ def test_panels_are_the_measures_of_the_target_or_the_headline_of_each(
 ):
     for experiment, name, labels in (
         (classified, "figure_nli", ["accuracy (%)", "F1 (%)"]),
-        (classified, "figure_cola", ["MCC (× 100)", "accuracy (%)"]),
-        (mixed, "figure_targets", ["EM (%)", "accuracy (%)", "MCC (× 100)"]),
+        (classified, "figure_cola", ["Matthews correlation (× 100)", "accuracy (%)"]),
+        (mixed, "figure_targets", ["EM (%)", "accuracy (%)", "Matthews correlation (× 100)"]),
         (
             scored_and_tagged,
             "figure_similarity",
