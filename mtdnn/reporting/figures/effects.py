@@ -24,6 +24,9 @@ MAX_LINE_CHARACTERS = 40
 MAX_TITLE_CHARACTERS = 60
 """A longer title of a table has further lines."""
 
+NARROW_CHARACTERS = 54
+"""What a label of a row and a line of a title have together in a column of a journal's page."""
+
 _LEGEND = {
     "supported": "green, pointing up: supported",
     "contradicted": "orange, pointing down: contradicted",
@@ -52,7 +55,8 @@ def draw(experiment: Experiment) -> Figure:
         return figure
     labels = {name: _labels(experiment, name, each) for name, each in shown.items()}
     longest = max(len(line) for each in labels.values() for line in "\n".join(each).split("\n"))
-    titles = {name: _title(experiment, name, each) for name, each in shown.items()}
+    room = max(12, NARROW_CHARACTERS - longest) if is_narrow() else MAX_TITLE_CHARACTERS
+    titles = {name: fill(_title(experiment, name, each), room) for name, each in shown.items()}
     heights = {name: _height(labels[name], titles[name]) for name in shown}
     size = (
         7.4 + 0.06 * max(0, longest - MAX_LINE_CHARACTERS),
@@ -112,7 +116,7 @@ def _title(experiment: Experiment, name: str, comparisons: Comparisons) -> str:
     title = one_line(experiment.tables[name].title)
     if _have_one_baseline(comparisons):
         title += f", against {one_line(comparisons[0]['from_label'])}"
-    return fill(title, MAX_TITLE_CHARACTERS)
+    return title
 
 
 def _labels(experiment: Experiment, name: str, comparisons: Comparisons) -> list[str]:

@@ -17,7 +17,7 @@ from mtdnn.config.layout import PAPER_WIDTHS, RunFolder, RunId
 from mtdnn.machine.files import write_text
 from mtdnn.reporting import products
 from mtdnn.reporting.figures import registry
-from mtdnn.reporting.figures.drawing import Page, styled
+from mtdnn.reporting.figures.drawing import PAPER, SCREEN, Page, styled
 from mtdnn.reporting.figures.palette import luminance
 from mtdnn.reporting.figures.training import run_loss
 
@@ -150,8 +150,14 @@ def ground_of(text):
     return "#ffffff"
 
 
-@pytest.mark.parametrize("name", ["figure4", *products.TRAINING_FIGURES, "loss of a run"])
-def test_no_text_of_a_figure_is_clipped(drawn, name):
+@pytest.mark.parametrize("page", [SCREEN, *PAPER], ids=lambda page: page.name or "screen")
+@pytest.mark.parametrize("name", ["figure4", "tasks", *products.TRAINING_FIGURES, "loss of a run"])
+def test_no_text_of_a_figure_is_clipped(drawn, name, page):
+    with styled(page):
+        _no_text_is_clipped(drawn, name)
+
+
+def _no_text_is_clipped(drawn, name):
     if name == "loss of a run":
         run = RunId("base", "qa_mcc_sc", 0.8, "default", 1)
         config = RunFolder(drawn.layout.run(run)).config

@@ -1,8 +1,10 @@
 """The figure of differences shows every row against its baseline."""
 
 import pytest
+from matplotlib.text import Text
 
 from mtdnn.reporting.figures import effects
+from mtdnn.reporting.figures.drawing import PAPER, SCREEN, styled
 from mtdnn.statistics.level import LEVEL
 from mtdnn.statistics.records import read_statistics
 from tests.support.factories import make_experiment, make_statistics
@@ -64,6 +66,23 @@ def test_every_panel_has_numbers_and_the_last_says_what_they_are(tmp_path):
         shown = [tick.label1 for tick in axes.xaxis.get_major_ticks()]
         assert any(label.get_visible() and label.get_text() for label in shown)
     assert [bool(axes.get_xlabel()) for axes in panels] == [False] * 4 + [True] * 2
+
+
+@pytest.mark.parametrize("page", [SCREEN, *PAPER], ids=lambda page: page.name or "screen")
+def test_a_long_title_of_a_table_wraps_within_the_page(tmp_path, page):
+    experiment = make_experiment(tmp_path)
+    make_statistics(experiment)
+    title = "Mixtures of a large encoder, in full and once more"
+    tables = {
+        name: table.model_copy(update={"title": title}) for name, table in experiment.tables.items()
+    }
+    with styled(page):
+        figure = effects.draw(experiment.model_copy(update={"tables": tables}))
+        figure.draw_without_rendering()
+    shown = [text for text in figure.findobj(Text) if "large" in text.get_text()]
+    assert shown
+    for text in shown:
+        assert text.get_window_extent().x1 <= figure.bbox.x1 + 1, text
 
 
 def test_each_table_names_what_its_panels_show(tmp_path):
