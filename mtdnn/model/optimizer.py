@@ -398,17 +398,10 @@ def _keeping_gradients(rule: Callable[..., None]) -> Callable[..., None]:
     Of what it changes in place a compiler has to write the last state, used or not.
     """
 
-    def update(
-        parameters: list[torch.Tensor],
-        gradients: list[torch.Tensor],
-        averages: list[torch.Tensor],
-        seconds: list[torch.Tensor],
-        copies: list[torch.Tensor],
-        *numbers: Any,
-    ) -> None:
-        scale, *others = numbers
+    def update(parameters: list[torch.Tensor], gradients: list[torch.Tensor], *others: Any) -> None:
+        averages, seconds, copies, scale, *numbers = others
         scaled = list(torch._foreach_mul([each.float() for each in gradients], scale))
-        _in_place(rule)(parameters, scaled, averages, seconds, copies, 1.0, *others)
+        _in_place(rule)(parameters, scaled, averages, seconds, copies, 1.0, *numbers)
 
     return update
 
