@@ -326,8 +326,8 @@ class _Rates:
             from mtdnn.workflow import rates
 
             say(
-                f"{run.row_path}: measuring steps of {', '.join(missing)}; takes 10 to 30 s each, "
-                "and the times are kept"
+                f"{run.row_path}: measuring steps of {', '.join(missing)}, for up to "
+                f"{rates.MAX_SECONDS:g} s each; the times are kept"
             )
             for name, rate in rates.measure(settings, encoder, folders, missing, self._threads):
                 write_json(files[name], rate)

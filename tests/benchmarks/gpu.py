@@ -674,10 +674,10 @@ def trial_paths(bench: Bench) -> None:
     wrong: list[str] = []
     for path in ("all", *TRIALS):
         wrong += _tried(bench, path, lambda path: _same_steps(bench, path, usual))
-        usual.clear()  # their models
         wrong += _tried(bench, path, lambda path: _timed(bench, path, {}))
         if path == "all":
             wrong += _tried(bench, path, lambda path: _kernels_of(bench, path))
+    usual.clear()  # their models
     for path in ("all", *TRIALS):
         wrong += _tried(bench, path, lambda path: _timed(bench, path, {"MTDNN_PLAIN": "graphs"}))
     if wrong:

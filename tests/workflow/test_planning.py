@@ -112,8 +112,8 @@ def test_rates_are_measured_once_if_features_exist(tmp_path, monkeypatch, capsys
     capsys.readouterr()
     planned = planning.plan(experiment, threads=1)
     assert capsys.readouterr().err == (
-        "mtdnn: tiny/squad_cola/w0.8/default: measuring steps of squad, cola; takes 10 to 30 s "
-        "each, and the times are kept\n"
+        "mtdnn: tiny/squad_cola/w0.8/default: measuring steps of squad, cola, for up to 10 s "
+        "each; the times are kept\n"
     )
     (group,) = planned["groups"]
     assert group["missing"] == "" and 0 < group["hours"] < 0.1
