@@ -277,7 +277,7 @@ def _family(
         headline = pair.measures[0].name
         if not estimates[0].error:
             entry["notes"].append(
-                f"Nothing varies here, so the uncertainty of {headline} is unknown."
+                f"Nothing varies here, so the uncertainty of {headline} is unknown and p is 1."
             )
         comparisons.append(entry)
         compared.append(pair)

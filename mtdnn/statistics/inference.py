@@ -144,10 +144,13 @@ class Estimate:
         return min(self.difference + self._half_width, self.span)
 
     def p(self, truth: float = 0.0) -> float:
-        """Return the two-sided p-value of the hypothesis that the true difference is `truth`."""
-        distance = abs(self.difference - truth)
+        """Return the two-sided p-value of the hypothesis that the true difference is `truth`.
+
+        It is 1 if nothing varies: then the uncertainty is unknown, and nothing can be rejected.
+        """
         if not self.error:
-            return float(distance == 0)
+            return 1.0
+        distance = abs(self.difference - truth)
         return float(2 * stats.t.sf(distance / self.error, self.degrees))
 
     def detectable(self, power: float = 0.8) -> float:

@@ -17,6 +17,9 @@ from mtdnn.statistics.records import read_statistics
 
 POWER = 0.8
 
+MAX_SEEDS = 1000
+"""Of more seeds than these nobody needs the number."""
+
 PRIOR = 1.2 / 5.02
 """Standard deviation between seeds in points, if no run tells: BERT base on MNLI, whose accuracy
 ranges over 1.2 points in 100 seeds (McCoy, Min and Linzen 2020); the expected range of 100 normal
@@ -36,7 +39,8 @@ class Outlook:
         runs: number of scored runs from which it comes; 0 if it is the prior.
         difference: the smallest difference that is found with probability `POWER`, in points; None
             with one seed, which says nothing of methods.
-        enough: number of seeds that could find the largest published gain; None if there is none.
+        enough: number of seeds that could find the largest published gain; None if there is none,
+            or if it takes more than `MAX_SEEDS`.
         gain: the largest published gain over a row of the target alone, in points; None likewise.
     """
 
@@ -82,12 +86,13 @@ def detectable(deviation: float, seeds: int) -> float:
     return Estimate(0.0, error, 2 * (seeds - 1), CONFIDENCE).detectable(POWER)
 
 
-def seeds_for(difference: float, deviation: float) -> int:
-    """Return the number of seeds of each method with which a difference can be found."""
-    seeds = 2
-    while detectable(deviation, seeds) > difference and seeds < 1000:
-        seeds += 1
-    return seeds
+def seeds_for(difference: float, deviation: float) -> int | None:
+    """Return the number of seeds of each method with which a difference can be found.
+
+    None if it is larger than `MAX_SEEDS`.
+    """
+    numbers = range(2, MAX_SEEDS + 1)
+    return next((n for n in numbers if detectable(deviation, n) <= difference), None)
 
 
 def pooled(spreads: list[tuple[float, int]]) -> float:
@@ -122,7 +127,7 @@ def _outlook(
 
 
 def _published_gains(experiment: Experiment) -> list[tuple[str, float]]:
-    """Return the published gains in EM over rows of the target alone, with their targets."""
+    """Return the published gains in the headline over the target alone, with their targets."""
     gains: list[tuple[str, float]] = []
     for name, table in experiment.tables.items() if experiment.published else ():
         if table.own_rows != table.rows:  # another experiment's results need not be here
@@ -130,8 +135,9 @@ def _published_gains(experiment: Experiment) -> list[tuple[str, float]]:
         rows = [row for row in read_rows(experiment, name) if row.published]
         for base in rows:
             gains += [
-                (row.target, row.published["em"] - base.published["em"])
+                (row.target, row.published[headline] - base.published[headline])
                 for row in rows
+                for headline in [row.measures[0].column]
                 if base.is_alone and not row.is_alone
                 if (row.target, row.row.encoder) == (base.target, base.row.encoder)
             ]
@@ -142,7 +148,9 @@ def _lines(outlook: Outlook) -> list[str]:
     unit, gain = outlook.label, ""
     if outlook.gain is not None:
         gain = f"; the largest published gain is {outlook.gain:.2f}"
-        if outlook.enough != outlook.seeds:
+        if outlook.enough is None:
+            gain += f", for which even {MAX_SEEDS:,} seeds are too few"
+        elif outlook.enough != outlook.seeds:
             gain += f", for which {outlook.enough} seeds are enough"
     if outlook.difference is None:
         three = detectable(outlook.deviation, 3)
@@ -154,5 +162,5 @@ def _lines(outlook: Outlook) -> list[str]:
         f"What can be found at best ({100 * POWER:.0f} % power, 5 %, two-sided): "
         f"{text.removesuffix('.')}.",
         f"That is from the deviation between seeds, {outlook.deviation:.2f} points {origin}; "
-        "few items, and short trainings, add much to it.",
+        "few items and short training runs add much to it.",
     ]

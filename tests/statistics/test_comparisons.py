@@ -1,10 +1,12 @@
 """Comparisons and verdicts of a table's rows, by hand."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mtdnn.config.experiment import Row, Slice
-from mtdnn.config.layout import RunId
+from mtdnn.config.layout import RunFolder, RunId
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError
 from mtdnn.evaluation.results import read_rows
@@ -86,6 +88,22 @@ def test_contradicted_by_sign_and_by_size(mixtures):
     found = comparison(read_json(mixtures.layout.statistics("table2")), "baseline", "qa_mcc_sc")
     assert found["verdict"]["em"] == "contradicted" and found["conclusion"] == "open"
     assert found["measures"]["em"]["p_published_holm"] < 0.05
+
+
+def test_runs_that_answer_nothing_contradict_no_published_difference(mixtures):
+    """Their scores are all equal, which says nothing of how sure the difference is."""
+    rows = make_questions(mixtures)
+    for run in (run for row in mixtures.tables["table2"].rows for run in mixtures.runs_of(row)):
+        folder = answer(mixtures, run, rows, np.zeros(len(rows), bool))
+        table = pq.read_table(RunFolder(folder).predictions).to_pylist()
+        silent = [{**row, "null_odds": 5.0} for row in table]
+        pq.write_table(pa.Table.from_pylist(silent), RunFolder(folder).predictions)
+    records.write(mixtures, ["table2"])
+    found = comparison(read_json(mixtures.layout.statistics("table2")), "baseline", "qa_mcc_sc")
+    numbers = found["measures"]["em"]
+    assert (numbers["difference"], numbers["error"], numbers["p_published"]) == (0, 0, 1)
+    assert found["verdict"]["em"] == "not decidable"
+    assert any("the uncertainty of EM is unknown" in note for note in found["notes"])
 
 
 def test_one_seed_says_that_the_variance_between_seeds_is_unknown(tmp_path):

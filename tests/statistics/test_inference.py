@@ -92,6 +92,16 @@ def test_equal_arms_do_not_differ():
     assert permutation_test([(arm, arm)], None, signs) == [1.0]
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_nothing_is_rejected_where_nothing_varies(seeds):
+    """Every run of an arm has the same score in every paragraph: how sure that is is unknown."""
+    sizes = np.array([3, 4, 5])
+    wrong, right = (Arm(np.tile(score * sizes, (seeds, 1)), sizes) for score in (0.0, 100.0))
+    estimate = compare(wrong, right, span=100)
+    assert (estimate.difference, estimate.error) == (100, 0)
+    assert (estimate.p(), estimate.p(1.0)) == (1, 1)
+
+
 def test_permutation_of_runs_is_exact_when_only_runs_differ():
     sizes, means = np.full(40, 5), np.array([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]])
     pair = tuple(Arm(np.outer(each, sizes), sizes) for each in means)

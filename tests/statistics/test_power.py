@@ -78,3 +78,17 @@ def test_a_gain_that_needs_more_seeds_says_how_many():
     assert outlook.difference == pytest.approx(1.82, abs=0.01)
     (line, _) = power.lines([dataclasses.replace(outlook, enough=power.seeds_for(1.04, 0.6))])
     assert "the largest published gain is 1.04, for which 7 seeds are enough" in line
+
+
+def test_a_gain_that_no_number_of_seeds_finds_is_not_promised_to_a_thousand():
+    assert power.seeds_for(0.001, 0.3) is None
+    outlook = power.Outlook("EM", 3, 0.3, 9, power.detectable(0.3, 3), None, 0.001)
+    assert "for which even 1,000 seeds are too few" in power.lines([outlook])[0]
+
+
+def test_the_published_gain_is_that_of_the_measure_that_is_named():
+    paper = load("config/paper.yaml")
+    squad = paper.corpora["squad"].model_copy(update={"metrics": ["f1"]})
+    paper = paper.model_copy(update={"corpora": {**paper.corpora, "squad": squad}})
+    (outlook,) = power.outlooks(paper)
+    assert (outlook.label, outlook.gain) == ("F1", pytest.approx(77.15 - 76.18))
