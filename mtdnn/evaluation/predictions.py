@@ -218,6 +218,9 @@ def classify(
         One row per item, in the corpus's order: `row`, gold `label` and `prediction`; or, for
         token classification, `row`, the numbers of the `words` that have a token, and their
         `predicted_tags`.
+
+    Raises:
+        MtdnnError: a logit is not finite.
     """
     decide, tables = DECIDE[features.family], []
     batches = batches_by_length(features, TOKENS_PER_BATCH[device.type])
@@ -314,7 +317,20 @@ def outputs(
     Yields:
         The sequences of a batch, and their logits in fp32: (tokens, 2) for question answering,
         (tokens, tags) for token classification, (sequences, outputs of the head) for others.
+
+    Raises:
+        MtdnnError: a logit is not finite.
     """
+
+    def finite(logits: torch.Tensor) -> np.ndarray:
+        values: np.ndarray = logits.float().cpu().numpy()
+        if not np.isfinite(values).all():
+            raise MtdnnError(
+                f"{run.id.path}: the model gives logits of {corpus} that are not finite, because "
+                "its training diverged; train it with a lower training.learning_rate"
+            )
+        return values
+
     if corpus in run.training.heads:
         check_pairs(features, corpus)
     ahead: tuple[Sequences, torch.Tensor] | None = None
@@ -324,11 +340,11 @@ def outputs(
             with _precision(run, device):
                 logits = model(corpus, pack(sequences, features.family).to(device))
             if ahead:
-                yield ahead[0], ahead[1].float().cpu().numpy()
+                yield ahead[0], finite(ahead[1])
             ahead = sequences, logits
             progress.advance(len(items))
     if ahead:
-        yield ahead[0], ahead[1].float().cpu().numpy()
+        yield ahead[0], finite(ahead[1])
 
 
 def _precision(run: RunSettings, device: torch.device) -> torch.autocast:

@@ -1,5 +1,7 @@
 """Predictions do not depend on the batches, and belong to the right rows."""
 
+import copy
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -139,6 +141,18 @@ def test_unseen_words_are_outside_of_any_entity():
     for labels, unseen in ((["B-a", "O", "I-a"], 1), (["DET", "NOUN", "VERB"], 0)):
         (row,) = of_all_words(predicted, [[1, 1, 2, 2]], labels).to_pylist()
         assert row == {"row": 0, "tags": [1, 1, 2, 2], "predicted_tags": [1, unseen, 2, unseen]}
+
+
+@pytest.mark.parametrize("corpus", FAMILIES)
+def test_a_model_whose_training_diverged_predicts_nothing(prepared, corpus):
+    """The largest of several NaN is the first, which would pass for a prediction."""
+    model = copy.deepcopy(prepared.trained)
+    torch.nn.init.constant_(model.head(corpus).linear.bias, torch.nan)
+    with pytest.raises(MtdnnError, match=f"logits of {corpus} that are not finite.*lower"):
+        if corpus == "squad":
+            answer(model, corpus, prepared.dev[corpus], 12, prepared.run, CPU)
+        else:
+            classify(model, corpus, prepared.dev[corpus], prepared.run, CPU)
 
 
 def test_evaluate_writes_answers_and_labels(prepared):

@@ -113,14 +113,14 @@ def test_a_corpus_that_the_run_was_not_trained_on_is_refused(teacher):
 def test_logits_that_are_not_finite_are_refused(teacher, monkeypatch):
     path = path_of(teacher, "mnli")
     path.unlink(missing_ok=True)
-    bare = teaching.outputs
+    bare = teaching.load
 
     def spoilt(*arguments):
-        for sequences, values in bare(*arguments):
-            values[0, 0] = np.inf
-            yield sequences, values
+        model = bare(*arguments)
+        model.heads["mnli"].linear.bias.data[0] = torch.inf
+        return model
 
-    monkeypatch.setattr(teaching, "outputs", spoilt)
-    with pytest.raises(MtdnnError, match="gives logits that are not finite") as error:
+    monkeypatch.setattr(teaching, "load", spoilt)
+    with pytest.raises(MtdnnError, match="gives logits of mnli that are not finite") as error:
         teach(teacher.run_dir, teacher.run, "mnli", threads=1)
     assert "\n" not in str(error.value) and not path.exists()
