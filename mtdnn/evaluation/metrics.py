@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mtdnn.config.experiment import Experiment, Slice
 from mtdnn.config.layout import MANIFEST, Layout, RunFolder
@@ -17,10 +17,6 @@ from mtdnn.evaluation.slices import belongs
 from mtdnn.evaluation.thresholds import null_odds_auc, tune
 from mtdnn.machine.files import read_columns, read_product, write_json
 from mtdnn.machine.provenance import commit
-
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class Questions:

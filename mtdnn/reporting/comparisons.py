@@ -56,7 +56,7 @@ def _is_main(entry: dict[str, Any], comparison: dict[str, Any]) -> bool:
 def _block(comparisons: list[dict[str, Any]], rows: list[RowResult]) -> Block:
     """One row for each comparison; what is missing in all of them has no column."""
     measures = measures_of(comparisons, rows)
-    judged = are_judged(comparisons, rows)
+    judged = are_judged(comparisons)
     flips = any(each["flips"] is not None for each in comparisons)
     heading = ["From", "To"]
     for number, measure in enumerate(measures):
@@ -77,7 +77,7 @@ def _block(comparisons: list[dict[str, Any]], rows: list[RowResult]) -> Block:
             texts += _of_headline(each) if number == 0 else []
         if judged:
             published, verdict = each["published"] or {}, each["verdict"]
-            texts += [_signed(published.get(measure.column)) for measure in measures]
+            texts += [signed(published.get(measure.column)) for measure in measures]
             texts += [verdict.get(measure.column) or MISSING for measure in measures]
         else:
             texts.append(each["conclusion"])
@@ -93,12 +93,9 @@ def measures_of(comparisons: list[dict[str, Any]], rows: list[RowResult]) -> lis
     return [measure for measure in measures if measure.column in found] or measures
 
 
-def are_judged(comparisons: list[dict[str, Any]], rows: list[RowResult]) -> bool:
-    """Return whether verdicts on published differences are shown rather than conclusions.
-
-    Tables of question answering always show them, because the paper's are of that kind.
-    """
-    return all(map(is_answering, rows)) or any(each["published"] for each in comparisons)
+def are_judged(comparisons: list[dict[str, Any]]) -> bool:
+    """Return whether a table has published differences: then it shows verdicts on them."""
+    return any(each["published"] for each in comparisons)
 
 
 def _measured(comparison: dict[str, Any], name: str) -> list[str]:
@@ -110,10 +107,6 @@ def _measured(comparison: dict[str, Any], name: str) -> list[str]:
 def _of_headline(comparison: dict[str, Any]) -> list[str]:
     numbers = comparison["measures"][comparison["headline"]]
     return [p_value(numbers["p_permutation"]), f"{numbers['detectable']:.2f}"]
-
-
-def _signed(value: float | None) -> str:
-    return MISSING if value is None else signed(value)
 
 
 _FLIPS = {True: "yes", False: "no", None: MISSING}

@@ -18,6 +18,7 @@ from mtdnn.machine.files import replacing, write_text
 from mtdnn.reporting.blocks import Block, Cell, Notes
 from mtdnn.reporting.interference import Kind, kinds, targets
 from mtdnn.reporting.latex_tables import LatexTable, latex_table
+from mtdnn.reporting.tables import seeds, signed
 from mtdnn.statistics.level import CONFIDENCE
 from mtdnn.training.log import WHOLE, cosines, cosines_with_target, dev_losses, read_training
 
@@ -229,8 +230,6 @@ def write(experiment: Experiment) -> None:
 
 
 def _latex(experiment: Experiment, found: list[Row], said: str) -> str:
-    from mtdnn.reporting.templating import seeds, signed_or_missing
-
     notes = Notes()
     several = ("Of a mixture with several auxiliary corpora.",)
     body = [
@@ -239,7 +238,7 @@ def _latex(experiment: Experiment, found: list[Row], said: str) -> str:
             Cell(experiment.corpora[row.corpus].label),
             Cell(seeds(row.early, 3)),
             Cell(seeds(row.late, 3)),
-            notes.cell(signed_or_missing(row.difference), () if row.is_pair else several),
+            notes.cell(signed(row.difference), () if row.is_pair else several),
         ]
         for row in found
     ]

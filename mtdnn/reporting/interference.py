@@ -14,6 +14,7 @@ from mtdnn.machine.files import replacing, write_text
 from mtdnn.reporting import wording
 from mtdnn.reporting.blocks import Block, Cell
 from mtdnn.reporting.latex_tables import LatexTable, latex_table
+from mtdnn.reporting.tables import seeds
 
 
 @dataclass(frozen=True)
@@ -198,8 +199,6 @@ def write(experiment: Experiment) -> None:
 
 def _latex(experiment: Experiment, known: list[Kind]) -> str:
     """The first measure of every auxiliary corpus, and the score of each target, as LaTeX."""
-    from mtdnn.reporting.templating import seeds
-
     own, corpora = targets(experiment), auxiliary(experiment)
     firsts = {corpus: headline(experiment, corpus) for corpus in corpora}
     kinds_of_measures = set(firsts.values())

@@ -56,7 +56,7 @@ def _table(experiment: Experiment, name: str) -> dict[str, Any]:
         "own": rows[0].slice_name,
         "measures": comparisons.measures_of(found["comparisons"], rows),
         "headlines": tables.headlines(rows),
-        "judged": any(each["published"] for each in found["comparisons"]),
+        "judged": comparisons.are_judged(found["comparisons"]),
         "remarks": list(dict.fromkeys(note for each in own for note in each["notes"])),
         "verdict": verdict(statistics, name),
         "thresholds": any(map(is_answering, rows)),

@@ -14,8 +14,8 @@ from mtdnn.reporting.blocks import MISSING, Block, Cell
 from mtdnn.reporting.comparisons import are_judged, measures_of
 from mtdnn.reporting.conclusion import verdict
 from mtdnn.reporting.latex_tables import LatexTable, latex_table
-from mtdnn.reporting.tables import headlines
-from mtdnn.reporting.templating import interval, render, score, signed_or_missing
+from mtdnn.reporting.tables import headlines, signed
+from mtdnn.reporting.templating import interval, render, score
 from mtdnn.reporting.wording import clustered, is_answering, items, targets, union
 from mtdnn.statistics.records import read_statistics
 
@@ -55,7 +55,7 @@ def _table(experiment: Experiment, name: str, statistics: dict[str, Any]) -> dic
         "comparisons": found["comparisons"],
         "left_out": found["left_out"],
         "headlines": headlines(rows),
-        "judged": are_judged(found["comparisons"], rows),
+        "judged": are_judged(found["comparisons"]),
         "thresholds": any(map(is_answering, rows)),
     }
     return {**values, "latex": latex_table(experiment, _latex(name, values))}
@@ -89,13 +89,13 @@ def _compared(each: dict[str, Any], values: dict[str, Any]) -> list[str]:
     cells += [each["threshold"]] if values["thresholds"] else []
     for measure in values["compared"]:
         numbers = each["measures"].get(measure.column, {})
-        cells += [signed_or_missing(numbers.get("difference")), interval(numbers)]
+        cells += [signed(numbers.get("difference")), interval(numbers)]
     if not values["judged"]:
         return [*cells, each["conclusion"]]
     published = (each["published"] or {}).get(each["headline"])
     return [
         *cells,
-        signed_or_missing(published),
+        signed(published),
         each["verdict"].get(each["headline"]) or MISSING,
     ]
 

@@ -196,7 +196,7 @@ def slices_block(
         for row, cells in zip(rows, body, strict=True):
             scores = {column.key: column.score(row, other) for column in columns}
             measured = any(score.values for score in scores.values())
-            text = " / ".join(map(_number, scores.values())) if measured else MISSING
+            text = " / ".join(map(seeds, scores.values())) if measured else MISSING
             reasons = scores[row.measures[0].key].reasons
             cells.append(notes.cell(text, () if measured else reasons))
         from_baseline = {
@@ -241,7 +241,7 @@ def _row_cells(rows: list[RowResult]) -> tuple[list[str], list[list[Cell]]]:
 
 def _score_cell(score: Score, notes: Notes, digits: int) -> Cell:
     if score.values:
-        return Cell(_number(score, digits))
+        return Cell(seeds(score, digits))
     return notes.cell(MISSING, score.reasons)
 
 
@@ -268,19 +268,24 @@ def _published_cells(row: RowResult, slice_name: str, measures: list[Measure]) -
     return [Cell(text) for text in shown + differences]
 
 
-def signed(value: float) -> str:
-    """Format a value with its sign and two decimals; zero has no sign."""
+def signed(value: float | None) -> str:
+    """Format a difference with its sign and two decimals; zero has no sign, None is missing."""
+    if value is None:
+        return MISSING
     text = f"{abs(value):.2f}"
     if float(text) == 0:
         return text
     return ("+" if value > 0 else "−") + text
 
 
-def _number(score: Score, digits: int = 2) -> str:
-    """The mean, with ± standard deviation if there are several seeds."""
-    if score.mean is None:
-        return MISSING
-    text = f"{score.mean:.{digits}f}"
+def number(value: float | None, digits: int = 2) -> str:
+    """Format a number; None is shown as missing."""
+    return MISSING if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def seeds(score: Score, digits: int = 2) -> str:
+    """Format the mean over seeds, with ± standard deviation if there are several."""
+    text = number(score.mean, digits)
     return text if score.deviation is None else f"{text} ± {score.deviation:.{digits}f}"
 
 

@@ -12,11 +12,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.evaluation.results import Score
 from mtdnn.reporting.blocks import MISSING
 from mtdnn.reporting.comparisons import p_value
 from mtdnn.reporting.escaping import markdown, visible
-from mtdnn.reporting.tables import signed
+from mtdnn.reporting.tables import number, seeds, signed
 
 EXCERPT_CHARACTERS = 420
 """How much of a context is shown around its marked spans; a shorter context is shown whole."""
@@ -39,7 +38,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "md": markdown,
-        "signed": signed_or_missing,
+        "signed": signed,
         "number": number,
         "score": score,
         "mark_html": mark_html,
@@ -61,28 +60,12 @@ def _environment() -> Environment:
 # --- numbers ---------------------------------------------------------------------------------
 
 
-def number(value: float | None, digits: int = 2) -> str:
-    """Format a number; None is shown as missing."""
-    return MISSING if value is None else f"{value:.{digits}f}".replace("-", "−")
-
-
-def signed_or_missing(value: float | None) -> str:
-    """Format a difference with its sign; None is shown as missing."""
-    return MISSING if value is None else signed(value)
-
-
 def score(value: dict[str, Any] | None) -> str:
     """Format a cell of `statistics.json`: the mean, with ± standard deviation if it is known."""
     if not value or value.get("mean") is None:
         return MISSING
     deviation = value.get("deviation")
     return number(value["mean"]) + (f" ± {deviation:.2f}" if deviation is not None else "")
-
-
-def seeds(value: Score, digits: int = 2) -> str:
-    """Format the mean over seeds, with ± standard deviation if there are several."""
-    text = number(value.mean, digits)
-    return text if value.deviation is None else f"{text} ± {value.deviation:.{digits}f}"
 
 
 def spread(values: list[float]) -> str:
@@ -100,7 +83,7 @@ def interval(value: dict[str, Any]) -> str:
     low, high = value.get("low"), value.get("high")
     if low is None and high is None:
         return MISSING
-    return f"{signed_or_missing(low)} to {signed_or_missing(high)}"
+    return f"{signed(low)} to {signed(high)}"
 
 
 def badge(word: str | None) -> Markup:

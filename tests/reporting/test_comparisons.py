@@ -31,12 +31,14 @@ def test_comparisons_in_three_formats_and_in_the_notes_of_the_table(tmp_path):
     assert float(lines[2]["em_difference"]) == found["measures"]["em"]["difference"]
 
 
-def test_a_flipped_conclusion_is_marked(tmp_path):
+def test_a_table_without_published_scores_shows_conclusions_and_which_are_flipped(tmp_path):
     experiment = make_variants(tmp_path)
     make_runs(experiment, "s", [0.3, 0.9, 0.6, 0.6])
     records.write(experiment, ["s"])
     products.write_comparisons(experiment, "s")
-    assert "| yes |" in experiment.layout.comparison("s", "md").read_text()
+    text = experiment.layout.comparison("s", "md").read_text()
+    assert "| higher | – | 3 |" in text and "| open | yes | 3 |" in text
+    assert "| Conclusion |" in text and "Published" not in text and "Verdict" not in text
 
 
 def test_comparisons_of_other_families_have_their_measures_and_words(classified):

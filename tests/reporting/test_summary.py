@@ -6,7 +6,7 @@ import pytest
 
 from mtdnn.config.layout import RunFolder
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import read_json
+from mtdnn.machine.files import read_json, write_json
 from mtdnn.reporting import products, tables
 from mtdnn.reporting.escaping import markdown
 from tests.support.factories import make_experiment, make_run, make_statistics
@@ -113,6 +113,17 @@ def test_the_summary_has_the_measures_of_each_target(request, name):
     for row in statistics["cells"].values():
         for column, cell in row["dev"].items():
             assert f"{cell['mean']:.2f} ± {cell['deviation']:.2f}" in text, column
+
+
+def test_no_p_value_is_shown_as_zero(experiment):
+    statistics = make_statistics(experiment)
+    for table in statistics["tables"].values():
+        for each in table["comparisons"]:
+            each["measures"]["em"]["p_holm"] = 1e-5
+    write_json(experiment.layout.all_statistics, statistics)
+    products.write_summary(experiment)
+    text = experiment.layout.summary.read_text(encoding="utf-8")
+    assert r"| \< 0.001 |" in text and "| 0.000 |" not in text
 
 
 def test_the_summary_begins_with_the_conclusion(experiment):

@@ -13,7 +13,7 @@ from mtdnn.config.layout import RunFolder, RunId
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError
 from mtdnn.evaluation.results import read_rows
-from mtdnn.machine.files import read_json, write_text
+from mtdnn.machine.files import read_json, write_json, write_text
 from mtdnn.reporting import products, tables
 from tests.support.factories import QA, fail_run, make_experiment, make_run
 from tests.support.published_scores import PUBLISHED, write_published
@@ -379,9 +379,17 @@ def test_rows_of_another_experiment_are_read_where_they_are(tmp_path, classified
 
 
 def test_differences_have_a_sign_unless_they_are_zero():
-    assert [tables.signed(value) for value in (1.234, -1.236, 0.0, -0.001)] == [
-        "+1.23",
-        "−1.24",
-        "0.00",
-        "0.00",
-    ]
+    values = (1.234, -1.236, 0.0, -0.001, None)
+    assert [tables.signed(value) for value in values] == ["+1.23", "−1.24", "0.00", "0.00", "–"]
+
+
+def test_a_negative_correlation_has_a_minus_sign_and_stays_aligned(tmp_path):
+    experiment = make_targets(tmp_path, {"cola": [("cola", []), ("cola", ["mnli"])]}, seeds=[1])
+    path = RunFolder(experiment.layout.run(experiment.runs()[0])).metrics
+    metrics = read_json(path)
+    metrics["slices"]["dev"]["matthews"] = -12.5
+    write_json(path, metrics)
+    products.write_table(experiment, "cola")
+    assert markdown_row(read(experiment, "cola", "md"), "CoLA | BERT base")[3] == "−12.50"
+    tex = read(experiment, "cola", "tex")
+    assert "S[table-format=+2.2]" in tex and " & -12.50 & " in tex

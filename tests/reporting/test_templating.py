@@ -39,7 +39,7 @@ def test_an_excerpt_keeps_the_marked_words_and_cuts_at_spaces():
 
 
 def test_missing_numbers_are_dashes():
-    assert templating.number(None) == templating.signed_or_missing(None) == "–"
+    assert templating.number(None) == templating.signed(None) == "–"
     assert templating.spread([]) == templating.score(None) == "–"
     assert templating.spread([1.0, -2.0]) == "−0.50 (−2.00 to +1.00)"
     assert templating.score({"mean": 70.0, "deviation": None}) == "70.00"

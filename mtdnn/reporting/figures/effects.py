@@ -8,6 +8,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from mtdnn.config.experiment import Experiment
 from mtdnn.evaluation.results import read_rows
+from mtdnn.reporting.comparisons import are_judged
 from mtdnn.reporting.escaping import one_line
 from mtdnn.reporting.figures.drawing import canvas, is_narrow, label_text, say_empty
 from mtdnn.reporting.figures.palette import GREY, INK, VERDICTS, Look
@@ -84,14 +85,14 @@ def _notes(statistics: dict[str, Any], shown: dict[str, Comparisons]) -> list[st
     several_seeds = max(len(each["seeds"]) for each in drawn) > 1
     over = "seeds and " * several_seeds + clustered(families)
     notes = [f"Bars: {100 * statistics['confidence']:g}% intervals, over {over}."]
-    if any(each["published"] for each in drawn):
+    if are_judged(drawn):
         notes[0] += " Diamonds: published differences."
     given = {each["verdict"].get(name) for each in drawn for name in each["measures"]}
     words = [text for verdict, text in _LEGEND.items() if verdict in given]
     if words:
         rest = "black circle: not decidable"
         notes[0] += f" Verdict on the published difference: {'; '.join([*words, rest])}."
-    if not all(map(_are_published, shown.values())):
+    if not all(map(are_judged, shown.values())):
         notes.append(
             "Without published differences: filled if “no difference” is rejected after Holm's "
             "correction, hollow if it is not decidable."
@@ -99,11 +100,6 @@ def _notes(statistics: dict[str, Any], shown: dict[str, Comparisons]) -> list[st
     if not several_seeds:
         notes.append("One seed: the intervals do not include the variance between seeds.")
     return notes
-
-
-def _are_published(comparisons: Comparisons) -> bool:
-    """Whether a table has published differences, on which there are verdicts."""
-    return any(each["published"] for each in comparisons)
 
 
 def _have_one_baseline(comparisons: Comparisons) -> bool:
@@ -176,12 +172,12 @@ def _measured(comparisons: Comparisons) -> list[str]:
 
 def _panel(axes: Axes, comparisons: Comparisons, number: int) -> None:
     """Draw the `number`-th measure of each comparison."""
-    are_published = _are_published(comparisons)
+    judged = are_judged(comparisons)
     for place, comparison in enumerate(comparisons):
         if number >= len(comparison["measures"]):
             continue
         name, measured = list(comparison["measures"].items())[number]
-        look, face = _look(comparison, name, are_published)
+        look, face = _look(comparison, name, judged)
         ends = [measured["low"], measured["high"]]
         axes.plot(ends, [place] * 2, color=look.colour, linewidth=1.6)
         axes.plot(
@@ -197,13 +193,13 @@ def _panel(axes: Axes, comparisons: Comparisons, number: int) -> None:
             axes.plot(published, place, "D", color=INK, markerfacecolor="none", markersize=6)
     axes.axvline(0, color=GREY, linewidth=0.9, zorder=1)
     axes.set_ylim(len(comparisons) - 0.4, -0.6)
-    axes.grid(axis="y", visible=not are_published)
+    axes.grid(axis="y", visible=not judged)
     axes.tick_params(axis="y", length=0)
 
 
-def _look(comparison: dict[str, Any], name: str, are_published: bool) -> tuple[Look, str]:
+def _look(comparison: dict[str, Any], name: str, judged: bool) -> tuple[Look, str]:
     """The look of a comparison's bar and mark, and the colour of the middle of its mark."""
-    if are_published:
+    if judged:
         look = VERDICTS.get(comparison["verdict"].get(name), VERDICTS[None])
         return look, look.colour
     decided = len(comparison["seeds"]) > 1 and comparison["measures"][name]["p_holm"] <= LEVEL
