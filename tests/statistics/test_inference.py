@@ -113,6 +113,17 @@ def test_permutation_of_runs_is_exact_when_only_runs_differ():
     assert len({tuple(row) for row in labels}) == 20
 
 
+def test_no_difference_in_total_is_reached_by_every_permutation():
+    """The totals are equal, but their sums of fractions are not, by rounding."""
+    random = np.random.default_rng(3)
+    sizes = random.integers(1, 9, 60)
+    gains = 100 * random.integers(-3, 4, 30) / 3.0
+    first = Arm(np.full((1, 60), 50.0), sizes)
+    second = Arm(first.sums + np.concatenate([gains, -gains]), sizes)
+    signs = flips(60, 999, random)
+    assert permutation_test([(first, second)], None, signs) == [1.0]
+
+
 def test_labelings_of_many_seeds_are_drawn_at_random():
     labels = labelings(9, 500, np.random.default_rng(0))
     assert labels.shape == (500, 18)
