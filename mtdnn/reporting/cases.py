@@ -5,7 +5,7 @@ select questions in both directions, and a verdict needs several seeds that agre
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -413,15 +413,17 @@ def verdict(holding: int, seeds: int) -> str:
 
 def _verdict_on_empty_answers(experiment: Experiment, answers: Answers) -> dict[str, Any]:
     """Compare how many right answers mixtures with sequence classification gain and lose."""
-    nets: dict[int, int] = {}
-    for row in answers.others:
-        if _classifies(experiment, row):
-            for seed in row.common(answers.baseline):
-                before, after = answers.baseline.seeds[seed], row.seeds[seed]
-                gained, lost = changes("found", answers.answerable, before, after)
-                nets[seed] = nets.get(seed, 0) + int(gained.sum()) - int(lost.sum())
-    low, high = interval(list(nets.values()))
-    listed = ", ".join(f"{net:+d}" for net in nets.values()).replace("-", "−")
+    rows = [row for row in answers.others if _classifies(experiment, row)]
+    nets = []
+    for seed, before in answers.baseline.seeds.items():
+        # A seed that one of the rows lacks would be a sum over fewer rows.
+        if rows and all(seed in row.seeds for row in rows):
+            masks = [
+                changes("found", answers.answerable, before, row.seeds[seed]) for row in rows
+            ]
+            nets.append(sum(int(gained.sum()) - int(lost.sum()) for gained, lost in masks))
+    low, high = interval(nets)
+    listed = ", ".join(f"{net:+d}" for net in nets).replace("-", "−")
     text = (
         "Right answers gained minus right answers lost, summed over the mixtures with sequence "
         f"classification: {listed} in {_seeds(len(nets))}"
@@ -431,16 +433,19 @@ def _verdict_on_empty_answers(experiment: Experiment, answers: Answers) -> dict[
         if len(nets) > 1
         else "; one seed says nothing about other seeds."
     )
+    word = "supported" if low > 0 else "contradicted" if high < 0 else "not decidable"
+    if len(nets) < MIN_SEEDS:
+        word = "not decidable"
     return {
         "claim": "Sequence classification finds answers to questions that the baseline leaves "
         "unanswered.",
         "id": None,
-        "verdict": "supported" if low > 0 else "contradicted" if high < 0 else "not decidable",
-        "text": text if nets else "No such mixture shares a seed with the baseline.",
+        "verdict": word,
+        "text": text if nets else "These mixtures share no seed with the baseline.",
     }
 
 
-def interval(values: list[float]) -> tuple[float, float]:
+def interval(values: Sequence[float]) -> tuple[float, float]:
     """Return Student's 95% interval of a mean; it is unbounded with fewer than two values."""
     from scipy import stats
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mtdnn.config.layout import RunId
 from mtdnn.machine.files import read_json
 from mtdnn.reporting import cases, products
 from mtdnn.reporting.answers import read_answers
 from tests.support.answers import BASELINE, HOSTILE, MIXTURE, QUESTIONS, make
-from tests.support.factories import make_answers, make_experiment, make_questions
+from tests.support.factories import fail_run, make_answers, make_experiment, make_questions
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published" / "published.csv"
 
@@ -88,6 +89,22 @@ def test_published_questions_and_their_verdicts(tmp_path):
     assert all(claim["verdict"] for claim in found["claims"])
     of_others = experiment.model_copy(update={"published": None})
     assert cases.find(of_others)["claims"] == []
+
+
+def claim_on_empty_answers(experiment):
+    published = experiment.model_copy(update={"published": str(PUBLISHED)})
+    (claim,) = [each for each in cases.find(published)["claims"] if "unanswered" in each["claim"]]
+    return claim
+
+
+def test_gains_are_summed_over_the_same_rows_in_every_seed(tmp_path):
+    """In each seed, both mixtures with sequence classification gain two right answers, lose one."""
+    experiment = make(tmp_path, seeds=(1, 2, 3))
+    claim = claim_on_empty_answers(experiment)
+    assert "+2, +2, +2 in 3 seeds" in claim["text"] and claim["verdict"] == "supported"
+    fail_run(experiment, RunId("base", "qa_sc", 0.8, "default", 3), "evaluate", "no disk")
+    claim = claim_on_empty_answers(experiment)
+    assert "+2, +2 in 2 seeds" in claim["text"] and claim["verdict"] == "not decidable"
 
 
 @pytest.mark.parametrize(

@@ -120,14 +120,13 @@ def draw_thresholds(experiment: Experiment) -> Figure:
         "threshold in use. Crosses: the best threshold on these same questions, which a fair "
         "score must not use."
     )
-    if answers and any(map(_tuned, answers.rows)):
+    tuned = _tuned(answers) if answers else {}
+    if tuned:
         note += " Triangles: the threshold tuned on other questions."
     threshold = experiment.decoding.null_threshold
 
     def curve(axes: Axes, row: RowAnswers, metric: str, look: Look) -> None:
-        odds = np.concatenate([each.odds for each in row.seeds.values()])
-        low, high = np.quantile(odds, [0.005, 0.995])
-        thresholds = np.linspace(low, high, CURVE_POINTS)
+        thresholds = np.linspace(*_extent(row, threshold), CURVE_POINTS)
         values = []
         for answered in row.seeds.values():
             values.append(over_thresholds(answered, metric, thresholds))
@@ -136,21 +135,32 @@ def draw_thresholds(experiment: Experiment) -> Figure:
         _strong(axes, thresholds, mean, look, row)
         best = int(np.argmax(mean))
         axes.plot(thresholds[best], mean[best], "x", color=look.colour, markersize=7, zorder=4)
-        for place in _tuned(row):
-            height = np.interp(place, thresholds, mean)
-            axes.plot(place, height, "^", color=look.colour, markersize=5, zorder=4)
+        if row.path in tuned:
+            height = np.interp(tuned[row.path], thresholds, mean)
+            axes.plot(tuned[row.path], height, "^", color=look.colour, markersize=5, zorder=4)
         axes.axvline(threshold, color=GREY, linewidth=0.9, linestyle="--", zorder=1)
 
     title = "Scores by null threshold"
     return _panels(experiment, answers, title, note, curve, ("null threshold", "{} (%)"))
 
 
-def _tuned(row: RowAnswers) -> list[float]:
-    """The mean of the thresholds that were tuned on other questions; empty if there are none."""
-    metrics = [result.metrics for result in row.result.results if result.metrics]
-    scores = [scores for each in metrics for scores in each["slices"].values()]
-    tuned = [each["tuned"]["threshold"] for each in scores if each.get("tuned")]
-    return [float(np.mean(tuned))] if tuned else []
+def _tuned(answers: Answers) -> dict[str, float]:
+    """The mean threshold of each row, by path, that was tuned for these questions on others."""
+    means = {
+        row.path: row.result.score(answers.slice_name, "threshold", tuned=True).mean
+        for row in answers.rows
+    }
+    return {path: mean for path, mean in means.items() if mean is not None}
+
+
+def _extent(row: RowAnswers, threshold: float) -> tuple[float, float]:
+    """The range of null odds that are worth drawing: of questions for which there is an answer."""
+    runs = row.seeds.values()
+    odds = np.concatenate([run.odds[np.array(run.questions.scores.answered)] for run in runs])
+    if not len(odds):
+        return threshold - 1, threshold + 1
+    low, high = np.quantile(odds, [0.005, 0.995])
+    return float(low), float(high)
 
 
 def draw_groups(experiment: Experiment) -> Figure:

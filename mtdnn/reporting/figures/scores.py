@@ -120,7 +120,7 @@ def _placed(
 ) -> tuple[dict[float, str], list[Series]]:
     """Return what stands below each place, and the rows as series; baselines are grey."""
     place = _by_weight if by_weight else _by_mixture
-    ticks, groups = place(experiment, rows)
+    ticks, groups = place(rows)
     baselines = {each["from"] for each in comparisons.values()}
     own, several = mixture_looks(experiment), looks()
     mixtures = [{row.row.mixture for _, row in members} for members in groups.values()]
@@ -139,7 +139,7 @@ def _placed(
 
 
 def _by_weight(
-    experiment: Experiment, rows: list[RowResult]
+    rows: list[RowResult],
 ) -> tuple[dict[float, str], dict[str, list[tuple[float, RowResult]]]]:
     """Place rows by weight, in a group for each mixture, encoder and variant."""
     groups: dict[str, list[tuple[float, RowResult]]] = {}
@@ -152,7 +152,7 @@ def _by_weight(
 
 
 def _by_mixture(
-    experiment: Experiment, rows: list[RowResult]
+    rows: list[RowResult],
 ) -> tuple[dict[float, str], dict[str, list[tuple[float, RowResult]]]]:
     """Place rows by mixture in the table's order, in a group for each encoder and variant."""
     weights: dict[str, set[float]] = {}
@@ -367,7 +367,7 @@ def _say_if_empty(above: Iterable[Axes], compared: bool, scored: bool) -> None:
 
 
 def _legend(grid: Iterable[Axes]) -> tuple[list[Artist], list[str]]:
-    """The handles and labels of all panels, each label once; a single series needs none."""
+    """The handles and labels of all panels, each label once."""
     found: dict[str, Artist] = {}
     for axes in grid:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):

@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 
+from mtdnn.config.layout import RunFolder
+from mtdnn.evaluation.decoding import NO_SCORE
 from mtdnn.evaluation.scoring import summary
+from mtdnn.machine.files import read_json, write_json
 from mtdnn.reporting.answers import read_answers
 from mtdnn.reporting.figures import curves
+from tests.support.answers import BASELINE, QUESTIONS, make
 
 
 @pytest.fixture
@@ -51,3 +55,27 @@ def test_every_mixture_has_a_curve_and_the_threshold_in_use_is_marked(answered):
         assert labels == ["QA", "QA+MCC", "QA+SC", "QA+MCC+SC"]
         upright = [set(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2]
         assert set().union(*upright) == {answered.decoding.null_threshold}
+
+
+def test_the_threshold_shown_is_the_one_tuned_for_these_questions(tmp_path):
+    """The paper's two slices are tuned on each other: the other's threshold has seen these."""
+    experiment = make(tmp_path)
+    for run in experiment.runs_of(experiment.tables["table2"].rows[0]):
+        path = RunFolder(experiment.layout.run(run)).metrics
+        metrics = read_json(path)
+        slices = metrics["slices"]
+        slices["dev"]["tuned"] = {"threshold": 1.5, "exact": 1.0, "f1": 1.0}
+        slices["others"] = {**slices["dev"], "tuned": {"threshold": -9.0, "exact": 1, "f1": 1}}
+        write_json(path, metrics)
+    axes = curves.draw_thresholds(experiment).subfigs[0].axes[0]
+    marks = [line.get_xdata() for line in axes.lines if line.get_marker() == "^"]
+    assert [list(each) for each in marks if len(each) == 1] == [[1.5]]
+
+
+@pytest.mark.parametrize("without", [["found"], [row["id"] for row in QUESTIONS]])
+def test_questions_without_an_answer_do_not_stretch_the_thresholds(tmp_path, without):
+    """Their null odds are above every threshold: 1e30."""
+    given = {**BASELINE, **{name: ("", -NO_SCORE) for name in without}}
+    experiment = make(tmp_path, given, given)
+    low, high = curves.draw_thresholds(experiment).subfigs[0].axes[0].get_xlim()
+    assert -5 < low < high < 5
