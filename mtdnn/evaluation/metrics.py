@@ -18,6 +18,7 @@ from mtdnn.evaluation.thresholds import null_odds_auc, tune
 from mtdnn.machine.files import read_columns, read_product, write_json
 from mtdnn.machine.provenance import commit
 
+
 @dataclass(frozen=True)
 class Questions:
     """N questions of one split and a run's answers to them; each column has N entries.

@@ -418,9 +418,7 @@ def _verdict_on_empty_answers(experiment: Experiment, answers: Answers) -> dict[
     for seed, before in answers.baseline.seeds.items():
         # A seed that one of the rows lacks would be a sum over fewer rows.
         if rows and all(seed in row.seeds for row in rows):
-            masks = [
-                changes("found", answers.answerable, before, row.seeds[seed]) for row in rows
-            ]
+            masks = [changes("found", answers.answerable, before, row.seeds[seed]) for row in rows]
             nets.append(sum(int(gained.sum()) - int(lost.sum()) for gained, lost in masks))
     low, high = interval(nets)
     listed = ", ".join(f"{net:+d}" for net in nets).replace("-", "−")

@@ -292,7 +292,7 @@ def permutation_test(
         dealt = labels @ centred_means.T / (labels.shape[1] / 2)
         signs = signs[: len(labels)]
     resampled = np.abs(signs @ np.array(common, np.float32).T + dealt)
-    # Arrangements that equal the observed one must count despite rounding, at a difference of 0 too.
+    # Arrangements that equal the observed one must count despite rounding, even if it is 0.
     rounding = 1e-5 * np.abs(observed) + 1e-6 * np.abs(common).sum(axis=1)
     reached = resampled >= np.abs(observed) - rounding
     return [float(p) for p in (reached.sum(axis=0) + 1) / (len(signs) + 1)]

@@ -75,7 +75,7 @@ def test_the_threshold_shown_is_the_one_tuned_for_these_questions(tmp_path):
 @pytest.mark.parametrize("without", [["found"], [row["id"] for row in QUESTIONS]])
 def test_questions_without_an_answer_do_not_stretch_the_thresholds(tmp_path, without):
     """Their null odds are above every threshold: 1e30."""
-    given = {**BASELINE, **{name: ("", -NO_SCORE) for name in without}}
+    given = {**BASELINE, **dict.fromkeys(without, ("", -NO_SCORE))}
     experiment = make(tmp_path, given, given)
     low, high = curves.draw_thresholds(experiment).subfigs[0].axes[0].get_xlim()
     assert -5 < low < high < 5
