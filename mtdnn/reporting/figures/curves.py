@@ -122,7 +122,7 @@ def draw_thresholds(experiment: Experiment) -> Figure:
     )
     tuned = _tuned(answers) if answers else {}
     if tuned:
-        note += " Triangles: the threshold tuned on other questions."
+        note += " Stars: the threshold tuned on other questions."
     threshold = experiment.decoding.null_threshold
 
     def curve(axes: Axes, row: RowAnswers, metric: str, look: Look) -> None:
@@ -137,7 +137,7 @@ def draw_thresholds(experiment: Experiment) -> Figure:
         axes.plot(thresholds[best], mean[best], "x", color=look.colour, markersize=7, zorder=4)
         if row.path in tuned:
             height = np.interp(tuned[row.path], thresholds, mean)
-            axes.plot(tuned[row.path], height, "^", color=look.colour, markersize=5, zorder=4)
+            axes.plot(tuned[row.path], height, "*", color=look.colour, markersize=9, zorder=4)
         axes.axvline(threshold, color=GREY, linewidth=0.9, linestyle="--", zorder=1)
 
     title = "Scores by null threshold"
