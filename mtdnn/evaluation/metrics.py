@@ -308,7 +308,10 @@ def select(name: str, entry: Slice, questions: Questions) -> Questions:
         if expected is not None and found != expected:
             raise MtdnnError(f"slices.{name}: has {found} {what}, {expected} are expected")
     if not len(selected):
-        raise MtdnnError(f"slices.{name}: has no questions")
+        raise MtdnnError(
+            f"slices.{name}: has no questions: none of the split {entry.split} meets all of its "
+            "conditions; change them, or remove the slice"
+        )
     return selected
 
 

@@ -14,6 +14,13 @@ from mtdnn.errors import MtdnnError
 from mtdnn.evaluation.measures import Measure, measures_of
 from mtdnn.machine.files import read_product
 
+_UNDEFINED = {
+    "HasAns_f1": "no answerable questions",
+    "NoAns_exact": "no unanswerable questions",
+    "null_odds_auc": "needs answerable and unanswerable questions",
+}
+"""Why a scored run lacks a score, for the reader of a table."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -151,7 +158,7 @@ class RowResult:
             if value is not None:
                 values.append(value)
             elif result.metrics is not None:
-                reasons[reason or f"no {key}"] = None
+                reasons[reason or _UNDEFINED.get(key, f"no {key}")] = None
         return Score(tuple(values), (*reasons, *self.missing))
 
     @property

@@ -10,7 +10,7 @@ from mtdnn.reporting.answers import table_of_mixtures
 from mtdnn.reporting.blocks import Notes, without_empty
 from mtdnn.reporting.tables import main_block
 from mtdnn.reporting.wording import listed
-from mtdnn.statistics.records import read_statistics
+from mtdnn.statistics.records import read_statistics, with_baselines
 
 READING_ORDER = {
     "effects": "Differences from the baseline",
@@ -41,12 +41,8 @@ def verdict(statistics: dict[str, Any], table: str) -> str:
         statistics: the content of `statistics.json`.
         table: name of the table.
     """
-    entry = statistics["tables"].get(table, {"comparisons": []})
-    shown = [
-        each
-        for each in entry["comparisons"]
-        if (each["kind"], each["slice"], each["threshold"]) == ("baseline", entry["slice"], "zero")
-    ]
+    entry = statistics["tables"].get(table)
+    shown = with_baselines(entry["comparisons"], entry["slice"]) if entry else []
     if not shown:
         return "No row can be compared with a baseline yet."
     seeds = min(len(each["seeds"]) for each in shown)

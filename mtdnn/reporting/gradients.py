@@ -195,14 +195,10 @@ def verdict(found: list[Row]) -> str:
         answer = "in these pairs it misleads: the better the gradients agree, the lower the score"
     return (
         f"{asked} Over {count} pairs of a target and one auxiliary corpus, Spearman's rank "
-        f"correlation of the early cosine with the difference is {_signed(correlation.value)} "
-        f"({CONFIDENCE:.0%} interval {_signed(low)} to {_signed(high)}): {answer}. The interval "
+        f"correlation of the early cosine with the difference is {signed(correlation.value)} "
+        f"({CONFIDENCE:.0%} interval {signed(low)} to {signed(high)}): {answer}. The interval "
         "takes the pairs as independent, although pairs of the same target are not."
     )
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
 
 
 def shown(experiment: Experiment) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from mtdnn.reporting.facts import provenance
 from mtdnn.reporting.latex_tables import LatexTable, latex_table
 from mtdnn.reporting.wording import in_unit, is_answering, items, listed, union
 from mtdnn.statistics.level import CONFIDENCE
+from mtdnn.statistics.records import with_baselines
 
 SURE = f"{CONFIDENCE:.0%} interval"
 
@@ -201,8 +202,7 @@ def slices_block(
             cells.append(notes.cell(text, () if measured else reasons))
         from_baseline = {
             each["to"]: each["measures"][each["headline"]]
-            for each in comparisons
-            if (each["kind"], each["slice"], each["threshold"]) == ("baseline", other, "zero")
+            for each in with_baselines(comparisons, other)
         }
         if experiment.slices[other].corpus and from_baseline:
             heading.append(f"{experiment.slices[other].label}: Δ {headlines(rows)} ({SURE})")
@@ -329,12 +329,11 @@ def _scored(experiment: Experiment, rows: list[RowResult]) -> str:
 
 def comparison_lines(experiment: Experiment, name: str) -> list[str]:
     """Return a line for each row against its baseline; none before the statistics exist."""
-    own = ("baseline", experiment.slice_of(name), "zero")
+    found = with_baselines(read_comparisons(experiment, name), experiment.slice_of(name))
     return [
         f"{each['to_label']} against {each['from_label']}: {_differences(each)}. "
         f"{each['verdict']['text']}"
-        for each in read_comparisons(experiment, name)
-        if (each["kind"], each["slice"], each["threshold"]) == own
+        for each in found
     ]
 
 

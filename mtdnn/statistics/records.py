@@ -94,6 +94,12 @@ def collect(experiment: Experiment) -> None:
     )
 
 
+def with_baselines(comparisons: list[dict[str, Any]], slice_name: str) -> list[dict[str, Any]]:
+    """Return the comparisons of rows with their baselines on a slice, at the zero threshold."""
+    wanted = ("baseline", slice_name, "zero")
+    return [e for e in comparisons if (e["kind"], e["slice"], e["threshold"]) == wanted]
+
+
 def read_statistics(experiment: Experiment) -> dict[str, Any]:
     """Read `statistics.json`; the result has empty `tables` and `cells` if it does not exist yet.
 

@@ -105,5 +105,5 @@ def rendered(experiment):
         .from_string(template)
         .render(snakemake={"config": {"facts": Captions(experiment)}}, files=files)
     )
-    parts = publish_parts(text, writer_name="html", settings_overrides={"report_level": 2})
+    parts = publish_parts(text, writer="html", settings_overrides={"report_level": 2})
     return parts["html_body"]

@@ -9,12 +9,15 @@ import textwrap
 import pandas as pd
 import pytest
 
+from mtdnn.config.experiment import Slice
 from mtdnn.config.layout import RunFolder, RunId
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError
+from mtdnn.evaluation import metrics
 from mtdnn.evaluation.results import read_rows
 from mtdnn.machine.files import read_json, write_json, write_text
 from mtdnn.reporting import products, tables
+from tests.support.answers import make
 from tests.support.factories import QA, fail_run, make_experiment, make_run
 from tests.support.published_scores import PUBLISHED, write_published
 from tests.support.targets import CLASSIFIED_NOTE, make_targets
@@ -175,6 +178,19 @@ def test_scores_at_the_tuned_threshold_have_columns_only_if_one_is_tuned(tmp_pat
     make_run(tuned, BASE_QA, em=70.0, tuned=False)
     products.write_table(tuned, "table1")
     assert "no threshold was tuned" in read(tuned, "table1", "md")
+
+
+def test_a_slice_of_answerable_questions_says_what_it_lacks(tmp_path):
+    """As config/strategies-excerpt.yaml scores it: notes have no keys of files."""
+    slices = {"dev": Slice(label="answerable questions", only="answerable")}
+    experiment = make(tmp_path).model_copy(update={"slices": slices})
+    for row in experiment.tables["table2"].rows:
+        for run in experiment.runs_of(row):
+            metrics.write(experiment.layout.run(run), experiment)
+    products.write_table(experiment, "table2")
+    text = read(experiment, "table2", "md")
+    assert "no unanswerable questions" in text and "needs answerable and unanswerable" in text
+    assert "NoAns\\_" not in text and "null\\_odds" not in text
 
 
 def test_a_variant_has_a_column_and_no_published_number(tmp_path):
@@ -386,9 +402,9 @@ def test_differences_have_a_sign_unless_they_are_zero():
 def test_a_negative_correlation_has_a_minus_sign_and_stays_aligned(tmp_path):
     experiment = make_targets(tmp_path, {"cola": [("cola", []), ("cola", ["mnli"])]}, seeds=[1])
     path = RunFolder(experiment.layout.run(experiment.runs()[0])).metrics
-    metrics = read_json(path)
-    metrics["slices"]["dev"]["matthews"] = -12.5
-    write_json(path, metrics)
+    changed = read_json(path)
+    changed["slices"]["dev"]["matthews"] = -12.5
+    write_json(path, changed)
     products.write_table(experiment, "cola")
     assert markdown_row(read(experiment, "cola", "md"), "CoLA | BERT base")[3] == "−12.50"
     tex = read(experiment, "cola", "tex")

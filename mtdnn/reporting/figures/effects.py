@@ -14,7 +14,7 @@ from mtdnn.reporting.figures.drawing import canvas, is_narrow, label_text, say_e
 from mtdnn.reporting.figures.palette import GREY, INK, VERDICTS, Look
 from mtdnn.reporting.wording import clustered, listed
 from mtdnn.statistics.level import LEVEL
-from mtdnn.statistics.records import read_statistics
+from mtdnn.statistics.records import read_statistics, with_baselines
 
 MAX_PANELS = 2
 """How many measures of a row are drawn, its headline first."""
@@ -47,7 +47,7 @@ def draw(experiment: Experiment) -> Figure:
     shown = {
         name: comparisons
         for name, table in statistics["tables"].items()
-        if (comparisons := [each for each in table["comparisons"] if _is_shown(table, each)])
+        if (comparisons := with_baselines(table["comparisons"], table["slice"]))
     }
     if not shown:
         notes = ["No row can be compared with a baseline yet."]
@@ -72,11 +72,6 @@ def _height(labels: list[str], title: str) -> float:
     """The height of a table's panels, in rows with a label of two lines."""
     lines = max(label.count("\n") + 1 for label in labels)
     return len(labels) * max(1.0, lines / 2) + 0.8 + 0.5 * title.count("\n")
-
-
-def _is_shown(table: dict[str, Any], comparison: dict[str, Any]) -> bool:
-    own = (table["slice"], "baseline", "zero")
-    return (comparison["slice"], comparison["kind"], comparison["threshold"]) == own
 
 
 def _notes(statistics: dict[str, Any], shown: dict[str, Comparisons]) -> list[str]:

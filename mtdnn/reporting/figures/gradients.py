@@ -14,10 +14,12 @@ from matplotlib.ticker import MaxNLocator
 
 from mtdnn.config.experiment import Experiment
 from mtdnn.evaluation.results import read_results
+from mtdnn.reporting.blocks import MISSING
 from mtdnn.reporting.figures.drawing import canvas, say_empty
 from mtdnn.reporting.figures.palette import GREY, MIXTURE_COLOURS, Look, corpus_looks
 from mtdnn.reporting.figures.training import missing_runs
 from mtdnn.reporting.gradients import Measured, read
+from mtdnn.reporting.tables import signed
 from mtdnn.training.log import cosines_with_target
 
 Style = Literal["-", "--", ":", "-."]
@@ -132,7 +134,7 @@ def _draw_matrix(experiment: Experiment, axes: Axes, measured: list[Measured]) -
     axes.imshow(means[1:, :-1], cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
     for (row, column), value in np.ndenumerate(means[1:, :-1]):
         if column <= row:
-            text = "–" if np.isnan(value) else f"{value:+.2f}".replace("-", "−")
+            text = MISSING if np.isnan(value) else signed(value)
             colour = "white" if abs(value) > 0.7 * limit else "black"
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
     labels = [fill(experiment.corpora[name].label, 12) for name in names]

@@ -24,6 +24,7 @@ from mtdnn.reporting.figures.palette import GREY, INK, Look, looks, mixture_look
 from mtdnn.reporting.tables import read_comparisons
 from mtdnn.reporting.wording import axis, clustered, is_answering, listed, union
 from mtdnn.statistics.level import CONFIDENCE
+from mtdnn.statistics.records import with_baselines
 
 MAX_MEASURES = 2
 """How many measures of a row have a panel, its headline first."""
@@ -80,12 +81,8 @@ def draw(experiment: Experiment, name: str) -> Figure:
     settings = experiment.figures[name]
     rows = read_rows(experiment, settings.table)
     first, by_weight = experiment.slice_of(settings.table), settings.x == "weight"
-    own = ("baseline", first, "zero")
-    comparisons = {
-        each["to"]: each
-        for each in read_comparisons(experiment, settings.table)
-        if (each["kind"], each["slice"], each["threshold"]) == own
-    }
+    found = with_baselines(read_comparisons(experiment, settings.table), first)
+    comparisons = {each["to"]: each for each in found}
     plot = Plot(*_placed(experiment, rows, comparisons, by_weight), comparisons, first, by_weight)
     measures = panels(rows)
     number = len(measures)

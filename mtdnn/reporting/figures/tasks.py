@@ -19,7 +19,8 @@ def draw(experiment: Experiment) -> Figure:
     """Draw a panel for each target and each auxiliary corpus, with a line for each kind of run."""
     known, corpora, own = kinds(experiment), auxiliary(experiment), targets(experiment)
     colours, levels = corpus_looks(experiment), majority(known)
-    notes = ["Each corpus is scored on its own dev set."]
+    first = next(iter(experiment.slices.values())).label
+    notes = [f"Targets are scored on {first}, auxiliary corpora on their own dev sets."]
     if any(len(kind.results) > 1 for kind in known):
         notes[0] += " Small points: single seeds; large: their mean."
     if any(headline(experiment, corpus) == ACCURACY and corpus in levels for corpus in corpora):
