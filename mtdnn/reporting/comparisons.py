@@ -34,13 +34,14 @@ def write(experiment: Experiment, name: str) -> None:
 def explanation(rows: list[RowResult]) -> str:
     """Return sentences that explain the numbers of a table's comparisons."""
     headline = headlines(rows)
-    over = (
+    seeds = "seeds and over " if any(len(row.results) > 1 for row in rows) else ""
+    over = seeds + (
         "questions, which are clustered by paragraph"
         if all(map(is_answering, rows))
         else "items, which are clustered where their corpus has clusters"
     )
     return (
-        f"Differences are in points, with {CONFIDENCE:.0%} intervals over seeds and over {over}. "
+        f"Differences are in points, with {CONFIDENCE:.0%} intervals over {over}. "
         "p: p value of no difference, corrected by Holm's method within this table. Permutation: "
         f"p value of a permutation test of {headline}, uncorrected. Detectable: the smallest "
         f"difference in {headline} that this design finds with a probability of 80%, before "

@@ -22,6 +22,7 @@ from mtdnn.reporting.conclusion import verdict
 from mtdnn.reporting.facts import compare_link, facts, line, run_link
 from mtdnn.reporting.templating import render
 from mtdnn.reporting.wording import clustered, is_answering, items, targets, union
+from mtdnn.statistics.level import CONFIDENCE
 from mtdnn.statistics.records import read_statistics
 
 
@@ -50,7 +51,8 @@ def _table(experiment: Experiment, name: str) -> dict[str, Any]:
         "notes": notes.reasons,
         "links": [compare_link(row.experiment, row.present) for row in rows],
         "explanation": tables.explanation(experiment, rows),
-        "statistics": statistics,
+        "sure": f"{CONFIDENCE:.0%}",
+        "seeds": max((len(each["seeds"]) for each in found["comparisons"]), default=0),
         "comparisons": found["comparisons"],
         "left_out": found["left_out"],
         "own": rows[0].slice_name,

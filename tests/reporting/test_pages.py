@@ -5,7 +5,7 @@ import re
 from mtdnn.config.layout import RunFolder
 from mtdnn.evaluation.results import read_rows
 from mtdnn.machine.files import read_json, write_text
-from mtdnn.reporting import pages, products
+from mtdnn.reporting import comparisons, pages, products
 from mtdnn.reporting.facts import compare_link
 from tests.support.factories import make_experiment, make_run, make_statistics
 
@@ -99,3 +99,18 @@ def test_pages_of_other_families_have_their_measures_and_words(classified, mixed
     assert headings[:6] == ["seed", "EM", "F1", "Acc.", "Matthews", "steps"]
     assert '<th class="n">test rows</th>' in read(classified, "runs")
     assert "test rows" not in read(mixed, "runs")
+
+
+def test_one_seed_compares_models_and_several_compare_methods(tmp_path):
+    methods = "differences are between training methods, not between single models"
+    for seeds, said in (([1], False), ([1, 2], True)):
+        experiment = make_experiment(tmp_path / str(len(seeds)), seeds=seeds)
+        make_statistics(experiment)
+        products.write_page(experiment, "table2")
+        products.write_summary(experiment)
+        summary = experiment.layout.summary.read_text(encoding="utf-8")
+        for text in (read(experiment, "table2"), summary.replace("Dif", "dif")):
+            assert (methods in text) == said
+            assert ("differences are between single models" in text) != said
+        over = comparisons.explanation(read_rows(experiment, "table2"))
+        assert ("over seeds" in over) == said
