@@ -117,14 +117,6 @@ def test_entity_f1_is_that_of_the_sums_over_sentences(seed):
     assert TOKEN_ACCURACY.value(items) == pytest.approx(metrics.accuracy_score(*flat), abs=1e-12)
 
 
-def test_entity_f1_is_that_of_seqeval():
-    seqeval = pytest.importorskip("seqeval.metrics", reason="seqeval is not installed")
-    gold, guesses = draw_tags(np.random.default_rng(7), 200)
-    pair = [[[NAMES[t] for t in s] for s in side] for side in (gold, guesses)]
-    items = Items(tag_counts(gold, guesses, NAMES))
-    assert ENTITY_F1.value(items) == pytest.approx(seqeval.f1_score(*pair), abs=1e-12)
-
-
 def by_weights(measure, items, weights):
     """A measure of items that occur `weights` times each."""
     return measure.value(items.take(np.repeat(np.arange(len(items)), weights)))

@@ -26,10 +26,6 @@ import sys
 from mtdnn.config.loading import parse
 from mtdnn.config.yaml_files import read_yaml
 from mtdnn.reporting import products
-from mtdnn.reporting.figures import registry
-from mtdnn.reporting.figures.drawing import Page, styled
-from mtdnn.reporting.figures.palette import luminance
-from mtdnn.reporting.figures.training import run_loss
 products.write_figure(parse(read_yaml(sys.argv[1]), "x"), sys.argv[2])
 """
 
