@@ -28,6 +28,7 @@ def write(experiment: Experiment, name: str) -> None:
     with replacing(layout.comparison(name, "csv")) as draft:
         records = [_record(each, rows) for each in entry["comparisons"]]
         frame = pd.DataFrame(records, columns=None if records else list(_KEYS))
+        frame["notice"] = experiment.notice or ""
         draft.write_text(csv_text(frame), encoding="utf-8")
 
 

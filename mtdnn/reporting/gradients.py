@@ -222,7 +222,7 @@ def write(experiment: Experiment) -> None:
     latex = _latex(experiment, values["gradients"], values["verdict"])
     write_text(layout.table("gradients", "tex"), latex)
     with replacing(layout.table("gradients", "csv")) as draft:
-        draft.write_text(csv_text(frame(values["gradients"])), encoding="utf-8")
+        draft.write_text(csv_text(frame(experiment, values["gradients"])), encoding="utf-8")
 
 
 def _latex(experiment: Experiment, found: list[Row], said: str) -> str:
@@ -249,7 +249,7 @@ def _latex(experiment: Experiment, found: list[Row], said: str) -> str:
     return latex_table(experiment, table)
 
 
-def frame(found: list[Row]) -> pd.DataFrame:
+def frame(experiment: Experiment, found: list[Row]) -> pd.DataFrame:
     """Return one record for each row, with all digits."""
     records = [
         {
@@ -267,6 +267,7 @@ def frame(found: list[Row]) -> pd.DataFrame:
             "difference": row.difference,
             "is_pair": row.is_pair,
             "seeds": max(len(row.early.values), len(row.late.values)),
+            "notice": experiment.notice or "",
         }
         for row in found
     ]

@@ -246,6 +246,7 @@ def frame(experiment: Experiment, known: list[Kind]) -> pd.DataFrame:
                 record |= {measure.column: score.mean, f"{measure.column}_sd": score.deviation}
             first = kind.score(corpus, headline(experiment, corpus))
             record |= {"seeds": len(first.values), "reasons": "; ".join(first.reasons)}
+            record["notice"] = experiment.notice or ""
             records.append(record)
     keys = ["label", "encoder", "mixture", "weight", "variant", "corpus"]
     return pd.DataFrame(records, columns=None if records else keys)

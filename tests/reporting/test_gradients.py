@@ -63,7 +63,9 @@ def test_early_and_late_cosines_are_means_of_the_quarters(measured):
     assert "Too few to say: 1 pair of" in text
     tex = measured.layout.table("gradients", "tex").read_text()
     assert tex.count("{") - tex.count(r"\{") == tex.count("}") - tex.count(r"\}")
-    assert measured.layout.table("gradients", "csv").read_text().count("\n") == len(found) + 1
+    lines = measured.layout.table("gradients", "csv").read_text().splitlines()
+    assert len(lines) == len(found) + 1
+    assert all(line.endswith(measured.notice) for line in lines[1:])
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,26 @@ def test_the_digest_of_templates_follows_them(monkeypatch):
     assert products.templates_digest() != before
 
 
+def test_every_table_and_page_has_the_notice(classified):
+    """Whoever sees a single file sees that its numbers are no evidence."""
+    products.write_gradients(classified)
+    root = classified.layout.root
+    files = [
+        *(
+            path
+            for folder in ("tables", "comparisons", "pages")
+            for path in (root / folder).iterdir()
+        ),
+        *(classified.layout.cases(suffix) for suffix in ("md", "json")),
+        classified.layout.summary,
+    ]
+    names = {file.name for file in files}
+    assert {"nli.csv", "nli.tex", "interference.csv", "interference.md", "cases.md"} <= names
+    for file in files:
+        if file.name != "gradients.csv":  # which is empty here
+            assert classified.notice in file.read_text(encoding="utf-8"), file
+
+
 ROWS = [
     {"encoder": "base", "mixture": "qa"},
     {"encoder": "base", "mixture": "qa", "variant": "fast"},
