@@ -185,11 +185,21 @@ def read_result(experiment: Experiment, run: RunId) -> Result:
             failure = read_product(files.failure)
             return Result(run, folder, None, f"{failure['step']} failed: {failure['reason']}")
         if files.metrics.exists():
-            return Result(run, folder, read_product(files.metrics), None)
+            return Result(run, folder, _read_metrics(files.metrics), None)
     except MtdnnError as error:
         return Result(run, folder, None, str(error))
     trained = files.description.exists()
     return Result(run, folder, None, "trained, not scored" if trained else "not run")
+
+
+def _read_metrics(path: Path) -> dict[str, Any]:
+    """Read a run's `metrics.json`, of which every reader needs the slices."""
+    metrics = read_product(path)
+    slices = metrics.get("slices") if isinstance(metrics, dict) else None
+    if not isinstance(slices, dict) or not all(isinstance(each, dict) for each in slices.values()):
+        raise MtdnnError(f"{path}: has no scores of slices; score the run again")
+    scores: dict[str, Any] = metrics
+    return scores
 
 
 def read_results(experiment: Experiment) -> list[Result]:

@@ -7,18 +7,19 @@ import pandas as pd
 from mtdnn.config.experiment import Experiment
 from mtdnn.evaluation.measures import Measure
 from mtdnn.evaluation.results import RowResult, read_rows
-from mtdnn.machine.files import read_product, replacing, write_text
+from mtdnn.machine.files import replacing, write_text
 from mtdnn.reporting.blocks import MISSING, Block, Cell
 from mtdnn.reporting.escaping import csv_text, markdown
 from mtdnn.reporting.latex_tables import LatexTable, latex_table
 from mtdnn.reporting.tables import headlines, interval, markdown_block, signed
 from mtdnn.reporting.wording import ANSWERING, clusters, is_answering, items, union
 from mtdnn.statistics.level import CONFIDENCE
+from mtdnn.statistics.records import read_entry
 
 
 def write(experiment: Experiment, name: str) -> None:
     """Write `comparisons/{name}.md`, `.csv` and `.tex` from the table's statistics."""
-    entry, rows = read_product(experiment.layout.statistics(name)), read_rows(experiment, name)
+    entry, rows = read_entry(experiment, name), read_rows(experiment, name)
     layout, title = experiment.layout, f"{entry['title']}: comparisons"
     write_text(layout.comparison(name, "md"), _markdown(experiment, title, entry, rows))
     block = _block([each for each in entry["comparisons"] if _is_main(entry, each)], rows)

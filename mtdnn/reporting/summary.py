@@ -24,12 +24,15 @@ def write(experiment: Experiment) -> None:
     """Write `summary.md` from `statistics.json`.
 
     Raises:
-        MtdnnError: `statistics.json` does not exist.
+        MtdnnError: `statistics.json` does not exist, or lacks a table.
     """
     path = experiment.layout.all_statistics
     if not path.exists():
         raise MtdnnError(f"{path}: no such file; run mtdnn statistics first")
     statistics = read_statistics(experiment)
+    missing = [name for name in experiment.tables if name not in statistics["tables"]]
+    if missing:
+        raise MtdnnError(f"{path}: lacks {', '.join(missing)}; run mtdnn statistics first")
     tables = {name: _table(experiment, name, statistics) for name in experiment.tables}
     families = {experiment.corpora[name].family for name in targets(experiment)}
     values = {"statistics": statistics, "tables": tables, "clusters": clustered(families)}

@@ -7,14 +7,14 @@ import pandas as pd
 from mtdnn.config.experiment import Experiment
 from mtdnn.evaluation.measures import Measure
 from mtdnn.evaluation.results import RowResult, Score, read_rows
-from mtdnn.machine.files import read_product, replacing, write_text
+from mtdnn.machine.files import replacing, write_text
 from mtdnn.reporting.blocks import MISSING, Block, Cell, Notes
 from mtdnn.reporting.escaping import csv_text, markdown
 from mtdnn.reporting.facts import provenance
 from mtdnn.reporting.latex_tables import LatexTable, latex_table
 from mtdnn.reporting.wording import in_unit, is_answering, items, listed, union
 from mtdnn.statistics.level import CONFIDENCE
-from mtdnn.statistics.records import with_baselines
+from mtdnn.statistics.records import read_entry, with_baselines
 
 SURE = f"{CONFIDENCE:.0%} interval"
 
@@ -219,8 +219,8 @@ def headlines(rows: list[RowResult]) -> str:
 
 def read_comparisons(experiment: Experiment, name: str) -> list[dict[str, Any]]:
     """Return the comparisons of a table's rows; none before the statistics exist."""
-    path = experiment.layout.statistics(name)
-    comparisons: list[dict[str, Any]] = read_product(path)["comparisons"] if path.exists() else []
+    exist = experiment.layout.statistics(name).exists()
+    comparisons: list[dict[str, Any]] = read_entry(experiment, name)["comparisons"] if exist else []
     return comparisons
 
 

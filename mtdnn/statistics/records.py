@@ -48,9 +48,11 @@ The columns of question answering are `em` and `f1`; those of other measures are
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from mtdnn.config.experiment import Experiment
+from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_product, write_json
 from mtdnn.statistics.level import CONFIDENCE, RESAMPLES
 
@@ -76,7 +78,7 @@ def collect(experiment: Experiment) -> None:
     Raises:
         MtdnnError: the entry of a table is missing.
     """
-    entries = {name: read_product(experiment.layout.statistics(name)) for name in experiment.tables}
+    entries = {name: read_entry(experiment, name) for name in experiment.tables}
     cells: dict[str, Any] = {}
     for entry in entries.values():
         cells |= entry.pop("cells")
@@ -100,14 +102,27 @@ def with_baselines(comparisons: list[dict[str, Any]], slice_name: str) -> list[d
     return [e for e in comparisons if (e["kind"], e["slice"], e["threshold"]) == wanted]
 
 
+def read_entry(experiment: Experiment, name: str) -> dict[str, Any]:
+    """Read the statistics of one table.
+
+    Raises:
+        MtdnnError: the file is missing or broken.
+    """
+    return _read(experiment.layout.statistics(name), "comparisons", "left_out", "cells")
+
+
 def read_statistics(experiment: Experiment) -> dict[str, Any]:
     """Read `statistics.json`; the result has empty `tables` and `cells` if it does not exist yet.
 
     Raises:
-        MtdnnError: the file is not readable.
+        MtdnnError: the file is broken.
     """
     path = experiment.layout.all_statistics
-    statistics: dict[str, Any] = {"tables": {}, "cells": {}}
-    if path.exists():
-        statistics = read_product(path)
-    return statistics
+    return _read(path, "tables", "cells") if path.exists() else {"tables": {}, "cells": {}}
+
+
+def _read(path: Path, *keys: str) -> dict[str, Any]:
+    content = read_product(path)
+    if not isinstance(content, dict) or not content.keys() >= set(keys):
+        raise MtdnnError(f"{path}: is not as `mtdnn statistics` writes it; run it again")
+    return content

@@ -98,6 +98,11 @@ def check_latex(experiment):
 def test_without_statistics_the_summary_says_what_is_missing(experiment):
     with pytest.raises(MtdnnError, match=r"statistics\.json: no such file; run mtdnn statistics"):
         products.write_summary(experiment)
+    statistics = make_statistics(experiment)
+    del statistics["tables"]["table2"]  # a table that is new in the YAML file
+    write_json(experiment.layout.all_statistics, statistics)
+    with pytest.raises(MtdnnError, match=r"statistics\.json: lacks table2; run mtdnn statistics"):
+        products.write_summary(experiment)
 
 
 @pytest.mark.parametrize("name", ["classified", "mixed", "scored_and_tagged"])

@@ -82,12 +82,21 @@ def test_a_failure_hides_the_scores_of_an_earlier_attempt(tmp_path):
     assert "70.00" not in read(experiment, "table1", "md")
 
 
-def test_unreadable_metrics_are_a_reason_in_the_table(tmp_path):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"em": 70', "not readable as JSON"),
+        ("[]", "has no scores of slices; score the run again"),
+        ('{"em": 70}', "has no scores of slices; score the run again"),
+        ('{"slices": {"dev": 3}}', "has no scores of slices; score the run again"),
+    ],
+)
+def test_unreadable_metrics_are_a_reason_in_the_table(tmp_path, content, reason):
     experiment = make_experiment(tmp_path)
     folder = make_run(experiment, BEST)
-    write_text(RunFolder(folder).metrics, '{"em": 70')
+    write_text(RunFolder(folder).metrics, content)
     products.write_table(experiment, "table1")
-    assert "not readable as JSON" in read(experiment, "table1", "md")
+    assert reason in read(experiment, "table1", "md")
 
 
 def test_several_seeds_give_mean_and_sample_standard_deviation(tmp_path):

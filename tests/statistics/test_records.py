@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mtdnn.config.layout import RunFolder, RunId
+from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_json, write_json
 from mtdnn.statistics import records
 from tests.support.comparisons import comparison, make_mixtures, make_questions, make_runs
@@ -54,6 +55,16 @@ def test_statistics_are_the_same_each_time(mixtures):
     first = mixtures.layout.statistics("table2").read_bytes()
     records.write(mixtures, ["table2"])
     assert mixtures.layout.statistics("table2").read_bytes() == first
+
+
+@pytest.mark.parametrize("content", [[], {}, {"comparisons": []}])
+def test_statistics_that_lack_a_key_are_refused_in_one_line(mixtures, content):
+    write_json(mixtures.layout.statistics("table2"), content)
+    with pytest.raises(MtdnnError, match=r"table2\.json: is not as .* writes it; run it again"):
+        records.read_entry(mixtures, "table2")
+    write_json(mixtures.layout.all_statistics, content)
+    with pytest.raises(MtdnnError, match=r"statistics\.json: is not as"):
+        records.read_statistics(mixtures)
 
 
 @pytest.mark.slow
