@@ -45,22 +45,17 @@ def verdict(statistics: dict[str, Any], table: str) -> str:
     shown = with_baselines(entry["comparisons"], entry["slice"]) if entry else []
     if not shown:
         return "No row can be compared with a baseline yet."
-    seeds = min(len(each["seeds"]) for each in shown)
-    parts = []
+    parts: dict[tuple[str, str, str, int], list[str]] = {}
     for conclusion in ("higher", "lower", "open"):
-        for baseline, measure in dict.fromkeys(map(_against, shown)):
-            rows = [
-                each["to_label"]
-                for each in shown
-                if each["conclusion"] == conclusion and _against(each) == (baseline, measure)
-            ]
-            if rows:
-                parts.append(_said(conclusion, rows, baseline, measure, seeds))
-    text = "; ".join(parts)
+        for each in shown:
+            if each["conclusion"] == conclusion:
+                seeds = len(each["seeds"]) if conclusion == "open" else 0
+                parts.setdefault((conclusion, *_against(each), seeds), []).append(each["to_label"])
+    text = "; ".join(_said(rows, *part) for part, rows in parts.items())
     return f"{text[0].upper()}{text[1:]}.{_published(shown)}"
 
 
-def _said(conclusion: str, rows: list[str], baseline: str, measure: str, seeds: int) -> str:
+def _said(rows: list[str], conclusion: str, baseline: str, measure: str, seeds: int) -> str:
     """Say the same of several rows."""
     if conclusion == "open":
         verb = "differ" if len(rows) > 1 else "differs"

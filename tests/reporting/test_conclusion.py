@@ -56,6 +56,10 @@ def test_rows_are_sorted_by_what_is_known_of_them():
         "A scores higher than QA in EM; whether 5 others differ from QA in EM is not decidable "
         "with 3 seeds."
     )
+    assert sentence(comparison("A", "open"), comparison("an average", "open", [1])) == (
+        "Whether A differs from QA in EM is not decidable with 3 seeds; whether an average differs "
+        "from QA in EM is not decidable with 1 seed."
+    )
     assert sentence() == "No row can be compared with a baseline yet."
 
 
