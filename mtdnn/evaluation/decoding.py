@@ -3,7 +3,8 @@
 The procedure is that of BERT's SQuAD 2.0 code (Devlin et al. 2019, run_squad.py): each window
 pairs its `n_best` highest starts with its `n_best` highest ends, and the best admissible pair
 over all windows answers the question. The null score, the score of "no answer", is the lowest
-start + end logit at [CLS] over all windows.
+start + end logit at [CLS] over all windows. As in the example of transformers, but not in BERT's
+code, a start counts in every window that has it, not only where it has the most context.
 
 Only the best pair so far is kept for each question, so windows can arrive in batches of any size
 and order.
