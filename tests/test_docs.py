@@ -18,7 +18,7 @@ import yaml
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from mtdnn.cli.main import command_parser
+from mtdnn.cli.main import command_parser, main
 from mtdnn.config.experiment import Experiment
 from mtdnn.config.loading import parse
 from mtdnn.config.settings import CorpusSettings
@@ -104,6 +104,19 @@ def merged(*files: Path) -> dict[str, Any]:
     for file in files:
         update_config(settings, yaml.safe_load((ROOT / file).read_text(encoding="utf-8")))
     return settings
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "guides" / "experiment.md"], ids=named)
+def test_the_mistake_that_is_shown_is_what_mtdnn_says(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config").mkdir()
+    assert main(["new", "config/mine"]) == 0
+    path = tmp_path / "config" / "mine.yaml"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(re.sub("^  learning_rate:", "  learning_rat:", text, flags=re.M), "utf-8")
+    capsys.readouterr()
+    assert main(["check", "config/mine.yaml"]) == 2
+    assert capsys.readouterr().err in page.read_text(encoding="utf-8")
 
 
 @pages
