@@ -171,7 +171,8 @@ def _said(planned: Plan, corpora: int) -> str:
     count, items = planned.measurements, planned.dev_items
     times = f"{count} times" if count > 1 else "once"
     compared = [f"compares the gradients of {corpora} corpora {times}"] if count else []
-    losses = [f"measures the loss of {items} dev items per corpus after each epoch"]
+    some = "1 dev item" if items == 1 else f"{items} dev items"
+    losses = [f"measures the loss of {some} per corpus after each epoch"]
     said = " and ".join([*compared, *(losses if items else [])])
     return f"{said}: about {100 * planned.share:.1f} % of the training time"
 

@@ -142,7 +142,7 @@ class Training:
 
 
 class Beside(NamedTuple):
-    """What a run needs beside its model.
+    """What a run needs besides its model.
 
     Attributes:
         combiner: combines the gradients of joint steps; None without such steps.

@@ -174,7 +174,7 @@ class Stepper:
             self.packing.restore()
 
     def _renew_copies(self) -> None:
-        """Make copies that the update keeps anew where they are not fresh; no recording does.
+        """Renew the copies that the update writes where they are stale; no recording does.
 
         Phases that own weights restore those of others after the update, also in recordings.
         """
@@ -343,8 +343,8 @@ class RecordedSteps(Stepper):
         """Record a step like the current one of another batch, without taking it.
 
         If that fails, all steps are computed from then on: a failed recording may leave behind a
-        random state of its own, and earlier recordings would go on reading the old one. So they
-        go, and leave their memory to the steps.
+        random state of its own, and earlier recordings would still read the old one. So they are
+        removed, and leave their memory to the steps.
         """
         shape = _shape(kind, batch)
         if not self._recorder or self._recordings.get(shape):

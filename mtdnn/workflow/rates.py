@@ -17,9 +17,9 @@ from mtdnn.model.batches import PackedBatch, batch_of
 from mtdnn.model.device import device_name, use_device
 from mtdnn.model.multitask import MultiTaskModel, build, restrict
 from mtdnn.model.optimizer import learning_rate, optimizer_for
-from mtdnn.training.journal import memory_mib
 from mtdnn.training.loop import random_state
 from mtdnn.training.stepper import stepper_for
+from mtdnn.training.usage import memory_mib
 
 WARM_UP_STEPS = 2
 MEASURED_STEPS = 6
