@@ -181,7 +181,7 @@ def _prepare(
         "device": device_name(device),
         "precision": chosen_precision(run.training, device),
         "threads": torch.get_num_threads(),
-        "torch": versions["torch"],
+        **{package: versions[package] for package in ("torch", "transformers")},
     }
     checkpoints = Checkpoints(layout.state(fingerprint.digest), checkpoint_seconds, origin)
     held = Lease(layout.lease(run_dir), "the run is being trained", wait)
