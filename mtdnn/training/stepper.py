@@ -202,7 +202,7 @@ class Stepper:
         return loss
 
     def _backward(self, corpus: str, batch: PackedBatch, weight: float = 1.0) -> torch.Tensor:
-        """The same, but the update gets the gradients of copies, if need be."""
+        """Do what `backward` does, but leave gradients of copies where the update reads them."""
         total, factor = torch.zeros((), device=self.device), self._factor(corpus)
         parts = parts_of(batch, self.settings.accumulation)
         for number, (part, share) in enumerate(parts, 1):
@@ -235,7 +235,7 @@ class Stepper:
 
 @dataclass
 class _Recording:
-    """A step that can be repeated, with the contents that `batch` has by then.
+    """A step that can be repeated, on whatever `batch` holds then.
 
     The update at the end of a step that has parts has no batch.
     """

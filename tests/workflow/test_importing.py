@@ -28,7 +28,7 @@ CHANGES = {
     "tables": {"t": {"title": "t", "rows": [{"encoder": "tiny", **MIXTURE}]}},
 }
 
-CHANGED = "was changed after it was written: its sha256 differs; put it back or make it again"
+CHANGED = "was changed after it was written: its sha256 differs; restore it, or redo its step"
 
 
 def make_trained(folder: Path) -> Path:
