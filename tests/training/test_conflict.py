@@ -322,6 +322,19 @@ def test_the_cost_is_said_before_training(tmp_path, capsys):
     assert float(found[1]) > 0
 
 
+def test_joint_steps_are_measured_once_each(undropped, capsys):
+    names = ("squad", "cola", "mnli")
+    steps = [Step(number, 0, name, np.arange(6)) for number in range(3) for name in names]
+    often = InterferenceSettings(measurements=8, dev_items=0, max_share=100)
+    settings = undropped.run.training.model_copy(update={"interference": often})
+    run = undropped.run.model_copy(update={"training": settings})
+    given = (undropped.layout, run, undropped.features, steps, undropped.model(), Team(CPU))
+    diagnostics = Diagnostics(*given)
+    measured = [bool(diagnostics.after(step)) for step in steps[:: len(names)]]
+    assert measured == [True] * 3
+    assert "corpora 3 times: " in capsys.readouterr().out
+
+
 def test_settings_of_measuring_do_not_identify_a_model(tmp_path):
     run_dir, run = make_run_folder(tmp_path, rows=12, training={"epochs": 1, "batch_size": 8})
     train(run_dir, run, threads=1)
