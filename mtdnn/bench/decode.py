@@ -39,9 +39,9 @@ def cases(options: Options) -> Iterator[dict[str, Any]]:
     material, device = gather(options), use_device(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         windows = Windows(_dev_set(options, material), Path(folder) / "all.arrow")
-        if "decode".startswith(options.only) or options.only.startswith("decode"):
+        if "decode".startswith(options.only):
             yield _decode_case(material, windows, Timing(options.rounds))
-        if "predict".startswith(options.only) or options.only.startswith("predict"):
+        if "predict".startswith(options.only):
             sample = Windows(windows.path, Path(folder) / "sample.arrow", questions=PREDICTED)
             yield _predict_case(material, sample, device, Timing.on(device, options.rounds))
 

@@ -15,8 +15,9 @@ import torch
 from mtdnn.bench.harness import Options, Timing, Work, compare
 from mtdnn.bench.material import gather
 from mtdnn.bench.train import Ours, random_batches, smallest
-from mtdnn.training.journal import Journal, memory_mib
+from mtdnn.training.journal import Journal
 from mtdnn.training.loop import STEPS_BETWEEN_READS
+from mtdnn.training.usage import memory_mib
 
 PORTIONS = 4
 LINES = 20_000  # of the direct measurement

@@ -15,7 +15,7 @@ from mtdnn.data import encoders, features, tokenising
 from mtdnn.data.corpora import fetching
 from mtdnn.data.features import SCHEMAS, Features
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import replacing, write_json
+from mtdnn.machine.files import replacing, sha256, write_json
 from mtdnn.machine.progress import say
 from mtdnn.workflow.estimates import LENGTHS, LIKE
 
@@ -190,5 +190,7 @@ def random_encoder(folder: Path, shape: str) -> Path:
         )
         with replacing(folder) as draft:
             BertModel(config).save_pretrained(draft)
-            write_json(draft / MANIFEST, {"encoder": shape, "digest": "random weights"})
+            files = {file.name: sha256(file) for file in sorted(draft.iterdir())}
+            manifest = {"encoder": shape, "digest": "random weights", "files": files}
+            write_json(draft / MANIFEST, manifest)
     return folder

@@ -71,7 +71,7 @@ class Peer:
             self.optimizer, 1_000, 10_000
         )
         if compiled:
-            # A length of its own for every batch would compile anew for every batch.
+            # With fixed shapes, every new length would be compiled again.
             self.model = torch.compile(self.model, dynamic=not pad_to, backend=COMPILER)
 
     def model_options(self) -> dict[str, Any]:

@@ -37,8 +37,8 @@ def cases(options: Options) -> Iterator[dict[str, Any]]:
         folder = Path(temporary)
         run_dir, encoder = _tiny_run(options, folder)
         mtdnn, python = [sys.executable, "-m", "mtdnn"], [sys.executable, "-c"]
-        train = [*mtdnn, "train", str(run_dir), "--threads", "1"]
-        # Each round retrains: `mtdnn train` redoes a finished run.
+        # Each round trains again; without --force the second would find the run up to date.
+        train = [*mtdnn, "train", str(run_dir), "--threads", "1", "--force"]
         for case, peer, ours, theirs in (
             ("help", "bare_python", [*mtdnn, "--help"], [*python, "pass"]),
             (

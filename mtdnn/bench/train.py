@@ -229,7 +229,7 @@ GPU_SIDES: dict[tuple[str, str], Callable[[Material, torch.device], Sides]] = {
     ("qa_step", "trainer_dynamic_grouped_compiled"): partial(_qa_grouped, compiled=True),
     ("sc_step", "trainer_dynamic_compiled"): partial(_sc_dynamic, compiled=True),
 }
-"""More of them: as fast as on a CPU, or slower, and minutes to compile there."""
+"""Sides for GPUs alone: on a CPU these peers gain nothing, and take minutes to compile."""
 
 SWITCHES = {"determinism": _determinism, "sc_graphs": _graphs}
 

@@ -52,7 +52,7 @@ def use_device(threads: int | None, deterministic: bool = True) -> torch.device:
 def sent_to_host(values: torch.Tensor) -> Callable[[], list[float]]:
     """Begin to copy a vector to the host; return a function that waits for it and returns it.
 
-    A GPU goes on with whatever it is given meanwhile.
+    Meanwhile a GPU keeps working.
     """
     if values.device.type != "cuda":
         return values.tolist

@@ -34,7 +34,7 @@ def freeze(encoder: PreTrainedModel, count: int) -> None:
 
 
 def _layers(encoder: PreTrainedModel) -> nn.ModuleList | None:
-    """Return the list of an encoder's layers; None if it has not one for each of them."""
+    """Return the list of an encoder's layers; None if it has no module for each of them."""
     count = encoder.config.num_hidden_layers
     lists = (part for part in encoder.modules() if isinstance(part, nn.ModuleList))
     return next((part for part in lists if len(part) == count), None)

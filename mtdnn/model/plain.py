@@ -1,8 +1,8 @@
 """Tasks of a trained model as plain classes of transformers: which class, and its weights.
 
 Our heads are a linear layer on the tokens, or on BERT's pooler: dense and tanh on the first token.
-A class of transformers can take one where it computes the same, if need be with settings of its
-own head that make it so.
+A class of transformers can take one where it computes the same, for some encoders with settings of
+its own head that make it do so.
 """
 
 from dataclasses import dataclass

@@ -91,7 +91,7 @@ def _write(plain: PlainModel, folder: Path) -> None:
 
 
 def _moved(model: MultiTaskModel, run: RunSettings, weights: Iterable[str]) -> dict[str, str]:
-    """Prefixes of our names for what a plain model has beside the encoder, to its own prefixes."""
+    """Prefixes of our names for what a plain model has besides the encoder, to its own prefixes."""
     encoder = model.encoder
     found = places(
         encoder.config.model_type, run.corpora[run.target].family, encoder.base_model_prefix
@@ -132,13 +132,15 @@ def load(folder: Path, run: RunSettings) -> MultiTaskModel:
         if name in state and state[name].dtype != expected.dtype:  # would be converted silently
             raise MtdnnError(
                 f"{folder}: the weights do not fit the run's settings: {name} is of the type "
-                f"{state[name].dtype}, not {expected.dtype}"
+                f"{state[name].dtype}, not {expected.dtype}; retrain the run"
             )
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise MtdnnError(f"{folder}: the weights do not fit the run's settings: {reason}") from None
+        raise MtdnnError(
+            f"{folder}: the weights do not fit the run's settings: {reason}; retrain the run"
+        ) from None
     return model
 
 
@@ -155,7 +157,9 @@ def start_from(model: MultiTaskModel, folder: Path) -> None:
             ours.load_state_dict(theirs.state_dict())
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:300]
-            raise MtdnnError(f"{folder}: is a model of another encoder: {reason}") from None
+            raise MtdnnError(
+                f"{folder}: is a model of another encoder: {reason}; retrain that run"
+            ) from None
 
 
 def load_trained(folder: Path) -> tuple[MultiTaskModel, RunSettings]:
@@ -251,4 +255,7 @@ def _weights(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise MtdnnError(f"{path}: not readable as safetensors: {error}") from None
+        raise MtdnnError(
+            f"{path}: not readable as safetensors: {error}; put it back, or delete {DESCRIPTION} "
+            "next to it and train again"
+        ) from None

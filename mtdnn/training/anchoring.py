@@ -64,7 +64,10 @@ class Anchoring:
         if anchor.to == "phase_start":
             features = self._features[corpus]
         else:
+            pulled = {name for name, w in model.encoder.named_parameters() if w.requires_grad}
             model, features = _starting_run(Layout.of_run(self._run_dir), self._run, corpus)
+            for name, weight in model.encoder.named_parameters():
+                weight.requires_grad_(name in pulled)
         name, training = f"{self._run.seed}/{step.step}", self._run.training
         return fisher_information(model.to(device), corpus, features, training, self._team, name)
 
@@ -83,6 +86,9 @@ def _starting_run(layout: Layout, run: RunSettings, corpus: str) -> tuple[MultiT
     assert run.start is not None, "config.anchors checks it"
     folder = RunFolder(layout.run(run.start))
     model, theirs = load_trained(folder.model)
+    if model.adapters:  # the anchor has those of the target, added to the encoder's own weights
+        model.encoder, model.pooler = model.network(theirs.target)
+        model.adapters = []
     place = layout.features(theirs.encoder_name, theirs.features_variant, corpus)
     recorded = read_product(folder.description)["corpora"].get(corpus)
     if read_product(place / FEATURES)["corpus_digest"] != recorded:

@@ -92,7 +92,8 @@ def averaged(layout: Layout, run: RunSettings) -> MultiTaskModel:
     except (RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise MtdnnError(
-            f"training.average: the runs have models of different kinds: {reason}"
+            "training.average: the runs have models of different kinds, or other heads than "
+            f"training.heads of the average: {reason}"
         ) from None
     return model
 

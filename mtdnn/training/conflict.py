@@ -13,6 +13,7 @@ two of them agree.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import combinations, pairwise
 from math import isfinite, sqrt
 from typing import Any
@@ -90,7 +91,9 @@ class Diagnostics:
         self._ends = set(ends) if team.leads and self.plan.dev_items else set()
         self._dev = _dev_features(layout, run) if self._ends else {}
         if self._compared or self._ends:
-            print(f"mtdnn: {_said(self.plan, len(run.corpora))}", flush=True)
+            # Of joint steps there are fewer than batches, which the plan counts.
+            done = replace(self.plan, measurements=len(self._compared))
+            print(f"mtdnn: {_said(done, len(run.corpora))}", flush=True)
 
     def after(self, step: Step) -> dict[str, Any]:
         """Return what is measured after a step: `gradients` and `dev_loss`, or nothing.
@@ -171,7 +174,8 @@ def _said(planned: Plan, corpora: int) -> str:
     count, items = planned.measurements, planned.dev_items
     times = f"{count} times" if count > 1 else "once"
     compared = [f"compares the gradients of {corpora} corpora {times}"] if count else []
-    losses = [f"measures the loss of {items} dev items per corpus after each epoch"]
+    some = "1 dev item" if items == 1 else f"{items} dev items"
+    losses = [f"measures the loss of {some} per corpus after each epoch"]
     said = " and ".join([*compared, *(losses if items else [])])
     return f"{said}: about {100 * planned.share:.1f} % of the training time"
 

@@ -1,4 +1,4 @@
-"""What teachers say about the batches of a run, and the share that it has in their losses.
+"""What teachers say about the batches of a run, and the share that this has in their losses.
 
 Clark, Luong, Khandelwal, Manning, Le: "BAM! Born-Again Multi-Task Networks for Natural Language
 Understanding" (2019); Liu, He, Chen, Gao: "Improving Multi-Task Deep Neural Networks via Knowledge
@@ -75,5 +75,5 @@ class _Teacher:
 
 
 def teacher_share(share: float | Literal["annealed"], step: int, steps: int) -> float:
-    """Return the teacher's share of a loss in a step, from 0, of so many steps."""
+    """Return the teacher's share of the loss of step number `step`, from 0, of `steps` steps."""
     return 1 - step / steps if share == "annealed" else share

@@ -3,7 +3,7 @@
     F_i = 1/N Σ_n (∂ log p(y_n | x_n) / ∂θ_i)²
 
 over N training items x_n of the corpus, at the present weights, without dropout. The labels y_n are
-drawn from the model's own p (the Fisher information, one sample of an item), or are those of the
+drawn from the model's own p (the Fisher information, one sample per item), or are those of the
 corpus (the empirical one, which is zero where the model fits them; Kunstner et al. 2019). Gradients
 are squared one by one, before they are summed, so each item is a batch of its own.
 
@@ -131,4 +131,4 @@ SURPRISE: dict[Family, Callable[[Head, torch.Tensor, PackedBatch, Draws], torch.
     "regression": _score,
     "token_classification": _tags,
 }
-"""How likely the model finds the labels of a batch, by family."""
+"""−log p of the labels of a batch, by family."""

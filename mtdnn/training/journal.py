@@ -17,7 +17,6 @@ process was killed.
 
 import json
 import os
-import resource
 import socket
 import sys
 from collections.abc import Callable
@@ -159,12 +158,6 @@ def _status(error: BaseException | None) -> tuple[str, str | None]:
     reason = (str(error).splitlines() or [""])[0] or type(error).__name__
     killed = isinstance(error, KeyboardInterrupt) or getattr(error, "status", 0) > 128
     return "KILLED" if killed else "FAILED", reason
-
-
-def memory_mib() -> float:
-    """Return the peak resident memory of this process, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 class Record:

@@ -96,7 +96,7 @@ def train(
     with _prepare(run_dir, run, threads, checkpoint_seconds, wait) as training:
         if training:
             _learn(training)
-            _keep(training)
+            _publish(training)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Training:
         steps: the whole schedule.
         model: the model, changed in place by each step.
         optimizer: its optimizer.
-        beside: what combines gradients and balances losses.
+        remedies: what combines gradients and balances losses.
         first: number of the first step that is left to take.
         checkpoints: where the state is kept between steps.
         log: the lines of the steps so far.
@@ -130,7 +130,7 @@ class Training:
     steps: list[schedule.Step]
     model: MultiTaskModel
     optimizer: MomentOptimizer
-    beside: "Beside"
+    remedies: "Remedies"
     first: int
     checkpoints: Checkpoints
     log: TrainingLog
@@ -138,11 +138,11 @@ class Training:
     @property
     def learned(self) -> nn.Module:
         """Everything that steps change, as checkpoints keep it."""
-        return self.beside.joined_to(self.model)
+        return self.remedies.joined_to(self.model)
 
 
-class Beside(NamedTuple):
-    """What a run needs beside its model.
+class Remedies(NamedTuple):
+    """What combines the gradients of a run and balances its losses, with state of its own.
 
     Attributes:
         combiner: combines the gradients of joint steps; None without such steps.
@@ -153,7 +153,7 @@ class Beside(NamedTuple):
     balancing: Balancing | None
 
     @classmethod
-    def of(cls, run: RunSettings, optimizer: MomentOptimizer) -> "Beside":
+    def of(cls, run: RunSettings, optimizer: MomentOptimizer) -> "Remedies":
         combiner = Combiner(run.training, list(run.corpora)) if run.has_joint_steps else None
         return cls(combiner, balancing_for(run, optimizer))
 
@@ -181,7 +181,7 @@ def _prepare(
         "device": device_name(device),
         "precision": chosen_precision(run.training, device),
         "threads": torch.get_num_threads(),
-        "torch": versions["torch"],
+        **{package: versions[package] for package in ("torch", "transformers")},
     }
     checkpoints = Checkpoints(layout.state(fingerprint.digest), checkpoint_seconds, origin)
     held = Lease(layout.lease(run_dir), "the run is being trained", wait)
@@ -205,8 +205,8 @@ def _prepare(
             with journal or nullcontext():
                 model = _initial_model(layout, run).to(device).train()
                 optimizer = optimizer_for(model, run.training)
-                beside = Beside.of(run, optimizer)
-                first, lines = checkpoints.restore(beside.joined_to(model), optimizer)
+                remedies = Remedies.of(run, optimizer)
+                first, lines = checkpoints.restore(remedies.joined_to(model), optimizer)
                 log = TrainingLog(lines, journal, team)
                 yield Training(
                     run_dir=run_dir,
@@ -219,7 +219,7 @@ def _prepare(
                     steps=steps,
                     model=model,
                     optimizer=optimizer,
-                    beside=beside,
+                    remedies=remedies,
                     first=first,
                     checkpoints=checkpoints,
                     log=log,
@@ -280,7 +280,7 @@ def _learn(training: Training) -> None:
             *(Layout.of_run(training.run_dir), run, training.features, training.steps),
             *(training.model, team),
         )
-        balancing = training.beside.balancing
+        balancing = training.remedies.balancing
         batches = _batches(training, own, stepper)
         ahead = islice(paces(run, training.steps), len(training.steps) - len(left), None)
         weights = (weight for _, weight in parts)
@@ -337,7 +337,7 @@ class _Row(NamedTuple):
 def _stepper(training: Training) -> Stepper:
     run, model, optimizer = training.run, training.model, training.optimizer
     factors = {corpus: run.loss_weight(corpus) for corpus in run.corpora}
-    combiner, balancing = training.beside
+    combiner, balancing = training.remedies
     if combiner is None:
         # A recording would repeat the factors with which it was made.
         make = Stepper if balancing else stepper_for
@@ -405,7 +405,7 @@ def _wanted(
     return number, bool(due)
 
 
-def _keep(training: Training) -> None:
+def _publish(training: Training) -> None:
     """Publish what was learned; only the process that leads does."""
     if not training.team.leads:
         return

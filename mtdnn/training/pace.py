@@ -1,4 +1,4 @@
-"""The learning rates of every step of a run, and where its optimizer starts anew."""
+"""The learning rates of every step of a run, and where its optimizer restarts."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -174,7 +174,7 @@ class Stepper:
             self.packing.restore()
 
     def _renew_copies(self) -> None:
-        """Make copies that the update keeps anew where they are not fresh; no recording does.
+        """Renew the copies that the update writes where they are stale; no recording does.
 
         Phases that own weights restore those of others after the update, also in recordings.
         """
@@ -202,7 +202,7 @@ class Stepper:
         return loss
 
     def _backward(self, corpus: str, batch: PackedBatch, weight: float = 1.0) -> torch.Tensor:
-        """The same, but the update gets the gradients of copies, if need be."""
+        """Do what `backward` does, but leave gradients of copies where the update reads them."""
         total, factor = torch.zeros((), device=self.device), self._factor(corpus)
         parts = parts_of(batch, self.settings.accumulation)
         for number, (part, share) in enumerate(parts, 1):
@@ -235,7 +235,7 @@ class Stepper:
 
 @dataclass
 class _Recording:
-    """A step that can be repeated, with the contents that `batch` has by then.
+    """A step that can be repeated, on whatever `batch` holds then.
 
     The update at the end of a step that has parts has no batch.
     """
@@ -343,8 +343,8 @@ class RecordedSteps(Stepper):
         """Record a step like the current one of another batch, without taking it.
 
         If that fails, all steps are computed from then on: a failed recording may leave behind a
-        random state of its own, and earlier recordings would go on reading the old one. So they
-        go, and leave their memory to the steps.
+        random state of its own, and earlier recordings would still read the old one. So they are
+        removed, and leave their memory to the steps.
         """
         shape = _shape(kind, batch)
         if not self._recorder or self._recordings.get(shape):

@@ -1,21 +1,21 @@
 """How much of the processor, the memory and the GPU is in use while a run is trained.
 
 The journal takes these readings between two steps, at most `journal.MAX_MEMORY_READINGS` times in a
-run. They come from files of the kernel and from NVIDIA's library, without starting anything, and
-never change what is trained. A number that the machine does not tell is left out. Names that MLflow
-has for its own readings are MLflow's, and so are their units.
+run. They come from files of the kernel and from NVIDIA's library, without starting a process, and
+never change what is trained. What a machine does not report is left out. Readings that MLflow takes
+itself have MLflow's names and units.
 """
 
 import ctypes
 import os
+import resource
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import torch
-
-from mtdnn.training.journal import memory_mib
 
 _PROC = Path("/proc")
 _LIBRARY = "libnvidia-ml.so.1"
@@ -85,6 +85,12 @@ class Usage:
         return readings
 
 
+def memory_mib() -> float:
+    """Return the peak resident memory of this process, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
 class _Shares(ctypes.Structure):
     """`nvmlUtilization_t`: percent of the last sample period in which each was busy."""
 
@@ -92,7 +98,7 @@ class _Shares(ctypes.Structure):
 
 
 def _gpu(device: torch.device) -> Callable[[], dict[str, float]] | None:
-    """Return what reads the load of a GPU from NVIDIA's library, if that can."""
+    """Return what reads the load of a GPU; None if NVIDIA's library is missing or cannot."""
     with suppress(OSError, AttributeError):
         name = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
         return gpu_readings(ctypes.CDLL(_LIBRARY), name)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.config.layout import DESCRIPTION, FEATURES, MANIFEST
+from mtdnn.config.layout import DESCRIPTION, FEATURES, MANIFEST, Layout, RunFolder
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_product, sha256, write_json
 
@@ -21,7 +21,7 @@ def write(experiment: Experiment) -> None:
     recorded.
     """
     layout = experiment.layout
-    files = sorted(_files(layout.root, layout.checksums))
+    files = sorted(_files(layout))
     write_json(
         layout.checksums, {str(file.relative_to(layout.root)): sha256(file) for file in files}
     )
@@ -41,16 +41,18 @@ def check(experiment: Experiment) -> Iterator[str]:
             yield f"{file}: has changed since it was written; delete it and run snakemake again"
 
 
-def _files(root: Path, own: Path) -> Iterator[Path]:
-    described: set[Path] = set()
+def _files(layout: Layout) -> Iterator[Path]:
+    root, described = layout.root, set[Path]()
     for name in (MANIFEST, FEATURES, DESCRIPTION):
         for description in root.rglob(name):
             described |= {description.parent / file for file in _described_in(description)}
     for file in root.rglob("*"):
         place = file.relative_to(root)
         hidden = any(part.startswith(".") for part in place.parts)
-        is_finished = not hidden and place.parts[0] not in _UNSEALED and file != own
-        if is_finished and file.is_file() and file not in described:
+        # Where MLflow has a run changes with each new server; `mtdnn verify` asks the server.
+        is_delivery = file == layout.store or file.name == RunFolder.logged
+        unsealed = hidden or is_delivery or place.parts[0] in _UNSEALED or file == layout.checksums
+        if not unsealed and file.is_file() and file not in described:
             yield file
 
 

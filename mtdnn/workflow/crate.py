@@ -77,7 +77,9 @@ def write(experiment: Experiment, out: Path, with_models: bool = False) -> None:
     if out.exists():
         raise MtdnnError(f"{out}: exists already; choose another name")
     if not layout.checksums.exists():
-        raise MtdnnError(f"{layout.checksums}: is missing: the experiment is not finished")
+        raise MtdnnError(
+            f"{layout.checksums}: is missing: the experiment is not finished; run snakemake"
+        )
     if wrong := list(checksums.check(experiment)):
         raise MtdnnError("\n".join(wrong))
     crate = _new_crate(experiment)
@@ -96,7 +98,9 @@ def _new_crate(experiment: Experiment) -> "ROCrate":
     try:
         from rocrate.rocrate import ROCrate
     except ImportError:
-        raise MtdnnError("the package rocrate is missing; pip install rocrate==0.16.0") from None
+        raise MtdnnError(
+            "mtdnn crate: needs the package rocrate; install it with pip install 'mtdnn[crate]'"
+        ) from None
     crate = ROCrate(version=SPECIFICATION)
     crate.name = experiment.title
     crate.description = (

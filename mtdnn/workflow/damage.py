@@ -22,7 +22,7 @@ def changed_files(folder: Path, digests: Mapping[str, str | None]) -> Iterator[s
         elif sha256(path) != expected:
             yield (
                 f"{path}: was changed after it was written: its sha256 differs; "
-                "put it back or make it again"
+                "restore it, or redo its step"
             )
 
 

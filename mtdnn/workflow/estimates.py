@@ -62,7 +62,6 @@ WEIGHT_BYTES = 16
 ACTIVATION_BYTES = 68
 """Bytes for each token, layer and hidden unit (Korthikanti et al. 2022, section 4: 34 in fp16)."""
 
-
 PROCESS_MIB = 600
 """Memory of a process without a GPU: torch and the other libraries."""
 

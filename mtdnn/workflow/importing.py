@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mtdnn.config.dependencies import RunSteps
 from mtdnn.config.experiment import Experiment
@@ -55,11 +56,12 @@ def import_run(experiment: Experiment, folder: Path) -> Path:
     run = _run_of(experiment, settings, files.config)
     is_evaluated = any((folder / name).exists() for name in EVALUATED_FILES)
     required = TRAINED_FILES + EVALUATED_FILES if is_evaluated else TRAINED_FILES
-    problems = [*_foreign_files(folder), *_missing_files(folder, required)] or [
-        *_other_settings(experiment.resolve(run), settings, files.config, is_evaluated),
-        *_damaged_files(experiment, files),
-        *_other_origins(experiment, settings, files.description),
-    ]
+    problems = [*_foreign_files(folder), *_missing_files(folder, required)]
+    if not problems:
+        record = _record_of(files.description)
+        problems += _other_settings(experiment.resolve(run), settings, files.config, is_evaluated)
+        problems += _damaged_files(experiment, files, record)
+        problems += _other_origins(experiment, settings, files.description, record)
     target = RunFolder(experiment.layout.run(run))
     if problems:
         raise MtdnnError("\n".join(problems))
@@ -152,9 +154,25 @@ def _other_settings(
         yield f"{place}: {key}: is {value!r}, but {expected!r} in the experiment"
 
 
-def _damaged_files(experiment: Experiment, files: RunFolder) -> Iterator[str]:
+def _record_of(path: Path) -> dict[str, Any]:
+    """Return the content of a run's description, whose parts have the types that training writes.
+
+    Raises:
+        MtdnnError: it is something else.
+    """
+    record = read_json(path)
+    types = {"files": dict, "beside": dict, "corpora": dict, "code": str}
+    parts = record if isinstance(record, dict) else dict.fromkeys(types, record)
+    for key, kind in types.items():
+        if not isinstance(parts.get(key) or kind(), kind):
+            raise MtdnnError(f"{path}: {key}: is not what training writes; retrain the run")
+    return parts
+
+
+def _damaged_files(
+    experiment: Experiment, files: RunFolder, record: dict[str, Any]
+) -> Iterator[str]:
     """Yield a line for each file that is damaged, was changed or does not fit the others."""
-    record = read_json(files.description)
     digests, beside = record.get("files") or {}, record.get("beside") or {}
     if not digests or not beside:
         yield f"{files.description}: files: has no digests of the run's files; retrain the run"
@@ -185,19 +203,36 @@ def _broken_files(files: RunFolder) -> Iterator[str]:
     try:
         steps = pq.read_table(files.schedule, columns=["step"])["step"].to_pylist()
         logged = [json.loads(line)["step"] for line in files.log.read_text("utf-8").splitlines()]
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        RecursionError,
+    ) as error:
         yield f"{files.path}: {RunFolder.schedule} or {RunFolder.log}: not readable: {error}"
     else:
         if logged != steps:
-            yield f"{files.log}: has {len(logged)} steps, but the schedule has {len(steps)}"
+            yield (
+                f"{files.log}: has other steps than {RunFolder.schedule} ({len(logged)} against "
+                f"{len(steps)}); retrain the run"
+            )
 
 
-def _other_origins(experiment: Experiment, settings: RunSettings, path: Path) -> Iterator[str]:
+def _other_origins(
+    experiment: Experiment, settings: RunSettings, path: Path, record: dict[str, Any]
+) -> Iterator[str]:
     """Yield a line for each part of a run's fingerprint that differs from what it would be here.
 
     Paths that were turned off or on (MTDNN_PLAIN, MTDNN_TRIAL) make no difference.
+
+    Args:
+        experiment: the experiment that needs the run.
+        settings: the run's settings.
+        path: its description.
+        record: what that says.
     """
-    record = read_json(path)
     theirs = Fingerprint.recorded(record)
     if record.get("fingerprint") != theirs.digest:
         yield f"{path}: fingerprint: does not match its parts; the file was changed after training"

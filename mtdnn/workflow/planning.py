@@ -25,6 +25,7 @@ from mtdnn.machine.files import digest, read_product, write_json
 from mtdnn.machine.gpus import count_gpus
 from mtdnn.machine.progress import say
 from mtdnn.machine.provenance import code_digest
+from mtdnn.model.fast import plain, trials
 from mtdnn.training import budget, expectation
 from mtdnn.training.schedule import supplies_of
 from mtdnn.workflow import estimates
@@ -286,6 +287,12 @@ def _expected_rows(corpus: CorpusSettings, split: Literal["train", "dev"]) -> in
 
 # --- rates -----------------------------------------------------------------------------------
 
+_TIMED = {
+    *("precision", "accumulation", "activation_checkpointing", "deterministic"),
+    *("encoder_dropout", "optimizer", "frozen_layers", "lora"),
+}
+"""Settings of training on which the time or the memory of a step depends."""
+
 
 class _Rates:
     """Measured rates, kept below the experiment's results.
@@ -344,12 +351,11 @@ class _Rates:
                 read_product(encoder / MANIFEST)["digest"],
                 settings.encoder.model_dump(mode="json", exclude={"label", "source"}),
                 read_product(features / FEATURES),
-                training.model_dump(
-                    mode="json", include={"precision", "accumulation", "frozen_layers", "lora"}
-                ),
+                training.model_dump(mode="json", include=_TIMED),
                 training.model_dump(mode="json")["heads"].get(corpus),
                 training.batch_size_of(corpus),
                 settings.decoding.precision,
+                [*plain(), *trials()],
                 self._code,
             ]
         )[:32]

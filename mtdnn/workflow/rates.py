@@ -1,6 +1,5 @@
 """Measures time and memory of training steps and predictions, on real features."""
 
-import resource
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +19,7 @@ from mtdnn.model.multitask import MultiTaskModel, build, restrict
 from mtdnn.model.optimizer import learning_rate, optimizer_for
 from mtdnn.training.loop import random_state
 from mtdnn.training.stepper import stepper_for
+from mtdnn.training.usage import memory_mib
 
 WARM_UP_STEPS = 2
 MEASURED_STEPS = 6
@@ -55,23 +55,22 @@ def measure(
 def _measure(
     run: RunSettings, encoder: Path, features: Path, corpus: str, threads: int
 ) -> dict[str, Any]:
-    device = use_device(threads)
+    device = use_device(threads, run.training.deterministic)
     model = build(encoder, run)
     restrict(model, run)
     model = model.to(device)
     family = run.corpora[corpus].family
     step = step_seconds(model, run, corpus, Features(features / "train.arrow", family), device)
     token = _token_seconds(model, run, corpus, Features(features / "dev.arrow", family), device)
-    memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # KiB on Linux
-    if device.type == "cuda":
-        memory_mib = torch.cuda.max_memory_allocated(device) / 2**20
+    on_gpu = device.type == "cuda"
+    memory = torch.cuda.max_memory_allocated(device) / 2**20 if on_gpu else memory_mib()
     return {
         "corpus": corpus,
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "step_s": step,
         "token_s": token,
-        "memory_mib": memory_mib,
+        "memory_mib": memory,
     }
 
 

@@ -26,7 +26,8 @@ def train_and_evaluate(
     Needs the features of the runs. The first failure ends it.
 
     Args:
-        runs: runs of the experiment.
+        experiment: the experiment.
+        runs: some of its runs.
         threads: CPU threads; all cores when absent.
     """
     from mtdnn.evaluation import predictions, teaching
@@ -51,12 +52,13 @@ def train_and_evaluate(
 def write_settings(experiment: Experiment, run: RunId, wait: bool = False) -> bool:
     """Write the resolved settings of a run to its folder, unless they are there already.
 
-    Returns whether they were written.
-
     Args:
         experiment: the experiment.
         run: one of its runs.
         wait: wait until another process that holds the run has finished.
+
+    Returns:
+        Whether they were written.
 
     Raises:
         Busy: another process works with the old settings, and `wait` is false.
@@ -77,6 +79,7 @@ def evaluate(
 
     Raises:
         MtdnnError: weights are missing; existing predictions stay where they are.
+        Busy: another process holds the run.
     """
     from mtdnn.evaluation import predictions
     from mtdnn.model import saving
@@ -86,9 +89,8 @@ def evaluate(
         return
     saving.check_weights(RunFolder(folder).model)
     with held(folder, "the run is being evaluated"):
-        if not force and predictions.is_evaluated(
-            folder, settings
-        ):  # a killed process had it ready
+        # A killed process may have had them ready.
+        if not force and predictions.is_evaluated(folder, settings):
             return
         run_step("evaluate", folder, partial(predictions.evaluate, folder, settings, threads))
 

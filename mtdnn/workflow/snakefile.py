@@ -80,8 +80,8 @@ def keep_experiment(experiment: Experiment) -> None:
     """Write the experiment's settings where every step reads them, unless a call is at work here.
 
     For a workflow that imports this one as a module: Snakemake runs no `onstart` of a module. A
-    call that is at work holds Snakemake's lock, and its steps keep their settings; a real call
-    beside it is refused by Snakemake, and a dry run needs no file.
+    call that is at work holds Snakemake's lock, and its steps keep their settings. Meanwhile
+    Snakemake refuses another real call, and a dry run needs no file.
     """
     locks = Path(".snakemake/locks")
     if not (locks.is_dir() and any(locks.iterdir())):

@@ -27,19 +27,24 @@ def fresh(folder: Path):
 
 def train_with_stops(run_dir: Path, run: RunSettings, moments: Iterable[int]) -> None:
     """Train a run that SIGTERM stops after each of these numbers of steps, then to its end."""
-    save = Checkpoints.save
     for moment in moments:
-
-        def save_and_stop(self, step, *rest, moment=moment):
-            save(self, step, *rest)
-            if step == moment:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(Checkpoints, "save", save_and_stop)
-            with pytest.raises(Stopped):
-                train(run_dir, run, threads=1, checkpoint_seconds=0)
+        stop_after(run_dir, run, moment)
     train(run_dir, run, threads=1)
+
+
+def stop_after(run_dir: Path, run: RunSettings, moment: int, number: int = signal.SIGTERM) -> None:
+    """Train a run until a signal stops it after a number of steps, each of which is kept."""
+    save = Checkpoints.save
+
+    def save_and_stop(self, step, *rest):
+        save(self, step, *rest)
+        if step == moment:
+            os.kill(os.getpid(), number)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Checkpoints, "save", save_and_stop)
+        with pytest.raises(Stopped):
+            train(run_dir, run, threads=1, checkpoint_seconds=0)
 
 
 def outcome(run_dir: Path) -> tuple[dict, list]:

@@ -9,18 +9,21 @@ from scipy import stats
 
 from mtdnn.config.layout import Layout, RunFolder
 from mtdnn.config.yaml_files import dump_yaml
-from mtdnn.data.features import Features
+from mtdnn.data.features import Features, training_features
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import write_text
 from mtdnn.model import attention
 from mtdnn.model.batches import batch_of
+from mtdnn.model.freezing import freeze
 from mtdnn.model.multitask import build
 from mtdnn.model.optimizer import optimizer_for
 from mtdnn.model.saving import load
 from mtdnn.training.anchor import Pull, anchor_record, pull_for, trained_weights
 from mtdnn.training.anchoring import due
+from mtdnn.training.fisher import fisher_information
 from mtdnn.training.loop import random_state, train
 from mtdnn.training.stepper import RecordedSteps, Stepper
+from mtdnn.training.team import Team
 from tests.support.interrupted import assert_same, outcome, train_with_stops
 from tests.support.recorder import StandIn, state_of
 from tests.support.tiny import make_run_folder, make_tiny_experiment
@@ -306,37 +309,70 @@ def test_the_anchor_is_set_at_starts_of_phases(tmp_path, anchor, expected):
     assert due(run, schedule_of(run_dir)) == expected
 
 
-def test_a_run_is_pulled_to_the_encoder_it_starts_with(tmp_path):
-    """By the Fisher information of what that encoder was trained on."""
-    make_run_folder(tmp_path, "squad_mnli", 0.5, rows=20, encoder=ONE_LAYER, training=WITH_DROPOUT)
+def start_and_hold(folder, first=None, **held):
+    """Train a run on sentences, and one that is held at its encoder; return folders and settings.
+
+    Args:
+        folder: an empty folder.
+        first: settings of training of the first run.
+        held: further settings of training of the second run.
+    """
+    make_run_folder(folder, "squad_mnli", 0.5, rows=20, encoder=ONE_LAYER, training=WITH_DROPOUT)
     anchor = {"to": "starting_run", "strength": 10, "by": "true_fisher", "corpus": "mnli"}
-    settings = {"start_from": {"mixture": "mnli"}, "anchor": {**anchor, "items": 8}}
+    start = {"mixture": "mnli", "variant": "first"}
+    held |= {"start_from": start, "anchor": {**anchor, "items": 8}}
     row = {"encoder": "tiny", "mixture": "squad", "variant": "held"}
+    variants = {"first": {"training": first or {"epochs": 1}}, "held": {"training": held}}
     experiment = make_tiny_experiment(
-        tmp_path,
+        folder,
         mixtures={name: {"label": name, "corpora": [name]} for name in ("squad", "mnli")},
         training=WITH_DROPOUT,
-        variants={"held": {"training": settings}},
+        variants=variants,
         tables={"t": {"title": "t", "rows": [row]}},
     )
-    folders = []
-    for run_id in experiment.runs():
-        run_dir, run = experiment.layout.run(run_id), experiment.resolve(run_id)
+    runs = [(experiment.layout.run(each), experiment.resolve(each)) for each in experiment.runs()]
+    for run_dir, run in runs:
         write_text(run_dir / "config.yaml", dump_yaml(run))
         train(run_dir, run, threads=1)
-        folders.append(run_dir)
-    start = load(RunFolder(folders[0]).model, experiment.resolve(experiment.runs()[0]))
-    held = json.loads(RunFolder(folders[1]).description.read_text())["provenance"]
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("first", "held"),
+    [
+        ({}, {}),
+        ({}, {"frozen_layers": 0}),
+        ({"lora": {"rank": 2, "per": "run"}}, {}),
+        ({"lora": {"rank": 2, "per": "corpus"}}, {}),
+    ],
+    ids=str,
+)
+def test_a_run_is_pulled_to_the_encoder_it_starts_with(tmp_path, first, held):
+    """By the Fisher information, on what that encoder was trained on, of the weights it trains."""
+    (started, settings), (run_dir, run) = start_and_hold(tmp_path, first, **held)
+    start = load(RunFolder(started).model, settings)
+    start.encoder, start.pooler = start.network("mnli")
+    start.adapters = []
+    if "frozen_layers" in held:
+        freeze(start.encoder, held["frozen_layers"])
+    features = training_features(Layout.of_run(started), settings)["mnli"]
+    name = f"{run.seed}/0"
+    fisher = fisher_information(start, "mnli", features, run.training, Team(CPU), name)
     optimizer = optimizer_for(start, run.training)
-    Pull(start, optimizer, 1.0).hold()
-    assert held["anchor"] == anchor_record(start, optimizer)["anchor"]
-    assert held["fisher"]["mean"] > 0
-    lines = lines_of(folders[1])
+    Pull(start, optimizer, 1.0).hold(fisher)
+    record = json.loads(RunFolder(run_dir).description.read_text())["provenance"]
+    expected = anchor_record(start, optimizer)
+    assert {key: record[key] for key in expected} == expected
+    assert record["fisher"]["mean"] > 0
+    lines = lines_of(run_dir)
     assert lines[0]["penalty"] == 0 < lines[1]["penalty"]
 
-    description = RunFolder(folders[0]).description
+
+def test_fisher_information_needs_what_the_starting_run_was_trained_on(tmp_path):
+    (started, _), (run_dir, run) = start_and_hold(tmp_path)
+    description = RunFolder(started).description
     content = json.loads(description.read_text())
     write_text(description, json.dumps({**content, "corpora": {"mnli": "0" * 64}}))
-    with pytest.raises(MtdnnError, match=r"another version of mnli than tiny/mnli/w1\.0") as error:
-        train(folders[1], run, threads=1, force=True)
+    with pytest.raises(MtdnnError, match="another version of mnli than tiny/mnli") as error:
+        train(run_dir, run, threads=1, force=True)
     assert "\n" not in str(error.value)

@@ -9,11 +9,13 @@ from multiprocessing.process import BaseProcess
 import pytest
 
 from mtdnn.errors import Busy
+from mtdnn.machine.files import read_json
 from mtdnn.machine.locking import Lease
+from mtdnn.training import loop
 from mtdnn.training.checkpoints import CHECKPOINTS_KEPT, Checkpoints
 from mtdnn.training.loop import train
 from mtdnn.training.stopping import Stopped
-from tests.support.interrupted import assert_same, fresh, outcome, states
+from tests.support.interrupted import assert_same, fresh, outcome, states, stop_after
 from tests.support.processes import begin
 
 
@@ -51,19 +53,9 @@ def test_a_run_stopped_several_times_ends_like_an_undisturbed_one(
     assert states(run_dir) == []
 
 
-def test_a_damaged_newest_checkpoint_is_skipped(tmp_path, undisturbed, monkeypatch, capsys):
+def test_a_damaged_newest_checkpoint_is_skipped(tmp_path, undisturbed, capsys):
     run_dir, run = fresh(tmp_path)
-    save = Checkpoints.save
-
-    def save_and_stop(self, step, *rest):
-        save(self, step, *rest)
-        if step == 6:
-            os.kill(os.getpid(), signal.SIGUSR1)
-
-    monkeypatch.setattr(Checkpoints, "save", save_and_stop)
-    with pytest.raises(Stopped):
-        train(run_dir, run, threads=1, checkpoint_seconds=0)
-    monkeypatch.undo()
+    stop_after(run_dir, run, 6, signal.SIGUSR1)
     newest = states(run_dir)[-1] / "state.safetensors"
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
@@ -71,6 +63,23 @@ def test_a_damaged_newest_checkpoint_is_skipped(tmp_path, undisturbed, monkeypat
     train(run_dir, run, threads=1)
     assert "checkpoint skipped: the weights are damaged" in capsys.readouterr().out
     assert_same(outcome(run_dir), undisturbed)
+
+
+@pytest.mark.parametrize("package", [None, "torch", "transformers"])
+def test_a_run_says_where_it_was_resumed_with_other_versions(
+    tmp_path, monkeypatch, capsys, package
+):
+    run_dir, run = fresh(tmp_path)
+    stop_after(run_dir, run, 4)
+    versions = loop.environment()
+    if package:
+        monkeypatch.setattr(loop, "environment", lambda: {**versions, package: "0.0"})
+    train(run_dir, run, threads=1)
+    said = capsys.readouterr().out
+    assert ("resumes on another machine or version" in said) == bool(package)
+    parts = read_json(run_dir / "model" / "run.json")["provenance"]["parts"]
+    assert [part["from_step"] for part in parts] == ([0, 4] if package else [0])
+    assert not package or (parts[1][package], parts[0][package]) == ("0.0", versions[package])
 
 
 def test_two_processes_never_train_the_same_run(tmp_path):

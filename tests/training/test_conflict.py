@@ -3,9 +3,7 @@
 import itertools
 import json
 import math
-import os
 import re
-import signal
 
 import numpy as np
 import pytest
@@ -21,14 +19,12 @@ from mtdnn.model import attention
 from mtdnn.model.batches import batch_of
 from mtdnn.model.optimizer import optimizer_for
 from mtdnn.training import conflict
-from mtdnn.training.checkpoints import Checkpoints
 from mtdnn.training.conflict import Diagnostics, compare, gradients, part_of, parts
 from mtdnn.training.loop import random_state, train
 from mtdnn.training.schedule import Step
 from mtdnn.training.stepper import RecordedSteps
-from mtdnn.training.stopping import Stopped
 from mtdnn.training.team import Team
-from tests.support.interrupted import assert_same, outcome
+from tests.support.interrupted import assert_same, outcome, train_with_stops
 from tests.support.packed import padded_inputs
 from tests.support.recorder import StandIn, state_of
 from tests.support.tiny import make_run_folder
@@ -54,7 +50,7 @@ def apart(lines):
 # --- no effect on training -------------------------------------------------------------------
 
 
-def trained(folder, interference, batching="auto", stop_at=None, monkeypatch=None, **settings):
+def trained(folder, interference, batching="auto", stops=(), **settings):
     encoders = {
         "tiny": {
             "label": "Tiny",
@@ -64,19 +60,7 @@ def trained(folder, interference, batching="auto", stop_at=None, monkeypatch=Non
     }
     training = {"batch_size": 8, "epochs": 2, **DROPOUT, **settings, "interference": interference}
     run_dir, run = make_run_folder(folder, rows=24, training=training, encoders=encoders)
-    if stop_at is not None:
-        save = Checkpoints.save
-
-        def save_and_stop(self, step, *rest):
-            save(self, step, *rest)
-            if step == stop_at:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        with monkeypatch.context() as patched:
-            patched.setattr(Checkpoints, "save", save_and_stop)
-            with pytest.raises(Stopped):
-                train(run_dir, run, threads=1, checkpoint_seconds=0)
-    train(run_dir, run, threads=1)
+    train_with_stops(run_dir, run, stops)
     weights, lines = outcome(run_dir)
     return weights, lines, run
 
@@ -113,13 +97,11 @@ def test_the_last_line_of_each_epoch_has_dev_losses(tmp_path):
     assert all(list(lines[end]["dev_loss"]) == list(run.corpora) for end in ends)
 
 
-def test_a_stopped_run_has_the_measurements_of_an_undisturbed_one(tmp_path, monkeypatch):
+def test_a_stopped_run_has_the_measurements_of_an_undisturbed_one(tmp_path):
     weights, lines, _ = trained(tmp_path / "whole", OFTEN)
     middle = sorted(apart(lines)[1])[1]
     for stop in (middle, middle + 1):  # before and after the line with the measurement
-        again, others, _ = trained(
-            tmp_path / str(stop), OFTEN, stop_at=stop, monkeypatch=monkeypatch
-        )
+        again, others, _ = trained(tmp_path / str(stop), OFTEN, stops=[stop])
         assert_same((again, others), (weights, lines))
 
 
@@ -338,6 +320,19 @@ def test_the_cost_is_said_before_training(tmp_path, capsys):
         said,
     )
     assert float(found[1]) > 0
+
+
+def test_joint_steps_are_measured_once_each(undropped, capsys):
+    names = ("squad", "cola", "mnli")
+    steps = [Step(number, 0, name, np.arange(6)) for number in range(3) for name in names]
+    often = InterferenceSettings(measurements=8, dev_items=0, max_share=100)
+    settings = undropped.run.training.model_copy(update={"interference": often})
+    run = undropped.run.model_copy(update={"training": settings})
+    given = (undropped.layout, run, undropped.features, steps, undropped.model(), Team(CPU))
+    diagnostics = Diagnostics(*given)
+    measured = [bool(diagnostics.after(step)) for step in steps[:: len(names)]]
+    assert measured == [True] * 3
+    assert "corpora 3 times: " in capsys.readouterr().out
 
 
 def test_settings_of_measuring_do_not_identify_a_model(tmp_path):

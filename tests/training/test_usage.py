@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from mtdnn.training.usage import Usage, gpu_readings
+from mtdnn.training.usage import Usage, gpu_readings, memory_mib
 
 CPU = torch.device("cpu")
 
@@ -49,6 +49,10 @@ def test_what_the_machine_does_not_tell_is_left_out(tmp_path, content):
         (tmp_path / "meminfo").write_text(content)
     readings = Usage(CPU, tmp_path)()
     assert readings.keys() == {"memory_mib", "process_cpu_percentage"}
+
+
+def test_the_memory_of_this_process_is_in_mib():
+    assert 50 < memory_mib() < 64 * 1024
 
 
 class Library:

@@ -28,7 +28,7 @@ CHANGES = {
     "tables": {"t": {"title": "t", "rows": [{"encoder": "tiny", **MIXTURE}]}},
 }
 
-CHANGED = "was changed after it was written: its sha256 differs; put it back or make it again"
+CHANGED = "was changed after it was written: its sha256 differs; restore it, or redo its step"
 
 
 def make_trained(folder: Path) -> Path:
@@ -251,12 +251,36 @@ def test_scores_that_come_along_are_ignored(finished, there, tmp_path):
     assert logged.data.metrics.get("em") == scores["em"]
 
 
-@pytest.mark.parametrize("name", ["schedule.parquet", "training.jsonl"])
-def test_files_of_another_kind_are_named(here, there, name):
-    (there / name).write_text("neither Parquet nor JSON")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("schedule.parquet", "neither Parquet nor JSON"),
+        ("training.jsonl", "neither Parquet nor JSON"),
+        ("training.jsonl", "[" * 100_000),
+    ],
+)
+def test_files_of_another_kind_are_named(here, there, name, content):
+    (there / name).write_text(content)
     record_digest(there, name)
     (line,) = refusal(here, there)
     assert line.startswith(f"{there}: schedule.parquet or training.jsonl: not readable: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({}, "files"),
+        ({"files": ["a"]}, "files"),
+        ({"beside": "a"}, "beside"),
+        ({"code": 5}, "code"),
+    ],
+)
+def test_a_record_of_another_kind_is_refused(here, there, changes, key):
+    path = there / "model" / "run.json"
+    record = read_json(path)
+    write_json(path, {**record, **changes} if changes else [1])
+    (line,) = refusal(here, there)
+    assert line == f"{path}: {key}: is not what training writes; retrain the run"
 
 
 def record_digest(folder: Path, name: str) -> None:
@@ -369,4 +393,5 @@ def test_steps_that_were_not_logged_in_order_are_refused(here, there):
     path.write_text("\n".join([first, *lines[1:]]) + "\n")
     record_digest(there, "training.jsonl")
     (line,) = refusal(here, there)
-    assert "steps, but the schedule has" in line
+    count = len(lines)
+    assert f"has other steps than schedule.parquet ({count} against {count})" in line

@@ -1,10 +1,9 @@
 """`mtdnn plan`: expected steps are those of the schedule, rates are measured only once."""
 
-import time
-
 import numpy as np
 import pytest
 
+from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import Layout
 from mtdnn.data.features import training_features
 from mtdnn.machine.files import digest, write_json
@@ -84,12 +83,13 @@ def test_an_unknown_size_has_a_reason_and_no_time(tmp_path):
     assert lines[1].split()[-2:] == ["–", "–"]
 
 
-def test_a_large_grid_is_collapsed_and_planned_at_once(tmp_path):
+def test_a_large_grid_is_collapsed_and_planned_by_its_rows(tmp_path, monkeypatch):
     experiment = make_experiment(tmp_path, seeds=list(range(1112)))
-    began = time.process_time()
+    resolved, resolve = [], Experiment.resolve
+    monkeypatch.setattr(Experiment, "resolve", lambda *given: resolved.append(1) or resolve(*given))
     planned = planning.plan(experiment, threads=1)
     assert planned["total"]["runs"] == 10_008
-    assert time.process_time() - began < 5
+    assert len(resolved) < 10 * len(planned["groups"])
 
     rows = [
         {"encoder": "base", "mixture": "qa_sc", "weight": round(w, 3)}
@@ -144,3 +144,41 @@ def test_rates_are_measured_once_if_features_exist(tmp_path, monkeypatch, capsys
     assert again["total"]["memory_mib"] == pytest.approx(group["memory_mib"])
     lines = list(planning.lines(again))
     assert lines[1].split()[1:3] == ["2", "1"] and " s " in lines[1] and lines[1].endswith("MiB")
+
+
+@pytest.mark.parametrize(
+    "training",
+    [{"activation_checkpointing": True}, {"accumulation": 2}, {"encoder_dropout": 0.0}, {}],
+    ids=str,
+)
+def test_rates_are_measured_again_where_steps_take_another_time(tmp_path, monkeypatch, training):
+    make_run_folder(tmp_path, "squad_cola", 0.8, rows=24)
+    row = {"encoder": "tiny", "mixture": "squad_cola", "weight": 0.8}
+    measured = []
+
+    def measure(settings, encoder, folders, corpora, threads):
+        measured.append(corpora)
+        for corpus in corpora:
+            yield corpus, {"step_s": 1.0, "token_s": 1.0, "memory_mib": 1.0}
+
+    monkeypatch.setattr("mtdnn.workflow.rates.measure", measure)
+    plain = {"learning_rate": 1e-3}
+    for changes in (plain, {**plain, **training}, {**training, "learning_rate": 1e-4}):
+        experiment = make_tiny_experiment(
+            tmp_path, training=changes, tables={"t": {"title": "t", "rows": [row]}}
+        )
+        planning.plan(experiment, threads=1)
+    assert measured == [["squad", "cola"]] * (2 if training else 1)
+
+
+def test_rates_of_reference_paths_are_apart(tmp_path, monkeypatch):
+    make_run_folder(tmp_path, "squad", rows=24)
+    row = {"encoder": "tiny", "mixture": "squad"}
+    experiment = make_tiny_experiment(tmp_path, tables={"t": {"title": "t", "rows": [row]}})
+    monkeypatch.setattr(
+        "mtdnn.workflow.rates.measure",
+        lambda *_: iter([("squad", {"step_s": 1.0, "token_s": 1.0, "memory_mib": 1.0})]),
+    )
+    assert not planning.plan(experiment, threads=1)["groups"][0]["estimated"]
+    monkeypatch.setenv("MTDNN_PLAIN", "all")
+    assert planning.plan(experiment, threads=1, measure=False)["groups"][0]["estimated"]

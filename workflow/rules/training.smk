@@ -1,4 +1,4 @@
-# Train each run; its schedule is drawn first. Write what teachers say about its items before.
+# Write what teachers say about the items of a run, then train it; its schedule is drawn first.
 
 
 rule train:
@@ -56,7 +56,7 @@ rule logits:
     log:
         ROOT / "logs/logits/{run}/{corpus}.log",
     benchmark:
-        ROOT / "logs/benchmarks/logits/{run}/{corpus}.tsv"
+        LAYOUT.benchmark("logits", "{run}/{corpus}")
     conda:
         "../../envs/environment.yaml"
     threads: 4
