@@ -145,6 +145,8 @@ def read_portions(
     import pyarrow.parquet as pq
 
     with reading_parquet(path), pq.ParquetFile(path) as file:
+        for name in set(columns or ()).difference(file.schema_arrow.names):  # else ignored
+            raise MtdnnError(f"{path}: has no column {name}")
         yield from file.iter_batches(rows, columns=columns)
 
 

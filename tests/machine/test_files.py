@@ -154,6 +154,11 @@ def test_columns_of_a_table_are_read_and_missing_ones_are_named(tmp_path):
         read_columns(path, ["a"])
     pq.write_table(pa.table({"a": [1], "b": [2]}), path)
     assert read_columns(path, ["a"]).to_pydict() == {"a": [1]}
+    assert [each.to_pydict() for each in read_portions(path, 1, ["b"])] == [{"b": [2]}]
+    with pytest.raises(MtdnnError, match=r"table.parquet: .*No match for FieldRef.Name\(c\)"):
+        read_columns(path, ["a", "c"])
+    with pytest.raises(MtdnnError, match=r"table.parquet: has no column c"):
+        list(read_portions(path, 1, ["a", "c"]))
     write_text(path, "PAR1")
     with pytest.raises(MtdnnError, match=r"table.parquet: not readable: ") as caught:
         read_columns(path, ["a"])
