@@ -104,14 +104,17 @@ def read_json(path: Path | str) -> Any:
         raise MtdnnError(f"{path}: not readable as JSON: {error}") from None
 
 
-def read_product(path: Path | str) -> Any:
-    """Read a JSON file that a step wrote, which can therefore be made again.
+def read_product(path: Path | str) -> dict[str, Any]:
+    """Read the JSON object in a file that a step wrote, which can therefore be made again.
 
     Raises:
         MtdnnError: the file is missing or broken; the message names it and says what to do.
     """
     try:
-        return read_json(path)
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise MtdnnError(f"{path}: must be a JSON object")
+        return content
     except MtdnnError as error:
         first = "delete it and " if Path(path).exists() else ""
         raise MtdnnError(f"{error}; {first}repeat the step that writes it") from None

@@ -9,7 +9,6 @@ from mtdnn.config.settings import HubEncoder
 from mtdnn.config.yaml_files import dump_yaml, read_yaml
 from mtdnn.errors import MtdnnError
 
-
 UNFIT = ('int ""', 'float ""', "bool maybe", "timestamp today", "set [b]", "map [b]")
 
 

@@ -144,6 +144,9 @@ def test_a_product_that_is_missing_or_broken_can_be_made_again(tmp_path):
     path.write_bytes(b"{")
     with pytest.raises(MtdnnError, match=r"not readable as JSON: .*; delete it and repeat the st"):
         read_product(path)
+    path.write_bytes(b"[]")
+    with pytest.raises(MtdnnError, match=r"must be a JSON object; delete it and repeat the step"):
+        read_product(path)
     path.write_bytes(b"{}")
     assert read_product(path) == {}
 
