@@ -68,10 +68,11 @@ def _take_place(draft: Path, target: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or every file in a folder, has reached the disk."""
-    for file in path.iterdir() if path.is_dir() else [path]:
-        with open(file, "rb") as opened:
-            os.fsync(opened.fileno())
+    """Wait until a file, or every file in a folder and its folders, has reached the disk."""
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file():
+            with open(file, "rb") as opened:
+                os.fsync(opened.fileno())
 
 
 def write_text(target: Path | str, text: str) -> None:

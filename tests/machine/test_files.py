@@ -105,11 +105,12 @@ def test_an_error_of_the_disk_names_the_file(tmp_path):
 
 def test_a_flush_reaches_every_file_of_a_folder(tmp_path, monkeypatch):
     write_folder(tmp_path / "folder", "a", "b")
+    write_folder(tmp_path / "folder" / "inner", "c")
     flushed = []
     monkeypatch.setattr(files.os, "fsync", flushed.append)
     flush(tmp_path / "folder")
     flush(tmp_path / "folder" / "a")
-    assert len(flushed) == 3
+    assert len(flushed) == 4
 
 
 def test_json_survives_being_written_and_read(tmp_path):
