@@ -1,6 +1,7 @@
 """How a command is declared, and the arguments that several commands share."""
 
 import argparse
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -74,9 +75,16 @@ class Commands(list[Command]):
         return declare
 
 
+def positive(text: str) -> int:
+    """Convert an argument to a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
 EXPERIMENT = Argument("experiment", type=Path, metavar="EXPERIMENT.yaml")
 RUN_DIR = Argument("run", type=Path, metavar="RUN_DIR")
-THREADS = Argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
+THREADS = Argument("--threads", type=positive, metavar="N", help="CPU threads (default: all)")
 FORCE = Argument("--force", action="store_true", help="do it again even if it is up to date")
 JSON = Argument("--json", action="store_true", help="print one JSON object")
 
@@ -99,19 +107,24 @@ def pick(kind: str, name: str, choices: Mapping[str, T]) -> T:
     return choices[name]
 
 
-def positive(text: str) -> int:
-    """Convert an argument to a whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
 def minutes(text: str) -> float:
     """Convert an argument to a finite time of at least 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number < float("inf"):
+    number = _number(text)
+    if not 0 <= number < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes")
     return number
+
+
+def seconds(text: str) -> float:
+    """Convert an argument to a finite time greater than 0."""
+    number = _number(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds greater than 0")
+    return number
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

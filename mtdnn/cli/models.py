@@ -40,7 +40,9 @@ def predict(arguments: argparse.Namespace) -> None:
     from mtdnn.evaluation import answering
 
     description = arguments.model / DESCRIPTION
-    run = validate(RunSettings, read_json(description).get("settings"), str(description))
+    described = read_json(description)
+    settings = described.get("settings") if isinstance(described, dict) else described
+    run = validate(RunSettings, settings, str(description))
     corpus = arguments.corpus or run.target
     pick("corpus", corpus, run.corpora)
     place = (arguments.model, run, corpus, arguments.data)

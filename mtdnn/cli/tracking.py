@@ -12,6 +12,7 @@ from mtdnn.cli.arguments import (
     Commands,
     load_experiment,
     positive,
+    seconds,
 )
 from mtdnn.config.layout import RunFolder
 from mtdnn.errors import MtdnnError
@@ -39,7 +40,7 @@ def store(arguments: argparse.Namespace) -> None:
     ),
     Argument(
         "--every",
-        type=float,
+        type=seconds,
         default=10.0,
         metavar="SECONDS",
         help="time between two deliveries (default: 10)",

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -43,6 +43,8 @@ from mtdnn.config.settings import (
     TrainingSettings,
     renamed,
 )
+
+Settings = TypeVar("Settings", bound=Closed)
 
 VARIED = ("features", "schedule", "training", "decoding")
 """The parts of the settings that a variant may override."""
@@ -490,9 +492,9 @@ class Experiment(Closed):
 
     def _wrong_slices(self) -> Iterator[str]:
         for name, entry in self.slices.items():
-            unknown = [*_unknown(f"slices.{name}.corpus", [entry.corpus or ""], self.corpora)]
-            yield from unknown if entry.corpus else []
-            if not (entry.corpus and unknown):
+            if entry.corpus and entry.corpus not in self.corpora:
+                yield from _unknown(f"slices.{name}.corpus", [entry.corpus], self.corpora)
+            else:
                 yield from self._wrong_corpus_of(name, entry)
             if entry.tune_threshold_on:
                 place = f"slices.{name}.tune_threshold_on"
@@ -567,20 +569,17 @@ class Experiment(Closed):
                 f"{place}.weight: with 1.0 the auxiliary corpora of {row.mixture} "
                 "are never drawn; give a weight below 1"
             )
+        lines: list[str] = []
         if schedule and target and not any(self._wrong_names("", schedule.model_dump())):
-            lines = wrong_phases(schedule, mixture.corpora, row.mixture, target)
-            yield from (f"{place}.variant: {row.variant}: {line}" for line in lines)
-            lines = self._wrong_anchors(row, schedule, target)
-            yield from (f"{place}.variant: {row.variant}: {line}" for line in lines)
-        lines = self._wrong_teachers(row)
-        yield from (f"{place}.variant: {row.variant}: {line}" for line in lines)
+            lines += wrong_phases(schedule, mixture.corpora, row.mixture, target)
+            lines += self._wrong_anchors(row, schedule, target)
+        lines += self._wrong_teachers(row)
         training = self._training(override)
         if schedule and training:
-            lines = wrong_joint_steps(schedule, training, mixture.corpora)
-            yield from (f"{place}.variant: {row.variant}: {line}" for line in lines)
-            lines = wrong_pruning(schedule, training)
-            yield from (f"{place}.variant: {row.variant}: {line}" for line in lines)
-        if not alone and "steps_of_weight" in self.override(row.variant).schedule:
+            lines += wrong_joint_steps(schedule, training, mixture.corpora)
+            lines += wrong_pruning(schedule, training)
+        yield from (f"{place}.variant: {row.variant}: {line}" for line in lines)
+        if not alone and "steps_of_weight" in override.schedule:
             yield (
                 f"{place}.variant: {row.variant} has schedule.steps_of_weight, which is "
                 f"for question answering alone, not for {row.mixture}"
@@ -654,22 +653,12 @@ class Experiment(Closed):
                 yield f"{place}: {variant} has other features, so its items are others"
 
     def _schedule(self, override: Variant) -> ScheduleSettings | None:
-        """The schedule with a variant's overrides; None if they are wrong (loading says so)."""
-        try:
-            return ScheduleSettings.model_validate(
-                {**self.schedule.model_dump(), **override.schedule}
-            )
-        except ValidationError:
-            return None
+        """The schedule with a variant's overrides; None if they are wrong."""
+        return _valid(ScheduleSettings, {**self.schedule.model_dump(), **override.schedule})
 
     def _training(self, override: Variant) -> TrainingSettings | None:
         """The settings of training with a variant's overrides; None if they are wrong."""
-        try:
-            return TrainingSettings.model_validate(
-                {**self.training.model_dump(), **override.training}
-            )
-        except ValidationError:
-            return None
+        return _valid(TrainingSettings, {**self.training.model_dump(), **override.training})
 
     def _target(self, mixture: Mixture) -> str | None:
         """The target of a mixture; None if it is unclear or a corpus unknown (loading says so)."""
@@ -800,18 +789,14 @@ class Experiment(Closed):
 
     def target_of(self, mixture: str) -> str | None:
         """Return the name of a mixture's target; None if it is unclear or unknown."""
-        corpora = self.mixtures[mixture].corpora
-        if any(name not in self.corpora for name in corpora):
-            return None
-        target = self.mixtures[mixture].target_among(self.corpora)
-        return target if target in self.corpora else None
+        return self._target(self.mixtures[mixture])
 
     def scored_corpus(self, mixture: str, slice_name: str) -> str | None:
         """Return the corpus on which a slice scores a mixture's runs.
 
-        None if they cannot be scored there: it has not the family of their target, or has other
-        labels and no head of its own; or the slice asks something about the targets of the tables,
-        and theirs is another, as that of a teacher may be.
+        None if they cannot be scored there: the corpus is of another family than their target, or
+        has other labels and no head of its own; or the slice asks something about the targets of
+        the tables and theirs is none of these, as a teacher's may be.
         """
         target, entry = self.target_of(mixture), self.slices[slice_name]
         if target is None:
@@ -910,36 +895,23 @@ class Experiment(Closed):
         }
 
     def _average(self, variant: str) -> Average | None:
-        """What runs of a variant average; None if that is wrong, which loading reports."""
-        given = self.override(variant).training.get("average")
-        try:
-            return Average.model_validate(given) if given else None
-        except ValidationError:
-            return None
+        """What runs of a variant average; None if that is wrong."""
+        return _valid(Average, self.override(variant).training.get("average"))
 
     def _start(self, variant: str) -> StartingRun | None:
-        """What runs of a variant start from; None if that is wrong, which loading reports."""
-        given = self.override(variant).training.get("start_from", self.training.start_from)
-        try:
-            return StartingRun.model_validate(given) if given else None
-        except ValidationError:
-            return None
+        """What runs of a variant start from; None if that is wrong."""
+        return _valid(StartingRun, self._training_setting(variant, "start_from"))
 
     def _distillation(self, variant: str) -> Distillation | None:
-        """What runs of a variant learn from; None if that is wrong, which loading reports."""
-        given = self.override(variant).training.get("distillation", self.training.distillation)
-        try:
-            return Distillation.model_validate(given) if given else None
-        except ValidationError:
-            return None
+        """What runs of a variant learn from; None if that is wrong."""
+        return _valid(Distillation, self._training_setting(variant, "distillation"))
 
     def _anchor(self, variant: str) -> Anchor | None:
-        """The anchor of runs of a variant; None if that is wrong, which loading reports."""
-        given = self.override(variant).training.get("anchor", self.training.anchor)
-        try:
-            return Anchor.model_validate(given) if given else None
-        except ValidationError:
-            return None
+        """The anchor of runs of a variant; None if that is wrong."""
+        return _valid(Anchor, self._training_setting(variant, "anchor"))
+
+    def _training_setting(self, variant: str, key: str) -> Any:
+        return self.override(variant).training.get(key, getattr(self.training, key))
 
     def override(self, variant: str) -> Variant:
         """Return what a variant overrides; nothing for `default`."""
@@ -1048,6 +1020,14 @@ def _varied(base: str, chosen: dict[str, Any], place: str, variants: dict[str, V
     if variants.setdefault(name, variant) != variant:
         raise ValueError(f"{place}: needs a variant {name}, but that is another one; rename it")
     return name
+
+
+def _valid(model: type[Settings], given: Any) -> Settings | None:
+    """Return settings; None if there are none, or wrong ones, which loading reports."""
+    try:
+        return model.model_validate(given) if given else None
+    except ValidationError:
+        return None
 
 
 def _get(mapping: Any, key: str) -> Any:

@@ -12,6 +12,7 @@ from mtdnn.errors import MtdnnError
 # No experiment is larger; a larger file would only exhaust memory or time.
 MAX_YAML_BYTES = 1 << 20
 MAX_YAML_VALUES = 100_000
+_OF_TAGS = (LookupError, AttributeError, TypeError)
 
 
 class _Loader(yaml.SafeLoader):
@@ -56,10 +57,12 @@ def read_yaml(path: Path | str) -> Any:
     """
     try:
         return yaml.load(_read(path), Loader=_Loader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    # The library looks up a value that does not fit its tag (`!!bool maybe`) without checking it.
+    except (yaml.YAMLError, RecursionError, ValueError, *_OF_TAGS) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}: " if mark else ""
         problem = getattr(error, "problem", None) or str(error) or type(error).__name__
+        problem = "a value does not fit its tag" if isinstance(error, _OF_TAGS) else problem
         raise MtdnnError(f"{path}: {place}not valid YAML: {problem.splitlines()[0]}") from None
 
 
@@ -71,15 +74,18 @@ def compose_yaml(path: Path | str) -> yaml.Node | None:
 
 def _read(path: Path | str) -> str:
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read(MAX_YAML_BYTES + 1)
+        with open(path, "rb") as file:
+            content = file.read(MAX_YAML_BYTES + 1)
     except FileNotFoundError:
         raise MtdnnError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
         raise MtdnnError(f"{path}: not readable: {error}") from None
-    if len(text) > MAX_YAML_BYTES:
+    if len(content) > MAX_YAML_BYTES:
         raise MtdnnError(f"{path}: larger than {MAX_YAML_BYTES} bytes, the limit for an experiment")
-    return text
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise MtdnnError(f"{path}: not readable: {error}") from None
 
 
 def dump_yaml(model: Closed) -> str:

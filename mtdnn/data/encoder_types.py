@@ -56,8 +56,9 @@ def positions_of(config: dict[str, Any]) -> int | None:
     Args:
         config: the content of the encoder's `config.json`.
     """
-    positions: int | None = config.get("max_position_embeddings")
-    padding: int = config.get("pad_token_id", 1)
-    if positions and config.get("model_type") in COUNTS_AFTER_PADDING:
-        return positions - padding - 1
+    positions, padding = config.get("max_position_embeddings"), config.get("pad_token_id")
+    if not isinstance(positions, int):
+        return None
+    if config.get("model_type") in COUNTS_AFTER_PADDING:
+        return positions - (padding if isinstance(padding, int) else 1) - 1
     return positions

@@ -36,14 +36,14 @@ def read(lock: Path, key: str) -> Locked | None:
 
 def write(lock: Path, key: str, entry: Locked) -> None:
     """Set the entry `key`; entries that other processes write meanwhile are kept."""
-    with exclusive(Path(lock)):
+    with exclusive(lock):
         content = _content(lock)
         entries = {**content, key: entry.model_dump(exclude_defaults=True)}
         write_json(lock, dict(sorted(entries.items())))
 
 
 def _content(lock: Path) -> dict[str, Any]:
-    content = read_json(lock) if Path(lock).exists() else {}
+    content = read_json(lock) if lock.exists() else {}
     if not isinstance(content, dict):
         raise MtdnnError(f"{lock}: must be a JSON object")
     return content

@@ -68,10 +68,11 @@ def _take_place(draft: Path, target: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or every file in a folder, has reached the disk."""
-    for file in path.iterdir() if path.is_dir() else [path]:
-        with open(file, "rb") as opened:
-            os.fsync(opened.fileno())
+    """Wait until a file, or every file in a folder and its folders, has reached the disk."""
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file():
+            with open(file, "rb") as opened:
+                os.fsync(opened.fileno())
 
 
 def write_text(target: Path | str, text: str) -> None:
@@ -104,14 +105,17 @@ def read_json(path: Path | str) -> Any:
         raise MtdnnError(f"{path}: not readable as JSON: {error}") from None
 
 
-def read_product(path: Path | str) -> Any:
-    """Read a JSON file that a step wrote, which can therefore be made again.
+def read_product(path: Path | str) -> dict[str, Any]:
+    """Read the JSON object in a file that a step wrote, which can therefore be made again.
 
     Raises:
         MtdnnError: the file is missing or broken; the message names it and says what to do.
     """
     try:
-        return read_json(path)
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise MtdnnError(f"{path}: must be a JSON object")
+        return content
     except MtdnnError as error:
         first = "delete it and " if Path(path).exists() else ""
         raise MtdnnError(f"{error}; {first}repeat the step that writes it") from None
@@ -145,6 +149,8 @@ def read_portions(
     import pyarrow.parquet as pq
 
     with reading_parquet(path), pq.ParquetFile(path) as file:
+        for name in set(columns or ()).difference(file.schema_arrow.names):  # else ignored
+            raise MtdnnError(f"{path}: has no column {name}")
         yield from file.iter_batches(rows, columns=columns)
 
 

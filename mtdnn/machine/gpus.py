@@ -146,6 +146,4 @@ def _lock(path: Path) -> int | None:
 
 def count_gpus() -> int:
     """Return the number of usable NVIDIA GPUs, without importing torch, which takes seconds."""
-    allowed = os.environ.get(VARIABLE)
-    present = len(list(Path("/dev").glob("nvidia[0-9]*")))
-    return present if allowed is None else min(present, len(allowed.split(",")) if allowed else 0)
+    return len(_choices(installed_gpus(), os.environ.get(VARIABLE)))

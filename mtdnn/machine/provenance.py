@@ -106,17 +106,20 @@ def environment() -> dict[str, str | None]:
 
 def commit() -> str | None:
     """Return the commit of the checkout, with `+changes` if files differ; None outside git."""
+    # A package that is installed inside somebody's own repository is no part of that.
+    if not _git("ls-files", "."):
+        return None
+    return _git("describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+changes")
+
+
+def _git(*arguments: str) -> str | None:
+    """Return what git says about the package; None if that is nothing, or there is no git."""
+    command = ["git", *arguments]
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+changes"],
-            cwd=PACKAGE,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
+        done = subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return described.stdout.strip() or None
+    return done.stdout.strip() or None
 
 
 def _version(package: str) -> str | None:

@@ -39,8 +39,7 @@ def publishing(folder: Path, stale: Iterable[str] = ()) -> Iterator[Path]:
     try:
         yield draft
         (draft / _STALE).write_text(json.dumps(sorted(stale)), encoding="utf-8")
-        for path in [draft, *(path for path in draft.rglob("*") if path.is_dir())]:
-            _flush_files(path)
+        flush(draft)
         check_guards()
         os.rename(draft, folder / _READY)
     except OSError as error:
@@ -74,9 +73,3 @@ def finish_publishing(folder: Path) -> bool:
         os.replace(path, target)
     shutil.rmtree(ready)
     return True
-
-
-def _flush_files(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.is_file():
-            flush(path)

@@ -49,7 +49,9 @@ class Datasets:
         digests: Mapping[str, str],
         metrics: Mapping[str, Any],
     ):
-        self._experiment, self._settings, self._metrics = experiment, settings, metrics
+        self._settings, self._metrics = settings, metrics
+        # Scores may be older than the settings, and of a corpus that is no longer among them.
+        self._corpora = {**settings.corpora, **settings.scored}
         names = {split.corpus for split in self._splits()}
         self._manifests = {
             name: read_optional_json(experiment.layout.corpus(name) / MANIFEST) for name in names
@@ -86,7 +88,7 @@ class Datasets:
                 split: Split | None = Split(rest[0], "dev")
             else:
                 split = _split_of(slices.get(rest[0] if kind == "slices" else first, {}))
-            if split:
+            if split and split.corpus in self._corpora:
                 found[name] = (split.title, self._digest(split))
         return found
 
@@ -98,11 +100,11 @@ class Datasets:
         return (Split(name, "train") for name in self._settings.corpora)
 
     def _scored(self) -> Iterator[Split]:
-        for numbers in self._metrics.get("slices", {}).values():
-            if split := _split_of(numbers):
+        slices = map(_split_of, self._metrics.get("slices", {}).values())
+        auxiliary = (Split(name, "dev") for name in self._metrics.get("auxiliary", {}))
+        for split in (*slices, *auxiliary):
+            if split and split.corpus in self._corpora:
                 yield split
-        for name in self._metrics.get("auxiliary", {}):
-            yield Split(name, "dev")
 
     def _digest(self, split: Split) -> str:
         """The digest of a split; of a corpus that was fetched anew, it follows from the run's."""
@@ -113,7 +115,7 @@ class Datasets:
         return str(known)[:DIGEST_CHARACTERS]
 
     def _dataset(self, split: Split) -> Dataset:
-        corpus = self._experiment.corpora[split.corpus]
+        corpus = self._corpora[split.corpus]
         manifest = self._manifests[split.corpus]
         source = manifest.get("source") or corpus.source.model_dump(mode="json", exclude_none=True)
         kind: str = corpus.source.kind

@@ -196,15 +196,24 @@ def reap(experiment: Experiment) -> list[str]:
     If the process of a run was killed, the end is written to the run's journal and delivered. If
     the folder of a run is missing, the run exists only in MLflow and is ended there.
 
+    A damaged run is left alone, and with it all runs whose folders seem to be missing: one of them
+    may be the damaged one.
+
     Returns:
-        A line for each of them.
+        A line for each run that was ended or is damaged.
     """
     layout = experiment.layout
     found: list[str] = []
     fingerprints = set()
+    damaged = False
     for folder in run_folders(layout):
-        source = Source(folder)
-        fingerprints.add(fingerprint_of(source))
+        try:
+            source = Source(folder)
+            fingerprints.add(fingerprint_of(source))
+        except MtdnnError as error:
+            damaged = True
+            found.append(str(error))
+            continue
         if not source.is_running:
             continue
         about = source.record.about
@@ -216,6 +225,8 @@ def reap(experiment: Experiment) -> list[str]:
             continue
         sync(experiment, [folder])
         found.append(f"{folder}: {reason}")
+    if damaged:
+        return found
     with open_store(experiment) as client:
         for run in all_runs(client, ensure_experiment(client, experiment)):
             tags = run.data.tags

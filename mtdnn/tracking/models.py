@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.config.layout import WEIGHTS, RunFolder, RunId
+from mtdnn.config.layout import WEIGHTS, RunFolder
 from mtdnn.config.settings import RunSettings
 from mtdnn.machine.files import read_json
 from mtdnn.tracking import descriptions
@@ -125,11 +125,7 @@ class RunModel:
     def _register(self, client: MlflowClient, model: LoggedModel, run_id: str) -> None:
         """Make the model the newest version of the registered model of its row."""
         settings = self.settings
-        run = RunId(
-            *(settings.encoder_name, settings.mixture, settings.weight),
-            *(settings.variant, settings.seed),
-        )
-        name = f"{self.experiment.experiment}-{run.row_path.replace('/', '-')}"
+        name = f"{self.experiment.experiment}-{settings.id.row_path.replace('/', '-')}"
         try:
             client.create_registered_model(name)
         except MlflowException as error:

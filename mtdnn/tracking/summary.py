@@ -45,10 +45,17 @@ def log_summary(experiment: Experiment) -> str:
         experiment_id = ensure_experiment(client, experiment)
         if logged := _up_to_date(client, experiment_id, experiment, content):
             return logged
-        tags = {"kind": "summary", "results": results_folder(experiment), "experiment": root.name}
-        tags |= {"mlflow.note.content": of_summary(experiment, statistics)}
-        tags |= {"notice": experiment.notice or ""}
-        tags = tag_values(tags | {"mlflow.source.name": "mtdnn", "mlflow.source.type": "LOCAL"})
+        tags = tag_values(
+            {
+                "kind": "summary",
+                "results": results_folder(experiment),
+                "experiment": experiment.experiment,
+                "notice": experiment.notice,
+                "mlflow.note.content": of_summary(experiment, statistics),
+                "mlflow.source.name": "mtdnn",
+                "mlflow.source.type": "LOCAL",
+            }
+        )
         name = f"summary of {experiment.experiment}"
         run_id: str = client.create_run(experiment_id, tags=tags, run_name=name).info.run_id
         numbers = {"columns": ["name", "value"], "data": list(summary_numbers(statistics))}

@@ -4,7 +4,8 @@ import argparse
 
 import pytest
 
-from mtdnn.cli.arguments import Argument, Commands, minutes, pick, positive
+from mtdnn.cli.arguments import Argument, Commands, minutes, pick, positive, seconds
+from mtdnn.cli.main import main
 from mtdnn.errors import MtdnnError
 
 
@@ -55,3 +56,20 @@ def test_minutes():
     for text in ("-1", "inf", "nan", "soon"):
         with pytest.raises(argparse.ArgumentTypeError, match="not a number of minutes"):
             minutes(text)
+
+
+def test_seconds():
+    assert seconds("0.5") == 0.5
+    for text in ("0", "-1", "inf", "nan", "soon"):
+        with pytest.raises(argparse.ArgumentTypeError, match="not a number of seconds greater"):
+            seconds(text)
+
+
+@pytest.mark.parametrize(
+    "command", [["train", "run", "--threads", "-1"], ["sync", "x.yaml", "--every", "nan"]]
+)
+def test_a_number_that_makes_no_sense_is_refused_before_anything_starts(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 2
+    assert f"{command[-1]}' is not a " in capsys.readouterr().err

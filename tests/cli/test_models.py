@@ -15,6 +15,13 @@ def test_a_model_that_is_missing_is_named(tmp_path, capsys):
     assert capsys.readouterr().err == f"mtdnn: error: {tmp_path / 'run.json'}: no such file\n"
 
 
+def test_a_description_of_another_form_is_refused(tmp_path, capsys):
+    (tmp_path / "run.json").write_text("[1]")
+    command = ["predict", "--model", str(tmp_path), "--data", "x.json", "--output", "y.json"]
+    assert main(command) == 2
+    assert capsys.readouterr().err.endswith("run.json: must be a mapping of keys to values\n")
+
+
 def test_the_run_of_an_export_must_have_settings(tmp_path, capsys):
     assert main(["export", str(tmp_path), "squad", str(tmp_path / "out")]) == 2
     message = f"{tmp_path / 'config.yaml'}: no such file; `mtdnn resolve` writes it again"

@@ -70,3 +70,8 @@ def test_messages_of_libraries_are_shown_without_the_password():
     assert "s@t" not in without_credentials(message)
     take_credentials("https://ann:se@cret@host", "x")
     assert "se@cret" not in without_credentials("401 for https://ann:se@cret@host/api")
+
+
+def test_credentials_are_removed_wherever_they_are():
+    text = "cannot reach http://me:secret@host/x?a=b@c, nor http://other/y"
+    assert without_credentials(text) == "cannot reach http://host/x?a=b@c, nor http://other/y"

@@ -9,6 +9,8 @@ from mtdnn.config.settings import HubEncoder
 from mtdnn.config.yaml_files import dump_yaml, read_yaml
 from mtdnn.errors import MtdnnError
 
+UNFIT = ('int ""', 'float ""', "bool maybe", "timestamp today", "set [b]", "map [b]")
+
 
 @pytest.mark.parametrize(
     ("text", "message"),
@@ -17,6 +19,7 @@ from mtdnn.errors import MtdnnError
         ("a: [1\nb: 2\n", "line 2: not valid YAML: expected ',' or ']', but got ':'"),
         ("a: \x00\n", "not valid YAML"),
         ("!!python/object/apply:os.getcwd []\n", "not valid YAML: could not determine"),
+        *((f"a: !!{tag}\n", "a value does not fit its tag") for tag in UNFIT),
     ],
 )
 def test_broken_yaml_is_one_line(tmp_path, text, message):
@@ -46,7 +49,9 @@ def test_a_file_over_the_limit_is_refused_and_one_below_is_read(tmp_path, monkey
     path = tmp_path / "large.yaml"
     path.write_text("a: 12345")
     assert read_yaml(path) == {"a": 12345}
-    path.write_text("a: 123456")
+    path.write_text("a: 123ä", encoding="utf-8")  # eight characters would be nine bytes
+    assert read_yaml(path) == {"a": "123ä"}
+    path.write_text("a: 1234ä", encoding="utf-8")
     with pytest.raises(MtdnnError, match=r"large.yaml: larger than 8 bytes, the limit"):
         read_yaml(path)
 

@@ -526,6 +526,18 @@ def test_the_longest_sequence_is_what_the_encoder_accepts(kind, padding, tmp_pat
         encoder(torch.full((1, longest + 1), 5))
 
 
+@pytest.mark.parametrize(
+    ("config", "positions"),
+    [
+        ({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": None}, 512),
+        ({"model_type": "bert", "max_position_embeddings": "512"}, None),
+        ({"model_type": "bert"}, None),
+    ],
+)
+def test_a_configuration_with_unusual_values_is_no_traceback(config, positions):
+    assert positions_of(config) == positions
+
+
 @pytest.mark.skipif(not PUBLISHED.exists(), reason=f"no data in {PUBLISHED}")
 def test_windows_contain_the_answers_of_published_questions(tmp_path):
     """Real text: tokens and answer differ only where the annotator cut a word."""

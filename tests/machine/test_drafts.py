@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mtdnn.machine import drafts, files
+from mtdnn.machine import drafts
 from mtdnn.machine.drafts import clock, drafting, sweep
 from mtdnn.machine.files import replacing, write_text
 
@@ -148,27 +148,6 @@ def test_a_folder_that_was_being_replaced_is_never_lost(tmp_path, moment):
     write_text(tmp_path / "another", "x")
     assert (target / "content").read_text() == ("old" if moment == 1 else "new")
     assert not litter(tmp_path)
-
-
-def test_an_interrupt_between_two_renames_puts_the_old_folder_back(tmp_path, monkeypatch):
-    target = tmp_path / "folder"
-    target.mkdir()
-    (target / "content").write_text("old")
-
-    with pytest.raises(KeyboardInterrupt), replacing(target) as draft:
-        draft.mkdir()
-        # As on a file system that cannot exchange folders.
-        monkeypatch.setattr(files, "exchange", lambda one, other: False)
-        real, calls = os.rename, []
-
-        def interrupted(*paths):
-            calls.append(paths)
-            if len(calls) == 2:
-                raise KeyboardInterrupt
-            real(*paths)
-
-        monkeypatch.setattr(os, "rename", interrupted)
-    assert (target / "content").read_text() == "old" and not litter(tmp_path)
 
 
 def test_writers_and_sweepers_of_one_folder_do_not_disturb_each_other(tmp_path):

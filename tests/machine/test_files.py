@@ -105,11 +105,12 @@ def test_an_error_of_the_disk_names_the_file(tmp_path):
 
 def test_a_flush_reaches_every_file_of_a_folder(tmp_path, monkeypatch):
     write_folder(tmp_path / "folder", "a", "b")
+    write_folder(tmp_path / "folder" / "inner", "c")
     flushed = []
     monkeypatch.setattr(files.os, "fsync", flushed.append)
     flush(tmp_path / "folder")
     flush(tmp_path / "folder" / "a")
-    assert len(flushed) == 3
+    assert len(flushed) == 4
 
 
 def test_json_survives_being_written_and_read(tmp_path):
@@ -144,6 +145,9 @@ def test_a_product_that_is_missing_or_broken_can_be_made_again(tmp_path):
     path.write_bytes(b"{")
     with pytest.raises(MtdnnError, match=r"not readable as JSON: .*; delete it and repeat the st"):
         read_product(path)
+    path.write_bytes(b"[]")
+    with pytest.raises(MtdnnError, match=r"must be a JSON object; delete it and repeat the step"):
+        read_product(path)
     path.write_bytes(b"{}")
     assert read_product(path) == {}
 
@@ -154,6 +158,11 @@ def test_columns_of_a_table_are_read_and_missing_ones_are_named(tmp_path):
         read_columns(path, ["a"])
     pq.write_table(pa.table({"a": [1], "b": [2]}), path)
     assert read_columns(path, ["a"]).to_pydict() == {"a": [1]}
+    assert [each.to_pydict() for each in read_portions(path, 1, ["b"])] == [{"b": [2]}]
+    with pytest.raises(MtdnnError, match=r"table.parquet: .*No match for FieldRef.Name\(c\)"):
+        read_columns(path, ["a", "c"])
+    with pytest.raises(MtdnnError, match=r"table.parquet: has no column c"):
+        list(read_portions(path, 1, ["a", "c"]))
     write_text(path, "PAR1")
     with pytest.raises(MtdnnError, match=r"table.parquet: not readable: ") as caught:
         read_columns(path, ["a"])

@@ -153,9 +153,16 @@ def test_gpus_are_named_by_device_files_without_the_driver_s_tool(monkeypatch):
     assert gpus.installed_gpus() == ["nvidia9", "nvidia10"]
 
 
-@pytest.mark.parametrize(("allowed", "count"), [(None, 2), ("", 0), ("1", 1), ("0,1,2", 2)])
-def test_usable_gpus_are_counted(monkeypatch, allowed, count):
-    monkeypatch.setattr(Path, "glob", lambda *_: [Path("/dev/nvidia0"), Path("/dev/nvidia1")])
+@pytest.mark.parametrize(
+    ("allowed", "count"),
+    [
+        *((None, 3), ("", 0), ("1", 1), ("0,1,2,3", 3), ("-1", 0), ("NoDevFiles", 0)),
+        *(("0,-1,2", 1), ("GPU-aa,GPU-c", 2), ("MIG-x,MIG-y,MIG-z,MIG-w", 4)),
+    ],
+)
+def test_gpus_are_counted_as_they_are_taken(monkeypatch, allowed, count):
+    """CUDA takes -1 for none, and parts of a GPU count like whole ones."""
+    monkeypatch.setattr(gpus, "installed_gpus", lambda: INSTALLED)
     monkeypatch.delenv(gpus.VARIABLE, raising=False)
     if allowed is not None:
         monkeypatch.setenv(gpus.VARIABLE, allowed)

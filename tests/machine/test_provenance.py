@@ -145,6 +145,16 @@ def test_the_commit_says_whether_files_differ(package, monkeypatch):
     assert commit() == f"{clean}+changes"
 
 
+def test_the_commit_of_a_repository_around_an_installed_package_is_not_ours(package, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(package.parents[1]))
+    around = package.parent
+    (around / ".gitignore").write_text(f"{package.name}/\n")
+    git(around, "init")
+    git(around, "add", ".")
+    git(around, "commit", "-m", "Somebody's own work")
+    assert commit() is None
+
+
 def test_without_git_there_is_no_commit(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert commit() is None

@@ -15,7 +15,6 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag, ViewType
 
 from mtdnn.cli.main import main
-from mtdnn.config.credentials import without_credentials
 from mtdnn.config.layout import RunId
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import Busy, MtdnnError
@@ -179,11 +178,6 @@ def test_a_failing_database_gives_its_own_reason_and_no_traceback(tmp_path, capf
     with pytest.raises(MtdnnError, match="MLflow failed: database or disk is full; the files of"):
         log_run(experiment, make_run(experiment, RunId("base", "qa", 1.0, "default", 1)))
     assert "Traceback" not in "".join(capfd.readouterr())
-
-
-def test_credentials_are_removed_wherever_they_are():
-    text = "cannot reach http://me:secret@host/x?a=b@c, nor http://other/y"
-    assert without_credentials(text) == "cannot reach http://host/x?a=b@c, nor http://other/y"
 
 
 class Batches:

@@ -100,6 +100,25 @@ def test_a_corpus_of_the_hub_has_a_link(tmp_path):
     assert json.loads(train.source)["path"] == "some/corpus"
 
 
+def test_scores_of_a_corpus_that_is_no_longer_in_the_settings_have_no_dataset(tmp_path):
+    before = make_targets(tmp_path, {"nli": [("mnli", ["cola"])]}, seeds=[1], evaluate_on=["snli"])
+    (run,) = before.runs()
+    source = content.Source(before.layout.run(run))
+    settings = before.resolve(run)
+    corpora = {name: each for name, each in before.corpora.items() if name != "snli"}
+    after = before.model_copy(update={"corpora": corpora})
+    names = [
+        {each.dataset.name for each in found.inputs()}
+        for found in (
+            Datasets(experiment, resolved, source.digests, source.metrics)
+            for experiment in (before, after)
+            for resolved in (settings, settings.model_copy(update={"scored": {}}))
+        )
+    ]
+    assert names[0] == names[2] != names[1] == names[3]
+    assert {name.partition("/")[0] for name in names[0] - names[1]} == {"snli"}
+
+
 def test_a_run_without_scores_has_what_it_was_trained_on(tmp_path):
     experiment = make_experiment(tmp_path)
     (make_run(experiment, RUN) / "metrics.json").unlink()

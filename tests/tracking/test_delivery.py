@@ -91,6 +91,19 @@ def test_runs_whose_folder_is_missing_are_ended(store, tmp_path):
     assert tracked.only_run().info.status == "KILLED"
 
 
+def test_a_damaged_run_does_not_keep_others_from_being_ended(store, tmp_path):
+    tracked = TrackedRun(tmp_path, store)
+    shutil.copytree(tracked.run_dir, damaged := tracked.run_dir.with_name("seed0"))
+    write_text(damaged / "metrics.json", "{")
+    with make_journal(tracked.run_dir, steps=3) as journal:
+        journal.add([journal_line(0)])
+        running = (tracked.run_dir / "journal.jsonl").read_text()
+    write_text(tracked.run_dir / "journal.jsonl", running)  # as if its process had been killed
+    first, second = delivery.reap(tracked.experiment)
+    assert first.startswith(f"{damaged / 'metrics.json'}: not readable as JSON")
+    assert second.startswith(f"{tracked.run_dir}: process ") and second.endswith("was killed")
+
+
 def test_scores_written_during_a_delivery_come_with_the_next_one(store, tmp_path, monkeypatch):
     tracked = TrackedRun(tmp_path, store)
     tracked.train()

@@ -14,7 +14,15 @@ import pyarrow.parquet
 from mtdnn.config.layout import MANIFEST
 from mtdnn.config.settings import CorpusSettings, FilesCorpus, HubCorpus, SyntheticCorpus
 from mtdnn.data.corpora import publishers, synthetic
-from mtdnn.data.corpora.rows import Row, Split, normalise, table_of
+from mtdnn.data.corpora.rows import (
+    Fields,
+    Row,
+    Split,
+    has_column,
+    normalise,
+    some_gold,
+    table_of,
+)
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest, replacing, sha256, write_json
 
@@ -107,11 +115,9 @@ def read_unlabelled(path: Path, corpus: CorpusSettings) -> list[Row]:
     wanted = [
         part for each in mapped.values() for part in (each if isinstance(each, list) else [each])
     ]
-    columns = mapped if all(part in records[0][1] for part in wanted) else {}
-    for _, record in records:
-        tokens = record.get(columns.get("tokens", "tokens"))
-        record["label"] = 0
-        record["tags"] = [0] * len(tokens) if isinstance(tokens, list) else []
+    columns = mapped if all(has_column(records[0][1], part) for part in wanted) else {}
+    for place, record in records:
+        record |= some_gold(corpus, Fields(place, record, columns, set()))
     source = FilesCorpus(kind="files", format="jsonl", splits={}, columns=columns)
     return normalise("row", corpus, source, records).rows
 

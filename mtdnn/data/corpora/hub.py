@@ -126,6 +126,7 @@ def _records(
 ) -> Iterator[Record]:
     """Yield the records of the repository's `splits` and count them in `counts`."""
     for split in splits:
+        counts[split] = 0  # it may be read for several of our splits
         for name in layout[split]:
             for place, record in _data_file(fetched.paths[name], f"{repository.name}/{name}"):
                 counts[split] += 1

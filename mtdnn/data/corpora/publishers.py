@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mtdnn.config.settings import FORMATS, CorpusSettings, FilesCorpus
-from mtdnn.data.corpora.rows import Record, Split, normalise, shown
+from mtdnn.data.corpora.rows import MAX_TEXT_CHARACTERS, Record, Split, normalise, shown
 from mtdnn.data.downloads import check_digest, download
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_json, sha256
@@ -94,17 +94,6 @@ def records(path: Path, source: FilesCorpus) -> Iterator[Record]:
             quoted = source.format == "csv"
             needed = None if source.header else _largest_number(source)
             yield from table(path, str(path), quoted=quoted, needed=needed)
-
-
-def column_names(path: Path, source: FilesCorpus) -> list[Any]:
-    """Return the names of the columns of a file's first record; numbers if it has no header.
-
-    Raises:
-        MtdnnError: the file is not readable or not in its format.
-    """
-    for _, record in records(path, source):
-        return list(record)
-    return []
 
 
 def _largest_number(source: FilesCorpus) -> int:
@@ -314,6 +303,7 @@ def table(path: Path, called: str, *, quoted: bool, needed: int | None = None) -
 
 
 def _csv(path: Path, called: str) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(MAX_TEXT_CHARACTERS)  # by default the module reads an eighth of that
     reader = csv.reader(io.StringIO(_text(path, called), newline=""), strict=True)
     try:
         for row in reader:

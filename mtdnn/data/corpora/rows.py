@@ -470,6 +470,15 @@ def _token_classification(corpus: CorpusSettings) -> Callable[[Fields], Row]:
     return make
 
 
+def some_gold(corpus: CorpusSettings, fields: Fields) -> Row:
+    """Return a label or tags with which a record that has none becomes a row."""
+    if corpus.family == "token_classification":
+        tokens = fields.raw("tokens")
+        return {"tags": [0] * len(tokens) if isinstance(tokens, list) else []}
+    names = _choices(fields, corpus.labels)[0] if corpus.family == "multiple_choice" else []
+    return {"label": names[0] if names else 0}
+
+
 def shown(value: Any) -> str:
     """Return `repr(value)` for a message, at most 60 characters long."""
     try:

@@ -493,8 +493,6 @@ _SUBJECTS = {
 }
 _PLURAL_VERBS = "carry watch paint clean follow describe mend admire".split()
 _OBJECTS = "old horse,green door,heavy basket,long letter,small boat,broken chair".split(",")
-_WHERE = "in the garden,near the river,behind the house,at the station,on the hill".split(",")
-_WHEN = "every morning,on Sundays,in the evening,after lunch".split(",")
 
 
 def _cola(source: SyntheticCorpus, folder: Path) -> FilesCorpus:

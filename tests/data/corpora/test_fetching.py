@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mtdnn.config.settings import CorpusSettings
-from mtdnn.data.corpora.fetching import read_questions, rows_digest
+from mtdnn.data.corpora.fetching import read_questions, read_unlabelled, rows_digest
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import sha256
 from tests.support.configs import overlaid
@@ -115,6 +115,39 @@ def test_questions_are_read_with_or_without_answers(tmp_path):
     path.write_text('{"data": []}')
     with pytest.raises(MtdnnError, match="has no questions"):
         read_questions(path)
+
+
+@pytest.mark.parametrize(
+    ("family", "columns", "record", "expected"),
+    [
+        ("multiple_choice", {}, {"sentence": "S", "choices": ["x", "y"]}, {"choices": ["x", "y"]}),
+        (
+            "multiple_choice",
+            {},
+            {"sentence": "S", "choices": {"A": "x", "B": "y"}, "label": "B"},
+            {"choices": ["x", "y"]},
+        ),
+        (
+            "multiple_choice",
+            {"sentence": "q.stem", "choices": ["o.A", "o.B"], "label": "key"},
+            {"q": {"stem": "S"}, "o": {"A": "x", "B": "y"}},
+            {"sentence": "S", "choices": ["x", "y"]},
+        ),
+        (
+            "token_classification",
+            {"tokens": "text.words", "tags": "text.tags"},
+            {"text": {"words": ["x", "y"]}},
+            {"tokens": ["x", "y"]},
+        ),
+    ],
+)
+def test_items_without_labels_are_read_in_every_form(tmp_path, family, columns, record, expected):
+    """Choices with names, and columns within columns."""
+    source = {"kind": "files", "format": "jsonl", "splits": {}, "columns": columns}
+    corpus = CorpusSettings(label="C", family=family, labels=["A", "B"], source=source)
+    (tmp_path / "new.jsonl").write_text(json.dumps(record) + "\n")
+    (row,) = read_unlabelled(tmp_path / "new.jsonl", corpus)
+    assert expected.items() <= row.items()
 
 
 def test_a_synthetic_test_split_is_optional_and_changes_no_other(tmp_path):

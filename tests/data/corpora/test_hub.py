@@ -120,6 +120,17 @@ def test_new_commits_do_not_change_a_locked_corpus(client, hub):
     assert client.manifest("mrpc")["digest"] == first["digest"]
 
 
+def test_a_split_that_is_read_twice_is_counted_once(client):
+    splits = client.corpora["mrpc"]["source"]["splits"]
+    splits["test"] = splits["dev"]
+    assert client.run("corpus", "mrpc").returncode == 0
+    (entry,) = json.loads(client.lock.read_text()).values()
+    assert entry["rows"] == {"train": 6, splits["dev"][0]: 4}
+    del splits["test"]
+    done = client.run("corpus", "mrpc")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("field", ["sha256", "rows"])
 def test_the_lock_is_enforced(client, field):
     assert client.run("corpus", "mrpc").returncode == 0

@@ -8,7 +8,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mtdnn.data.corpora.fetching import write_split
-from mtdnn.data.corpora.publishers import column_names
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import sha256
 from tests.support.file_server import FileServer
@@ -132,6 +131,15 @@ SPANS = {
 }
 
 
+def test_a_csv_file_may_have_texts_as_long_as_any_other_file(tmp_path):
+    text = "It rains. " * 20_000
+    (tmp_path / "all.csv").write_text(QUESTIONS.replace("It rains.", text))
+    rows = read_splits(corpus_settings("squad", source=SPANS, no_answer="-"), tmp_path)[
+        "train"
+    ].rows
+    assert rows[1]["context"] == text
+
+
 def test_a_csv_of_questions_is_divided_by_a_column(tmp_path):
     (tmp_path / "all.csv").write_text(QUESTIONS)
     splits = read_splits(corpus_settings("squad", source=SPANS, no_answer="-"), tmp_path)
@@ -185,18 +193,6 @@ def test_a_json_document_has_a_list_for_each_split(tmp_path):
     (tmp_path / "train.json").write_text(json.dumps(entries))  # or one list for each file
     single = {**source, "files": [], "splits": {"train": ["train.json"]}}
     assert read_splits(corpus_settings("cola", source=single), tmp_path)["train"] == splits["train"]
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_the_first_columns_of_a_file_are_known(name, tmp_path):
-    root, settings = write_files(tmp_path, name), corpus_settings(name)
-    file = next(iter(FILES[name]))
-    names = column_names(root / file, settings.source)
-    wanted = settings.source.columns.values()
-    assert {n for entry in wanted for n in (entry if isinstance(entry, list) else [entry])} <= {
-        *names
-    }
-    assert names
 
 
 # --- files below a URL -----------------------------------------------------------------------
