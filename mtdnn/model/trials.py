@@ -118,7 +118,7 @@ def _between(
 
 @cache
 def _compiled() -> tuple[Callable[..., Any], ...]:
-    return tuple(map(_of_any_length, (_project, _between, _finish)))
+    return tuple(_of_any_length(function) for function in (_project, _between, _finish))
 
 
 def _of_any_length(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -128,8 +128,13 @@ def _of_any_length(function: Callable[..., Any]) -> Callable[..., Any]:
     one: a resumed run, whose first batch is another, has to compute the same bits.
     """
     # Its fused sums would be compiled anew from some T on, perhaps while a step is recorded.
-    options = {"triton.mix_order_reduction": False} if COMPILER == "inductor" else None
-    compiled = torch.compile(function, backend=COMPILER, dynamic=True, options=options)
+    options: dict[str, Any] = {"triton.mix_order_reduction": False}
+    compiled = torch.compile(
+        function,
+        backend=COMPILER,
+        dynamic=True,
+        options=options if COMPILER == "inductor" else None,
+    )
 
     def call(*arguments: Any) -> Any:
         for each in arguments:
