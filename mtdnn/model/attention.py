@@ -56,8 +56,9 @@ def packed_attention(
         half = query.dtype in (torch.bfloat16, torch.float16) and query.shape[-1] % 8 == 0
         attend = flash if half and fast("attention") else side_by_side
     reach = None if sliding_window is None else sliding_window - 1
-    output = attend(query[0], key[0], value[0], packing, dropout, scaling, reach)
-    return output.unsqueeze(0), None
+    # The gradient of [0] would be a copy into zeros.
+    q, k, v = (tensor.squeeze(0) for tensor in (query, key, value))
+    return attend(q, k, v, packing, dropout, scaling, reach).unsqueeze(0), None
 
 
 def one_by_one(
@@ -115,7 +116,7 @@ def _as_a_batch(
     output = scaled_dot_product_attention(
         q, k, v, attn_mask=attn_mask, dropout_p=dropout_p, scale=scale
     )
-    return output[0]
+    return output.squeeze(0)
 
 
 def _by_products(

@@ -81,7 +81,7 @@ class MultiTaskModel(nn.Module):
             }
             if self._segments:
                 inputs["token_type_ids"] = batch.token_type_ids[None]
-            hidden = self.encoder(**inputs, packing=batch).last_hidden_state[0]
+            hidden = self.encoder(**inputs, packing=batch).last_hidden_state.squeeze(0)
             return hidden
         inputs = {
             "input_ids": batch.pad(batch.input_ids, self.encoder.config.pad_token_id or 0),

@@ -293,8 +293,9 @@ class _Update:
     ) -> None:
         """Update some weights, their two moments, and their copies if any, in place."""
         on_gpu = weights[0].device.type == "cuda"
-        many = on_gpu and sum(map(torch.numel, weights)) >= MIN_COMPILED_ELEMENTS
-        update = compiled(self.rule) if many and fast("compile") else _in_place(self.rule)
+        many = copies or sum(map(torch.numel, weights)) >= MIN_COMPILED_ELEMENTS
+        compiles = on_gpu and many and fast("compile")
+        update = compiled(self.rule) if compiles else _in_place(self.rule)
         numbers = (*self.numbers, *self.options)
         update(weights, gradients, averages, seconds, copies, scale, *numbers)
 
@@ -385,7 +386,11 @@ def _in_place(rule: Callable[..., None]) -> Callable[..., None]:
         copies: list[torch.Tensor],
         *numbers: Any,
     ) -> None:
-        rule(parameters, [each.float() for each in gradients], averages, seconds, *numbers)
+        if any(each.dtype != torch.float32 for each in gradients):
+            exact = [torch.empty_like(each, dtype=torch.float32) for each in gradients]
+            torch._foreach_copy_(exact, gradients)
+            gradients = exact
+        rule(parameters, gradients, averages, seconds, *numbers)
         if copies:
             torch._foreach_copy_(copies, parameters)
 

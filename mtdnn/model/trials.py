@@ -18,6 +18,9 @@ from mtdnn.model.fast import tried
 
 COMPILER = "inductor"
 
+USUAL_TOKENS = 1024
+"""The number of tokens for which compiled functions are tuned, whatever batch comes first."""
+
 LIKE_BERT = frozenset({"bert", "electra", "roberta", "xlm-roberta", "camembert"})
 """Types whose layers are built like BERT's; two of the paths leave those of others as they are."""
 
@@ -115,11 +118,31 @@ def _between(
 
 @cache
 def _compiled() -> tuple[Callable[..., Any], ...]:
-    # Only lengths differ from batch to batch.
-    return tuple(
-        torch.compile(function, backend=COMPILER, dynamic=True)
-        for function in (_project, _between, _finish)
+    return tuple(_of_any_length(function) for function in (_project, _between, _finish))
+
+
+def _of_any_length(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function of tensors of shape (1, T, …) once, for all T.
+
+    How the compiler cuts sums into parts depends on the T that it is told. That is always the same
+    one: a resumed run, whose first batch is another, has to compute the same bits.
+    """
+    # Its fused sums would be compiled anew from some T on, perhaps while a step is recorded.
+    options: dict[str, Any] = {"triton.mix_order_reduction": False}
+    compiled = torch.compile(
+        function,
+        backend=COMPILER,
+        dynamic=True,
+        options=options if COMPILER == "inductor" else None,
     )
+
+    def call(*arguments: Any) -> Any:
+        for each in arguments:
+            if isinstance(each, torch.Tensor):
+                torch._dynamo.mark_dynamic(each, 1, hint_override=USUAL_TOKENS)
+        return compiled(*arguments)
+
+    return call
 
 
 # --- one product for query, key and value ----------------------------------------------------

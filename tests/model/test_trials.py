@@ -79,6 +79,26 @@ def test_query_key_and_value_are_one_product(bert, monkeypatch):
     assert shapes.count((32, 32)) == 2  # of the attention's output alone
 
 
+def test_layers_are_compiled_once_for_all_lengths(bert, monkeypatch):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(trials, "COMPILER", backend)
+    monkeypatch.setenv("MTDNN_TRIAL", "layers")
+    trials._compiled.cache_clear()
+    model, lengths = bert.model(), set()
+    for corpus in FAMILIES:
+        batch = bert.batch(corpus)
+        model.encode(batch)
+        lengths.add(batch.tokens)
+    trials._compiled.cache_clear()
+    assert len(lengths) > 1
+    assert len(graphs) == 3
+
+
 @pytest.mark.parametrize("path", ["layers", "products"])
 def test_padded_batches_take_the_usual_way(bert, monkeypatch, path):
     monkeypatch.setenv("MTDNN_TRIAL", path)
