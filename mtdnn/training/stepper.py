@@ -56,15 +56,15 @@ def stepper_for(
     """
     whole = settings.accumulation == 1 and (team is None or team.size == 1)
     recordable = (
-        device.type == "cuda"
-        and model.packed
-        # It reads the device's random state in the middle of a step.
-        and not settings.activation_checkpointing
-        and (whole or tried("parts"))
+        device.type == "cuda" and model.packed and fast("graphs") and (whole or tried("parts"))
     )
-    if not recordable or not fast("graphs"):
+    if not recordable:
         return Stepper(model, optimizer, settings, device, team, loss_weights)
-    given = (model, optimizer, settings, device, cuda_recorder(), loss_weights)
+    # Activation checkpointing reads the device's random state in the middle of a step, which
+    # cannot be recorded. Its steps are the same otherwise, tails included: a run that turns it on
+    # draws the same dropout masks.
+    recorder = None if settings.activation_checkpointing else cuda_recorder()
+    given = (model, optimizer, settings, device, recorder, loss_weights)
     return RecordedSteps(*given) if whole else RecordedParts(*given, team=team)
 
 
@@ -254,7 +254,8 @@ class RecordedSteps(Stepper):
     which records again, has the same result.
 
     Args:
-        recorder: makes the recordings; tests have one that needs no GPU.
+        recorder: makes the recordings; tests have one that needs no GPU. Without one, every step
+            is computed.
 
     Attributes:
         largest: the largest batch to come of each corpus, as `prepare` returned it. It is recorded
@@ -267,12 +268,12 @@ class RecordedSteps(Stepper):
         optimizer: MomentOptimizer,
         settings: TrainingSettings,
         device: torch.device,
-        recorder: Recorder,
+        recorder: Recorder | None,
         loss_weights: Mapping[str, float] = MappingProxyType({}),
     ):
         super().__init__(model, optimizer, settings, device, None, loss_weights)
         optimizer.keep_factors_on(device)
-        self._recorder: Recorder | None = recorder
+        self._recorder = recorder
         self._recordings: dict[tuple[Any, ...], _Recording | None] = {}
         self.largest: Mapping[str, PackedBatch] = {}
         # Outside the memory of the recordings, which they share.

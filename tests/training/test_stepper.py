@@ -221,6 +221,23 @@ def test_it_makes_no_difference_when_a_step_is_recorded(undropped, like_a_gpu, o
     assert all(torch.equal(outcomes[0][1][name], outcomes[1][1][name]) for name in training.state())
 
 
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_recomputed_activations_equal_recorded_steps(tmp_path, like_a_gpu, accumulation):
+    """They are never recorded, but have the same tails, and so the same dropout masks."""
+    outcomes = []
+    for saving in (False, True):
+        settings = {**WITHOUT_DROPOUT, "encoder_dropout": 0.3, "activation_checkpointing": saving}
+        prepared = Prepared(tmp_path / str(saving), training=settings)
+        training = RecordedTraining(prepared, accumulation=accumulation)
+        if saving:
+            training.stepper._recorder = None
+        outcomes.append((training.run(), training.state()))
+        assert bool(training.recordings) != saving
+    (losses, state), (others, again) = outcomes
+    assert losses == others
+    assert all(torch.equal(state[name], again[name]) for name in state)
+
+
 @pytest.mark.parametrize(("accumulation", "optimizer"), [(2, "adamax"), (4, "adamw")])
 def test_recorded_parts_equal_unrecorded_ones(undropped, like_a_gpu, accumulation, optimizer):
     outcomes, weights = [], {"squad": 0.2, "mnli": 3.0}
@@ -431,15 +448,17 @@ def test_steps_are_recorded_on_a_gpu_where_possible(undropped, monkeypatch, chan
     monkeypatch.setattr("mtdnn.training.stepper.torch.zeros", lambda *size, device: zeros(*size))
 
     def kind(device):
-        return type(
-            stepper_for(training.model, training.optimizer, training.settings, torch.device(device))
-        )
+        given = training.model, training.optimizer, training.settings, torch.device(device)
+        stepper = stepper_for(*given)
+        recorder = getattr(stepper, "_recorder", None)
+        assert (recorder is None) == (type(stepper) is Stepper or training.settings == saving)
+        return type(stepper)
 
+    saving = training.settings.model_copy(update={"activation_checkpointing": True})
     assert kind("cpu") is Stepper
-    assert kind("cuda") is (Stepper if changes else RecordedSteps)
+    assert kind("cuda") is (Stepper if "accumulation" in changes else RecordedSteps)
     monkeypatch.setenv("MTDNN_TRIAL", "parts")
-    tried = RecordedParts if "accumulation" in changes else RecordedSteps
-    assert kind("cuda") is (Stepper if "activation_checkpointing" in changes else tried)
+    assert kind("cuda") is (RecordedParts if "accumulation" in changes else RecordedSteps)
     monkeypatch.setenv("MTDNN_PLAIN", "graphs")
     assert kind("cuda") is Stepper
 
