@@ -453,7 +453,8 @@ class Experiment(Closed):
             source, place = corpus.source, f"corpora.{name}.source"
             for split in ("train", "dev"):
                 if split not in corpus.splits:
-                    yield f"{place}.splits: {split} is missing; add it (dev may come from fractions)"
+                    remedy = "add it (dev may come from fractions)"
+                    yield f"{place}.splits: {split} is missing; {remedy}"
             for split in corpus.fractions.keys() & corpus.published:
                 yield f"corpora.{name}.fractions: {split} is a split of the source already"
             if isinstance(source, SyntheticCorpus):
