@@ -37,6 +37,11 @@ def reason(error: BaseException) -> str:
     return message or type(error).__name__
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def disk_message(error: OSError) -> str:
     """Return one line: the file, what is wrong with it or with its disk, and what to do."""
     remedy = {

@@ -362,7 +362,7 @@ class Experiment(Closed):
     @model_validator(mode="before")
     @classmethod
     def _nulls_remove(cls, mapping: Any) -> Any:
-        """Leave out entries that are null, by which an overlay removes what it lies on."""
+        """Leave out entries that are null: with them an overlay removes those of earlier files."""
         if not isinstance(mapping, dict):
             return mapping
         kept = dict(mapping)
@@ -453,7 +453,8 @@ class Experiment(Closed):
             source, place = corpus.source, f"corpora.{name}.source"
             for split in ("train", "dev"):
                 if split not in corpus.splits:
-                    yield f"{place}.splits: {split} is missing"
+                    remedy = "add it (dev may come from fractions)"
+                    yield f"{place}.splits: {split} is missing; {remedy}"
             for split in corpus.fractions.keys() & corpus.published:
                 yield f"corpora.{name}.fractions: {split} is a split of the source already"
             if isinstance(source, SyntheticCorpus):

@@ -84,8 +84,8 @@ def naming_lines(
 
     Args:
         files: YAML files; the mappings of a later one are merged into those of earlier ones.
-        where: how the messages name the files now.
-        settings: what came of the files and `--config`; None for one file alone.
+        where: what the messages call the files so far.
+        settings: the files and `--config` merged; None for one file alone.
 
     Raises:
         MtdnnError: the one that was raised inside, with lines.

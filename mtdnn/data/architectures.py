@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtdnn.errors import MtdnnError
+from mtdnn.errors import MtdnnError, first_line
 from mtdnn.machine.files import read_json
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ def read_config(path: Path) -> "PretrainedConfig":
             path, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # the configuration classes raise all kinds of exceptions
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise MtdnnError(f"{path}: no usable config.json: {reason}") from None
+        raise MtdnnError(f"{path}: no usable config.json: {first_line(error)}") from None
     return config
 
 
@@ -51,7 +50,7 @@ def check_encoder(path: Path) -> None:
     """
     settings = read_json(path)
     if not isinstance(settings, dict) or "model_type" not in settings:
-        raise MtdnnError(f"{path}: names no model_type")
+        raise MtdnnError(f"{path}: names no model_type, as the config.json of an encoder does")
     config = read_config(path)
     if getattr(config, "is_encoder_decoder", False):
         kind = "an encoder-decoder"

@@ -41,7 +41,7 @@ def check_digest(path: Path, expected: str, called: str) -> None:
     if found != expected:
         raise MtdnnError(
             f"{called}: its sha256 is {found}, expected {expected}; "
-            "the file is damaged or was changed"
+            "the file is damaged or was changed; get it again, or correct the expected digest"
         )
 
 
@@ -129,7 +129,7 @@ def limited(chunks: Iterable[bytes], declared: int, limit: int, called: str) -> 
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """An opener that speaks HTTP and HTTPS alone, also when it is redirected."""
+    """Return an opener that speaks only HTTP and HTTPS, even when it is redirected."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),

@@ -98,9 +98,14 @@ def choose(names: list[str], place: str) -> list[str]:
                 f"use a revision or repository with {WEIGHTS}"
             )
         if shards:
-            raise MtdnnError(f"{place}: its weights must be one file, {WEIGHTS}")
+            raise MtdnnError(
+                f"{place}: its weights must be one file, {WEIGHTS}; save the model again with a "
+                "larger max_shard_size"
+            )
     if missing:
-        raise MtdnnError(f"{place}: missing {', '.join(missing)}")
+        raise MtdnnError(
+            f"{place}: missing {', '.join(missing)}; an encoder needs {', '.join(REQUIRED)}"
+        )
     return [name for name in (*REQUIRED, *OPTIONAL) if name in names]
 
 
@@ -295,7 +300,8 @@ def _read_header(weights: Path, called: str) -> tuple[dict[str, int | None], dic
         # Older files hold position ids as well. Other integers would silently become weights.
         if kind not in FLOATS and not name.endswith("_ids"):
             raise MtdnnError(
-                f"{called}: {WEIGHTS}: {name} is of the type {kind}, which no weight is"
+                f"{called}: {WEIGHTS}: {name} has the type {kind}, but weights have one of "
+                f"{', '.join(FLOATS)}"
             )
     return {name: _layer(name) for name in types}, metadata
 

@@ -16,7 +16,7 @@ from mtdnn.errors import MtdnnError
 
 # Listings, cards and the like, which are held in memory.
 MAX_LISTING_BYTES = 256 << 20
-# Of a file's address: the library then makes paths from these headers.
+# The library makes paths from these headers of an answer to the address of a file.
 _FILE = re.compile("/resolve(-cache)?/")
 _NAMES = ("X-Repo-Commit", "ETag", "X-Linked-ETag")
 _PLACE = re.compile(r"\.\.|[/\\]")

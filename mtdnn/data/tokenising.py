@@ -15,7 +15,7 @@ from mtdnn.config.layout import FEATURES, MANIFEST
 from mtdnn.config.settings import Family, FeatureSettings
 from mtdnn.data.encoder_types import positions_of
 from mtdnn.data.features import NO_TAG, ROWS_AT_A_TIME, SCHEMAS, SPLITS, check_files
-from mtdnn.errors import MtdnnError
+from mtdnn.errors import MtdnnError, first_line
 from mtdnn.machine.files import read_portions, read_product, replacing, sha256, write_json
 from mtdnn.machine.progress import say
 
@@ -242,7 +242,7 @@ class Tokenizer:
         except (KeyboardInterrupt, MemoryError):
             raise
         except BaseException as error:  # the Rust part panics with something that is no Exception
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise MtdnnError(f"{self.folder}: no usable tokenizer: {reason}") from None
 
     def _neither_cut_nor_pad(self) -> None:

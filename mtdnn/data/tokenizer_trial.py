@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from mtdnn.errors import MtdnnError, printable
+from mtdnn.errors import MtdnnError, first_line, printable
 
 # The largest in use have some 20 MiB.
 MAX_BYTES = 256 << 20
@@ -54,7 +54,7 @@ def _main(path: str) -> None:
         tokenizer = Tokenizer.from_file(path)
         tokenizer.encode(SAMPLE, SAMPLE)
     except BaseException as error:  # a panic of the library is no `Exception`
-        print(str(error).splitlines()[0] if str(error) else type(error).__name__)
+        print(first_line(error))
         sys.exit(1)
 
 

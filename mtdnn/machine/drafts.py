@@ -117,7 +117,7 @@ def _lock_of(draft: Path, name: re.Match[str]) -> tuple[int | None, bool]:
         lock = os.open(_lock_path(draft), os.O_RDWR)
     except OSError:
         with suppress(OSError):
-            draft.rmdir()  # its process was killed as it removed it; else it creates another
+            draft.rmdir()  # its process was killed while removing it, or else creates another
         return None, False
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtdnn.errors import MtdnnError
+from mtdnn.errors import MtdnnError, first_line
 from mtdnn.machine.drafts import drafting, old_place
 from mtdnn.machine.exchange import exchange
 
@@ -47,7 +47,7 @@ def replacing(target: Path | str) -> Iterator[Path]:
             check_guards()
             _take_place(draft, target)
     except OSError as error:
-        check_guards()  # who took over may have removed the draft
+        check_guards()  # a process that took over may have removed the draft
         error.filename = error.filename or str(target)  # a full disk is reported without one
         raise
 
@@ -156,7 +156,7 @@ def read_portions(
 
 @contextmanager
 def reading_parquet(path: Path | str) -> Iterator[None]:
-    """Let errors of reading a Parquet file name it.
+    """Turn errors of reading a Parquet file into one that names the file.
 
     Raises:
         MtdnnError: what the context read from the file was missing or broken.
@@ -168,7 +168,7 @@ def reading_parquet(path: Path | str) -> Iterator[None]:
     except FileNotFoundError:
         raise MtdnnError(f"{path}: no such file") from None
     except (pa.ArrowException, OSError) as error:
-        raise MtdnnError(f"{path}: not readable: {str(error).splitlines()[0]}") from None
+        raise MtdnnError(f"{path}: not readable: {first_line(error)}") from None
 
 
 def save_tensors(

@@ -109,8 +109,11 @@ def _choices(installed: list[str], allowed: str | None) -> list[tuple[str, str]]
             for number, name in enumerate(installed)
         ]
     choices = []
+    # Of a part of a GPU, or without the driver's tool, there is no other name to compare with.
+    known = any(name.startswith("GPU-") for name in installed)
+    taken_as_given = "MIG-" if known or not installed else ("MIG-", "GPU-")
     for entry in filter(None, map(str.strip, allowed.split(","))):
-        if entry.startswith("MIG-"):  # part of a GPU, used like a whole one
+        if entry.startswith(taken_as_given):
             choices.append((entry, entry))
             continue
         if entry.isdecimal():

@@ -86,7 +86,7 @@ class Lease:
         self._beats.join()
         if self._is_ours():
             self._file.unlink(missing_ok=True)
-            if self._lock is not None:  # a waiting process looks for the lock file each time
+            if self._lock is not None:  # waiting processes open the lock file anew each time
                 (self._folder / "lock").unlink(missing_ok=True)
                 with suppress(OSError):  # checkpoints are in it
                     self._folder.rmdir()
@@ -95,7 +95,7 @@ class Lease:
     def check(self) -> None:
         """Check that this process still holds the folder.
 
-        As long as it does, it is checked before each file that this process puts in its place.
+        Inside the `with` block, it is called before any file of this process takes its place.
 
         Raises:
             Busy: this process was suspended for so long that another one took over.

@@ -67,8 +67,8 @@ AUTO_CLASSES = {
 
 _VIEW = "scores"
 _RUNS_IN_CHARTS = 20
-# Of a server that answers with something else than MLflow's client expects, the last two of the
-# first line: valid JSON of another shape, or numbers that are too large.
+# UnexpectedAnswer and OverflowError: a server answered with JSON of another shape than MLflow's
+# client expects, or with numbers that are too large.
 _FAILURES = (
     *(MlflowException, UnexpectedAnswer, OverflowError),
     *(SQLAlchemyError, sqlite3.Error, OSError, ImportError),
@@ -158,7 +158,7 @@ def _origin(error: BaseException) -> BaseException:
 
 @contextmanager
 def _copy_of(database: str) -> Iterator[str]:
-    """Yield the URI of a copy of a SQLite store, for who may read it but not write next to it."""
+    """Yield the URI of a copy of a SQLite store, for a user who may only read its folder."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "mlflow.db")
         address = f"{Path(database).absolute().as_uri()}?mode=ro"
@@ -310,7 +310,7 @@ def log_tags(client: MlflowClient, run_id: str, tags: Sequence[RunTag]) -> None:
 
 def _batches(entities: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     for start in range(0, len(entities), size):
-        check_guards()  # who was suspended and lost its turn must not log what the next one has
+        check_guards()  # what lost its turn while suspended must not log again what others logged
         yield entities[start : start + size]
 
 

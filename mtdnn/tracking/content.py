@@ -19,7 +19,7 @@ from mtdnn.config.layout import Layout, RunFolder
 from mtdnn.config.loading import load_run
 from mtdnn.config.yaml_files import read_yaml
 from mtdnn.evaluation.measures import MEASURES
-from mtdnn.machine.files import digest, read_json
+from mtdnn.machine.files import digest, read_product
 from mtdnn.reporting.escaping import visible
 from mtdnn.training.journal import Record, steps_of
 from mtdnn.training.log import cosines_with_target, dev_losses, read_training
@@ -345,6 +345,5 @@ def run_folders(layout: Layout) -> list[Path]:
 
 
 def read_optional_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; return an empty one if the file is missing."""
-    content: dict[str, Any] = read_json(path) if path.exists() else {}
-    return content
+    """Read the JSON object in a file; return an empty one if the file is missing."""
+    return read_product(path) if path.exists() else {}

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import WEIGHTS, RunFolder
 from mtdnn.config.settings import RunSettings
-from mtdnn.machine.files import read_json
+from mtdnn.machine.files import read_product
 from mtdnn.tracking import descriptions
 from mtdnn.tracking.client import (
     AUTO_CLASSES,
@@ -207,7 +207,7 @@ def _find(
 
 def _has_head(files: RunFolder, task: str) -> bool:
     """Whether a model's folder is that of a class of transformers with the task's head."""
-    names = read_json(files.model / "config.json").get("architectures") or []
+    names = read_product(files.model / "config.json").get("architectures") or []
     return any(name.endswith(AUTO_CLASSES[task].removeprefix("AutoModel")) for name in names)
 
 

@@ -354,7 +354,7 @@ def phased(*phases: dict, weight: float = 0.8, **schedule: object) -> dict:
         ),
         (
             {"corpora__squad__source": {**FILES, "splits": {"train": ["a.json"]}}},
-            "corpora.squad.source.splits: dev is missing",
+            "corpora.squad.source.splits: dev is missing; add it (dev may come from fractions)",
         ),
         (
             {"corpora__squad__source": {**FILES, "format": "conll"}},

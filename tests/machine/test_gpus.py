@@ -120,6 +120,7 @@ def test_parts_of_a_gpu_and_gpus_without_a_uuid_are_taken(holders):
     assert taken(holders.start("MIG-x,MIG-y")) == "MIG-x"
     assert taken(holders.start("MIG-x,MIG-y")) == "MIG-y"
     files = ["nvidia0", "nvidia1"]
+    assert taken(holders.start("GPU-aaaa-1", installed=files)) == "GPU-aaaa-1"
     assert sorted(taken(holders.start(installed=files)) for _ in files) == ["0", "1"]
 
 

@@ -10,6 +10,7 @@ from mlflow.utils.validation import _validate_param
 from mtdnn.config.layout import RunId
 from mtdnn.config.settings import FilesEncoder
 from mtdnn.config.yaml_files import dump_yaml
+from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_json, write_json, write_text
 from mtdnn.tracking import content
 from mtdnn.tracking.content import Curves, Source
@@ -143,6 +144,14 @@ def test_a_failed_run_has_its_reason(tmp_path, step, status):
     source = Source(fail_run(make_experiment(tmp_path), RUN, step, "out of memory"))
     assert (source.status, source.reason) == (status, f"{step}: out of memory")
     assert source.fingerprint is None and not source.is_empty
+
+
+@pytest.mark.parametrize("file", ["metrics.json", "model/run.json"])
+def test_a_file_of_another_form_is_one_line(tmp_path, file):
+    folder = make_run(make_experiment(tmp_path), RUN)
+    write_text(folder / file, "[]")
+    with pytest.raises(MtdnnError, match=rf"{file}: must be a JSON object; delete it and repeat"):
+        Source(folder)
 
 
 def test_a_run_that_has_only_its_settings_is_empty(tmp_path):

@@ -48,7 +48,9 @@ def fetch(name: str, corpus: CorpusSettings, *, root: str, lock: Path, output: P
     _divide(name, splits, corpus)
     for split in ("train", "dev"):
         if split not in splits:
-            raise MtdnnError(f"corpus {name}: splits: {split} is missing")
+            raise MtdnnError(
+                f"corpus {name}: splits: {split} is missing; add it (dev may come from fractions)"
+            )
     for split, expected in corpus.rows.items():
         if split in splits:
             _check_count(name, split, len(splits[split].rows), expected)
@@ -156,7 +158,10 @@ def _read(corpus: CorpusSettings, root: str, lock: Path) -> tuple[dict[str, Spli
 
 def _check_count(name: str, split: str, found: int, expected: int) -> None:
     if found != expected:
-        raise MtdnnError(f"corpus {name}: {split} has {found} rows, expected {expected}")
+        raise MtdnnError(
+            f"corpus {name}: {split} has {found} rows, expected {expected}; correct `rows`, or "
+            "check the corpus"
+        )
 
 
 def _divide(name: str, splits: dict[str, Split], corpus: CorpusSettings) -> None:

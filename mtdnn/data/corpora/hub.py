@@ -13,7 +13,7 @@ from mtdnn.config.settings import CorpusSettings, HubCorpus
 from mtdnn.data import hub, revisions
 from mtdnn.data.corpora import publishers
 from mtdnn.data.corpora.rows import Record, Split, normalise
-from mtdnn.errors import MtdnnError
+from mtdnn.errors import MtdnnError, first_line
 
 BATCH_ROWS = 4096
 READABLE = (".parquet", ".json", ".jsonl", ".csv")
@@ -152,5 +152,5 @@ def _parquet(path: Path, called: str) -> Iterator[Record]:
                     number += 1
                     yield f"{called}: row {number}", record
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise MtdnnError(f"{called}: row {number + 1}: not readable as Parquet: {reason}") from None

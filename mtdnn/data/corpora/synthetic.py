@@ -679,7 +679,7 @@ def _stsb(source: SyntheticCorpus, folder: Path) -> FilesCorpus:
             further = ("made", "made") if rng.random() < 0.05 else ()
             fields = ("made", "made", "made", f"{number:04}", f"{score:.3f}", *pair, *further)
             lines.append("\t".join(fields) + "\n")
-        # Tab-separated in spite of its name, as the publisher's file.
+        # Tab-separated despite its name, like the publisher's file.
         (folder / f"{split}.csv").write_text("".join(lines), encoding="utf-8")
     return FilesCorpus(
         kind="files",
