@@ -114,7 +114,7 @@ def read_product(path: Path | str) -> dict[str, Any]:
     try:
         content = read_json(path)
         if not isinstance(content, dict):
-            raise MtdnnError(f"{path}: must be a JSON object")
+            raise MtdnnError(f"{path}: not readable: must be a JSON object")
         return content
     except MtdnnError as error:
         first = "delete it and " if Path(path).exists() else ""

@@ -150,7 +150,8 @@ def test_a_failed_run_has_its_reason(tmp_path, step, status):
 def test_a_file_of_another_form_is_one_line(tmp_path, file):
     folder = make_run(make_experiment(tmp_path), RUN)
     write_text(folder / file, "[]")
-    with pytest.raises(MtdnnError, match=rf"{file}: must be a JSON object; delete it and repeat"):
+    message = rf"{file}: not readable: must be a JSON object; delete it and repeat"
+    with pytest.raises(MtdnnError, match=message):
         Source(folder)
 
 

@@ -11,6 +11,7 @@ from mtdnn.data.corpora.rows import OPTIONAL, Record, has_column, normalise
 from mtdnn.errors import MtdnnError
 
 FIRST_ROWS = 20
+SEPARATORS = {"csv": "commas", "tsv": "tabs"}
 
 
 def mistakes(corpus: CorpusSettings, files: Mapping[str, Path]) -> Iterator[str]:
@@ -42,7 +43,7 @@ def _wrong_rows(
         yield f".{place}: {file} has no rows"
         return
     known = first[0][1]
-    missing = False
+    missing: list[str] = []
     for column in COLUMNS[corpus.family]:
         if column == "answers" and _has_flat_answers(source, known):
             continue
@@ -50,12 +51,18 @@ def _wrong_rows(
         for part in wanted if isinstance(wanted, list) else [wanted]:
             needed = column in source.columns or column not in OPTIONAL
             if needed and not has_column(known, part):
-                missing = True
-                yield (
+                missing.append(
                     f".columns.{column}: {file} has no column {part!r}; "
                     f"name one of {', '.join(map(repr, list(known)[:20]))}"
                 )
-    if not missing:
+    if missing and len(known) == 1 and source.format in SEPARATORS:
+        yield (
+            f".{place}: {file} has a single column, {next(iter(known))!r}; format {source.format} "
+            f"is separated by {SEPARATORS[source.format]}"
+        )
+    elif missing:
+        yield from missing
+    else:
         normalise("train", corpus, source, first)
 
 

@@ -17,7 +17,9 @@ from mtdnn.config.settings import FORMATS, CorpusSettings, FilesCorpus
 from mtdnn.data.corpora.rows import MAX_TEXT_CHARACTERS, Record, Split, normalise, shown
 from mtdnn.data.downloads import check_digest, download
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import read_json, sha256
+from mtdnn.machine.files import sha256
+
+EMPTY = "empty; remove the line"
 
 
 def read(
@@ -68,7 +70,8 @@ def locate(root: str, file: str, expected: str | None) -> Path:
     path = Path(root) / file
     if not os.path.isfile(path):  # unlike `Path.is_file`, false for names that no system allows
         raise MtdnnError(
-            f"{path}: no such file; set data_root or MTDNN_DATA to the folder of the data"
+            f"{path}: no such file; correct its name or the source's root, or, if it has none, "
+            "set data_root or MTDNN_DATA to the folder of the data"
         )
     if expected:
         check_digest(path, expected, str(path))
@@ -144,7 +147,7 @@ def squad(path: Path, *, answered: bool = True) -> Iterator[Record]:
 
     With `answered` false, answers are neither needed nor read.
     """
-    content = _object(read_json(path), str(path))
+    content = _object(_json(path), str(path))
     for a, article in enumerate(_objects(content, "data", str(path))):
         where = f"{path}: article {a}"
         title = article.get("title") or ""
@@ -204,6 +207,8 @@ def jsonl(path: Path, called: str) -> Iterator[Record]:
     """Yield the records of a file with one JSON object per line; `called` names it in messages."""
     for number, line in _lines(path, called):
         place = f"{called}: line {number}"
+        if not line.strip():
+            raise MtdnnError(f"{place}: {EMPTY}")
         try:
             record = json.loads(line)
         except RecursionError:
@@ -219,7 +224,7 @@ def json_document(path: Path) -> Iterator[tuple[str, str, Mapping[Any, Any]]]:
     The document is a list of objects, whose split is "", or an object with such a list for each
     split.
     """
-    content = read_json(path)
+    content = _json(path)
     if isinstance(content, list):
         content = {"": content}
     for split, entries in _object(content, str(path)).items():
@@ -257,7 +262,7 @@ def conll(path: Path) -> Iterator[Record]:
             if len(fields) < 2 or (sentence and len(fields) != len(sentence[0])):
                 expected = len(sentence[0]) if sentence else "at least 2"
                 raise MtdnnError(
-                    f"{path}: line {number}: {len(fields)} columns instead of {expected}"
+                    f"{path}: line {number}: {_count(fields, 'column')} instead of {expected}"
                 )
             sentence.append(fields)
         elif sentence:
@@ -284,22 +289,29 @@ def table(path: Path, called: str, *, quoted: bool, needed: int | None = None) -
         place = f"{called}: line {number}"
         if needed is not None:
             if len(row) <= needed:
-                raise MtdnnError(
-                    f"{place}: {len(row)} fields instead of {needed + 1} or more; "
-                    "the line or the file is cut off"
-                )
+                raise MtdnnError(_wrong_number(place, row, f"{needed + 1} or more"))
             yield place, dict(enumerate(row))
         elif names is None:
             names = row
             if len(set(names)) != len(names):
                 raise MtdnnError(f"{place}: duplicate column name")
         elif len(row) != len(names):
-            raise MtdnnError(
-                f"{place}: {len(row)} fields instead of {len(names)}; "
-                "the line or the file is cut off"
-            )
+            raise MtdnnError(_wrong_number(place, row, str(len(names))))
         else:
             yield place, dict(zip(names, row, strict=True))
+
+
+def _wrong_number(place: str, row: list[str], expected: str) -> str:
+    if not any(field.strip() for field in row):
+        return f"{place}: {EMPTY}"
+    return (
+        f"{place}: {_count(row, 'field')} instead of {expected}; "
+        "the line or the file is cut off, or a separator is wrong"
+    )
+
+
+def _count(fields: list[str], noun: str) -> str:
+    return f"{len(fields)} {noun}{'' if len(fields) == 1 else 's'}"
 
 
 def _csv(path: Path, called: str) -> Iterator[tuple[int, list[str]]]:
@@ -327,18 +339,27 @@ def _lines(path: Path, called: str) -> Iterator[tuple[int, str]]:
 
 
 def _text(path: Path, called: str) -> str:
-    """Return a file's text without its byte-order mark."""
+    """Return a file's text without its byte-order mark and without blank lines at its end."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise MtdnnError(f"{called}: not readable: {error}") from None
     try:
-        return content.decode("utf-8").removeprefix("\ufeff")
+        return content.decode("utf-8").removeprefix("\ufeff").rstrip("\r\n")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise MtdnnError(
-            f"{called}: line {line}: not UTF-8: byte {content[error.start]:#04x}"
+            f"{called}: line {line}: not UTF-8: byte {content[error.start]:#04x}; save the file "
+            "as UTF-8 (iconv -f latin1 -t utf-8 converts it from Latin-1)"
         ) from None
+
+
+def _json(path: Path) -> Any:
+    text = _text(path, str(path))
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise MtdnnError(f"{path}: not readable as JSON: {error}") from None
 
 
 # --- dev split by ids ------------------------------------------------------------------------

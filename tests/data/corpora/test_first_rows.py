@@ -40,6 +40,15 @@ def found(folder, described, content, **source):
         ),
         (
             SENTENCES,
+            "sentence1\tlabel\nA.\tgood\n",
+            {"format": "csv"},
+            [
+                r".splits.train: file has a single column, 'sentence1\tlabel'; format csv is "
+                "separated by commas"
+            ],
+        ),
+        (
+            SENTENCES,
             "sentence1,label\nA.,good\n",
             {"format": "csv", "columns": {"id": ["a", "label"]}},
             [".columns.id: file has no column 'a'; name one of 'sentence1', 'label'"],

@@ -1,6 +1,7 @@
 """Publishers' formats: their records become rows; bad files are refused with file and place."""
 
 import json
+from codecs import BOM_UTF8
 from pathlib import Path
 
 import pytest
@@ -229,12 +230,14 @@ REFUSED = [
     ("cola", "train.tsv", "\t*\t", "\t", "line 2: 3 fields instead of 4"),
     ("mrpc", "ids.tsv", "20\t21", "20\t22", "ids.tsv: line 1: no row of the train files"),
     ("stsb", "train.csv", '\tAn "air plane.', "", "line 1: 6 fields instead of 7 or more"),
-    ("wnut", "train.conll", "lives\tO", "lives", "line 3: 1 columns instead of 2"),
-    ("wnut", "train.conll", "Mirl\tB-person", "Mirl", "line 1: 1 columns instead of at least 2"),
+    ("wnut", "train.conll", "lives\tO", "lives", "line 3: 1 column instead of 2"),
+    ("wnut", "train.conll", "Mirl\tB-person", "Mirl", "line 1: 1 column instead of at least 2"),
     ("mnli", "train.jsonl", MNLI, MNLI[:-9], "line 3: not valid JSON, perhaps cut off"),
     ("mnli", "train.jsonl", MNLI_LINE, deep(), "line 1: nested too deeply"),
     ("mnli", "train.jsonl", MNLI_LINE, "[1]", "line 1: must be a JSON object"),
-    ("mnli", "train.jsonl", MNLI_LINE, "", "line 1: not valid JSON"),
+    ("mnli", "train.jsonl", MNLI_LINE, "", "line 1: empty; remove the line"),
+    ("cola", "train.tsv", "\n", "\n\n", "line 2: empty; remove the line"),
+    ("swag", "train.csv", "\n", "\n\n", "line 2: empty; remove the line"),
 ]
 
 
@@ -251,6 +254,18 @@ def test_files_that_are_not_utf8_are_refused(name, tmp_path):
     (root / file).write_bytes(content[:-3] + b"\xff" + content[-3:])
     with pytest.raises(MtdnnError, match=f"{file}: .*(UTF-8|utf-8)"):
         fetch_corpus(corpus_settings(name), root, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_blank_lines_at_the_end_and_byte_order_marks_are_no_rows(name, tmp_path):
+    plain, dressed = (write_files(tmp_path / folder, name) for folder in ("plain", "dressed"))
+    for file in FILES[name]:
+        content = (dressed / file).read_bytes()
+        mark = b"" if content.startswith(BOM_UTF8) else BOM_UTF8
+        (dressed / file).write_bytes(mark + content + b"\n\r\n\n")
+    of_plain, of_dressed = (read_splits(corpus_settings(name), root) for root in (plain, dressed))
+    assert of_plain.keys() == of_dressed.keys()
+    assert all(of_plain[split].rows == of_dressed[split].rows for split in of_plain)
 
 
 # --- any content -----------------------------------------------------------------------------
