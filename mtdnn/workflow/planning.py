@@ -211,7 +211,7 @@ class _Planner:
         return layout.features(run.encoder, settings.features_variant, corpus)
 
     def _is_done(self, run: RunId) -> bool:
-        """Whether a run was trained under the experiment's settings, and predicted."""
+        """Whether a run was trained under the experiment's settings and on its rows, and predicted."""
         corpora = self._experiment.mixtures[run.mixture].corpora
         if any(map(self._is_outdated, corpora)):
             return False
@@ -220,8 +220,21 @@ class _Planner:
         files = RunFolder(self._experiment.layout.run(run))
         if not files.description.exists() or not files.predictions.exists():
             return False
-        trained = read_product(files.description).get("config_digest")
-        return bool(trained == self._run_steps.settings(run, "train"))
+        record = read_product(files.description)
+        settings = self._run_steps.settings(run, "train")
+        return record.get("config_digest") == settings and self._has_rows(corpora, record)
+
+    def _has_rows(self, corpora: Iterable[str], record: dict[str, Any]) -> bool:
+        """Whether a run was trained on the rows that its corpora have; those that are missing fit.
+
+        An imported run may have come without them.
+        """
+        manifests = {name: self._experiment.layout.corpus(name) / MANIFEST for name in corpora}
+        return all(
+            read_product(manifest)["digest"] == record.get("corpora", {}).get(name)
+            for name, manifest in manifests.items()
+            if manifest.exists()
+        )
 
 
 # --- steps -----------------------------------------------------------------------------------

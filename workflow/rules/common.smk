@@ -11,6 +11,7 @@ from snakemake.exceptions import ResourceValidationError
 
 from mtdnn.config.dependencies import (
     RunSteps,
+    changed_sources,
     code_of,
     corpus_settings,
     encoder_settings,
@@ -156,15 +157,20 @@ def scores_of(runs):
 def training_inputs(run):
     """Return the inputs of a run's training by name."""
     sources = experiment.sources_of(run)
+    corpora = experiment.mixtures[run.mixture].corpora
     return {
         "sources": [RunFolder(LAYOUT.run(source)).description for source in sources],
         "teachers": [
             LAYOUT.logits(teacher.path, corpus)
             for corpus, teacher in experiment.teachers_of(run).items()
         ],
-        "features": features_of(
-            run, experiment.mixtures[run.mixture].corpora, "train.arrow"
-        ),
+        "features": features_of(run, corpora, "train.arrow"),
+        # What identifies a run holds the digests of whole corpora and of the whole encoder, which
+        # stand in these files: if only a dev set changes, `train.arrow` remains the same.
+        "described": [
+            *features_of(run, corpora, FEATURES),
+            LAYOUT.encoder(run.encoder) / MANIFEST,
+        ],
         "encoder": [LAYOUT.encoder(run.encoder) / "model.safetensors"],
     }
 
