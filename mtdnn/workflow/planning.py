@@ -211,11 +211,10 @@ class _Planner:
         return layout.features(run.encoder, settings.features_variant, corpus)
 
     def _is_done(self, run: RunId) -> bool:
-        """Whether a run was trained under the experiment's settings and on its rows, and predicted."""
+        """Whether a run was trained with the experiment's settings and rows, and predicted."""
         corpora = self._experiment.mixtures[run.mixture].corpora
-        if any(map(self._is_outdated, corpora)):
-            return False
-        if not all(map(self._is_done, self._experiment.sources_of(run))):
+        sources = self._experiment.sources_of(run)
+        if any(map(self._is_outdated, corpora)) or not all(map(self._is_done, sources)):
             return False
         files = RunFolder(self._experiment.layout.run(run))
         if not files.description.exists() or not files.predictions.exists():
