@@ -33,6 +33,9 @@ from mtdnn.workflow import estimates
 WORTH_A_GPU_HOURS = 24
 """Remaining time of a CPU from which the time that a GPU would take is shown, too."""
 
+CONFIG = "CONFIG"
+"""Stands for the experiment's file in the commands of messages; its name is not known here."""
+
 MAX_TABLE_ROWS = 40
 """Rows of the printed table; a larger grid is collapsed into encoders and mixtures."""
 
@@ -168,7 +171,7 @@ class _Planner:
         for name in settings.corpora:
             count, tokens[name] = self._size(run.encoder, settings.features_variant, name)
             if count is None:
-                command = f"`mtdnn corpus CONFIG {name}`"
+                command = f"`mtdnn corpus {CONFIG} {name}`"
                 return replace(
                     group, missing=f"the size of {name} is unknown; {command} fetches it"
                 )
@@ -329,7 +332,7 @@ class _Rates:
             for name in settings.corpora
         }
         if not (encoder / MANIFEST).exists():
-            command = f"`mtdnn encoder CONFIG {run.encoder}`"
+            command = f"`mtdnn encoder {CONFIG} {run.encoder}`"
             return f"the encoder {run.encoder} is missing; {command} fetches it"
         for name, folder in folders.items():
             if not (folder / FEATURES).exists():

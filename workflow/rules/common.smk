@@ -21,6 +21,7 @@ from mtdnn.config.layout import FEATURES, MANIFEST, STEPS, WEIGHTS, RunFolder
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError, lines
 from mtdnn.machine.files import digest, write_text
+from mtdnn.machine.progress import say
 from mtdnn.reporting.escaping import menu
 from mtdnn.reporting.facts import Captions
 from mtdnn.reporting.products import (
@@ -38,7 +39,7 @@ from mtdnn.workflow.snakefile import (
     report_command,
     start_delivery,
 )
-from mtdnn.workflow.terminal import print_short_lines
+from mtdnn.workflow.terminal import is_dry_run, print_short_lines
 
 # Another workflow that imports this one prints what it likes.
 if workflow.modifier.is_main_snakefile():
