@@ -224,7 +224,8 @@ class _Planner:
             return False
         record = read_product(files.description)
         settings = self._run_steps.settings(run, "train")
-        return record.get("config_digest") == settings and self._has_rows(corpora, record)
+        is_same = bool(record.get("config_digest") == settings)
+        return is_same and self._has_rows(corpora, record)
 
     def _has_rows(self, corpora: Iterable[str], record: dict[str, Any]) -> bool:
         """Whether a run was trained on the rows that its corpora have; those that are missing fit.
