@@ -61,8 +61,10 @@ def plan(arguments: argparse.Namespace) -> None:
 
     experiment = load_experiment(arguments)
     planned = planning.plan(experiment, arguments.threads, measure=not arguments.no_measuring)
-    text = json.dumps(planned, indent=2) if arguments.json else "\n".join(planning.lines(planned))
-    print(text)
+    lines = [] if arguments.json else planning.lines(planned)
+    name = shlex.quote(str(arguments.experiment))
+    filled = (line.replace(planning.CONFIG, name) for line in lines)
+    print(json.dumps(planned, indent=2) if arguments.json else "\n".join(filled))
 
 
 @commands.add(

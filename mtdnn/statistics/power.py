@@ -6,7 +6,7 @@ makes the difference that can be found larger.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mtdnn.config.experiment import Experiment
 from mtdnn.evaluation.measures import measures_of
@@ -42,6 +42,7 @@ class Outlook:
         enough: number of seeds that could find the largest published gain; None if there is none,
             or if it takes more than `MAX_SEEDS`.
         gain: the largest published gain over a row of the target alone, in points; None likewise.
+        target: how the target is shown.
     """
 
     label: str
@@ -51,6 +52,7 @@ class Outlook:
     difference: float | None
     enough: int | None
     gain: float | None
+    target: str = ""
 
 
 def outlooks(experiment: Experiment) -> list[Outlook]:
@@ -70,8 +72,11 @@ def outlooks(experiment: Experiment) -> list[Outlook]:
         found[target][2].append(gain)
     seeds = len(experiment.seeds)
     return [
-        _outlook(label, seeds, list(spreads.values()), gains)
-        for label, spreads, gains in found.values()
+        replace(
+            _outlook(label, seeds, list(spreads.values()), gains),
+            target=experiment.corpora[target].label,
+        )
+        for target, (label, spreads, gains) in found.items()
     ]
 
 
@@ -107,7 +112,7 @@ def pooled(spreads: list[tuple[float, int]]) -> float:
 
 def lines(found: list[Outlook]) -> list[str]:
     """Return a sentence or two on each outlook, as `mtdnn plan` prints them."""
-    return [line for outlook in found for line in _lines(outlook)]
+    return [line for outlook in found for line in _lines(outlook, several=len(found) > 1)]
 
 
 def _outlook(
@@ -144,8 +149,9 @@ def _published_gains(experiment: Experiment) -> list[tuple[str, float]]:
     return gains
 
 
-def _lines(outlook: Outlook) -> list[str]:
+def _lines(outlook: Outlook, several: bool) -> list[str]:
     unit, gain = outlook.label, ""
+    where = f" on {outlook.target}" if several else ""
     if outlook.gain is not None:
         gain = f"; the largest published gain is {outlook.gain:.2f}"
         if outlook.enough is None:
@@ -159,7 +165,7 @@ def _lines(outlook: Outlook) -> list[str]:
         text = f"{outlook.seeds} seeds: {outlook.difference:.1f} {unit}{gain}"
     origin = f"of {outlook.runs} runs" if outlook.runs else f"assumed, as of {PRIOR_SOURCE}"
     return [
-        f"What can be found at best ({100 * POWER:.0f} % power, 5 %, two-sided): "
+        f"What can be found at best{where} ({100 * POWER:.0f} % power, 5 %, two-sided): "
         f"{text.removesuffix('.')}.",
         f"That is from the deviation between seeds, {outlook.deviation:.2f} points {origin}; "
         "few items and short training runs add much to it.",

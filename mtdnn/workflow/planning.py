@@ -33,6 +33,9 @@ from mtdnn.workflow import estimates
 WORTH_A_GPU_HOURS = 24
 """Remaining time of a CPU from which the time that a GPU would take is shown, too."""
 
+CONFIG = "CONFIG"
+"""Stands for the experiment's file in the commands of messages; its name is not known here."""
+
 MAX_TABLE_ROWS = 40
 """Rows of the printed table; a larger grid is collapsed into encoders and mixtures."""
 
@@ -168,7 +171,7 @@ class _Planner:
         for name in settings.corpora:
             count, tokens[name] = self._size(run.encoder, settings.features_variant, name)
             if count is None:
-                command = f"`mtdnn corpus CONFIG {name}`"
+                command = f"`mtdnn corpus {CONFIG} {name}`"
                 return replace(
                     group, missing=f"the size of {name} is unknown; {command} fetches it"
                 )
@@ -211,17 +214,30 @@ class _Planner:
         return layout.features(run.encoder, settings.features_variant, corpus)
 
     def _is_done(self, run: RunId) -> bool:
-        """Whether a run was trained under the experiment's settings, and predicted."""
+        """Whether a run was trained with the experiment's settings and rows, and predicted."""
         corpora = self._experiment.mixtures[run.mixture].corpora
-        if any(map(self._is_outdated, corpora)):
-            return False
-        if not all(map(self._is_done, self._experiment.sources_of(run))):
+        sources = self._experiment.sources_of(run)
+        if any(map(self._is_outdated, corpora)) or not all(map(self._is_done, sources)):
             return False
         files = RunFolder(self._experiment.layout.run(run))
         if not files.description.exists() or not files.predictions.exists():
             return False
-        trained = read_product(files.description).get("config_digest")
-        return bool(trained == self._run_steps.settings(run, "train"))
+        record = read_product(files.description)
+        settings = self._run_steps.settings(run, "train")
+        is_same = bool(record.get("config_digest") == settings)
+        return is_same and self._has_rows(corpora, record)
+
+    def _has_rows(self, corpora: Iterable[str], record: dict[str, Any]) -> bool:
+        """Whether a run was trained on the rows that its corpora have; those that are missing fit.
+
+        An imported run may have come without them.
+        """
+        manifests = {name: self._experiment.layout.corpus(name) / MANIFEST for name in corpora}
+        return all(
+            read_product(manifest)["digest"] == record.get("corpora", {}).get(name)
+            for name, manifest in manifests.items()
+            if manifest.exists()
+        )
 
 
 # --- steps -----------------------------------------------------------------------------------
@@ -317,7 +333,7 @@ class _Rates:
             for name in settings.corpora
         }
         if not (encoder / MANIFEST).exists():
-            command = f"`mtdnn encoder CONFIG {run.encoder}`"
+            command = f"`mtdnn encoder {CONFIG} {run.encoder}`"
             return f"the encoder {run.encoder} is missing; {command} fetches it"
         for name, folder in folders.items():
             if not (folder / FEATURES).exists():

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr
+from io import StringIO
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -122,8 +124,10 @@ def _token_seconds(
     tokens = sum(int(features.pick(items, ["input_ids"]).lengths.sum()) for items in chosen)
     model.eval()
     started = time.perf_counter()
-    for _ in outputs(model, corpus, features, run, device, chosen):
-        pass
+    # Its progress would look as if something were being evaluated.
+    with redirect_stderr(StringIO()):
+        for _ in outputs(model, corpus, features, run, device, chosen):
+            pass
     _wait(device)
     return (time.perf_counter() - started) / tokens
 

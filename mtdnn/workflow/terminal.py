@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from logging import LogRecord
+from logging import Handler, LogRecord
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ FOLLOWED = ("train",)
 _NOISE = (
     *("Select jobs to execute", "Using shell", "Assuming unrestricted shared", "Building DAG"),
     *("Rules claiming more", "Conda env", "Singularity containers"),
+    "Touching output file",
 )
 
 
@@ -24,9 +25,17 @@ def print_short_lines() -> None:
     A logger plugin that the user has chosen, such as `--logger rich`, stays as it is.
     """
     for handler in logger.handlers:
-        is_dry = any(getattr(filter_, "dryrun", False) for filter_ in handler.filters)
-        if isinstance(handler, ColorizingTextHandler) and not is_dry:
+        if isinstance(handler, ColorizingTextHandler) and not _is_dry(handler):
             handler.setFormatter(OneLine(handler))
+
+
+def is_dry_run() -> bool:
+    """Return whether Snakemake only says what it would do."""
+    return any(map(_is_dry, logger.handlers))
+
+
+def _is_dry(handler: Handler) -> bool:
+    return any(getattr(filter_, "dryrun", False) for filter_ in handler.filters)
 
 
 @dataclass

@@ -63,7 +63,7 @@ def verify(experiment: Experiment, predictions: bool = False, threads: int | Non
     """
     layout = experiment.layout
     runs = list(map(RunFolder, run_folders(layout)))
-    trained = [run.path for run in runs if run.description.exists()]
+    trained = [run.path for run in runs if _is_trained(run)]
     scored = [run.path for run in runs if run.description.exists() and run.metrics.exists()]
     predicted = [run.path for run in runs if run.predictions.exists()]
     logged = [folder for folder in scored if RunFolder(folder).logged.exists()]
@@ -100,6 +100,11 @@ def verify(experiment: Experiment, predictions: bool = False, threads: int | Non
             problems += [line for lines in found for line in lines]
     if problems:
         raise MtdnnError("\n".join(dict.fromkeys(problems)))
+
+
+def _is_trained(run: RunFolder) -> bool:
+    """Return whether a run has a model, or had one from which it was scored."""
+    return any(file.exists() for file in (run.description, run.predictions, run.metrics))
 
 
 def _matching(layout: Layout, pattern: Path) -> list[Path]:
@@ -180,8 +185,11 @@ class Models:
 
     def __call__(self, run: Path) -> Iterator[str]:
         """Yield a line for each thing that is wrong with a run's model."""
-        yield from _model(self._layout, run)
         place = RunFolder(run).description
+        if not place.exists():
+            yield f"{place}: is missing, though the run has scores; restore it, or retrain the run"
+            return
+        yield from _model(self._layout, run)
         trained = read_product(place).get("config_digest")
         if run in self._runs and trained != self._run_steps.settings(self._runs[run], "train"):
             yield f"{place}: was trained under other settings than the experiment's; retrain it"

@@ -98,7 +98,7 @@ class Workdir:
         answer = self.snakemake(*arguments, "--dry-run")
         assert answer.returncode == 0, answer.stdout
         messages = re.findall(r"^Job \d+: (.*)$", answer.stdout, re.MULTILINE)
-        return {text for text in messages if not text.startswith("Everything is finished")}
+        return {text for text in messages if not text.startswith("Everything would be finished")}
 
     def edit(self, module: str, old: str, new: str) -> None:
         """Replace the first `old` in a module of the copied package."""

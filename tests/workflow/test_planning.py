@@ -6,7 +6,7 @@ import pytest
 from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import Layout
 from mtdnn.data.features import training_features
-from mtdnn.machine.files import digest, write_json
+from mtdnn.machine.files import digest, read_json, write_json
 from mtdnn.training import schedule
 from mtdnn.workflow import planning
 from tests.support.factories import make_experiment
@@ -136,7 +136,14 @@ def test_rates_are_measured_once_if_features_exist(tmp_path, monkeypatch, capsys
     write_json(description, {"config_digest": "of other settings"})
     assert planning.plan(experiment, threads=1)["groups"] == [group]
     assert not capsys.readouterr().err
-    write_json(description, {"config_digest": digest(settings.determining())})
+    record: dict[str, object] = {"config_digest": digest(settings.determining())}
+    write_json(description, {**record, "corpora": {"squad": "of other rows"}})
+    assert planning.plan(experiment, threads=1)["groups"] == [group]
+    manifests = {
+        name: experiment.layout.corpus(name) / "manifest.json" for name in ("squad", "cola")
+    }
+    corpora = {name: read_json(path)["digest"] for name, path in manifests.items() if path.exists()}
+    write_json(description, {**record, "corpora": corpora})
     again = planning.plan(experiment, threads=1)
     assert again["groups"] == [{**group, "done": 1}]
     # One run that is left has the machine to itself, and takes no less than its own time.

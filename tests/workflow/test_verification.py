@@ -133,6 +133,7 @@ def another_fingerprint(root: Path) -> None:
             "model.safetensors: was changed",
         ),
         (lambda root: drop_a_row(root / "corpora/cola/dev.parquet"), "dev.parquet: was changed"),
+        (lambda root: (root / RUN / "model/run.json").unlink(), "run.json: is missing"),
         (other_rows, "cola/manifest.json: digest: does not match its rows"),
         (
             lambda root: shorten(root / "features/tiny/default/cola/train.arrow"),

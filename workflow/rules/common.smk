@@ -11,6 +11,7 @@ from snakemake.exceptions import ResourceValidationError
 
 from mtdnn.config.dependencies import (
     RunSteps,
+    changed_sources,
     code_of,
     corpus_settings,
     encoder_settings,
@@ -20,6 +21,7 @@ from mtdnn.config.layout import FEATURES, MANIFEST, STEPS, WEIGHTS, RunFolder
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.errors import MtdnnError, lines
 from mtdnn.machine.files import digest, write_text
+from mtdnn.machine.progress import say
 from mtdnn.reporting.escaping import menu
 from mtdnn.reporting.facts import Captions
 from mtdnn.reporting.products import (
@@ -37,7 +39,7 @@ from mtdnn.workflow.snakefile import (
     report_command,
     start_delivery,
 )
-from mtdnn.workflow.terminal import print_short_lines
+from mtdnn.workflow.terminal import is_dry_run, print_short_lines
 
 # Another workflow that imports this one prints what it likes.
 if workflow.modifier.is_main_snakefile():
@@ -156,15 +158,20 @@ def scores_of(runs):
 def training_inputs(run):
     """Return the inputs of a run's training by name."""
     sources = experiment.sources_of(run)
+    corpora = experiment.mixtures[run.mixture].corpora
     return {
         "sources": [RunFolder(LAYOUT.run(source)).description for source in sources],
         "teachers": [
             LAYOUT.logits(teacher.path, corpus)
             for corpus, teacher in experiment.teachers_of(run).items()
         ],
-        "features": features_of(
-            run, experiment.mixtures[run.mixture].corpora, "train.arrow"
-        ),
+        "features": features_of(run, corpora, "train.arrow"),
+        # What identifies a run holds the digests of whole corpora and of the whole encoder, which
+        # stand in these files: if only a dev set changes, `train.arrow` remains the same.
+        "described": [
+            *features_of(run, corpora, FEATURES),
+            LAYOUT.encoder(run.encoder) / MANIFEST,
+        ],
         "encoder": [LAYOUT.encoder(run.encoder) / "model.safetensors"],
     }
 
