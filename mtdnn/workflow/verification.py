@@ -346,6 +346,8 @@ def _in_mlflow(experiment: Experiment, run: Path) -> Iterator[str]:
     """Yield where MLflow disagrees with a run's scores."""
     from mtdnn.tracking import runs
 
+    for record in filter(Path.exists, (RunFolder(run).logged, experiment.layout.store)):
+        read_product(record)  # which the checksums leave out
     store = experiment.store_uri.removeprefix("sqlite:///")
     if store != experiment.store_uri and not os.path.exists(store):
         yield f"{store}: no such file, though {RunFolder(run).logged} says that it was logged"
