@@ -195,11 +195,10 @@ def read_result(experiment: Experiment, run: RunId) -> Result:
 def _read_metrics(path: Path) -> dict[str, Any]:
     """Read a run's `metrics.json`, of which every reader needs the slices."""
     metrics = read_product(path)
-    slices = metrics.get("slices") if isinstance(metrics, dict) else None
+    slices = metrics.get("slices")
     if not isinstance(slices, dict) or not all(isinstance(each, dict) for each in slices.values()):
         raise MtdnnError(f"{path}: has no scores of slices; score the run again")
-    scores: dict[str, Any] = metrics
-    return scores
+    return metrics
 
 
 def read_results(experiment: Experiment) -> list[Result]:

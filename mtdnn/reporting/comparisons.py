@@ -11,7 +11,7 @@ from mtdnn.machine.files import replacing, write_text
 from mtdnn.reporting.blocks import MISSING, Block, Cell
 from mtdnn.reporting.escaping import csv_text, markdown
 from mtdnn.reporting.latex_tables import LatexTable, latex_table
-from mtdnn.reporting.tables import headlines, interval, markdown_block, signed
+from mtdnn.reporting.tables import headlines, interval, markdown_block, number, signed
 from mtdnn.reporting.wording import ANSWERING, clusters, is_answering, items, union
 from mtdnn.statistics.level import CONFIDENCE
 from mtdnn.statistics.records import read_entry
@@ -109,7 +109,7 @@ def _measured(comparison: dict[str, Any], name: str) -> list[str]:
 
 def _of_headline(comparison: dict[str, Any]) -> list[str]:
     numbers = comparison["measures"][comparison["headline"]]
-    return [p_value(numbers["p_permutation"]), f"{numbers['detectable']:.2f}"]
+    return [p_value(numbers["p_permutation"]), number(numbers["detectable"])]
 
 
 _FLIPS = {True: "yes", False: "no", None: MISSING}

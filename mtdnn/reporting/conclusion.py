@@ -7,7 +7,7 @@ from typing import Any
 from mtdnn.config.experiment import Experiment
 from mtdnn.evaluation.results import read_rows
 from mtdnn.reporting.answers import table_of_mixtures
-from mtdnn.reporting.blocks import Notes, without_empty
+from mtdnn.reporting.blocks import MISSING, Notes, without_empty
 from mtdnn.reporting.tables import main_block
 from mtdnn.reporting.wording import listed
 from mtdnn.statistics.records import read_statistics, with_baselines
@@ -44,7 +44,7 @@ def verdict(statistics: dict[str, Any], table: str) -> str:
     entry = statistics["tables"].get(table)
     shown = with_baselines(entry["comparisons"], entry["slice"]) if entry else []
     if not shown:
-        return "No row can be compared with a baseline yet."
+        return _nothing(entry)
     parts: dict[tuple[str, str, str, int], list[str]] = {}
     for conclusion in ("higher", "lower", "open"):
         for each in shown:
@@ -53,6 +53,18 @@ def verdict(statistics: dict[str, Any], table: str) -> str:
                 parts.setdefault((conclusion, *_against(each), seeds), []).append(each["to_label"])
     text = "; ".join(_said(rows, *part) for part, rows in parts.items())
     return f"{text[0].upper()}{text[1:]}.{_published(shown)}"
+
+
+def _nothing(entry: dict[str, Any] | None) -> str:
+    """Say why no row of a table is compared; without statistics, that none is yet."""
+    if not entry:
+        return "No row can be compared with a baseline yet."
+    left_out = with_baselines(entry["left_out"], entry["slice"])
+    reasons = list(dict.fromkeys(each["reason"].rstrip(".") for each in left_out))
+    if not reasons:
+        return "No row has a baseline to be compared with."
+    more = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+    return f"No row can be compared with its baseline: {reasons[0]}{more}."
 
 
 def _said(rows: list[str], conclusion: str, baseline: str, measure: str, seeds: int) -> str:
@@ -92,12 +104,13 @@ def front(experiment: Experiment) -> dict[str, Any]:
     """Return what the front page of the report shows, as plain text.
 
     Returns:
-        `verdict`, a sentence; `table`, its `title`, `heading` and `rows`; `picture`, the figure of
-        effects as lines of a data URI, none if it is not drawn yet; `links`, each with a `name`
-        and a `title`, in the order in which to read them.
+        `verdict`, a sentence; `table`, its `title`, `heading` and `rows`, and `reasons` for what it
+        lacks; `picture`, the figure of effects as lines of a data URI, none if it is not drawn yet;
+        `links`, each with a `name` and a `title`, in the order in which to read them.
     """
     name = main_table(experiment)
-    block = without_empty(main_block(experiment, read_rows(experiment, name), Notes()))
+    notes = Notes()
+    block = without_empty(main_block(experiment, read_rows(experiment, name), notes))
     picture = experiment.layout.figure("effects", "png")
     content = base64.b64encode(picture.read_bytes()).decode() if picture.exists() else ""
     tables = [name, *(other for other in experiment.tables if other != name)]
@@ -110,6 +123,7 @@ def front(experiment: Experiment) -> dict[str, Any]:
             "title": experiment.tables[name].title,
             "heading": block.heading,
             "rows": [[cell.text for cell in row] for row in block.body],
+            "reasons": [f"{MISSING}: {reason}." for reason in notes.reasons],
         },
         "picture": textwrap.wrap(f"data:image/png;base64,{content}", 5000) if content else [],
         "links": links,

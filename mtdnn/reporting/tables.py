@@ -346,7 +346,9 @@ def _differences(comparison: dict[str, Any]) -> str:
 
 
 def interval(numbers: dict[str, Any]) -> str:
-    """Format a measured difference with its interval."""
+    """Format a measured difference with its interval, if it is known."""
+    if numbers["low"] is None:
+        return f"{signed(numbers['difference'])} ({MISSING})"
     return (
         f"{signed(numbers['difference'])} ({signed(numbers['low'])} to {signed(numbers['high'])})"
     )

@@ -366,10 +366,11 @@ def _permuted(reader: _Reader, arms: list[tuple[Arm, Arm]], seeds: int) -> list[
 
 
 def _numbers(estimate: Estimate, permuted: float, published: float | None) -> dict[str, Any]:
+    known = estimate.error > 0  # where nothing varies, an interval of one point would be a lie
     return {
         "difference": estimate.difference,
-        "low": estimate.low,
-        "high": estimate.high,
+        "low": estimate.low if known else None,
+        "high": estimate.high if known else None,
         "error": estimate.error,
         "degrees": estimate.degrees,
         "p": estimate.p(),
@@ -377,7 +378,7 @@ def _numbers(estimate: Estimate, permuted: float, published: float | None) -> di
         "p_permutation": permuted,
         "p_published": None if published is None else estimate.p(published),
         "p_published_holm": None,
-        "detectable": estimate.detectable(),
+        "detectable": estimate.detectable() if known else None,
     }
 
 

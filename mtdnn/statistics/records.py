@@ -26,7 +26,8 @@ compared and how verdicts follow, `simulation` checks the intervals and tests ag
             questions, clusters     numbers of questions or other items, and of their clusters
             measures      for each measure by its column, the headline first; in points, `to` minus
                           `from`:
-                difference, low, high, error (standard error), degrees (of freedom)
+                difference, low, high, error (standard error), degrees (of freedom); low, high and
+                detectable are null where nothing varies
                 p, p_holm                       of the hypothesis of no difference
                 p_permutation                   of the permutation test
                 p_published, p_published_holm   of the published difference; null if there is none
@@ -123,6 +124,6 @@ def read_statistics(experiment: Experiment) -> dict[str, Any]:
 
 def _read(path: Path, *keys: str) -> dict[str, Any]:
     content = read_product(path)
-    if not isinstance(content, dict) or not content.keys() >= set(keys):
+    if not content.keys() >= set(keys):
         raise MtdnnError(f"{path}: is not as `mtdnn statistics` writes it; run it again")
     return content

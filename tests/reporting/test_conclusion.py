@@ -32,8 +32,8 @@ def comparison(to, said, seeds=(1, 2, 3), **changes):
     }
 
 
-def sentence(*comparisons):
-    table = {"slice": "dev", "comparisons": list(comparisons)}
+def sentence(*comparisons, left_out=()):
+    table = {"slice": "dev", "comparisons": list(comparisons), "left_out": list(left_out)}
     return conclusion.verdict({"tables": {"t": table}}, "t")
 
 
@@ -60,7 +60,16 @@ def test_rows_are_sorted_by_what_is_known_of_them():
         "Whether A differs from QA in EM is not decidable with 3 seeds; whether an average differs "
         "from QA in EM is not decidable with 1 seed."
     )
-    assert sentence() == "No row can be compared with a baseline yet."
+
+
+def test_it_says_why_no_row_is_compared():
+    assert conclusion.verdict({"tables": {}}, "t") == "No row can be compared with a baseline yet."
+    assert sentence() == "No row has a baseline to be compared with."
+    wrong = [comparison("A", "", reason=reason) for reason in ("not run", "not run", "no seeds")]
+    other = comparison("A", "", slice="official", reason="no answers")
+    text = "No row can be compared with its baseline: "
+    assert sentence(left_out=[other, *wrong[:2]]) == f"{text}not run."
+    assert sentence(left_out=wrong) == f"{text}not run, and 1 more."
 
 
 def test_verdicts_on_published_differences_are_counted():
@@ -95,6 +104,13 @@ def test_the_front_page_of_an_experiment_without_runs_says_so(tmp_path):
     for run in experiment.runs():
         make_run(experiment, run)
     assert "70.00" in rendered(experiment)
+
+
+def test_the_front_page_says_why_a_score_is_missing(tmp_path):
+    experiment = make_experiment(tmp_path)
+    first, *_ = experiment.runs()
+    make_run(experiment, first)
+    assert "–: not run." in rendered(experiment)
 
 
 def rendered(experiment):

@@ -86,7 +86,7 @@ def test_a_failure_hides_the_scores_of_an_earlier_attempt(tmp_path):
     ("content", "reason"),
     [
         ('{"em": 70', "not readable as JSON"),
-        ("[]", "has no scores of slices; score the run again"),
+        ("[]", "must be a JSON object; delete it and repeat the step"),
         ('{"em": 70}', "has no scores of slices; score the run again"),
         ('{"slices": {"dev": 3}}', "has no scores of slices; score the run again"),
     ],

@@ -102,6 +102,7 @@ def test_runs_that_answer_nothing_contradict_no_published_difference(mixtures):
     found = comparison(read_json(mixtures.layout.statistics("table2")), "baseline", "qa_mcc_sc")
     numbers = found["measures"]["em"]
     assert (numbers["difference"], numbers["error"], numbers["p_published"]) == (0, 0, 1)
+    assert numbers["low"] is numbers["high"] is numbers["detectable"] is None
     assert found["verdict"]["em"] == "not decidable"
     assert any("the uncertainty of EM is unknown" in note for note in found["notes"])
 

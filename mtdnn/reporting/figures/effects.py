@@ -50,7 +50,7 @@ def draw(experiment: Experiment) -> Figure:
         if (comparisons := with_baselines(table["comparisons"], table["slice"]))
     }
     if not shown:
-        notes = ["No row can be compared with a baseline yet."]
+        notes = ["No row of a table is compared with a baseline."]
         figure, body = canvas(experiment, (7.4, 3.0), _TITLE, notes)
         say_empty(body.subplots())
         return figure
@@ -173,8 +173,9 @@ def _panel(axes: Axes, comparisons: Comparisons, number: int) -> None:
             continue
         name, measured = list(comparison["measures"].items())[number]
         look, face = _look(comparison, name, judged)
-        ends = [measured["low"], measured["high"]]
-        axes.plot(ends, [place] * 2, color=look.colour, linewidth=1.6)
+        if measured["low"] is not None:
+            ends = [measured["low"], measured["high"]]
+            axes.plot(ends, [place] * 2, color=look.colour, linewidth=1.6)
         axes.plot(
             measured["difference"],
             place,

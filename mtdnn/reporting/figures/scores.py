@@ -230,9 +230,12 @@ def _draw_differences(axes: Axes, plot: Plot, measure: Measure) -> None:
             elif point.look.colour == GREY and plot.comparisons and _has(point.row, measure):
                 _draw_point(axes, point, shift, 0.0)
         joined = plot.by_weight and len(known) > 1 and min(len(c["seeds"]) for *_, c in known) > 1
-        bounds = [(numbers["low"], numbers["high"]) for _, numbers, _ in known]
         places = [point for point, _, _ in known]
         means = [numbers["difference"] for _, numbers, _ in known]
+        bounds = [
+            (mean, mean) if numbers["low"] is None else (numbers["low"], numbers["high"])
+            for mean, (_, numbers, _) in zip(means, known, strict=True)
+        ]
         _draw_spread(axes, places, shift, means, bounds, joined)
         for point, mean in zip(places, means, strict=True):
             _draw_point(axes, point, shift, mean, series.label)
