@@ -464,6 +464,13 @@ class Experiment(Closed):
                     f"{place}.format: {corpus.family} is read from "
                     f"{_either(FORMATS[corpus.family])}, not from {source.format}"
                 )
+            if isinstance(source, FilesCorpus) and not source.files:
+                train, dev = (source.splits.get(split, []) for split in ("train", "dev"))
+                for file in sorted({*train} & {*dev}):
+                    yield (
+                        f"{place}.splits: {file} is both train and dev; name another file, or "
+                        "divide it by fractions"
+                    )
             for column in source.columns:
                 if column not in COLUMNS[corpus.family]:
                     yield (

@@ -91,7 +91,7 @@ def score(items: Items, measures: Iterable[Measure], seen: int, clusters: int) -
         return {
             "measurable": False,
             "reason": f"{seen} of its {len(items)} items have the texts of items that the run was "
-            "trained on",
+            "trained on; remove these from its training split",
         }
     values = {measure.key: 100.0 * measure.value(items) for measure in measures}
     return {"questions": len(items), "clusters": clusters, "seen": seen, **values}

@@ -62,9 +62,9 @@ def _block(comparisons: list[dict[str, Any]], rows: list[RowResult]) -> Block:
     judged = are_judged(comparisons)
     flips = any(each["flips"] is not None for each in comparisons)
     heading = ["From", "To"]
-    for number, measure in enumerate(measures):
+    for position, measure in enumerate(measures):
         heading += [f"Δ {measure.label}", f"p ({measure.label})"]
-        heading += ["Permutation", "Detectable"] if number == 0 else []
+        heading += ["Permutation", "Detectable"] if position == 0 else []
     if judged:
         heading += [f"Published Δ {measure.label}" for measure in measures]
         heading += [f"Verdict ({measure.label})" for measure in measures]
@@ -75,9 +75,9 @@ def _block(comparisons: list[dict[str, Any]], rows: list[RowResult]) -> Block:
     body = []
     for each in comparisons:
         texts = [each["from_label"], each["to_label"]]
-        for number, measure in enumerate(measures):
+        for position, measure in enumerate(measures):
             texts += _measured(each, measure.column)
-            texts += _of_headline(each) if number == 0 else []
+            texts += _of_headline(each) if position == 0 else []
         if judged:
             published, verdict = each["published"] or {}, each["verdict"]
             texts += [signed(published.get(measure.column)) for measure in measures]

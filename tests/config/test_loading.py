@@ -357,6 +357,11 @@ def phased(*phases: dict, weight: float = 0.8, **schedule: object) -> dict:
             "corpora.squad.source.splits: dev is missing; add it (dev may come from fractions)",
         ),
         (
+            {"corpora__squad__source": {**FILES, "splits": {"train": ["a"], "dev": ["b", "a"]}}},
+            "corpora.squad.source.splits: a is both train and dev; name another file, or divide it "
+            "by fractions",
+        ),
+        (
             {"corpora__squad__source": {**FILES, "format": "conll"}},
             "corpora.squad.source.format: question_answering is read from squad, csv, tsv, jsonl "
             "or json, not from conll",
