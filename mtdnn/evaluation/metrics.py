@@ -395,5 +395,6 @@ def _check_corpus(name: str, trained: Mapping[str, Any], layout: Layout, run_dir
     if read_product(path)["digest"] != trained["corpora"].get(name):
         raise MtdnnError(
             f"{path}: digest: differs from the {name} that {run_dir} was trained on; "
-            f"`mtdnn train {run_dir}`, then `mtdnn evaluate {run_dir}` do both again"
+            "run snakemake again, or by hand `mtdnn features`, then "
+            f"`mtdnn train {run_dir}` and `mtdnn evaluate {run_dir}`"
         )

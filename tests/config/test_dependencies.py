@@ -62,8 +62,8 @@ def test_a_step_depends_only_on_settings_that_matter_to_it(changes, steps):
 def mirror(folder: Path, text: str) -> Experiment:
     folder.mkdir()
     (folder / "train.json").write_text(text)
-    splits = {"train": ["train.json"], "dev": ["train.json"]}
-    source = {"kind": "files", "format": "squad", "splits": splits}
+    splits = {"train": ["train"], "dev": ["dev"]}
+    source = {"kind": "files", "format": "json", "files": ["train.json"], "splits": splits}
     return parse(small(corpora__squad__source=source, data_root=str(folder)), where="small.yaml")
 
 
