@@ -359,7 +359,7 @@ FILES = {
     "kind": "files",
     "format": "squad",
     "root": "gone",
-    "splits": {"train": ["a"], "dev": ["a"]},
+    "splits": {"train": ["a"], "dev": ["b"]},
 }
 
 
