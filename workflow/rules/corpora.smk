@@ -27,17 +27,6 @@ rule encoder:
         "python -m mtdnn encoder {params.experiment:q} {wildcards.encoder:q} > {log:q} 2>&1"
 
 
-def read_again_if_changed(wildcards):
-    """Force a corpus to be read again if its local files have changed; return no inputs.
-
-    `params` hold the digests of the files, but Snakemake compares `params` with its own record,
-    which is missing if `mtdnn corpus` was called by hand. As inputs, files would count by date.
-    """
-    if changed_sources(experiment, wildcards.corpus):
-        workflow.dag.forcefiles.add(str(LAYOUT.corpus(wildcards.corpus) / MANIFEST))
-    return []
-
-
 rule corpus:
     input:
         read_again_if_changed,
