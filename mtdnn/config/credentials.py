@@ -7,7 +7,7 @@ server in MLflow's own variables, those of a database in `CREDENTIALS_VARIABLE`.
 
 import os
 import re
-from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 
 from mtdnn.errors import MtdnnError
 
@@ -16,6 +16,8 @@ CREDENTIALS_VARIABLE = "MTDNN_TRACKING_URI"
 
 _MLFLOW = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 HIDDEN = "***"
+# As in `?password=…`, which drivers of databases understand.
+_SECRET = re.compile("password|passwd|pwd|secret|token", re.IGNORECASE)
 
 
 def take_credentials(uri: str, where: str) -> str:
@@ -26,9 +28,16 @@ def take_credentials(uri: str, where: str) -> str:
         where: file and key, for the message.
 
     Raises:
-        MtdnnError: the URI cannot be parsed; the message does not show it.
+        MtdnnError: the URI cannot be parsed, or has a password in its query; the message does not
+            show it.
     """
     parts = _parse(uri, where)
+    for name, _ in parse_qsl(parts.query):
+        if _SECRET.search(name):
+            raise MtdnnError(
+                f"{where}: has a password in its query, where others could read it; write it "
+                "before the host, as user:password@host"
+            )
     if parts.username is None and parts.password is None:
         return uri
     clean = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

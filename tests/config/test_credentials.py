@@ -47,6 +47,16 @@ def test_credentials_of_a_database_are_put_back_for_mlflow_alone():
 
 
 @pytest.mark.parametrize(
+    "uri", ["postgresql://host/db?user=a&password=secret", "https://host?api_TOKEN=secret"]
+)
+def test_a_password_in_the_query_is_refused_without_showing_it(uri):
+    with pytest.raises(MtdnnError, match=r"x\.yaml: uri: .*; write it before the host") as error:
+        take_credentials(uri, "x.yaml: uri")
+    assert "secret" not in str(error.value)
+    assert not set(VARIABLES) & set(os.environ)
+
+
+@pytest.mark.parametrize(
     "uri", ["https://host:5000", "sqlite:////tmp/a b/mlflow.db", "some/folder"]
 )
 def test_a_uri_without_credentials_stays_as_it_is(uri):
