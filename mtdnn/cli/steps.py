@@ -38,6 +38,7 @@ def encoder(arguments: argparse.Namespace) -> None:
         lock=_lock_file(experiment),
         output=experiment.layout.encoder(arguments.name),
     )
+    say(f"{experiment.layout.encoder(arguments.name)}: written")
 
 
 @commands.add("corpus", STEPS, "fetch, verify and normalise a corpus", EXPERIMENT, Argument("name"))
@@ -53,6 +54,8 @@ def corpus(arguments: argparse.Namespace) -> None:
         lock=_lock_file(experiment),
         output=experiment.layout.corpus(arguments.name),
     )
+    for line in fetching.summary(experiment.layout.corpus(arguments.name)):
+        say(line)
 
 
 @commands.add(

@@ -5,6 +5,7 @@ import hashlib
 import json
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,14 @@ from mtdnn.data.corpora.rows import (
     table_of,
 )
 from mtdnn.errors import MtdnnError
-from mtdnn.machine.files import digest, replacing, sha256, write_json
+from mtdnn.machine.files import (
+    digest,
+    read_columns,
+    read_product,
+    replacing,
+    sha256,
+    write_json,
+)
 
 SEEDS_APART = 1_000_003
 """Distance of the seed of a synthetic test split from that of the other splits."""
@@ -74,6 +82,19 @@ def fetch(name: str, corpus: CorpusSettings, *, root: str, lock: Path, output: P
                 "digest": rows_digest({s: content.rows for s, content in splits.items()}),
             },
         )
+
+
+def summary(folder: Path) -> Iterator[str]:
+    """Yield a line for each split of a fetched corpus: how many rows it has, and of each label."""
+    manifest = read_product(folder / MANIFEST)
+    for split, described in manifest["splits"].items():
+        path = folder / f"{split}.parquet"
+        text = f"{path}: {described['rows']:,} rows"
+        if manifest["labels"] and manifest["family"] == "sequence_classification":
+            counts = Counter(read_columns(path, ["label"])["label"].to_pylist())
+            named = enumerate(manifest["labels"])
+            text += f" ({', '.join(f'{name} {counts[label]:,}' for label, name in named)})"
+        yield text
 
 
 def read_questions(path: Path) -> list[Row]:

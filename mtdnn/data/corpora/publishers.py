@@ -70,8 +70,8 @@ def locate(root: str, file: str, expected: str | None) -> Path:
     path = Path(root) / file
     if not os.path.isfile(path):  # unlike `Path.is_file`, false for names that no system allows
         raise MtdnnError(
-            f"{path}: no such file; correct its name or the source's root, or, if it has none, "
-            "set data_root or MTDNN_DATA to the folder of the data"
+            f"{path}: no such file; correct its name or the source's root, which starts in "
+            "data_root or MTDNN_DATA"
         )
     if expected:
         check_digest(path, expected, str(path))

@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 from mtdnn.config.settings import CorpusSettings
-from mtdnn.data.corpora.fetching import read_questions, read_unlabelled, rows_digest
+from mtdnn.data.corpora.fetching import (
+    read_questions,
+    read_unlabelled,
+    rows_digest,
+    summary,
+)
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import sha256
 from tests.support.configs import overlaid
@@ -47,6 +52,17 @@ def test_the_manifest_has_counts_and_digests(name, train, dev, tmp_path):
     assert manifest["source"]["sha256"] == {f: sha256(root / f) for f in FILES[name]}
     dropped = {"label '-'": 1} if name == "mnli" else {}
     assert manifest["splits"]["train"]["dropped"] == dropped
+
+
+def test_the_summary_counts_rows_and_labels(tmp_path):
+    labels = [" (unacceptable 1, acceptable 1)", " (unacceptable 2, acceptable 2)"]
+    for name, train, dev in (("cola", 2, 4), ("stsb", 2, 2)):
+        fetch_corpus(corpus_settings(name), write_files(tmp_path / name, name), tmp_path / "out")
+        of_train, of_dev = labels if name == "cola" else ("", "")
+        assert list(summary(tmp_path / "out")) == [
+            f"{tmp_path}/out/train.parquet: {train} rows{of_train}",
+            f"{tmp_path}/out/dev.parquet: {dev} rows{of_dev}",
+        ]
 
 
 def test_held_out_articles_leave_the_training_split(tmp_path):
