@@ -48,7 +48,7 @@ EXPERIMENT = {
             "source": {
                 "kind": "files",
                 "format": "squad",
-                "splits": {"train": ["x"], "dev": ["x"]},
+                "splits": {"train": ["x"], "dev": ["y"]},
             },
         },
         "c": {
