@@ -1,8 +1,5 @@
 """A local file of a corpus is edited between two calls of Snakemake."""
 
-import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +8,7 @@ import pytest
 from mtdnn.config.loading import load
 from mtdnn.machine.files import read_product
 from mtdnn.workflow import planning
-from tests.support.workdir import ROOT, Workdir, make_workdir
+from tests.support.workdir import Workdir, make_workdir
 
 RUN = "tiny/sc/w1.0/default/seed1"
 METRICS = f"results/small/runs/{RUN}/metrics.json"
@@ -87,31 +84,3 @@ def test_a_change_after_a_corpus_was_read_by_hand_is_noticed(workdir):
     edit_dev_file(workdir, "cat barks", "cat runs")
     assert "Fetching corpus cola" in snakemake(workdir, METRICS)
     assert "Nothing to be done" in snakemake(workdir, METRICS)
-
-
-def test_a_second_ctrl_c_skips_the_partial_tables(workdir, monkeypatch):
-    monkeypatch.setattr(workdir, "is_forked", False)
-    mtdnn(workdir, "corpus", "small.yaml", "cola")
-    (workdir.results / "runs" / RUN / "model" / "run.json").unlink(missing_ok=True)
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-    command += ["--workflow-profile", str(ROOT / "profiles" / "default"), "--cores", "2"]
-    command += ["--configfile", "small.yaml"]
-    process = subprocess.Popen(
-        command,
-        cwd=workdir.folder,
-        env=workdir.environment(),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        # Whatever runs the tests in the background may have it ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    said = []
-    for line in process.stdout or ():
-        said.append(line)
-        if "Training tiny" in line or "writing tables" in line:
-            os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(timeout=120) != 0
-    assert any("writing tables" in line for line in said), said
-    assert "mtdnn: skipped\n" in said and not any("Traceback" in line for line in said), said
