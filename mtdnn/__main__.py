@@ -1,7 +1,17 @@
-"""Run `mtdnn` as `python -m mtdnn`."""
+"""The program `mtdnn`, also as `python -m mtdnn`."""
 
 import sys
 
-from mtdnn.cli.main import main
 
-sys.exit(main())
+def run() -> int:
+    """Run the command line and return the exit status."""
+    try:
+        from mtdnn.cli.main import main
+    except KeyboardInterrupt:  # loading takes long enough for Ctrl-C
+        print("mtdnn: interrupted", file=sys.stderr)
+        return 130
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(run())

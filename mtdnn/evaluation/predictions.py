@@ -24,7 +24,7 @@ from mtdnn.evaluation.decoding import PREDICTIONS, Answers, Decoder, SpanLogits,
 from mtdnn.evaluation.entities import OUTSIDE
 from mtdnn.machine.files import digest, read_columns, read_portions, read_product
 from mtdnn.machine.progress import Progress
-from mtdnn.machine.staging import publishing
+from mtdnn.machine.staging import is_half_published, publishing
 from mtdnn.model.batches import pack
 from mtdnn.model.device import use_device
 from mtdnn.model.heads import Head
@@ -63,6 +63,8 @@ def is_evaluated(run_dir: Path, run: RunSettings) -> bool:
         run_dir: the run's folder, with the description of its trained model.
         run: the run's settings.
     """
+    if is_half_published(run_dir):
+        return False
     files, expected = RunFolder(run_dir), _origin(run_dir, run)
     try:
         schemas = [pq.read_schema(path) for path in (files.predictions, files.auxiliary)]

@@ -50,21 +50,27 @@ def publishing(folder: Path, stale: Iterable[str] = ()) -> Iterator[Path]:
     finish_publishing(folder)
 
 
+def is_half_published(folder: Path) -> bool:
+    """Return whether a killed process had files ready of which some may not be in their places."""
+    return (folder / _READY).is_dir()
+
+
 def finish_publishing(folder: Path) -> bool:
     """Finish what a killed process had ready and remove the rest; return whether there was any.
 
     Every step can be repeated, so being killed here as well loses nothing.
     """
     shutil.rmtree(folder / _DRAFT, ignore_errors=True)
-    ready = folder / _READY
-    if not ready.is_dir():
+    if not is_half_published(folder):
         return False
+    ready = folder / _READY
     stale = ready / _STALE
     if stale.exists():
         for name in json.loads(stale.read_text(encoding="utf-8")):
             (folder / name).unlink(missing_ok=True)
+        stale.unlink()  # what has these names from now on was made from the new files
     for path in sorted(ready.iterdir()):
-        if path.name in (_STALE, _OLD):
+        if path.name == _OLD:
             continue
         target = folder / path.name
         if target.is_dir():  # a folder cannot be renamed onto a full one

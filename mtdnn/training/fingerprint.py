@@ -12,6 +12,7 @@ from mtdnn.config.settings import MAX_GPUS, RunSettings
 from mtdnn.data.logits import weights_digest
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import digest, read_product
+from mtdnn.machine.staging import is_half_published
 from mtdnn.model.fast import plain, trials
 
 
@@ -80,9 +81,12 @@ class Fingerprint:
         return {"fingerprint": self.digest, **self._parts()}
 
     def is_made_in(self, run_dir: Path) -> bool:
-        """Return whether a run's folder holds a model trained with this fingerprint."""
+        """Return whether a run's folder holds a model trained with this fingerprint, and its log.
+
+        It does not while files that belong to them wait to take their places: see `staging`.
+        """
         files = RunFolder(run_dir)
-        if not files.description.exists() or not files.log.exists():
+        if is_half_published(run_dir) or not (files.description.exists() and files.log.exists()):
             return False
         return bool(read_product(files.description).get("fingerprint") == self.digest)
 

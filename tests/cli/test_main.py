@@ -96,12 +96,12 @@ def test_bad_input_is_one_line_and_status_2(tmp_path: Path, capsys):
     [
         (MtdnnError("one\ntwo"), 2, "mtdnn: error: one\nmtdnn: error: two\n"),
         (Stopped("stopped by signal 15", 15), 143, "mtdnn: error: stopped by signal 15\n"),
-        (KeyboardInterrupt(), 130, "mtdnn: interrupted\n"),
         (
             OSError(errno.EPERM, os.strerror(errno.EPERM), "x.json"),
             2,
             "mtdnn: error: x.json: Operation not permitted\n",
         ),
+        (KeyboardInterrupt(), 130, "mtdnn: interrupted\n"),
         (MemoryError(), 2, "mtdnn: error: out of memory; close other programs, or use a larger"),
     ],
 )
@@ -114,6 +114,22 @@ def test_each_kind_of_error_has_its_status_and_no_traceback(
     monkeypatch.setattr(command_line, "COMMANDS", [Command("fail", "", "", (), fail)])
     assert main(["fail"]) == status
     assert capsys.readouterr().err.startswith(said)
+
+
+def test_ctrl_c_is_one_line_also_while_libraries_are_loaded():
+    program = """if True:
+        import sys
+        from mtdnn.__main__ import run
+        class Interrupting:
+            def find_spec(self, name, *_):
+                if name == "tqdm":
+                    raise KeyboardInterrupt
+        sys.meta_path.insert(0, Interrupting())
+        sys.argv = ["mtdnn", "plan", "config/demo.yaml"]
+        sys.exit(run())
+    """
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (answer.returncode, answer.stderr) == (130, "mtdnn: interrupted\n")
 
 
 def test_a_mistake_of_the_program_keeps_its_traceback(monkeypatch):

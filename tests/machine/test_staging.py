@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mtdnn.machine.staging import finish_publishing, publishing
+from mtdnn.machine.staging import finish_publishing, is_half_published, publishing
 
 OLD = {"a.txt": "old a", "model/w": "old w", "later.txt": "from the old a", "other.txt": "other"}
 NEW = {"a.txt": "new a", "model/w": "new w", "other.txt": "other"}
@@ -98,3 +98,19 @@ def test_what_a_killed_process_had_not_ready_is_removed_by_the_next_that_holds_t
     write(tmp_path, {**OLD, ".draft/a.txt": "half"})
     finish_publishing(tmp_path)
     assert files_of(tmp_path) == OLD and not (tmp_path / ".draft").exists()
+
+
+def test_what_was_made_after_a_kill_is_not_removed_with_what_no_longer_held(tmp_path, monkeypatch):
+    write(tmp_path, OLD)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mtdnn.machine.staging.os.replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            publish(tmp_path)
+    assert is_half_published(tmp_path) and not (tmp_path / "later.txt").exists()
+    write(tmp_path, {"later.txt": "made meanwhile"})
+    assert finish_publishing(tmp_path) and not is_half_published(tmp_path)
+    assert files_of(tmp_path) == {**NEW, "later.txt": "made meanwhile"}

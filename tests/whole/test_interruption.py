@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,19 +41,30 @@ def undisturbed(tmp_path_factory) -> dict[str, str]:
 
 
 def begin(workdir: Workdir) -> subprocess.Popen:
-    """Start Snakemake in its own session, as a terminal does."""
+    """Start Snakemake in its own session, as a terminal does; `snakemake.log` has what it says."""
     workdir.planned("table1")  # writes small.yaml
     command = [sys.executable, "-m", "snakemake", "table1", "table2", "--cores", "2"]
     command += ["--snakefile", str(ROOT / "Snakefile"), "--configfile", "small.yaml"]
     command += ["--workflow-profile", str(ROOT / "profiles" / "default")]
-    return subprocess.Popen(
-        command,
-        cwd=workdir.folder,
-        env=workdir.environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    with open(workdir.folder / "snakemake.log", "w") as log:
+        return subprocess.Popen(
+            command,
+            cwd=workdir.folder,
+            env=workdir.environment(),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            # A shell ignores it for what it starts in the background, and so would this.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
+    """Wait for something that Snakemake is to do."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def in_training(workdir: Workdir) -> list[Path]:
@@ -67,10 +79,7 @@ def test_an_interrupted_snakemake_resumes_to_the_same_tables(tmp_path, undisturb
     workdir = make_workdir(tmp_path / "workdir")
     workdir.settings = copy.deepcopy(SETTINGS)
     process = begin(workdir)
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while len(in_training(workdir)) < 2:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: len(in_training(workdir)) >= 2, process)
     if number == signal.SIGINT:  # Ctrl-C signals all processes of the terminal
         os.killpg(process.pid, number)
     else:  # only Snakemake; its jobs keep running
@@ -86,3 +95,18 @@ def test_an_interrupted_snakemake_resumes_to_the_same_tables(tmp_path, undisturb
     assert answer.returncode == 0, answer.stdout
     assert tables(workdir) == undisturbed
     assert not in_training(workdir)
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_skips_the_partial_tables(tmp_path, monkeypatch):
+    workdir = make_workdir(tmp_path / "workdir")
+    monkeypatch.setattr(workdir, "is_forked", False)  # forks may miss what a terminal sends
+    workdir.settings = copy.deepcopy(SETTINGS)
+    process = begin(workdir)
+    log = workdir.folder / "snakemake.log"
+    wait_for(lambda: bool(in_training(workdir)), process)
+    os.killpg(process.pid, signal.SIGINT)
+    wait_for(lambda: "writing tables, figures and the report" in log.read_text(), process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=120) != 0
+    assert "mtdnn: skipped\n" in log.read_text()

@@ -144,6 +144,26 @@ def test_a_full_disk_leaves_the_finished_run(finished, command):
     assert not RunFolder(finished).failure.exists()
 
 
+@pytest.mark.parametrize("late", ["training.jsonl", ".old"])
+def test_training_finishes_what_a_kill_left_half_done(finished, late):
+    """The new model has its place, so the run must not pass for up to date."""
+    change_settings(finished)
+    old = contents(finished)
+    assert call("train", finished).returncode == 0
+    new = contents(finished)
+    waiting = finished / ".ready" / late  # a file that waits, or an old one that is to be removed
+    waiting.parent.mkdir()
+    if late in new:
+        (finished / late).rename(waiting)
+        (finished / late).write_bytes(old[late])
+    else:
+        waiting.mkdir()
+        (waiting / "model.safetensors").write_bytes(b"old")
+    answer = call("train", finished)
+    assert answer.returncode == 0, answer.stderr
+    assert contents(finished) == new
+
+
 @pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_a_whole_run(finished):
     """The old one or the new one, never parts of both."""
