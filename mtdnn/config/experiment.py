@@ -9,7 +9,7 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -41,6 +41,7 @@ from mtdnn.config.settings import (
     StartingRun,
     SyntheticCorpus,
     TrainingSettings,
+    Weight,
     renamed,
 )
 
@@ -176,7 +177,7 @@ class OtherRow(Closed):
     """Another row of the same table, with the same encoder."""
 
     mixture: Name = Field(description="name of its mixture")
-    weight: float = Field(1.0, gt=0, le=1, description="its weight")
+    weight: Weight = Field(1.0, description="its weight")
     variant: Name = Field("default", description="name of its variant")
 
 
@@ -194,10 +195,8 @@ class Row(Closed):
     )
     encoder: Name = Field(description="name of an encoder")
     mixture: Name = Field(description="name of a mixture")
-    weight: float = Field(
+    weight: Weight = Field(
         1.0,
-        gt=0,
-        le=1,
         description="probability that a step is one of the mixture's target, for the policy "
         "weighted; left out for a corpus alone and for other policies",
     )
@@ -230,7 +229,7 @@ class Grid(Closed):
 
     encoders: list[Name] = Field(min_length=1, description="names of encoders")
     mixtures: list[Name] = Field(min_length=1, description="names of mixtures")
-    weights: list[float] = Field(
+    weights: list[Weight] = Field(
         [],
         description="weights of the target in mixtures with auxiliary corpora; of a corpus alone "
         "and with policies other than weighted it is 1.0",
@@ -1066,9 +1065,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = list(known)
     if not known:
         return "; none is defined"
+    return meant(name, known) or f"; known are {', '.join(known)}"
+
+
+def meant(name: str, known: Sequence[str]) -> str:
+    """Return the end of a message that suggests the most similar name; empty without one."""
     similar = difflib.get_close_matches(name, known, n=len(known), cutoff=SIMILAR)
     if not similar:
-        return f"; known are {', '.join(known)}"
+        return ""
 
     def similarity(other: str) -> float:
         return difflib.SequenceMatcher(None, other, name).ratio()

@@ -1,6 +1,7 @@
 """Load an experiment from its YAML file, or report every mistake in one line."""
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -9,10 +10,11 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from mtdnn.config.credentials import take_credentials
-from mtdnn.config.experiment import Experiment, nearest
+from mtdnn.config.experiment import Experiment, meant, nearest
 from mtdnn.config.layout import RunId
 from mtdnn.config.places import naming_lines
 from mtdnn.config.settings import (
+    CHARACTERS,
     WORD_OR_NUMBER,
     BalancingKind,
     Closed,
@@ -143,6 +145,10 @@ def _mistakes(
         elif isinstance(given, str | int | float | bool) or given is None:
             shown = repr(given)
             message = f"{message}, not {shown if len(shown) <= 80 else shown[:79] + '…'}"
+            if item["type"] == "literal_error":
+                message += meant(str(given), _QUOTED.findall(item["ctx"]["expected"]))
+        elif item["type"] == "union_tag_invalid":
+            message += meant(item["ctx"]["tag"], _QUOTED.findall(item["ctx"]["expected_tags"]))
         lines += [": ".join(filter(None, (where, place, each))) for each in message.splitlines()]
     yield from dict.fromkeys(lines)
 
@@ -186,6 +192,8 @@ def _place(parts: tuple[int | str, ...], mapping: Any) -> tuple[str, str | None]
     return ".".join(keys), None
 
 
+_QUOTED = re.compile(r"'([^']*)'")
+
 WORDING = {
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
@@ -207,7 +215,7 @@ WORDING = {
     "int_parsing_size": "must be a whole number with fewer digits",
     "invalid_key": "keys must be text",
     "recursion_loop": "must not contain itself",
-    "string_pattern_mismatch": "must consist of the characters that {pattern} allows",
+    "string_pattern_mismatch": "must consist of {characters}",
     "string_too_long": "must have at most {max_length} characters",
     "string_type": "must be text",
     "string_unicode": "must be text",
@@ -224,6 +232,8 @@ def _wording(item: ErrorDetails) -> str:
     if "error" in values:  # raised by one of our own validators
         return str(values["error"])
     shown = {k: f"{v:g}" if isinstance(v, float) else v for k, v in values.items()}
+    if "pattern" in values:
+        shown["characters"] = CHARACTERS[values["pattern"]]
     return WORDING.get(item["type"], "is not valid").format(**shown)
 
 

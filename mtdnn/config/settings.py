@@ -33,12 +33,21 @@ Family = Literal[
     "token_classification",
 ]
 Origin = Literal["paper", "code", "reading", "ours"]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+SHA256, COMMIT, NAME = r"^[0-9a-f]{64}$", r"^[0-9a-f]{40}$", r"^[a-z0-9][a-z0-9_.-]*$"
+CHARACTERS = {
+    SHA256: "64 digits and letters from a to f",
+    COMMIT: "40 digits and letters from a to f",
+    NAME: "lower-case letters, digits, '_', '.' and '-', the first a letter or a digit",
+}
+"""What each pattern demands, in words."""
+Sha256 = Annotated[str, Field(pattern=SHA256)]
+Commit = Annotated[str, Field(pattern=COMMIT)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 EvaluationSplit = Literal["dev", "held_out", "test"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 MAX_GPUS = 64
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=64)]
+Name = Annotated[str, Field(pattern=NAME, max_length=64)]
+Weight = Annotated[float, Field(gt=0, le=1)]
 
 
 def setting(default: Any, origin: Origin, *, description: str, **constraints: Any) -> Any:
@@ -725,7 +734,7 @@ class StartingRun(Closed):
     """Another run of the same encoder, whose trained encoder a run starts with."""
 
     mixture: Name = Field(description="name of its mixture")
-    weight: float = Field(1.0, gt=0, le=1, description="its weight, as in a row of a table")
+    weight: Weight = Field(1.0, description="its weight, as in a row of a table")
     variant: Name = Field("default", description="name of its variant")
     seed: Seed | None = Field(None, description="its seed; by default that of the run itself")
 

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from mtdnn.config.loading import validate
-from mtdnn.config.settings import Closed, Sha256
+from mtdnn.config.settings import Closed, Commit, Sha256
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_json, write_json
 from mtdnn.machine.locking import exclusive
@@ -18,7 +18,7 @@ from mtdnn.machine.locking import exclusive
 class Locked(Closed):
     """The commit and files to which a repository, configuration and revision resolved."""
 
-    commit: str = Field(pattern=r"^[0-9a-f]{40}$")
+    commit: Commit
     sha256: dict[str, Sha256] = Field(description="digest of every file used")
     splits: dict[str, list[str]] = Field({}, description="a dataset's splits and the files of each")
     rows: dict[str, int] = Field({}, description="number of rows in each of these splits")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from mtdnn.config.settings import Name
+from mtdnn.config.settings import CHARACTERS, NAME, Name
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import write_text
 
@@ -26,8 +26,8 @@ def write_new(name: str) -> Path:
         TypeAdapter(Name).validate_python(file.stem)
     except ValidationError:
         raise MtdnnError(
-            f"{file}: {file.stem!r} cannot be the name of an experiment; choose one of lower-case "
-            "letters, digits, '_', '.' and '-'"
+            f"{file}: {file.stem!r} cannot be the name of an experiment; choose one of "
+            f"{CHARACTERS[NAME]}"
         ) from None
     if file.exists():
         raise MtdnnError(f"{file}: exists already; choose another name")

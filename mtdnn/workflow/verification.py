@@ -44,7 +44,13 @@ def experiment_in(folder: Path) -> Experiment:
         MtdnnError: `experiment.yaml` is missing or mistaken, or the folder's name is not that of
             the experiment.
     """
-    experiment = load(Layout(folder).experiment)
+    settings = Layout(folder).experiment
+    if not settings.is_file():
+        raise MtdnnError(
+            f"{folder}: has no {settings.name}, so it is not the folder of an experiment's "
+            "results, such as results/demo"
+        )
+    experiment = load(settings)
     if folder.absolute().name != experiment.experiment:
         raise MtdnnError(f"{folder}: holds the experiment {experiment.experiment!r}; rename it")
     return experiment.model_copy(update={"results": str(folder.absolute().parent)})
@@ -187,7 +193,7 @@ class Models:
         """Yield a line for each thing that is wrong with a run's model."""
         place = RunFolder(run).description
         if not place.exists():
-            yield f"{place}: is missing, though the run has scores; restore it, or retrain the run"
+            yield f"{place}: is missing, though the run has scores; restore it, or {_retrain(run)}"
             return
         yield from _model(self._layout, run)
         trained = read_product(place).get("config_digest")
@@ -202,7 +208,7 @@ def _model(layout: Layout, run: Path) -> Iterator[str]:
     yield from changed_files(files.model, record.get("files") or {})
     yield from changed_files(files.path, record.get("beside") or {})
     if not record.get("files"):
-        yield f"{place}: files: has no digests of the model's files; retrain the run"
+        yield f"{place}: files: has no digests of the model's files; {_retrain(run)}"
     if record.get("fingerprint") != Fingerprint.recorded(record).digest:
         yield f"{place}: fingerprint: does not match its parts"
     if record.get("config_digest") != digest(settings.determining()):
@@ -216,13 +222,17 @@ def _model(layout: Layout, run: Path) -> Iterator[str]:
     if starts_elsewhere(layout, settings, record):
         yield (
             f"{place}: start, teachers: do not match the runs from which it should start or learn; "
-            "retrain the run"
+            f"{_retrain(run)}"
         )
     for name, origin in origins.items():
         manifest = origin / MANIFEST
         # An imported run may have come without them.
         if manifest.exists() and read_product(manifest)["digest"] != found[name]:
-            yield f"{place}: {name}: does not match {manifest}; retrain the run"
+            yield f"{place}: {name}: does not match {manifest}; {_retrain(run)}"
+
+
+def _retrain(run: Path) -> str:
+    return f"retrain the run: `mtdnn train {run} --force`, then snakemake"
 
 
 # --- recomputed files ------------------------------------------------------------------------

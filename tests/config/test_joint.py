@@ -77,7 +77,7 @@ def with_joint(training=None, **schedule):
             {"combine": "pcgard"},
             {},
             "variants.joint: training.combine: kind must be one of 'mean', 'pcgrad', 'gradvac', "
-            "'cagrad', 'upgrad', 'nash_mtl'",
+            "'cagrad', 'upgrad', 'nash_mtl'; did you mean 'pcgrad'?",
         ),
         (
             {"combine": {"kind": "cagrad", "c": 1}},

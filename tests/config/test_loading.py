@@ -90,6 +90,26 @@ def phased(*phases: dict, weight: float = 0.8, **schedule: object) -> dict:
             "training.optimizer: must be 'adamax', 'adamax_legacy', 'adamw' or 'adam', not 'sgd'",
         ),
         (
+            {"training__optimizer": "adamx"},
+            "training.optimizer: must be 'adamax', 'adamax_legacy', 'adamw' or 'adam', not 'adamx'"
+            "; did you mean 'adamax'?",
+        ),
+        (
+            {"experiment": "My Exp"},
+            "experiment: must consist of lower-case letters, digits, '_', '.' and '-', the first a "
+            "letter or a digit, not 'My Exp'",
+        ),
+        (
+            {
+                "tables__table1__grid": {
+                    "encoders": ["tiny"],
+                    "mixtures": ["qa"],
+                    "weights": [0.5, 50],
+                }
+            },
+            "tables.table1.grid.weights.1: must be at most 1, not 50",
+        ),
+        (
             {"variants__longer": {"training": {"epochs": "many"}}},
             "variants.longer: training.epochs: must be a whole number, not 'many'",
         ),
@@ -143,7 +163,7 @@ def phased(*phases: dict, weight: float = 0.8, **schedule: object) -> dict:
         (
             {"schedule__policy": "unifrom"},
             "schedule.policy: kind must be one of 'weighted', 'uniform', 'proportional', "
-            "'temperature', 'annealed', 'round_robin', 'shuffled'",
+            "'temperature', 'annealed', 'round_robin', 'shuffled'; did you mean 'uniform'?",
         ),
         (
             {"schedule__policy": {"kind": "uniform", "alpha": 1}},
@@ -270,7 +290,8 @@ def phased(*phases: dict, weight: float = 0.8, **schedule: object) -> dict:
         ),
         (
             {"training__loss_weights": {"cola": "log_lables"}},
-            "training.loss_weights.cola: must be 'log_labels', not 'log_lables'",
+            "training.loss_weights.cola: must be 'log_labels', not 'log_lables'; "
+            "did you mean 'log_labels'?",
         ),
         (
             {"training__heads": {"squad": "san"}},

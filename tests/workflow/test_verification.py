@@ -201,6 +201,19 @@ def test_a_model_of_other_settings_than_the_experiment_s_is_named(results, capsy
     assert status == 2 and "run.json: was trained under other settings" in errors
 
 
+def test_a_folder_without_an_experiment_is_refused_with_an_example(tmp_path, capsys):
+    status, _, errors = verify(tmp_path, capsys)
+    assert status == 2
+    assert f"{tmp_path}: has no experiment.yaml" in errors and "such as results/demo" in errors
+
+
+def test_a_lost_description_is_named_with_the_command_that_makes_it_again(results, capsys):
+    (results / RUN / "model" / "run.json").unlink()
+    status, _, errors = verify(results, capsys)
+    assert status == 2 and "is missing, though the run has scores" in errors
+    assert f"`mtdnn train {results / RUN} --force`, then snakemake" in errors
+
+
 @pytest.mark.slow
 def test_half_of_any_file_is_found_and_named(results, capsys):
     paths = sorted(path for path in results.rglob("*") if path.is_file())
