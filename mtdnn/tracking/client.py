@@ -65,6 +65,10 @@ AUTO_CLASSES = {
 }
 """The class of transformers that opens an uploaded model, by its task in MLflow."""
 
+CURRENT = "current"
+"""The tag that tells whether a run is what its folder holds; another run may have replaced it."""
+
+_OF_FOLDER = ("encoder", "mixture", "weight", "variant", "seed")
 _VIEW = "scores"
 _RUNS_IN_CHARTS = 20
 # UnexpectedAnswer and OverflowError: a server answered with JSON of another shape than MLflow's
@@ -238,6 +242,7 @@ def _experiment_tags(experiment: Experiment, page: str) -> dict[str, str]:
     columns = [f"metrics.`{name}`" for name in names]
     columns += [f"tags.`{name}`" for name in ("mixture", "weight", "encoder", "variant", "seed")]
     view: dict[str, Any] = {"selectedColumns": columns}
+    view |= {"searchFilter": f"tags.{CURRENT} = 'true'"}
     view |= {"orderByKey": columns[0], "orderByAsc": False, **_charts(names)}
     return {
         "mlflow.note.content": note(experiment, f"[Runs and scores]({page})."),
@@ -272,6 +277,20 @@ def _charts(metrics: Sequence[str]) -> dict[str, Any]:
 def find_runs(client: MlflowClient, experiment_id: str, fingerprint: str) -> list[Run]:
     """Return the runs in MLflow with this fingerprint, the newest first."""
     return list(client.search_runs([experiment_id], f"tags.fingerprint = '{fingerprint}'"))
+
+
+def find_others(client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) -> list[Run]:
+    """Return the runs in MLflow of the same folder with another fingerprint, made before it.
+
+    Args:
+        client: a client of the store.
+        experiment_id: the experiment in which to search.
+        tags: the tags of the run in the folder.
+    """
+    names = [f"tags.{key} = '{tags[key]}'" for key in _OF_FOLDER]
+    query = " and ".join([*names, f"tags.fingerprint != '{tags['fingerprint']}'"])
+    runs = client.search_runs([experiment_id], query)
+    return [run for run in runs if run.data.tags.get("results") == tags["results"]]
 
 
 def all_runs(client: MlflowClient, experiment_id: str) -> Iterator[Run]:

@@ -23,12 +23,14 @@ from mtdnn.machine.files import digest, read_product, sha256, write_json
 from mtdnn.reporting.escaping import one_line
 from mtdnn.tracking import answers, descriptions
 from mtdnn.tracking.client import (
+    CURRENT,
     Metric,
     MlflowClient,
     Param,
     Run,
     RunTag,
     ensure_experiment,
+    find_others,
     find_runs,
     log_metrics,
     log_params,
@@ -42,7 +44,7 @@ from mtdnn.tracking.datasets import Datasets
 from mtdnn.tracking.models import Logged, RunModel, delete_run
 
 MAX_LABEL_CHARACTERS = 100
-_FORMAT = 2
+_FORMAT = 3
 """Raised when MLflow gets more of a run than before, so that runs logged before get it too."""
 
 _VARYING = (RunFolder.config, RunFolder.log, RunFolder.predictions, RunFolder.metrics)
@@ -157,7 +159,8 @@ class MirroredRun:
         """Whether an MLflow run is complete: its tag `content` and its status are set last."""
         if self.source.is_running or logged.info.status != self.source.status:
             return False
-        return bool(logged.data.tags.get("content") == self._content())
+        expected = {"content": self._content(), CURRENT: "true"}
+        return bool(expected.items() <= logged.data.tags.items())
 
     def _content(self) -> str:
         """Return a digest of everything that is delivered for a run that has ended."""
@@ -212,6 +215,9 @@ class MirroredRun:
         log_params(client, run_id, [Param(key, value) for key, value in sorted(missing)])
         if joined.info.status != "RUNNING" and self.source.is_running:
             client.update_run(run_id, "RUNNING")
+        for run in find_others(client, experiment_id, tags):
+            if run.data.tags.get(CURRENT) != "false":
+                client.set_tag(run.info.run_id, CURRENT, "false")
         return run_id
 
     def _create(self, client: MlflowClient, experiment_id: str, tags: dict[str, str]) -> Run:
@@ -286,6 +292,7 @@ class MirroredRun:
             "variant": settings.variant,
             "seed": str(settings.seed),
             "fingerprint": self.fingerprint,
+            CURRENT: "true",
             "results": results_folder(experiment),
             "commit": source.provenance.get("commit"),
             "device": source.provenance.get("device"),

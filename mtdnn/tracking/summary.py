@@ -10,6 +10,7 @@ from mtdnn.config.experiment import Experiment
 from mtdnn.machine.files import digest, read_product, sha256
 from mtdnn.reporting.products import FIGURES
 from mtdnn.tracking.client import (
+    CURRENT,
     MlflowClient,
     RunTag,
     ensure_experiment,
@@ -21,7 +22,7 @@ from mtdnn.tracking.client import (
 from mtdnn.tracking.content import summary_numbers, summary_verdicts
 from mtdnn.tracking.descriptions import of_summary
 
-_FORMAT = 2
+_FORMAT = 3
 """Raised when the run holds more than before, so that it is replaced."""
 
 _NUMBERS = "numbers.json"
@@ -48,6 +49,7 @@ def log_summary(experiment: Experiment) -> str:
         tags = tag_values(
             {
                 "kind": "summary",
+                CURRENT: "true",
                 "results": results_folder(experiment),
                 "experiment": experiment.experiment,
                 "notice": experiment.notice,

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from mlflow import MlflowClient
@@ -29,6 +30,36 @@ def count_points(client, run):
     return {
         name: len(client.get_metric_history(run.info.run_id, name)) for name in run.data.metrics
     }
+
+
+def tags_of_runs(experiment, tag: str) -> dict[str, str | None]:
+    """A tag of each run in MLflow, by the run's fingerprint."""
+    client = MlflowClient(experiment.store_uri)
+    known = client.get_experiment_by_name(experiment.experiment)
+    runs = client.search_runs([known.experiment_id])
+    return {run.data.tags["fingerprint"]: run.data.tags.get(tag) for run in runs}
+
+
+def retrain(folder, fingerprint: str) -> None:
+    for path in (folder / "metrics.json", folder / "model" / "run.json"):
+        write_json(path, read_json(path) | {"fingerprint": fingerprint})
+
+
+def test_a_run_that_was_trained_again_is_the_current_one_of_its_folder(experiment):
+    folder = make_run(experiment, RUN)
+    other = make_run(experiment, replace(RUN, seed=2))
+    for each in (other, folder):
+        retrain(each, each.name)
+        runs.log_run(experiment, each)
+    assert tags_of_runs(experiment, "current") == {"seed1": "true", "seed2": "true"}
+    retrain(folder, "again")
+    runs.log_run(experiment, folder)
+    expected = {"seed1": "false", "seed2": "true", "again": "true"}
+    assert tags_of_runs(experiment, "current") == expected
+    retrain(folder, "seed1")
+    runs.log_run(experiment, folder)
+    expected = {"seed1": "true", "seed2": "true", "again": "false"}
+    assert tags_of_runs(experiment, "current") == expected
 
 
 def test_run_is_mirrored(experiment):

@@ -151,6 +151,21 @@ def test_mlflow_shows_runs_charts_and_comparison(interface):
 
 
 @pytest.mark.slow
+def test_mlflow_s_first_view_shows_no_run_that_another_replaced(interface):
+    made, runs, address = interface
+    store = read_json(made.layout.store)
+    tags = {"results": "elsewhere", "current": "false"}
+    client = MlflowClient(address)
+    client.create_run(store["experiment_id"], tags=tags, run_name="an older one")
+    with mlflow_page(address) as page:
+        page.goto(f"{address}/{store['page']}")
+        page.get_by_text("QA+MCC+SC w0.8 base seed1").first.wait_for()
+        assert page.get_by_text("an older one").count() == 0
+        page.goto(f"{address}/#/experiments/{store['experiment_id']}/runs?searchFilter=")
+        page.get_by_text("an older one").first.wait_for()
+
+
+@pytest.mark.slow
 def test_mlflow_shows_a_run_with_its_model_and_datasets(interface):
     made, runs, address = interface
     place = f"{address}/#/experiments/{read_json(made.layout.store)['experiment_id']}"
