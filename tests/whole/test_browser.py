@@ -152,7 +152,7 @@ def test_mlflow_shows_runs_charts_and_comparison(interface):
 
 @pytest.mark.slow
 def test_mlflow_s_first_view_shows_no_run_that_another_replaced(interface):
-    made, runs, address = interface
+    made, _, address = interface
     store = read_json(made.layout.store)
     tags = {"results": "elsewhere", "current": "false"}
     client = MlflowClient(address)
