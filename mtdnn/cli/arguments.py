@@ -123,6 +123,14 @@ def seconds(text: str) -> float:
     return number
 
 
+def threshold(text: str) -> float:
+    """Convert an argument to a number; infinity accepts or refuses every answer."""
+    number = _number(text)
+    if math.isnan(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return number
+
+
 def _number(text: str) -> float:
     try:
         return float(text)

@@ -61,10 +61,9 @@ def plan(arguments: argparse.Namespace) -> None:
 
     experiment = load_experiment(arguments)
     planned = planning.plan(experiment, arguments.threads, measure=not arguments.no_measuring)
-    lines = [] if arguments.json else planning.lines(planned)
+    text = json.dumps(planned, indent=2) if arguments.json else "\n".join(planning.lines(planned))
     name = shlex.quote(str(arguments.experiment))
-    filled = (line.replace(planning.CONFIG, name) for line in lines)
-    print(json.dumps(planned, indent=2) if arguments.json else "\n".join(filled))
+    print(text.replace(planning.CONFIG, json.dumps(name)[1:-1] if arguments.json else name))
 
 
 @commands.add(

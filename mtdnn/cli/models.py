@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mtdnn.cli.arguments import EVERYDAY, RUN_DIR, THREADS, Argument, Commands, pick
+from mtdnn.cli.arguments import EVERYDAY, RUN_DIR, THREADS, Argument, Commands, pick, threshold
 from mtdnn.config.layout import DESCRIPTION, RunFolder
 from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_json, write_json
@@ -29,7 +29,7 @@ commands = Commands()
     Argument("--null-odds", type=Path, metavar="ODDS.json", help="also write the null odds"),
     Argument(
         "--null-threshold",
-        type=float,
+        type=threshold,
         help='answers with larger null odds become "" (default: the run\'s decoding setting)',
     ),
     THREADS,
@@ -66,7 +66,7 @@ def predict(arguments: argparse.Namespace) -> None:
     Argument("--null-odds", type=Path, metavar="ODDS.json"),
     Argument(
         "--null-threshold",
-        type=float,
+        type=threshold,
         default=1.0,
         help='answers with larger null odds count as "" (default: 1.0, as in the official scorer)',
     ),

@@ -799,7 +799,7 @@ class AveragedRow(Closed):
     """Runs of the same encoder that are averaged, told apart by their seed."""
 
     mixture: Name = Field(description="name of their mixture")
-    weight: float = Field(1.0, gt=0, le=1, description="their weight, as in a row of a table")
+    weight: Weight = Field(1.0, description="their weight, as in a row of a table")
     variant: Name = Field("default", description="name of their variant")
     seeds: list[Seed] = Field([], description="their seeds; by default that of the run itself")
 

@@ -1,10 +1,11 @@
 """Declared commands and arguments, and the values that arguments accept."""
 
 import argparse
+import math
 
 import pytest
 
-from mtdnn.cli.arguments import Argument, Commands, minutes, pick, positive, seconds
+from mtdnn.cli.arguments import Argument, Commands, minutes, pick, positive, seconds, threshold
 from mtdnn.cli.main import main
 from mtdnn.errors import MtdnnError
 
@@ -73,3 +74,10 @@ def test_a_number_that_makes_no_sense_is_refused_before_anything_starts(command,
         main(command)
     assert stop.value.code == 2
     assert f"{command[-1]}' is not a " in capsys.readouterr().err
+
+
+def test_threshold():
+    assert (threshold("-1.5"), threshold("inf")) == (-1.5, math.inf)
+    for text in ("nan", "x"):
+        with pytest.raises(argparse.ArgumentTypeError, match="is not a number"):
+            threshold(text)

@@ -1,8 +1,10 @@
 """Commands for an experiment as a whole."""
 
 import json
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -30,6 +32,18 @@ def test_plan_prints_json_and_imports_nothing_heavy():
     )
     planned = json.loads(answer.stdout)
     assert planned["total"]["runs"] == sum(group["runs"] for group in planned["groups"]) == 9
+
+
+def test_messages_of_a_plan_as_json_name_the_experiment_s_file(tmp_path, capsys):
+    path = tmp_path / 'my "own".yaml'
+    settings = yaml.safe_load(Path("config/paper.yaml").read_text())
+    settings |= {"results": str(tmp_path), "published": None}
+    del settings["corpora"]["squad"]["rows"]
+    path.write_text(yaml.safe_dump(settings))
+    assert main(["plan", "--json", "--no-measuring", str(path)]) == 0
+    missing = {group["missing"] for group in json.loads(capsys.readouterr().out)["groups"]}
+    command = f"`mtdnn corpus {shlex.quote(str(path))} squad`"
+    assert missing == {f"the size of squad is unknown; {command} fetches it"}
 
 
 def test_plan_prints_a_table(capsys):

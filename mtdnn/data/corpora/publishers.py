@@ -345,13 +345,15 @@ def _text(path: Path, called: str) -> str:
     except OSError as error:
         raise MtdnnError(f"{called}: not readable: {error}") from None
     try:
-        return content.decode("utf-8").removeprefix("\ufeff").rstrip("\r\n")
+        text = content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise MtdnnError(
             f"{called}: line {line}: not UTF-8: byte {content[error.start]:#04x}; save the file "
             "as UTF-8 (iconv -f latin1 -t utf-8 converts it from Latin-1)"
         ) from None
+    end = text.find("\n", len(text.rstrip()))  # of the last line that is not blank
+    return (text if end < 0 else text[:end]).rstrip("\r")
 
 
 def _json(path: Path) -> Any:

@@ -262,7 +262,7 @@ def test_blank_lines_at_the_end_and_byte_order_marks_are_no_rows(name, tmp_path)
     for file in FILES[name]:
         content = (dressed / file).read_bytes()
         mark = b"" if content.startswith(BOM_UTF8) else BOM_UTF8
-        (dressed / file).write_bytes(mark + content + b"\n\r\n\n")
+        (dressed / file).write_bytes(mark + content + b"\n\r\n\n  \t\n ")
     of_plain, of_dressed = (read_splits(corpus_settings(name), root) for root in (plain, dressed))
     assert of_plain.keys() == of_dressed.keys()
     assert all(of_plain[split].rows == of_dressed[split].rows for split in of_plain)
