@@ -1,6 +1,9 @@
 """Errors that users see: messages without a traceback, safe to print."""
 
 import errno
+import os
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class MtdnnError(Exception):
@@ -42,11 +45,15 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def disk_is_full(message: str) -> bool:
+    """Return whether a message, perhaps of another program, says that a disk or a quota is full."""
+    return any(os.strerror(code) in message for code in _FULL)
+
+
 def disk_message(error: OSError) -> str:
     """Return one line: the file, what is wrong with it or with its disk, and what to do."""
     remedy = {
-        errno.ENOSPC: "; free some space and repeat the command: finished work is kept",
-        errno.EDQUOT: "; free some space and repeat the command: finished work is kept",
+        **dict.fromkeys(_FULL, "; free some space and repeat the command: finished work is kept"),
         errno.EROFS: "; make it writable, or set `results` to another folder",
         errno.EACCES: "; give yourself permission to read and write it",
     }

@@ -22,7 +22,8 @@ commands = Commands()
         type=Path,
         required=True,
         metavar="FILE",
-        help="questions in SQuAD's format, or else .jsonl, .csv or .tsv with the corpus's columns",
+        help="questions in SQuAD's format, or else .jsonl, .csv, .tsv or, for tagging, .conll "
+        "with the corpus's columns",
     ),
     Argument("--corpus", help="the corpus whose head predicts (default: the run's target)"),
     Argument("--output", type=Path, required=True, metavar="PREDS.json"),

@@ -43,7 +43,7 @@ def encoder(arguments: argparse.Namespace) -> None:
 
 @commands.add("corpus", STEPS, "fetch, verify and normalise a corpus", EXPERIMENT, Argument("name"))
 def corpus(arguments: argparse.Namespace) -> None:
-    from mtdnn.data.corpora import fetching
+    from mtdnn.data.corpora import fetching, overlap
 
     experiment = load_experiment(arguments)
     settings = pick("corpus", arguments.name, experiment.corpora)
@@ -55,6 +55,8 @@ def corpus(arguments: argparse.Namespace) -> None:
         output=experiment.layout.corpus(arguments.name),
     )
     for line in fetching.summary(experiment.layout.corpus(arguments.name)):
+        say(line)
+    for line in overlap.within(arguments.name, settings, experiment.layout):
         say(line)
 
 
@@ -103,8 +105,10 @@ def resolve(arguments: argparse.Namespace) -> None:
     runs = {run.path: run for run in experiment.runs()}
     run = pick("run", arguments.run, runs)
     written = running.write_settings(experiment, run, wait=True)
-    file = RunFolder(experiment.layout.run(run)).config
-    say(f"{file}: {'written' if written else 'up to date'}")
+    files = RunFolder(experiment.layout.run(run))
+    say(f"{files.config}: {'written' if written else 'up to date'}")
+    if not files.description.exists():
+        running.check_measurable(experiment, run)
 
 
 @commands.add("schedule", STEPS, "draw the batches of a run", RUN_DIR, FORCE)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mtdnn.errors import MtdnnError
+from mtdnn.errors import MtdnnError, disk_is_full
 from mtdnn.machine.files import replacing, sha256
 from mtdnn.machine.locking import exclusive
 from mtdnn.machine.progress import say
@@ -73,6 +73,11 @@ def _retrying(url: str, draft: Path) -> None:
                     f"{url}: the server answered {error.code} {error.reason}"
                 ) from None
         except (OSError, HTTPException, ValueError) as error:
+            if disk_is_full(str(error)):
+                raise MtdnnError(
+                    f"{url}: download failed: no space left for {cache_folder('files')}; free "
+                    "some, or set MTDNN_CACHE to a folder on a larger disk"
+                ) from None
             if attempt == MAX_ATTEMPTS:
                 raise MtdnnError(f"{url}: download failed: {error}") from None
         time.sleep(attempt)

@@ -19,7 +19,7 @@ from mtdnn.config.settings import EncoderSettings, FilesEncoder, HubEncoder, Whe
 from mtdnn.data.architectures import check_encoder
 from mtdnn.data.downloads import MAX_FILE_BYTES, cache_folder, check_digest
 from mtdnn.data.tokenizer_trial import try_tokenizer
-from mtdnn.errors import MtdnnError
+from mtdnn.errors import MtdnnError, disk_is_full
 from mtdnn.machine.files import digest, read_json, replacing, save_tensors, sha256, write_json
 from mtdnn.machine.locking import exclusive
 from mtdnn.machine.progress import say
@@ -205,6 +205,9 @@ def _pip_download(requirement: str, folder: Path) -> None:
     if done.returncode:
         reasons = [line for line in lines if line.startswith("ERROR")] or lines[-1:]
         reason = reasons[-1].removeprefix("ERROR: ") if reasons else f"status {done.returncode}"
+        if disk_is_full(reason):
+            places = f"{cache_folder('wheels')} and {tempfile.gettempdir()}"
+            reason += f"; free some in {places}, or set MTDNN_CACHE and TMPDIR to larger disks"
         raise MtdnnError(f"{requirement}: pip could not download it: {reason}")
 
 

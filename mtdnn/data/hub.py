@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import huggingface_hub
+from huggingface_hub import constants
 from huggingface_hub.errors import (
     GatedRepoError,
     LocalEntryNotFoundError,
@@ -25,7 +26,7 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from mtdnn.data import revisions
 from mtdnn.data.hub_client import limit_answers
-from mtdnn.errors import MtdnnError
+from mtdnn.errors import MtdnnError, disk_is_full
 from mtdnn.machine.files import sha256
 from mtdnn.machine.progress import say
 
@@ -225,6 +226,11 @@ def translated(place: str) -> Iterator[None]:
     ) as error:  # the client's HTTP library, and so its errors, depend on its version
         lines = str(error).strip().splitlines() or ["no reason given"]
         reason = f"not available: {type(error).__name__}: {lines[0]}"
+        if disk_is_full(str(error)):
+            reason = (
+                f"no space left for {constants.HF_HUB_CACHE}; free some, or set HF_HUB_CACHE "
+                "to a folder on a larger disk"
+            )
     else:
         return
     raise MtdnnError(f"{place}: {reason}")

@@ -1,4 +1,4 @@
-"""Items that are not questions: their predictions, clusters, scores and overlap with training."""
+"""Items that are not questions: their predictions, clusters and scores."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,15 +10,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mtdnn.config.settings import CorpusSettings
+from mtdnn.data.corpora.overlap import refusal
 from mtdnn.errors import MtdnnError
 from mtdnn.evaluation.measures import Items, Measure, tag_counts
 from mtdnn.machine.files import read_columns, reading_parquet
-
-MAX_SEEN_SHARE = 0.05
-"""Largest share of items with the texts of a training item: publishers' own splits share a few
-(CoLA and STS-B up to 2 %), and those change no score by more than that."""
-
-_NOT_TEXT = ("id", "label", "tags", "cluster")
 
 
 def read_items(path: Path, corpus: str, split: str, settings: CorpusSettings, rows: int) -> Items:
@@ -69,15 +64,6 @@ def clusters_of(path: Path) -> NDArray[np.int64]:
     return numbers
 
 
-def texts(path: Path) -> list[str]:
-    """Return all texts of each item of a corpus's file, as one value to compare."""
-    with reading_parquet(path):
-        names = [name for name in pq.read_schema(path).names if name not in _NOT_TEXT]
-    table = read_columns(path, names)
-    rows = zip(*(table[name].to_pylist() for name in names), strict=True)
-    return [repr(row) for row in rows]
-
-
 def score(items: Items, measures: Iterable[Measure], seen: int, clusters: int) -> dict[str, Any]:
     """Return the numbers of a slice, measures times 100; or why it is not measurable.
 
@@ -87,12 +73,8 @@ def score(items: Items, measures: Iterable[Measure], seen: int, clusters: int) -
         seen: the number of items whose texts are those of a training item.
         clusters: the number of their clusters.
     """
-    if seen > MAX_SEEN_SHARE * len(items):
-        return {
-            "measurable": False,
-            "reason": f"{seen} of its {len(items)} items have the texts of items that the run was "
-            "trained on; remove these from its training split",
-        }
+    if why := refusal(seen, len(items)):
+        return {"measurable": False, "reason": why}
     values = {measure.key: 100.0 * measure.value(items) for measure in measures}
     return {"questions": len(items), "clusters": clusters, "seen": seen, **values}
 

@@ -9,6 +9,7 @@ from mtdnn.config.experiment import Experiment, Slice
 from mtdnn.config.layout import MANIFEST, Layout, RunFolder
 from mtdnn.config.loading import load_run
 from mtdnn.config.settings import RunSettings
+from mtdnn.data.corpora.overlap import Training, refusal
 from mtdnn.errors import MtdnnError
 from mtdnn.evaluation import items
 from mtdnn.evaluation.measures import measures_of
@@ -69,9 +70,8 @@ def write(run_dir: Path, experiment: Experiment) -> None:
 
     All measures are times 100; EM and F1 of answers are as evaluate-v2.0.py gives them
     (`mtdnn.evaluation.scoring`), other measures are defined in `mtdnn.evaluation.measures`.
-    A slice that shares a question id or a context with the run's training splits is not measurable
-    and gets no scores; nor does a slice of other items if more than `items.MAX_SEEN_SHARE` of them
-    have the texts of training items, or a slice on a corpus that is not of the target's kind.
+    A slice that shares too much with the run's training splits (`mtdnn.data.corpora.overlap`) is
+    not measurable and gets no scores; nor does one on a corpus that is not of the target's kind.
     With `tune_threshold_on`, each slice is scored again at the null threshold
     that maximises F1 on another split or slice. Questions that the run was trained on are left
     out of the tuning, and a slice that shares questions or contexts with the remaining ones gets
@@ -161,39 +161,18 @@ def _score_items(
     name, entry, corpus = named
     settings = run.settings_of(corpus)
     path = layout.corpus(corpus) / f"{entry.split}.parquet"
-    found = items.texts(path)
-    if entry.questions not in (None, len(found)):
-        raise MtdnnError(f"slices.{name}: has {len(found)} items, {entry.questions} are expected")
-    trained_on: set[str] = set()
-    for other, corpus_settings in run.corpora.items():
-        if corpus_settings.family == settings.family:
-            trained_on.update(items.texts(layout.corpus(other) / "train.parquet"))
+    seen = Training(run.corpora, layout).seen(settings.family, path)
+    if entry.questions not in (None, len(seen)):
+        raise MtdnnError(f"slices.{name}: has {len(seen)} items, {entry.questions} are expected")
     return items.score(
-        items.read_items(files.auxiliary, corpus, entry.split, settings, len(found)),
+        items.read_items(files.auxiliary, corpus, entry.split, settings, len(seen)),
         measures_of(run.corpora[run.target]),
-        seen=sum(each in trained_on for each in found),
+        seen=sum(seen),
         clusters=len(set(items.clusters_of(path).tolist())),
     )
 
 
 # --- question answering ----------------------------------------------------------------------
-
-
-class _Training:
-    """What the run's training splits share with questions: their ids and contexts."""
-
-    def __init__(self, run: RunSettings, layout: Layout):
-        self._ids: dict[str, set[str]] = {}
-        self._contexts: set[str] = set()
-        for name, corpus in run.corpora.items():
-            if corpus.family == "question_answering":
-                columns = read_columns(layout.corpus(name) / "train.parquet", ["id", "context"])
-                self._ids[name] = set(columns["id"].to_pylist())
-                self._contexts.update(columns["context"].unique().to_pylist())
-
-    def of(self, corpus: str) -> tuple[set[str], set[str]]:
-        """Return the ids of the corpus's own training split, and the contexts of all."""
-        return self._ids.get(corpus, set()), self._contexts
 
 
 def _score_answers(
@@ -210,7 +189,7 @@ def _score_answers(
         (corpus, split): read_questions(layout.corpus(corpus), split, run_dir)
         for corpus, split in sorted(places)
     }
-    training = _Training(run, layout)
+    training = Training(run.corpora, layout)
     measured = {
         name: select(name, entry, splits[corpora[name], entry.split])
         for name, entry in entries.items()
@@ -220,19 +199,15 @@ def _score_answers(
         n: (questions, run.target) for (c, n), questions in splits.items() if c == run.target
     }
     tuning = {
-        name: _tune(tunable[name][0], training.of(tunable[name][1]))
+        name: _tune(tunable[name][0], training.questions(tunable[name][1]))
         for name in {entry.tune_threshold_on or tuned_on for entry in entries.values()}
         if name in tunable
     }
     for name, entry in entries.items():
         questions = measured[name]
-        seen = sum(questions.overlap(*training.of(corpora[name])))
-        if seen:
-            reason = (
-                f"{seen} of its {len(questions)} questions are about contexts "
-                "that the run was trained on"
-            )
-            yield name, {"measurable": False, "reason": reason}
+        seen = sum(questions.overlap(*training.questions(corpora[name])))
+        if why := refusal(seen, len(questions), questions=True):
+            yield name, {"measurable": False, "reason": why}
             continue
         numbers = _numbers(questions, run.decoding.null_threshold)
         other = entry.tune_threshold_on or tuned_on

@@ -42,6 +42,7 @@ def train_and_evaluate(
             continue
         print(f"{run.path}: {number} of {len(runs)}", file=sys.stderr)
         if not is_trained:
+            check_measurable(experiment, run)
             for corpus, teacher in settings.teachers.items():
                 source = experiment.layout.run(teacher)
                 teaching.teach(source, experiment.resolve(teacher), corpus, threads)
@@ -70,6 +71,17 @@ def write_settings(experiment: Experiment, run: RunId, wait: bool = False) -> bo
     with held(folder, "the run's settings are being written", wait):
         write_text(target, text)
     return True
+
+
+def check_measurable(experiment: Experiment, run: RunId) -> None:
+    """Refuse to train a run that could not be scored; the reason is kept like that of a failure.
+
+    Raises:
+        MtdnnError: see `mtdnn.evaluation.measurable.check`.
+    """
+    from mtdnn.evaluation import measurable
+
+    run_step("train", experiment.layout.run(run), partial(measurable.check, experiment, run))
 
 
 def evaluate(

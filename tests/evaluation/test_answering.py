@@ -12,6 +12,7 @@ from mtdnn.config.layout import Layout
 from mtdnn.config.settings import CorpusSettings
 from mtdnn.config.yaml_files import dump_yaml
 from mtdnn.data.corpora.fetching import read_unlabelled
+from mtdnn.errors import MtdnnError
 from mtdnn.evaluation import predictions
 from mtdnn.training.loop import train
 from tests.support.tiny import LABELS, make_run_folder
@@ -105,24 +106,108 @@ def test_other_items_are_predicted_as_evaluate_predicted_the_dev_set(
     assert json.loads(output.read_text(encoding="utf-8")) == expected
 
 
+def corpus_of(family: str, columns: dict) -> CorpusSettings:
+    labels = [] if family == "regression" else ["no", "yes"]
+    splits = {"train": ["a"], "dev": ["b"]}
+    source = {"kind": "files", "format": "jsonl", "splits": splits, "columns": columns}
+    return CorpusSettings(label="C", family=family, labels=labels, source=source)
+
+
+PAIRS = {"sentence1": "premise", "sentence2": "hypothesis", "label": "gold"}
+
+
 def test_columns_may_have_the_names_of_the_corpus_and_rows_no_ids(tmp_path):
-    corpus = CorpusSettings(
-        label="NLI",
-        family="sequence_classification",
-        labels=["no", "yes"],
-        source={
-            "kind": "files",
-            "format": "jsonl",
-            "splits": {"train": ["a"], "dev": ["b"]},
-            "columns": {"sentence1": "premise", "sentence2": "hypothesis", "label": "gold"},
-        },
-    )
+    corpus = corpus_of("sequence_classification", PAIRS)
     data = tmp_path / "items.jsonl"
     pair = {"id": "row-0", "sentence1": "It rains.", "sentence2": "It pours.", "label": 0}
     for names in (("premise", "hypothesis"), ("sentence1", "sentence2")):
         record = dict(zip(names, ("It rains.", "It pours."), strict=True))
         data.write_text(json.dumps(record) + "\n", encoding="utf-8")
         assert read_unlabelled(data, corpus) == [pair]
+
+
+@pytest.mark.parametrize("identifier", ["pairID", ["document", "sentence"]])
+def test_an_id_of_the_corpus_is_optional_in_a_file(tmp_path, identifier):
+    mapped = {**PAIRS, "id": identifier, "cluster": "promptID"}
+    corpus = corpus_of("sequence_classification", mapped)
+    data = tmp_path / "items.jsonl"
+    record = {"premise": "It rains.", "hypothesis": "It pours."}
+    ids = {"pairID": "p7", "document": "p", "sentence": 7}
+    for given, expected in (({}, "row-0"), (ids, "p7" if identifier == "pairID" else "p-7")):
+        data.write_text(json.dumps({**record, **given}) + "\n", encoding="utf-8")
+        (row,) = read_unlabelled(data, corpus)
+        assert (row["id"], row["sentence2"]) == (expected, "It pours.")
+
+
+@pytest.mark.parametrize(
+    ("family", "columns", "lines", "message"),
+    [
+        (
+            "sequence_classification",
+            PAIRS,
+            [{"premise": "A.", "gold": "yes"}],
+            "line 1: missing column 'hypothesis'; the columns are 'premise', 'gold'",
+        ),
+        (
+            "regression",
+            PAIRS,
+            [{"sentence1": "A."}],
+            "line 1: missing column 'sentence2'; the columns are 'sentence1'",
+        ),
+        (
+            "sequence_classification",
+            {},
+            [{"sentence1": "A."}, {"text": "B."}],
+            "line 2: missing column 'sentence1'; the columns are 'text'",
+        ),
+        (
+            "multiple_choice",
+            {"sentence": "sent1", "start": "sent2", "choices": ["a", "b"]},
+            [{"sent1": "A.", "a": "x", "b": "y"}],
+            "line 1: missing column 'sent2'; the columns are 'sent1', 'a', 'b'",
+        ),
+        (
+            "token_classification",
+            {"tokens": "words"},
+            [{"text": "A b"}],
+            "line 1: missing column 'words'; the columns are 'text'",
+        ),
+    ],
+)
+def test_a_missing_column_is_named_with_the_columns_of_the_file(
+    tmp_path, family, columns, lines, message
+):
+    data = tmp_path / "items.jsonl"
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    with pytest.raises(MtdnnError) as refused:
+        read_unlabelled(data, corpus_of(family, columns))
+    assert str(refused.value) == f"{data}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("columns", "text"),
+    [
+        ({}, "Mirl\nlives\n\nin\nUlm\n"),
+        ({"tokens": 1, "tags": 2}, "Mirl\nlives\n\nin\nUlm\n"),
+        ({"tokens": 1, "tags": 2}, "0 Mirl no\n1 lives no\n\n0 in no\n1 Ulm yes\n"),
+        ({}, "Mirl\tX\nlives\tX\n\nin\tX\nUlm\tX\n"),
+    ],
+)
+def test_a_tagger_reads_one_word_a_line_with_or_without_tags(tmp_path, columns, text):
+    data = tmp_path / "items.conll"
+    data.write_text(text, encoding="utf-8")
+    rows = read_unlabelled(data, corpus_of("token_classification", columns))
+    assert [row["tokens"] for row in rows] == [["Mirl", "lives"], ["in", "Ulm"]]
+    assert [row["id"] for row in rows] == ["row-0", "row-1"]
+
+
+def test_only_a_tagger_reads_one_word_a_line_and_no_table(tmp_path):
+    for family, suffix, known in (
+        ("sequence_classification", ".conll", ".jsonl, .csv, .tsv"),
+        ("token_classification", ".csv", ".jsonl, .conll"),
+    ):
+        with pytest.raises(MtdnnError, match=f"must end in {known}, which says its format"):
+            read_unlabelled(tmp_path / f"items{suffix}", corpus_of(family, {}))
 
 
 @pytest.mark.parametrize(

@@ -203,17 +203,6 @@ def test_clusters_are_those_of_the_corpus_or_single_items(tmp_path):
         items.clusters_of(path)
 
 
-def test_texts_of_items_are_compared_without_ids_labels_and_clusters(tmp_path):
-    rows = ROWS["mnli"](2, random.Random(0))
-    paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
-    pq.write_table(pa.Table.from_pylist(rows), paths[0])
-    changed = [{**row, "id": "other", "label": 0, "cluster": "c"} for row in rows]
-    changed[1]["sentence2"] += "!"
-    pq.write_table(pa.Table.from_pylist(changed), paths[1])
-    first, second = map(items.texts, paths)
-    assert first[0] == second[0] and first[1] != second[1]
-
-
 @pytest.mark.parametrize(("seen", "measurable"), [(0, True), (5, True), (6, False)])
 def test_a_slice_with_many_texts_of_training_items_is_not_measurable(seen, measurable):
     found = Items({"label": np.ones(100), "prediction": np.ones(100)}, 2)

@@ -227,7 +227,9 @@ def test_a_slice_that_shares_questions_with_training_is_not_measurable(tiny, tra
         assert slices[name] == {
             "label": name.capitalize(),
             "measurable": False,
-            "reason": f"1 of its {total} questions are about contexts that the run was trained on",
+            "reason": f"1 of its {total} questions have the context or the id of a question that "
+            "the run was trained on; remove these from the training split, or their articles from "
+            "the slice",
         }
     assert slices["tea"]["questions"] == 3
 

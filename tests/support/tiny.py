@@ -326,6 +326,8 @@ def prepare_corpora(experiment: Experiment, names: Iterable[str], rows: int = 24
     for name in names:
         family, draw = experiment.corpora[name].family, random.Random(name)
         splits = {split: ROWS[name](rows, draw) for split in ("train", "dev")}
+        for row in splits["dev"]:
+            row["id"] = f"dev-{row['id']}"  # a question with a training question's id has no score
         write_corpus(layout.corpus(name), family, **splits)
         tokenising.prepare(
             family=family,

@@ -59,6 +59,35 @@ def test_a_run_that_is_up_to_date_is_left_alone(trained, capsys):
     assert trained.products() == before
 
 
+def test_a_run_that_could_not_be_scored_is_refused_before_it_is_trained(tmp_path, capsys):
+    run_dir, _ = make_run_folder(tmp_path, mixture="squad_cola", rows=16, **CHANGES)
+    squad = Layout.of_run(run_dir).corpus("squad")
+    (squad / "dev.parquet").write_bytes((squad / "train.parquet").read_bytes())
+    file = tmp_path / "experiment.yaml"
+    file.write_text(dump_yaml(make_tiny_experiment(tmp_path, **CHANGES)))
+    reason = (
+        "slices.dev: no score for tiny/squad_cola/w0.5/default/seed1: 16 of its 16 questions have "
+        "the context or the id of a question that the run was trained on; "
+    )
+    for command in (
+        ["run", str(file)],
+        ["resolve", str(file), "tiny/squad_cola/w0.5/default/seed1"],
+    ):
+        assert main(command) == 2
+        assert reason in capsys.readouterr().err
+        failure = read_json(run_dir / "failure.json")
+        assert failure["step"] == "train" and failure["reason"].startswith(reason)
+        (run_dir / "failure.json").unlink()
+    assert not (run_dir / "model").exists()
+
+
+def test_a_trained_run_is_scored_whatever_it_shares_with_its_slices(trained, capsys):
+    squad = Layout.of_run(trained.run_dir).corpus("squad")
+    (squad / "dev.parquet").write_bytes((squad / "train.parquet").read_bytes())
+    assert main(["resolve", str(trained.file), "tiny/squad_cola/w0.5/default/seed1"]) == 0
+    assert "no score" not in capsys.readouterr().err
+
+
 def test_a_run_that_is_up_to_date_gets_its_settings_back(trained):
     config = trained.run_dir / "config.yaml"
     settings, before = config.read_text(), trained.products()

@@ -5,7 +5,7 @@ import hashlib
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,18 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from mtdnn.config.layout import MANIFEST
-from mtdnn.config.settings import CorpusSettings, FilesCorpus, HubCorpus, SyntheticCorpus
+from mtdnn.config.settings import (
+    COLUMNS,
+    FORMATS,
+    CorpusSettings,
+    FilesCorpus,
+    HubCorpus,
+    SyntheticCorpus,
+)
 from mtdnn.data.corpora import publishers, synthetic
 from mtdnn.data.corpora.rows import (
+    NOT_TEXT,
+    OPTIONAL,
     Fields,
     Row,
     Split,
@@ -115,34 +124,66 @@ def read_unlabelled(path: Path, corpus: CorpusSettings) -> list[Row]:
     """Read items of a corpus's family from a file; labels are neither needed nor read.
 
     Args:
-        path: JSON lines, CSV or TSV (by its suffix; tables with a header), with the columns of the
-            corpus's own files or under our names.
+        path: JSON lines; a table with a header, as CSV or TSV; or, for taggers alone, CoNLL, in
+            which a line may be a word without tags. Its suffix says which. Its columns have the
+            names of the corpus's own files or ours.
         corpus: the corpus, which is not one of question answering.
 
     Raises:
         MtdnnError: the file has another suffix or no rows; or a bad row with its place.
     """
     readers = {
-        ".jsonl": lambda: publishers.jsonl(path, str(path)),
-        ".csv": lambda: publishers.table(path, str(path), quoted=True),
-        ".tsv": lambda: publishers.table(path, str(path), quoted=False),
+        "jsonl": lambda: publishers.jsonl(path, str(path)),
+        "csv": lambda: publishers.table(path, str(path), quoted=True),
+        "tsv": lambda: publishers.table(path, str(path), quoted=False),
+        "conll": lambda: publishers.conll(path, tagged=False),
     }
-    if path.suffix not in readers:
-        raise MtdnnError(f"{path}: must end in {', '.join(readers)}, which says its format")
-    records = [(place, dict(record)) for place, record in readers[path.suffix]()]
+    suffixes = [f".{name}" for name in readers if name in FORMATS[corpus.family]]
+    if path.suffix not in suffixes:
+        raise MtdnnError(f"{path}: must end in {', '.join(suffixes)}, which says its format")
+    records = [(place, dict(record)) for place, record in readers[path.suffix[1:]]()]
     if not records:
         raise MtdnnError(f"{path}: has no rows")
-    gold = {"label", "tags", "cluster"}
+    # Whatever the model was trained on, even what other corpora may lack: a model of pairs says
+    # something about single sentences, too, but nothing of value.
     mapped: dict[str, Any] = getattr(corpus.source, "columns", {})
-    mapped = {name: column for name, column in mapped.items() if name not in gold}
-    wanted = [
-        part for each in mapped.values() for part in (each if isinstance(each, list) else [each])
+    needed = [
+        name
+        for name in COLUMNS[corpus.family]
+        if name not in NOT_TEXT and (name in mapped or name not in OPTIONAL)
     ]
-    columns = mapped if all(has_column(records[0][1], part) for part in wanted) else {}
+    columns = _nearer_names(records[0][1], mapped, needed)
     for place, record in records:
+        if missing := _missing(record, (columns.get(name, name) for name in needed)):
+            names = ", ".join(repr(key) for key in list(record)[:20])
+            raise MtdnnError(f"{place}: missing column {missing[0]!r}; the columns are {names}")
         record |= some_gold(corpus, Fields(place, record, columns, set()))
     source = FilesCorpus(kind="files", format="jsonl", splits={}, columns=columns)
     return normalise("row", corpus, source, records).rows
+
+
+def _nearer_names(
+    first: Mapping[Any, Any], mapped: Mapping[str, Any], needed: list[str]
+) -> dict[str, Any]:
+    """Return the corpus's names for our columns, or none if a file rather has our own.
+
+    Args:
+        first: the file's first record.
+        mapped: the corpus's names by ours.
+        needed: our names of the columns that must be there.
+    """
+    theirs = {name: mapped[name] for name in needed if name in mapped}
+    if len(_missing(first, needed)) < len(_missing(first, [theirs.get(n, n) for n in needed])):
+        return {}
+    if "id" in mapped and not _missing(first, [mapped["id"]]):
+        theirs["id"] = mapped["id"]
+    return theirs
+
+
+def _missing(record: Mapping[Any, Any], columns: Iterable[Any]) -> list[str | int]:
+    """Return which columns a record lacks; several may be given as a list."""
+    each = (part for one in columns for part in (one if isinstance(one, list) else [one]))
+    return [part for part in each if not has_column(record, part)]
 
 
 def rows_digest(splits: dict[str, list[Row]]) -> str:

@@ -236,13 +236,13 @@ def json_document(path: Path) -> Iterator[tuple[str, str, Mapping[Any, Any]]]:
             yield split, place, _object(entry, place)
 
 
-def conll(path: Path) -> Iterator[Record]:
+def conll(path: Path, *, tagged: bool = True) -> Iterator[Record]:
     """Yield the sentences of a file with a word and its tags in each line.
 
     Lines are split at tabs or, without any, at white space. Blank lines separate sentences. Each
     column is a list under its number (from 0); the first is also called `tokens`, the last
     `tags`. Where the file has documents (lines that begin with -DOCSTART-, as in CoNLL 2003),
-    their numbers are the column `cluster`.
+    their numbers are the column `cluster`. With `tagged` false, a line may be a word alone.
     """
     document = 0
     sentence: list[list[str]] = []
@@ -259,7 +259,7 @@ def conll(path: Path) -> Iterator[Record]:
         starts = line.startswith("-DOCSTART-")
         if not starts and any(field.strip() for field in fields):
             place = place if sentence else f"{path}: line {number}"
-            if len(fields) < 2 or (sentence and len(fields) != len(sentence[0])):
+            if len(fields) < 1 + tagged or (sentence and len(fields) != len(sentence[0])):
                 expected = len(sentence[0]) if sentence else "at least 2"
                 raise MtdnnError(
                     f"{path}: line {number}: {_count(fields, 'column')} instead of {expected}"

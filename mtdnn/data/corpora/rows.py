@@ -491,6 +491,9 @@ def shown(value: Any) -> str:
 OPTIONAL = ("id", "title", "start", "sentence2", "cluster", "answer", "answer_start")
 """The columns that are read if a corpus has them."""
 
+NOT_TEXT = ("id", "label", "tags", "cluster")
+"""The columns of an item, if it is not a question, that its model does not read."""
+
 _SPAN = re.compile(r"\s*[(\[]?\s*(-?[0-9]{1,9})\s*(?:,\s*(-?[0-9]{1,9}))?\s*[)\]]?\s*")
 # Beyond this, single precision loses whole numbers and squares overflow.
 _MAX_SCORE = 2.0**24
