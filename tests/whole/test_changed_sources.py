@@ -31,8 +31,11 @@ def workdir(tmp_path_factory) -> Workdir:
     settings["tables"] = {"t": {"title": "T", "rows": [{"encoder": "tiny", "mixture": "sc"}]}}
     del settings["variants"], settings["figures"]
     (workdir.folder / "data").mkdir()
-    rows = [f"{nr},{text},{'good' if nr % 2 else 'bad'}" for nr, text in enumerate(SENTENCES * 3)]
-    for split in splits:
+    for split, end in zip(splits, ("", " now"), strict=True):
+        rows = [
+            f"{nr},{text}{end},{'good' if nr % 2 else 'bad'}"
+            for nr, text in enumerate(SENTENCES * 3)
+        ]
         (workdir.folder / "data" / f"{split}.csv").write_text("\n".join(["nr,text,label", *rows]))
     return workdir
 

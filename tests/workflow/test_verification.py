@@ -173,7 +173,7 @@ def test_predictions_of_another_model_are_named(results, capsys, change):
     assert status == 2
     assert re.search(
         r"predictions.parquet: \d+ of 16 rows differ from what its model predicts: "
-        r"\('squad', 'dev', 'q",
+        r"\('squad', 'dev', 'dev-q",
         errors,
     )
 
