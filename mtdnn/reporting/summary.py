@@ -84,6 +84,7 @@ def _latex(name: str, values: dict[str, Any]) -> LatexTable:
         body = [_compared(each, values) for each in values["comparisons"]]
         blocks.append(_block(heading, body, 2 + len(at)))
     below = [values["note"]] if values["note"] else []
+    below += [NO_INTERVAL] if lack_interval(values["comparisons"]) else []
     return LatexTable(values["title"], f"summary-{name}", blocks, below=below)
 
 

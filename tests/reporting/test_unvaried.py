@@ -43,6 +43,7 @@ def test_pages_and_the_summary_say_why_intervals_are_missing(unvaried):
     for path in (unvaried.layout.page("table2"), unvaried.layout.summary):
         text = path.read_text(encoding="utf-8")
         assert NO_INTERVAL in text and REASON in text and "many seeds" not in text
+    assert text.count(NO_INTERVAL) == len(unvaried.tables) + 1  # below each table in LaTeX, too
     assert REASON in conclusion.front(unvaried)["verdict"]
 
 
