@@ -68,7 +68,8 @@ def _empty(experiment: Experiment, size: tuple[float, float], title: str, settin
     """Say why there is nothing to draw and, if trained runs lack it, how to turn on `setting`."""
     mixtures = setting == "measurements"
     notes, text = _unmeasured(experiment, [], mixtures), NOTHING_YET
-    if mixtures and all(experiment.mixtures[run.mixture].is_alone for run in experiment.runs()):
+    alone = [experiment.mixtures[run.mixture].is_alone for run in experiment.runs()]
+    if mixtures and alone and all(alone):
         text = "nothing to compare: every run trains on one corpus alone"
     elif any(len(each.corpora) > 1 or not mixtures for each in read(experiment)):
         text = "nothing was measured during training"

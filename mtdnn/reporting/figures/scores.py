@@ -125,8 +125,10 @@ def _placed(
     """Return what stands below each place, and the rows as series; baselines are grey."""
     place = _by_weight if by_weight else _by_mixture
     ticks, groups = place(rows)
-    paths = {each["from"] for each in comparisons.values()}
-    baselines = [row.path for row in rows if row.path in paths or row.is_alone]
+    compared_with = {each["from"] for each in comparisons.values()}
+    alone = {row.path for row in rows if row.is_alone}
+    # A target alone is one even if no row is compared with it (yet).
+    baselines = compared_with | (alone - comparisons.keys())
     own, several = mixture_looks(experiment), looks()
     mixtures = [{row.row.mixture for _, row in members} for members in groups.values()]
     by_mixture = len(groups) == 1 or len(set().union(*mixtures)) == sum(map(len, mixtures))
@@ -137,8 +139,9 @@ def _placed(
         for x, row in members:
             shown = own[row.row.mixture] if by_mixture and not row.row.origin else look
             called = label
-            if row.path in baselines:
+            if row.path in baselines | alone:
                 shown = shown._replace(colour=GREY)
+            if row.path in baselines:
                 called = "baseline" if len(baselines) == 1 else f"{row.long_label} (baseline)"
             points.append(Point(x, row, shown, called))
         series.append(Series(points))

@@ -154,6 +154,18 @@ def test_each_of_several_baselines_is_in_the_legend(mixed):
     assert len(set(markers)) == 3
 
 
+def test_a_variant_of_the_target_alone_is_no_second_baseline(tmp_path):
+    row = {"encoder": "base", "mixture": "squad", "weight": 1.0}
+    experiment = make_targets(
+        tmp_path,
+        {"t": [("squad", [])]},
+        variants={"longer": {"label": "longer", "training": {"epochs": 5}}},
+        tables={"t": {"title": "Variants", "rows": [row, {**row, "variant": "longer"}]}},
+    )
+    (legend,) = scores.draw(experiment, "figure_t").subfigs[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["baseline", "longer"]
+
+
 def test_a_comparison_that_will_never_come_is_not_awaited(tmp_path):
     rows = {"targets": [("squad", []), ("mnli", [])]}
     experiment = make_targets(tmp_path, rows)
