@@ -12,7 +12,7 @@ from mtdnn.reporting.blocks import MISSING, Block, Cell
 from mtdnn.reporting.escaping import csv_text, markdown
 from mtdnn.reporting.latex_tables import LatexTable, latex_table
 from mtdnn.reporting.tables import headlines, interval, markdown_block, number, signed
-from mtdnn.reporting.wording import ANSWERING, clusters, is_answering, items, union
+from mtdnn.reporting.wording import ANSWERING, THRESHOLDS, clusters, is_answering, items, union
 from mtdnn.statistics.level import CONFIDENCE
 from mtdnn.statistics.records import read_entry
 
@@ -142,7 +142,7 @@ def _at(threshold: str, rows: list[RowResult]) -> str:
     """The threshold of comparisons, if any row has one."""
     if not any(map(is_answering, rows)):
         return ""
-    return f" at the {'configured null' if threshold == 'zero' else 'tuned'} threshold"
+    return f" at the {THRESHOLDS[threshold]} null threshold"
 
 
 def _size(comparison: dict[str, Any]) -> str:
@@ -159,10 +159,9 @@ def _sentences(entry: dict[str, Any], rows: list[RowResult]) -> list[str]:
     main = [each for each in entry["comparisons"] if _is_main(entry, each)]
     lines = [each["verdict"]["text"] for each in main]
     lines += [note for each in entry["comparisons"] for note in each["notes"]]
-    at = " at threshold {}" if any(map(is_answering, rows)) else ""
     lines += [
         f"{each['from_label']} and {each['to_label']} are not compared on {each['slice_label']}"
-        f"{at.format(each['threshold'])}: {each['reason']}."
+        f"{_at(each['threshold'], rows)}: {each['reason']}."
         for each in entry["left_out"]
     ]
     return list(dict.fromkeys(lines))

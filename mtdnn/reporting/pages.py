@@ -23,7 +23,7 @@ from mtdnn.reporting.facts import compare_link, facts, line, run_link
 from mtdnn.reporting.templating import render
 from mtdnn.reporting.wording import clustered, is_answering, items, targets, union
 from mtdnn.statistics.level import CONFIDENCE
-from mtdnn.statistics.records import read_statistics
+from mtdnn.statistics.records import NO_INTERVAL, lack_interval, read_statistics
 
 
 def write_page(experiment: Experiment, name: str) -> None:
@@ -44,6 +44,8 @@ def _table(experiment: Experiment, name: str) -> dict[str, Any]:
     others = tables.slices_block(experiment, rows, notes, found["comparisons"])
     shown = (rows[0].slice_name, "zero")
     own = [each for each in found["comparisons"] if (each["slice"], each["threshold"]) == shown]
+    remarks = [note for each in own for note in each["notes"]]
+    remarks += [NO_INTERVAL] if lack_interval(found["comparisons"]) else []
     return {
         "table": experiment.tables[name],
         "main": without_empty(main),
@@ -59,7 +61,7 @@ def _table(experiment: Experiment, name: str) -> dict[str, Any]:
         "measures": comparisons.measures_of(found["comparisons"], rows),
         "headlines": tables.headlines(rows),
         "judged": comparisons.are_judged(found["comparisons"]),
-        "remarks": list(dict.fromkeys(note for each in own for note in each["notes"])),
+        "remarks": list(dict.fromkeys(remarks)),
         "verdict": verdict(statistics, name),
         "thresholds": any(map(is_answering, rows)),
         "items": items(row.family for row in rows),

@@ -16,8 +16,8 @@ from mtdnn.reporting.conclusion import verdict
 from mtdnn.reporting.latex_tables import LatexTable, latex_table
 from mtdnn.reporting.tables import headlines, signed
 from mtdnn.reporting.templating import interval, render, score
-from mtdnn.reporting.wording import clustered, is_answering, items, targets, union
-from mtdnn.statistics.records import read_statistics
+from mtdnn.reporting.wording import THRESHOLDS, clustered, is_answering, targets, union
+from mtdnn.statistics.records import NO_INTERVAL, lack_interval, read_statistics
 
 
 def write(experiment: Experiment) -> None:
@@ -36,6 +36,8 @@ def write(experiment: Experiment) -> None:
     tables = {name: _table(experiment, name, statistics) for name in experiment.tables}
     families = {experiment.corpora[name].family for name in targets(experiment)}
     values = {"statistics": statistics, "tables": tables, "clusters": clustered(families)}
+    compared = [each for table in tables.values() for each in table["comparisons"]]
+    values["remark"] = NO_INTERVAL if lack_interval(compared) else ""
     write_text(experiment.layout.summary, render("summary.md", experiment, **values))
 
 
@@ -49,7 +51,6 @@ def _table(experiment: Experiment, name: str, statistics: dict[str, Any]) -> dic
         "note": experiment.tables[name].note,
         "measures": measures,
         "compared": measures_of(found["comparisons"], rows),
-        "scored": items(row.family for row in rows),
         "lines": [
             line
             for row in rows
@@ -67,15 +68,15 @@ def _table(experiment: Experiment, name: str, statistics: dict[str, Any]) -> dic
 def _latex(name: str, values: dict[str, Any]) -> LatexTable:
     """The scores and comparisons of a table, given the values that the template uses."""
     measures, compared = values["measures"], values["compared"]
-    heading = ["", values["scored"], "Seeds", *(measure.label for measure in measures)]
+    heading = ["", "Scored on", "Seeds", *(measure.label for measure in measures)]
     body = [
         [label, slice_label or MISSING, ", ".join(map(str, seeds)) or MISSING, *map(score, scores)]
         for label, slice_label, seeds, scores in values["lines"]
     ]
     blocks = [_block(heading, body, 2)]
     if values["comparisons"]:
-        at = ["threshold"] if values["thresholds"] else []
-        heading = ["Difference", values["scored"], *at]
+        at = ["Null threshold"] if values["thresholds"] else []
+        heading = ["Difference", "Scored on", *at]
         for measure in compared:
             heading += [f"Δ {measure.label}", "95% interval"]
         heading += [f"Published Δ {values['headlines']}"] if values["judged"] else []
@@ -83,13 +84,14 @@ def _latex(name: str, values: dict[str, Any]) -> LatexTable:
         body = [_compared(each, values) for each in values["comparisons"]]
         blocks.append(_block(heading, body, 2 + len(at)))
     below = [values["note"]] if values["note"] else []
+    below += [NO_INTERVAL] if lack_interval(values["comparisons"]) else []
     return LatexTable(values["title"], f"summary-{name}", blocks, below=below)
 
 
 def _compared(each: dict[str, Any], values: dict[str, Any]) -> list[str]:
     """The cells of one comparison."""
     cells = [f"{each['to_label']} − {each['from_label']}", each["slice_label"]]
-    cells += [each["threshold"]] if values["thresholds"] else []
+    cells += [THRESHOLDS[each["threshold"]]] if values["thresholds"] else []
     for measure in values["compared"]:
         numbers = each["measures"].get(measure.column, {})
         cells += [signed(numbers.get("difference")), interval(numbers)]

@@ -16,6 +16,7 @@ from mtdnn.reporting.blocks import MISSING
 from mtdnn.reporting.comparisons import p_value
 from mtdnn.reporting.escaping import markdown, visible
 from mtdnn.reporting.tables import number, seeds, signed
+from mtdnn.reporting.wording import THRESHOLDS
 
 EXCERPT_CHARACTERS = 420
 """How much of a context is shown around its marked spans; a shorter context is shown whole."""
@@ -53,6 +54,7 @@ def _environment() -> Environment:
         "spans": spans,
         "badge": badge,
         "MISSING": MISSING,
+        "THRESHOLDS": THRESHOLDS,
     }
     return environment
 

@@ -36,6 +36,11 @@ def union(measures: Iterable[Sequence[Measure]]) -> list[Measure]:
     return list(found.values())
 
 
+def sentence(text: str) -> str:
+    """Return a text with a full stop, unless it ends like a sentence, as a question does."""
+    return text if text.rstrip("\"'”’»").endswith((".", "?", "!", "…")) else f"{text}."
+
+
 def listed(words: Iterable[str], last: str = "and") -> str:
     """Return words as a sentence lists them: `EM`, `EM and F1`, `Acc., F1 and Matthews`."""
     *others, final = words
@@ -67,6 +72,10 @@ def in_unit(measures: Iterable[Measure]) -> str:
         if (each := [measure for measure in measures if unit(measure) == sign])
     ]
     return listed(parts)
+
+
+THRESHOLDS = {"zero": "configured", "tuned": "tuned"}
+"""What tables call the null threshold of a comparison in `statistics.json`."""
 
 
 def items(families: Iterable[str]) -> str:

@@ -1,1 +1,1 @@
-"""Paired comparisons of training methods over seeds, paragraphs and questions."""
+"""Comparisons of training methods on the same items, over seeds and clusters of items."""

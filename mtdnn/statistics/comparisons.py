@@ -31,6 +31,7 @@ from mtdnn.evaluation.measures import Measure
 from mtdnn.evaluation.results import Result, RowResult, read_rows
 from mtdnn.statistics.inference import Arm, Estimate, compare, flips, labelings, permutation_test
 from mtdnn.statistics.level import CONFIDENCE, LEVEL, RESAMPLES
+from mtdnn.statistics.records import NO_INTERVAL, lack_interval, lacks_interval
 from mtdnn.statistics.scores import Members, Predicted, Split, open_split
 
 
@@ -274,11 +275,7 @@ def _family(
         entry["labels"] = {measure.column: measure.label for measure in pair.measures}
         entry["published"] = published
         entry["notes"] = list(_notes(experiment, pair, group, seeds))
-        headline = pair.measures[0].name
-        if not estimates[0].error:
-            entry["notes"].append(
-                f"Nothing varies here, so the uncertainty of {headline} is unknown and p is 1."
-            )
+        entry["notes"] += [NO_INTERVAL] if lack_interval([entry]) else []
         comparisons.append(entry)
         compared.append(pair)
     _correct(comparisons)
@@ -409,7 +406,11 @@ def _verdict(entry: dict[str, Any], name: str) -> dict[str, str | None]:
     words = {column: _word(entry, column) for column in entry["measures"]}
     to, origin = entry["to_label"], entry["from_label"]
     measured, word = _conclusion(entry), words[entry["headline"]]
-    seeds = "with one seed" if len(entry["seeds"]) == 1 else "with this many seeds"
+    reason = "with this many seeds"
+    if len(entry["seeds"]) == 1:
+        reason = "with one seed"
+    elif lacks_interval(entry):
+        reason = "because the scores do not vary between seeds"
     if word == "supported":
         text = f"Supported: {to} has a {measured} {name} than {origin}, as published."
     elif word == "contradicted" and measured != "open":
@@ -423,9 +424,9 @@ def _verdict(entry: dict[str, Any], name: str) -> dict[str, str | None]:
             "is ruled out."
         )
     elif word:
-        text = f"Not decidable {seeds}: whether {to} differs from {origin} in {name} as published."
+        text = f"Not decidable {reason}: whether {to} differs from {origin} in {name} as published."
     elif measured == "open":
-        text = f"Not decidable {seeds}: whether {to} differs from {origin} in {name}."
+        text = f"Not decidable {reason}: whether {to} differs from {origin} in {name}."
     else:
         text = f"{to} has a {measured} {name} than {origin}."
     return {**words, "text": text}

@@ -1,8 +1,8 @@
-"""Which difference between two methods so many seeds could find, before any of them is trained.
+"""The smallest difference between two methods that a number of seeds detects, before training.
 
 The test is that of the tables (`mtdnn.statistics.inference`): two-sided at 5 %, seeds of the two
-methods not paired. Only the variance between seeds is known in advance. What the questions add
-makes the difference that can be found larger.
+methods not paired. Only the variance between seeds is known in advance, so the result is a lower
+bound: the variance between items makes the detectable difference larger.
 """
 
 import math
@@ -12,7 +12,7 @@ from mtdnn.config.experiment import Experiment
 from mtdnn.evaluation.measures import measures_of
 from mtdnn.evaluation.results import read_rows
 from mtdnn.statistics.inference import Estimate
-from mtdnn.statistics.level import CONFIDENCE
+from mtdnn.statistics.level import CONFIDENCE, LEVEL
 from mtdnn.statistics.records import read_statistics
 
 POWER = 0.8
@@ -30,17 +30,18 @@ PRIOR_SOURCE = "BERT base on MNLI (McCoy et al. 2020)"
 
 @dataclass(frozen=True)
 class Outlook:
-    """What the seeds of an experiment could find in one measure.
+    """What the seeds of an experiment can detect in one measure.
 
     Attributes:
         label: the measure's name.
         seeds: number of seeds.
-        deviation: standard deviation of a score over seeds, in points.
+        deviation: standard deviation of a score over seeds, in points; 0 if the scores of all runs
+            are equal, which tells nothing of other runs.
         runs: number of scored runs from which it comes; 0 if it is the prior.
-        difference: the smallest difference that is found with probability `POWER`, in points; None
-            with one seed, which says nothing of methods.
-        enough: number of seeds that could find the largest published gain; None if there is none,
-            or if it takes more than `MAX_SEEDS`.
+        difference: the smallest difference that is detected with probability `POWER`, in points;
+            None with one seed, which says nothing of methods, and without a deviation.
+        enough: number of seeds that detect the largest published gain; None if there is none, if it
+            takes more than `MAX_SEEDS`, and without a deviation.
         gain: the largest published gain over a row of the target alone, in points; None likewise.
         target: how the target is shown.
     """
@@ -56,7 +57,7 @@ class Outlook:
 
 
 def outlooks(experiment: Experiment) -> list[Outlook]:
-    """Return what the experiment's seeds could find in the headline of each target."""
+    """Return what the experiment's seeds can detect in the headline of each target."""
     cells = read_statistics(experiment)["cells"]
     found: dict[str, tuple[str, dict[str, tuple[float, int]], list[float]]] = {}
     for name, table in experiment.tables.items():
@@ -81,7 +82,7 @@ def outlooks(experiment: Experiment) -> list[Outlook]:
 
 
 def detectable(deviation: float, seeds: int) -> float:
-    """Return the smallest difference that is found with probability `POWER`.
+    """Return the smallest difference that is detected with probability `POWER`.
 
     Args:
         deviation: standard deviation of each method's score over seeds.
@@ -92,7 +93,7 @@ def detectable(deviation: float, seeds: int) -> float:
 
 
 def seeds_for(difference: float, deviation: float) -> int | None:
-    """Return the number of seeds of each method with which a difference can be found.
+    """Return the number of seeds of each method with which a difference is detected.
 
     None if it is larger than `MAX_SEEDS`.
     """
@@ -125,8 +126,8 @@ def _outlook(
         seeds=seeds,
         deviation=deviation,
         runs=sum(runs for _, runs in spreads),
-        difference=detectable(deviation, seeds) if seeds > 1 else None,
-        enough=None if gain is None else seeds_for(gain, deviation),
+        difference=detectable(deviation, seeds) if seeds > 1 and deviation else None,
+        enough=seeds_for(gain, deviation) if gain and deviation else None,
         gain=gain,
     )
 
@@ -150,23 +151,39 @@ def _published_gains(experiment: Experiment) -> list[tuple[str, float]]:
 
 
 def _lines(outlook: Outlook, several: bool) -> list[str]:
-    unit, gain = outlook.label, ""
     where = f" on {outlook.target}" if several else ""
-    if outlook.gain is not None:
-        gain = f"; the largest published gain is {outlook.gain:.2f}"
-        if outlook.enough is None:
-            gain += f", for which even {MAX_SEEDS:,} seeds are too few"
-        elif outlook.enough != outlook.seeds:
-            gain += f", for which {outlook.enough} seeds are enough"
+    smallest = f"Smallest detectable difference{where}"
+    if not outlook.deviation:
+        return [
+            f"{smallest}: cannot be estimated, because the {outlook.label} of {outlook.runs} runs "
+            "does not vary between seeds."
+        ]
+    origin = f"estimated from {outlook.runs} runs; few items make it larger"
+    if not outlook.runs:
+        origin = f"as for {PRIOR_SOURCE}; few items and short training runs make it much larger"
+    return [
+        f"{smallest} (power {POWER:.0%}, two-sided test at {LEVEL:.0%}): "
+        f"{_detected(outlook)}{_gain(outlook)}.",
+        f"This assumes a standard deviation of {outlook.deviation:.2f} points between seeds, "
+        f"{origin}.",
+    ]
+
+
+def _detected(outlook: Outlook) -> str:
+    """The smallest difference that is detected; with one seed, that none is."""
     if outlook.difference is None:
         three = detectable(outlook.deviation, 3)
-        text = f"1 seed: no difference between methods; 3 seeds: {three:.1f} {unit}{gain}"
-    else:
-        text = f"{outlook.seeds} seeds: {outlook.difference:.1f} {unit}{gain}"
-    origin = f"of {outlook.runs} runs" if outlook.runs else f"assumed, as of {PRIOR_SOURCE}"
-    return [
-        f"What can be found at best{where} ({100 * POWER:.0f} % power, 5 %, two-sided): "
-        f"{text.removesuffix('.')}.",
-        f"That is from the deviation between seeds, {outlook.deviation:.2f} points {origin}; "
-        "few items and short training runs add much to it.",
-    ]
+        return f"none with 1 seed; at best {three:.1f} points of {outlook.label} with 3 seeds"
+    return f"at best {outlook.difference:.1f} points of {outlook.label} with {outlook.seeds} seeds"
+
+
+def _gain(outlook: Outlook) -> str:
+    """How many seeds would detect the largest published gain, if there is one."""
+    if outlook.gain is None:
+        return ""
+    gain = f"; the largest published gain is {outlook.gain:.2f}"
+    if outlook.enough is None:
+        return f"{gain}, for which even {MAX_SEEDS:,} seeds are too few"
+    if outlook.enough != outlook.seeds:
+        return f"{gain}, for which {outlook.enough} seeds are enough"
+    return gain

@@ -1,4 +1,4 @@
-"""Write and read the statistics of an experiment's tables: paired comparisons of their rows.
+"""Write and read the statistics of an experiment's tables: comparisons of their rows.
 
 `mtdnn.statistics.inference` explains the intervals and tests, `comparisons` says which rows are
 compared and how verdicts follow, `simulation` checks the intervals and tests against known truth.
@@ -57,6 +57,12 @@ from mtdnn.errors import MtdnnError
 from mtdnn.machine.files import read_product, write_json
 from mtdnn.statistics.level import CONFIDENCE, RESAMPLES
 
+NO_INTERVAL = (
+    "No interval is given where the scores do not vary: the uncertainty of the difference is then "
+    "unknown, and p is 1."
+)
+"""The note of comparisons that `lack_interval`."""
+
 
 def write(experiment: Experiment, names: Iterable[str]) -> None:
     """Write `statistics/{table}.json` for the named tables, from the runs that exist.
@@ -101,6 +107,16 @@ def with_baselines(comparisons: list[dict[str, Any]], slice_name: str) -> list[d
     """Return the comparisons of rows with their baselines on a slice, at the zero threshold."""
     wanted = ("baseline", slice_name, "zero")
     return [e for e in comparisons if (e["kind"], e["slice"], e["threshold"]) == wanted]
+
+
+def lacks_interval(comparison: dict[str, Any], column: str = "") -> bool:
+    """Return whether nothing varies in a measure, by default the headline: it has no interval."""
+    return comparison["measures"][column or comparison["headline"]]["low"] is None
+
+
+def lack_interval(comparisons: Iterable[dict[str, Any]]) -> bool:
+    """Return whether any measure of any comparison has no interval."""
+    return any(lacks_interval(each, column) for each in comparisons for column in each["measures"])
 
 
 def read_entry(experiment: Experiment, name: str) -> dict[str, Any]:

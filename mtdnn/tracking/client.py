@@ -46,7 +46,7 @@ from mtdnn.evaluation.measures import measures_of
 from mtdnn.machine.files import check_guards, write_json
 from mtdnn.machine.locking import Lease
 from mtdnn.reporting.escaping import markdown, visible
-from mtdnn.reporting.wording import has_answers, targets, union
+from mtdnn.reporting.wording import has_answers, sentence, targets, union
 from mtdnn.tracking.content import PROMOTED
 
 # It prints a traceback for each failure of the database, which also reaches us as an error.
@@ -406,7 +406,6 @@ def note(experiment: Experiment, link: str = "") -> str:
     """
     # Each character may become two.
     title, notice = (
-        markdown(text[: MAX_TAG_CHARACTERS // 5])
-        for text in (experiment.title, experiment.notice or "")
+        text[: MAX_TAG_CHARACTERS // 5] for text in (experiment.title, experiment.notice or "")
     )
-    return " ".join(filter(None, [f"{title}.", link, notice]))
+    return " ".join(filter(None, [markdown(sentence(title)), link, markdown(notice)]))

@@ -25,6 +25,7 @@ def comparison(to, said, seeds=(1, 2, 3), **changes):
         "seeds": list(seeds),
         "headline": "em",
         "labels": {"em": "EM"},
+        "measures": {"em": {"low": -1.0, "high": 1.0}},
         "conclusion": said,
         "published": None,
         "verdict": {"em": None},
@@ -62,6 +63,15 @@ def test_rows_are_sorted_by_what_is_known_of_them():
     )
 
 
+def test_where_nothing_varies_the_number_of_seeds_is_not_the_reason():
+    nothing = {"em": {"low": None, "high": None}}
+    assert sentence(comparison("A", "open", measures=nothing), comparison("B", "open")) == (
+        "Whether A differs from QA in EM is not decidable because the scores do not vary between "
+        "seeds; whether B differs from QA in EM is not decidable with 3 seeds."
+    )
+    assert sentence(comparison("A", "open", [1], measures=nothing)).endswith("with 1 seed.")
+
+
 def test_it_says_why_no_row_is_compared():
     assert conclusion.verdict({"tables": {}}, "t") == "No row can be compared with a baseline yet."
     assert sentence() == "No row has a baseline to be compared with."
@@ -70,6 +80,11 @@ def test_it_says_why_no_row_is_compared():
     text = "No row can be compared with its baseline: "
     assert sentence(left_out=[other, *wrong[:2]]) == f"{text}not run."
     assert sentence(left_out=wrong) == f"{text}not run, and 1 more."
+    neighbours = comparison("A", "", kind="neighbour", reason="they have different targets")
+    assert sentence(left_out=[neighbours]) == (
+        "No two rows can be compared: they have different targets."
+    )
+    assert sentence(left_out=[neighbours, wrong[0]]) == f"{text}not run."
 
 
 def test_verdicts_on_published_differences_are_counted():
@@ -88,6 +103,7 @@ def test_the_front_page_is_the_result(request, name):
     body, page = rendered(experiment), conclusion.front(experiment)
     table = conclusion.main_table(experiment)
     verdict = conclusion.verdict(read_statistics(experiment), table)
+    assert f"In “{experiment.tables[table].title}”: {verdict}" in body
     places = [body.index(text) for text in (verdict, "<table", "<img", "Read on", "Provenance")]
     assert places == sorted(places)
     assert "data:image/png;base64,iVBOR" in body and 'class="system-message"' not in body

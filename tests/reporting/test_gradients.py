@@ -152,6 +152,29 @@ def test_the_figure_of_forgetting_has_a_panel_for_each_corpus(measured):
     assert all(len(line.get_xdata()) == 2 for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("name", "setting"), [("gradients", "measurements"), ("forgetting", "dev_items")]
+)
+def test_a_figure_without_measurements_says_which_setting_turns_them_on(tmp_path, name, setting):
+    experiment = make_experiment(tmp_path)
+    figure = registry.draw(experiment, name)
+    assert figure.subfigs[0].axes[0].texts[0].get_text() == "nothing to draw yet"
+    for run in experiment.runs():
+        make_run(experiment, run)
+    figure = registry.draw(experiment, name)
+    assert figure.subfigs[0].axes[0].texts[0].get_text() == "nothing was measured during training"
+    note = " ".join(figure.subfigs[1].texts[0].get_text().split())
+    assert f"set training.interference.{setting} above 0" in note and "Cosines" not in note
+
+
+def test_corpora_alone_have_no_gradients_to_compare(tmp_path):
+    experiment = paired(tmp_path, {})
+    figure = registry.draw(experiment, "gradients")
+    assert figure.subfigs[0].axes[0].texts[0].get_text() == (
+        "nothing to compare: every run trains on one corpus alone"
+    )
+
+
 def test_runs_without_measurements_are_named(tmp_path):
     experiment = make_experiment(tmp_path)
     first, *others = (run for run in experiment.runs() if run.mixture == "qa_mcc_sc")

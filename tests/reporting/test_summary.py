@@ -120,6 +120,20 @@ def test_the_summary_has_the_measures_of_each_target(request, name):
             assert f"{cell['mean']:.2f} ± {cell['deviation']:.2f}" in text, column
 
 
+def test_columns_say_where_rows_are_scored_and_at_which_threshold(experiment, mixed, classified):
+    make_statistics(experiment)
+    products.write_summary(experiment)
+    text = experiment.layout.summary.read_text(encoding="utf-8")
+    assert "| | scored on | seeds | EM | F1 |" in text
+    assert "| difference | scored on | null threshold | Δ EM |" in text
+    assert "| paper dev | configured |" in text and "| zero |" not in text
+    assert "Scored on paper dev; Null threshold configured" in text  # in LaTeX
+    assert "null threshold" not in classified.layout.summary.read_text(encoding="utf-8").lower()
+    page = mixed.layout.page("targets").read_text(encoding="utf-8")
+    assert "<th>scored on</th><th>null threshold</th>" in page
+    assert "<td>configured</td>" in page and "<td>zero</td>" not in page
+
+
 def test_no_p_value_is_shown_as_zero(experiment):
     statistics = make_statistics(experiment)
     for table in statistics["tables"].values():

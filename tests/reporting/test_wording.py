@@ -26,6 +26,13 @@ def test_words_are_listed_as_in_a_sentence():
     assert wording.listed(["EM", "Acc.", "Matthews"], "or") == "EM, Acc. or Matthews"
 
 
+def test_a_question_gets_no_full_stop():
+    for text in ("What is it?", "“Why?”", "It works!", "A result."):
+        assert wording.sentence(text) == text
+    assert wording.sentence("A result") == "A result."
+    assert wording.sentence("A result (why?)") == "A result (why?)."
+
+
 def test_only_questions_are_called_questions():
     both = ["question_answering", "multiple_choice"]
     assert (wording.items(both[:1]), wording.clusters(both[:1])) == ("questions", "paragraphs")

@@ -104,7 +104,11 @@ def test_runs_that_answer_nothing_contradict_no_published_difference(mixtures):
     assert (numbers["difference"], numbers["error"], numbers["p_published"]) == (0, 0, 1)
     assert numbers["low"] is numbers["high"] is numbers["detectable"] is None
     assert found["verdict"]["em"] == "not decidable"
-    assert any("the uncertainty of EM is unknown" in note for note in found["notes"])
+    assert found["verdict"]["text"] == (
+        "Not decidable because the scores do not vary between seeds: whether QA+MCC+SC at w 0.8 "
+        "differs from QA in EM as published."
+    )
+    assert records.NO_INTERVAL in found["notes"]
 
 
 def test_one_seed_says_that_the_variance_between_seeds_is_unknown(tmp_path):

@@ -102,6 +102,24 @@ def test_nothing_is_rejected_where_nothing_varies(seeds):
     assert (estimate.p(), estimate.p(1.0)) == (1, 1)
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_what_varies_by_rounding_alone_does_not_vary(seeds):
+    sizes = np.array([3, 7, 11, 5, 9])
+    first, second = (Arm(np.tile(m * sizes, (seeds, 1)), sizes) for m in (66.7, 66.7 + 1 / 3))
+    assert 0 < components(first, second).variance < 1e-20
+    estimate = compare(first, second)
+    assert (estimate.error, estimate.p()) == (0, 1)
+
+
+def test_one_item_of_many_is_no_rounding():
+    sizes = np.full(10_000, 1000)
+    sums = 70.0 * sizes
+    changed = sums.copy()
+    changed[0] += 100
+    estimate = compare(Arm(sums[None], sizes), Arm(changed[None], sizes))
+    assert estimate.error == pytest.approx(100 / sizes.sum(), rel=1e-3)
+
+
 def test_permutation_of_runs_is_exact_when_only_runs_differ():
     sizes, means = np.full(40, 5), np.array([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]])
     pair = tuple(Arm(np.outer(each, sizes), sizes) for each in means)

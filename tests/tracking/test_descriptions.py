@@ -33,6 +33,12 @@ def test_a_run_shows_its_scores_first_and_then_the_notice(tmp_path):
     assert text.endswith(f"A remark.\n\n{note(experiment)}")
 
 
+def test_a_title_that_asks_gets_no_full_stop(tmp_path):
+    experiment = make_experiment(tmp_path, title="Does it help?")
+    assert note(experiment) == f"Does it help? {experiment.notice}"
+    assert note(make_experiment(tmp_path)).startswith("Made-up scores. ")
+
+
 def test_a_run_without_scores_has_the_notice(tmp_path):
     experiment = make_experiment(tmp_path)
     assert descriptions.of_run(experiment, experiment.resolve(RUN), {}) == note(experiment)

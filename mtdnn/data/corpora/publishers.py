@@ -148,14 +148,14 @@ def squad(path: Path, *, answered: bool = True) -> Iterator[Record]:
     With `answered` false, answers are neither needed nor read.
     """
     content = _object(_json(path), str(path))
-    for a, article in enumerate(_objects(content, "data", str(path))):
+    for a, article in enumerate(_objects(content, "data", str(path)), start=1):
         where = f"{path}: article {a}"
         title = article.get("title") or ""
-        for p, paragraph in enumerate(_objects(article, "paragraphs", where)):
+        for p, paragraph in enumerate(_objects(article, "paragraphs", where), start=1):
             within = f"{where}, paragraph {p}"
             if "context" not in paragraph:
                 raise MtdnnError(f"{within}: missing 'context'")
-            for q, question in enumerate(_objects(paragraph, "qas", within)):
+            for q, question in enumerate(_objects(paragraph, "qas", within), start=1):
                 place = f"{within}, question {shown(question.get('id', q))}"
                 if not answered:
                     question = {**question, "answers": [], "is_impossible": True}
@@ -231,7 +231,7 @@ def json_document(path: Path) -> Iterator[tuple[str, str, Mapping[Any, Any]]]:
         where = f"{path}: {split}" if split else str(path)
         if not isinstance(entries, list):
             raise MtdnnError(f"{where}: must be a list of objects")
-        for number, entry in enumerate(entries):
+        for number, entry in enumerate(entries, start=1):
             place = f"{where}: entry {number}"
             yield split, place, _object(entry, place)
 

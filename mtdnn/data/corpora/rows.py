@@ -454,7 +454,7 @@ def _token_classification(corpus: CorpusSettings) -> Callable[[Fields], Row]:
         if len(tokens) != len(tags):
             raise fields.refuse(f"{len(tokens)} tokens, but {len(tags)} tags")
         indices = []
-        for place, tag in enumerate(tags):
+        for place, tag in enumerate(tags, start=1):
             index = numbers.get(tag) if isinstance(tag, str) else None
             if index is None:
                 index = fields.index(tag, len(numbers))
@@ -464,7 +464,8 @@ def _token_classification(corpus: CorpusSettings) -> Callable[[Fields], Row]:
                     f"nor an index from 0 to {len(numbers) - 1}"
                 )
             indices.append(index)
-        words = [fields.string(token, f"token {place}") for place, token in enumerate(tokens)]
+        numbered = enumerate(tokens, start=1)
+        words = [fields.string(token, f"token {place}") for place, token in numbered]
         return {"tokens": words, "tags": indices}
 
     return make

@@ -15,6 +15,7 @@ from mtdnn.config.experiment import Experiment
 from mtdnn.reporting.answers import Answered, Answers, RowAnswers, read_answers, why_none
 from mtdnn.reporting.cases import SMALL_GROUP, group_differences
 from mtdnn.reporting.figures.drawing import (
+    absent,
     canvas,
     is_narrow,
     legend_below,
@@ -236,11 +237,9 @@ def _panels(
     if answers is None:
         return _empty(experiment, title)
     seeds = " Faint: single seeds; strong: their mean." if len(experiment.seeds) > 1 else ""
-    absent = [
-        f"Not drawn: {row.label}: {'; '.join(row.missing)}." for row in answers.rows if row.missing
-    ]
+    missing = {row.label: row.missing for row in answers.rows}
     size = (_SIZE[0], _SIZE[1] * (1.6 if is_narrow() else 1))
-    notes = [f"{answers.slice_label}. {note}{seeds}", *absent]
+    notes = [f"{answers.slice_label}. {note}{seeds}", *absent("Not drawn", missing)]
     figure, body = canvas(experiment, size, title, notes)
     panels = body.subplots(*side_by_side(2))
     looks = row_looks(experiment, [row.result.row.mixture for row in answers.rows])

@@ -6,7 +6,7 @@ Figures do not use pyplot, which keeps global state and may require a display.
 import re
 import textwrap
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -29,6 +29,10 @@ from mtdnn.config.layout import PAPER_WIDTHS
 from mtdnn.machine.files import replacing, write_text
 from mtdnn.reporting.escaping import LATEX_CHARACTER, latex, one_line
 from mtdnn.reporting.figures.palette import GREY
+from mtdnn.reporting.wording import sentence
+
+NOTHING_YET = "nothing to draw yet"
+NOTHING_COMPARED = "nothing to compare"
 
 _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
@@ -202,7 +206,7 @@ def caption(name: str, sheet: Sheet) -> str:
     """Return the caption of a figure as LaTeX, for `\\input` below `\\includegraphics`."""
     text = latex(" ".join(paragraph for paragraph in sheet.paragraphs if paragraph))
     return (
-        f"{LATEX_CHARACTER}\n\\caption{{\\textbf{{{latex(sheet.title)}.}} {text}}}\n"
+        f"{LATEX_CHARACTER}\n\\caption{{\\textbf{{{latex(sentence(sheet.title))}}} {text}}}\n"
         f"\\label{{fig:{name}}}\n"
     )
 
@@ -228,7 +232,7 @@ def canvas(
 
     See `footed` for arguments and results.
     """
-    origin = f"Experiment {experiment.experiment}: {experiment.title}."
+    origin = sentence(f"Experiment {experiment.experiment}: {experiment.title}")
     return footed(size, title, [*notes, origin, experiment.notice or ""])
 
 
@@ -366,7 +370,21 @@ def same_span(panels: Iterable[Axes], drawn: list[list[float]], ticks: int = 6) 
         axes.yaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10]))
 
 
-def say_empty(axes: Axes, text: str = "nothing to draw yet") -> None:
+def absent(what: str, reasons: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a note for each reason why something is absent, with all that it concerns.
+
+    Args:
+        what: what is said of it, for instance `Not drawn`.
+        reasons: the reasons of each label; a label without any is not absent.
+    """
+    labels: dict[str, list[str]] = {}
+    for label, several in reasons.items():
+        if several:
+            labels.setdefault("; ".join(several), []).append(label)
+    return [f"{what}: {'; '.join(those)}: {reason}." for reason, those in labels.items()]
+
+
+def say_empty(axes: Axes, text: str = NOTHING_YET) -> None:
     """Write into the axes that there is nothing to draw."""
     axes.set_xticks([])
     axes.set_yticks([])

@@ -9,12 +9,20 @@ from matplotlib.figure import Figure, SubFigure
 from mtdnn.config.experiment import Experiment
 from mtdnn.evaluation.results import read_rows
 from mtdnn.reporting.comparisons import are_judged
+from mtdnn.reporting.conclusion import about, verdict
 from mtdnn.reporting.escaping import one_line
-from mtdnn.reporting.figures.drawing import canvas, is_narrow, label_text, say_empty
+from mtdnn.reporting.figures.drawing import (
+    NOTHING_COMPARED,
+    NOTHING_YET,
+    canvas,
+    is_narrow,
+    label_text,
+    say_empty,
+)
 from mtdnn.reporting.figures.palette import GREY, INK, VERDICTS, Look
 from mtdnn.reporting.wording import clustered, listed
 from mtdnn.statistics.level import LEVEL
-from mtdnn.statistics.records import read_statistics, with_baselines
+from mtdnn.statistics.records import NO_INTERVAL, lack_interval, read_statistics, with_baselines
 
 MAX_PANELS = 2
 """How many measures of a row are drawn, its headline first."""
@@ -50,10 +58,7 @@ def draw(experiment: Experiment) -> Figure:
         if (comparisons := with_baselines(table["comparisons"], table["slice"]))
     }
     if not shown:
-        notes = ["No row of a table is compared with a baseline."]
-        figure, body = canvas(experiment, (7.4, 3.0), _TITLE, notes)
-        say_empty(body.subplots())
-        return figure
+        return _empty(experiment, statistics)
     labels = {name: _labels(experiment, name, each) for name, each in shown.items()}
     longest = max(len(line) for each in labels.values() for line in "\n".join(each).split("\n"))
     room = max(12, NARROW_CHARACTERS - longest) if is_narrow() else MAX_TITLE_CHARACTERS
@@ -65,6 +70,17 @@ def draw(experiment: Experiment) -> Figure:
     )
     figure, body = canvas(experiment, size, _TITLE, _notes(statistics, shown))
     _draw_tables(body, shown, labels, titles, heights)
+    return figure
+
+
+def _empty(experiment: Experiment, statistics: dict[str, Any]) -> Figure:
+    """Say of each table why none of its rows is compared with a baseline."""
+    reasons: dict[str, list[str]] = {}
+    for name in experiment.tables:
+        reasons.setdefault(verdict(statistics, name), []).append(name)
+    notes = [about(names, experiment) + reason for reason, names in reasons.items()]
+    figure, body = canvas(experiment, (7.4, 3.0), _TITLE, notes)
+    say_empty(body.subplots(), NOTHING_COMPARED if statistics["tables"] else NOTHING_YET)
     return figure
 
 
@@ -92,6 +108,8 @@ def _notes(statistics: dict[str, Any], shown: dict[str, Comparisons]) -> list[st
             "Without published differences: filled if “no difference” is rejected after Holm's "
             "correction, hollow if it is not decidable."
         )
+    if lack_interval(drawn):
+        notes.append(NO_INTERVAL)
     if not several_seeds:
         notes.append("One seed: the intervals do not include the variance between seeds.")
     return notes

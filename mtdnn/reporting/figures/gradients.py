@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from mtdnn.config.experiment import Experiment
 from mtdnn.evaluation.results import read_results
 from mtdnn.reporting.blocks import MISSING
-from mtdnn.reporting.figures.drawing import canvas, say_empty
+from mtdnn.reporting.figures.drawing import NOTHING_YET, canvas, say_empty
 from mtdnn.reporting.figures.palette import GREY, MIXTURE_COLOURS, Look, corpus_looks
 from mtdnn.reporting.figures.training import missing_runs
 from mtdnn.reporting.gradients import Measured, read
@@ -37,10 +37,9 @@ def draw(experiment: Experiment) -> Figure:
     lines = -(-len(kinds) // columns)
     title = "Gradient conflict between corpora"
     size = (1.2 + 2.4 * max(columns, 3), 3.6 + 1.75 * lines)
-    figure, body = canvas(experiment, size, title, _notes(experiment, measured))
     if not measured:
-        say_empty(body.subplots())
-        return figure
+        return _empty(experiment, size, title, "measurements")
+    figure, body = canvas(experiment, size, title, _notes(experiment, measured))
     heights = [3.3, 0.3 + 1.75 * lines]
     above, below = body.subfigures(2, 1, height_ratios=heights)  # type: ignore[misc]
     matrix, layers = above.subplots(1, 2, width_ratios=[1, 1.15])
@@ -62,6 +61,24 @@ def draw(experiment: Experiment) -> Figure:
         if name in shown
     ]
     below.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5))
+    return figure
+
+
+def _empty(experiment: Experiment, size: tuple[float, float], title: str, setting: str) -> Figure:
+    """Say why there is nothing to draw and, if trained runs lack it, how to turn on `setting`."""
+    mixtures = setting == "measurements"
+    notes, text = _unmeasured(experiment, [], mixtures), NOTHING_YET
+    alone = [experiment.mixtures[run.mixture].is_alone for run in experiment.runs()]
+    if mixtures and alone and all(alone):
+        text = "nothing to compare: every run trains on one corpus alone"
+    elif any(len(each.corpora) > 1 or not mixtures for each in read(experiment)):
+        text = "nothing was measured during training"
+        notes.append(
+            f"To turn it on, set training.interference.{setting} above 0 and max_share high "
+            "enough; only runs that are trained after that are measured."
+        )
+    figure, body = canvas(experiment, size, title, notes)
+    say_empty(body.subplots(), text)
     return figure
 
 
@@ -245,10 +262,10 @@ def draw_forgetting(experiment: Experiment) -> Figure:
         notes[0] += " Points: means over seeds; bars: their range."
     notes += _unmeasured(experiment, measured, mixtures=False)
     size = (1.2 + 2.4 * max(columns, 3), 1.4 + 2.0 * lines + 0.12 * len(kinds))
-    figure, body = canvas(experiment, size, "Dev loss of each corpus during training", notes)
+    title = "Dev loss of each corpus during training"
     if not names:
-        say_empty(body.subplots())
-        return figure
+        return _empty(experiment, size, title, "dev_items")
+    figure, body = canvas(experiment, size, title, notes)
     grid = body.subplots(lines, columns, sharex=True, squeeze=False)
     styles = [(colour, style) for style in LINE_STYLES for colour in MIXTURE_COLOURS]
     drawn = list(zip(kinds.values(), repeat(styles), strict=False))

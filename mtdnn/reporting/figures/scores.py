@@ -13,7 +13,10 @@ from mtdnn.config.experiment import Experiment
 from mtdnn.config.layout import weight_text
 from mtdnn.evaluation.measures import Measure
 from mtdnn.evaluation.results import RowResult, Score, read_rows
+from mtdnn.reporting.conclusion import why_not_compared
 from mtdnn.reporting.figures.drawing import (
+    NOTHING_COMPARED,
+    absent,
     canvas,
     is_narrow,
     legend_below,
@@ -21,10 +24,9 @@ from mtdnn.reporting.figures.drawing import (
     say_empty,
 )
 from mtdnn.reporting.figures.palette import GREY, INK, Look, looks, mixture_looks
-from mtdnn.reporting.tables import read_comparisons
 from mtdnn.reporting.wording import axis, clustered, is_answering, listed, union
 from mtdnn.statistics.level import CONFIDENCE
-from mtdnn.statistics.records import with_baselines
+from mtdnn.statistics.records import NO_INTERVAL, lack_interval, read_entry, with_baselines
 
 MAX_MEASURES = 2
 """How many measures of a row have a panel, its headline first."""
@@ -35,18 +37,18 @@ _HEIGHTS = (2.2, 1.0)
 
 @dataclass(frozen=True)
 class Point:
-    """One row of a table: its place and its look."""
+    """One row of a table: its place, its look, and what the legend calls it."""
 
     x: float
     row: RowResult
     look: Look
+    label: str
 
 
 @dataclass(frozen=True)
 class Series:
     """Rows that belong together; a line joins them if x is a quantity and it is known how sure."""
 
-    label: str
     points: list[Point]
 
 
@@ -81,13 +83,16 @@ def draw(experiment: Experiment, name: str) -> Figure:
     settings = experiment.figures[name]
     rows = read_rows(experiment, settings.table)
     first, by_weight = experiment.slice_of(settings.table), settings.x == "weight"
-    found = with_baselines(read_comparisons(experiment, settings.table), first)
+    exists = experiment.layout.statistics(settings.table).exists()
+    entry = read_entry(experiment, settings.table) if exists else None
+    found = with_baselines(entry["comparisons"], first) if entry else []
     comparisons = {each["to"]: each for each in found}
     plot = Plot(*_placed(experiment, rows, comparisons, by_weight), comparisons, first, by_weight)
     measures = panels(rows)
     number = len(measures)
     size = (3.7 * max(2, number), 5.2 * (number if is_narrow() else 1))
-    figure, body = canvas(experiment, size, settings.title, _notes(experiment, plot, rows))
+    notes = ([] if found else [why_not_compared(entry)]) + _notes(experiment, plot, rows)
+    figure, body = canvas(experiment, size, settings.title, notes)
     shape = (2 * number, 1) if is_narrow() else (2, number)
     heights = [each for each in _HEIGHTS for _ in range(number if is_narrow() else 1)]
     grid = body.subplots(*shape, squeeze=False, height_ratios=heights).flatten()
@@ -102,7 +107,9 @@ def draw(experiment: Experiment, name: str) -> Figure:
         under.set_ylabel(axis(measure))
         _place(axes, plot, labelled=False)
         _place(under, plot, labelled=under is below[-1] or not is_narrow())
-    _say_if_empty(above, bool(comparisons), any(drawn))
+    if not comparisons:
+        is_final = entry is not None and not any(row.missing for row in rows)
+        _say_nothing_compared(above, is_final)
     same_span(below, drawn, ticks=4)
     handles, labels = _legend(grid)
     legend_below(body, handles, labels)
@@ -118,7 +125,10 @@ def _placed(
     """Return what stands below each place, and the rows as series; baselines are grey."""
     place = _by_weight if by_weight else _by_mixture
     ticks, groups = place(rows)
-    baselines = {each["from"] for each in comparisons.values()}
+    compared_with = {each["from"] for each in comparisons.values()}
+    alone = {row.path for row in rows if row.is_alone}
+    # A target alone is one even if no row is compared with it (yet).
+    baselines = compared_with | (alone - comparisons.keys())
     own, several = mixture_looks(experiment), looks()
     mixtures = [{row.row.mixture for _, row in members} for members in groups.values()]
     by_mixture = len(groups) == 1 or len(set().union(*mixtures)) == sum(map(len, mixtures))
@@ -128,10 +138,13 @@ def _placed(
         points = []
         for x, row in members:
             shown = own[row.row.mixture] if by_mixture and not row.row.origin else look
-            if row.path in baselines or row.is_alone:
+            called = label
+            if row.path in baselines | alone:
                 shown = shown._replace(colour=GREY)
-            points.append(Point(x, row, shown))
-        series.append(Series(label, points))
+            if row.path in baselines:
+                called = "baseline" if len(baselines) == 1 else f"{row.long_label} (baseline)"
+            points.append(Point(x, row, shown, called))
+        series.append(Series(points))
     return ticks, series
 
 
@@ -188,11 +201,12 @@ def _notes(experiment: Experiment, plot: Plot, rows: list[RowResult]) -> list[st
         over = f"seeds and {over}" if seeds > 1 else over
         marks = "ribbons" if plot.by_weight and seeds > 1 else "bars"
         notes.append(
-            f"Above: differences from {baselines}; {marks}: paired {CONFIDENCE:.0%} intervals over "
-            f"{over}."
+            f"Above: differences from {baselines}; {marks}: {CONFIDENCE:.0%} intervals over {over}."
         )
         if seeds == 1:
             notes[0] += " One seed: they do not include the variance between seeds."
+        if lack_interval(found):
+            notes.append(NO_INTERVAL)
     scores = f"on {experiment.slices[plot.slice_name].label}"
     notes.append(f"Below: scores {scores}{threshold * any(map(is_answering, rows))}.")
     if any(len(row.present) > 1 for row in rows):
@@ -201,12 +215,10 @@ def _notes(experiment: Experiment, plot: Plot, rows: list[RowResult]) -> list[st
             f" Small points: single seeds; large: mean over seeds; {spread}: ± sample standard "
             "deviation."
         )
-    absent = {row.path: row.score(plot.slice_name, row.measures[0].key).reasons for row in rows}
-    return notes + [
-        f"Not drawn: {row.long_label}: {'; '.join(absent[row.path])}."
-        for row in rows
-        if absent[row.path]
-    ]
+    reasons = {
+        row.long_label: row.score(plot.slice_name, row.measures[0].key).reasons for row in rows
+    }
+    return notes + absent("Not drawn", reasons)
 
 
 def _shift(plot: Plot, number: int) -> float:
@@ -238,7 +250,7 @@ def _draw_differences(axes: Axes, plot: Plot, measure: Measure) -> None:
         ]
         _draw_spread(axes, places, shift, means, bounds, joined)
         for point, mean in zip(places, means, strict=True):
-            _draw_point(axes, point, shift, mean, series.label)
+            _draw_point(axes, point, shift, mean)
 
 
 def _draw_scores(axes: Axes, plot: Plot, measure: Measure) -> list[float]:
@@ -265,7 +277,7 @@ def _draw_scores(axes: Axes, plot: Plot, measure: Measure) -> list[float]:
         places = [point for point, *_ in known]
         _draw_spread(axes, places, shift, [mean for _, mean, _ in known], bounds, joined)
         for point, mean, _ in known:
-            _draw_point(axes, point, shift, mean, series.label, small=True)
+            _draw_point(axes, point, shift, mean, small=True)
     return drawn
 
 
@@ -298,11 +310,7 @@ def _draw_spread(  # Many parameters because a ribbon and bars need the same num
         axes.plot([point.x + shift] * 2, [low, high], color=point.look.colour, linewidth=1.5)
 
 
-def _draw_point(  # Many parameters because points of both panels are alike.
-    axes: Axes, point: Point, shift: float, y: float, label: str = "", small: bool = False
-) -> None:
-    if point.look.colour == GREY:
-        label = "baseline"
+def _draw_point(axes: Axes, point: Point, shift: float, y: float, small: bool = False) -> None:
     axes.plot(
         point.x + shift,
         y,
@@ -310,7 +318,7 @@ def _draw_point(  # Many parameters because points of both panels are alike.
         marker=point.look.marker,
         color=point.look.colour,
         markersize=4.5 if small else 6,
-        label=label,
+        label=point.label,
         zorder=4,
     )
 
@@ -359,11 +367,11 @@ def _place(axes: Axes, plot: Plot, labelled: bool) -> None:
     axes.set_xlim(min(plot.ticks) - margin, max(plot.ticks) + margin)
 
 
-def _say_if_empty(above: Iterable[Axes], compared: bool, scored: bool) -> None:
-    if not compared:
-        for axes in above:
-            axes.clear()
-            say_empty(axes, "nothing to compare yet" if scored else "nothing to draw yet")
+def _say_nothing_compared(above: Iterable[Axes], is_final: bool) -> None:
+    """Write into the panels of differences that there are none, or if not final, none yet."""
+    for axes in above:
+        axes.clear()
+        say_empty(axes, NOTHING_COMPARED if is_final else f"{NOTHING_COMPARED} yet")
 
 
 def _legend(grid: Iterable[Axes]) -> tuple[list[Artist], list[str]]:

@@ -5,10 +5,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mtdnn.config.experiment import Experiment
-from mtdnn.evaluation.measures import ACCURACY
+from mtdnn.evaluation.measures import ACCURACY, Measure
 from mtdnn.evaluation.results import Score
 from mtdnn.reporting.figures.drawing import canvas, is_narrow, run_text, say_empty
 from mtdnn.reporting.figures.palette import GREY, INK, Look, corpus_looks
+from mtdnn.reporting.figures.training import missing_runs
 from mtdnn.reporting.interference import auxiliary, headline, kinds, majority, targets
 from mtdnn.reporting.wording import axis
 
@@ -25,9 +26,8 @@ def draw(experiment: Experiment) -> Figure:
         notes[0] += " Small points: single seeds; large: their mean."
     if any(headline(experiment, corpus) == ACCURACY and corpus in levels for corpus in corpora):
         notes[0] += " Dashed: accuracy of always predicting the most frequent label."
-    for kind in known:
-        if kind.reasons:
-            notes.append(f"Incomplete: {kind.label}: {'; '.join(kind.reasons)}.")
+    absent = [result for kind in known for result in kind.results if result.missing]
+    notes += missing_runs(experiment, absent, "Not drawn")
     if not own:
         figure, body = canvas(experiment, (7.4, 3.0), TITLE, ["All runs are those of others."])
         say_empty(body.subplots(), "no runs of this experiment")
@@ -45,23 +45,30 @@ def draw(experiment: Experiment) -> Figure:
     for axes, target in zip(panels, own, strict=False):
         scores = [kind.own(target) for kind in known]
         title = run_text(target.title, room)
-        _panel(axes, scores, Look(INK, "o", "-"), title, axis(target.measure))
+        _panel(axes, scores, Look(INK, "o", "-"), title, target.measure)
     for axes, corpus in zip(panels[len(own) :], corpora, strict=False):
         measure = headline(experiment, corpus)
         scores = [kind.score(corpus, measure) for kind in known]
         title = run_text(experiment.corpora[corpus].label, room)
-        _panel(axes, scores, colours[corpus], title, axis(measure))
-        if corpus in levels and measure == ACCURACY:
-            axes.axvline(levels[corpus], color=GREY, linewidth=0.9, linestyle="--", zorder=1)
+        level = levels.get(corpus) if measure == ACCURACY else None
+        _panel(axes, scores, colours[corpus], title, measure, level)
     labels = [run_text(kind.label) for kind in known]
     panels[0].set_yticks(range(len(known)), labels)
     panels[0].set_ylim(len(known) - 0.5, -0.5)
     return figure
 
 
-def _panel(axes: Axes, scores: list[Score], look: Look, title: str, unit: str) -> None:
+def _panel(  # Many parameters because panels differ in all of them.
+    axes: Axes,
+    scores: list[Score],
+    look: Look,
+    title: str,
+    measure: Measure,
+    level: float | None = None,
+) -> None:
+    """Draw the scores of all kinds of runs; `level` is the accuracy of the most frequent label."""
     axes.set_title(title)
-    axes.set_xlabel(unit.replace(" (", "\n("))  # panels are narrow
+    axes.set_xlabel(axis(measure).replace(" (", "\n("))  # panels are narrow
     axes.tick_params(axis="y", length=0)
     if not any(score.values for score in scores):
         axes.set_xticks([])
@@ -73,3 +80,7 @@ def _panel(axes: Axes, scores: list[Score], look: Look, title: str, unit: str) -
         if score.values:
             mean = np.mean(score.values)
             axes.plot(mean, place, look.marker, color=look.colour, markersize=6)
+    if level is not None:
+        axes.axvline(level, color=GREY, linewidth=0.9, linestyle="--", zorder=1)
+    low, high = axes.get_xlim()
+    axes.set_xlim(max(low, 100 * measure.lowest - 1), min(high, 101))  # no margin of the impossible

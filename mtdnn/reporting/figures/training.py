@@ -110,6 +110,8 @@ def _loss_notes(
     window: int,
 ) -> list[str]:
     notes = [f"Faint: every step; strong: moving average over {window:,} training steps."]
+    if window == 1:
+        notes = ["Lines: every training step."]
     if any(result.run.seed != results[0].run.seed for result in results if steps[result.run]):
         notes[0] += " The seeds of a run overlap."
     untrained = [result for result in results if not steps[result.run]]

@@ -189,7 +189,7 @@ def test_a_json_document_has_a_list_for_each_split(tmp_path):
     assert [len(splits[split].rows) for split in ("train", "dev")] == [3, 1]
     broken = {**document, "train": [entries[0], 7]}
     (tmp_path / "all.json").write_text(json.dumps(broken))
-    with pytest.raises(MtdnnError, match=r"all\.json: train: entry 1: must be a JSON object"):
+    with pytest.raises(MtdnnError, match=r"all\.json: train: entry 2: must be a JSON object"):
         read_splits(corpus_settings("cola", source=source), tmp_path)
     (tmp_path / "train.json").write_text(json.dumps(entries))  # or one list for each file
     single = {**source, "files": [], "splits": {"train": ["train.json"]}}
@@ -219,7 +219,7 @@ def deep(levels: int = 100_000) -> str:
 
 SQUAD_TEXT, MNLI_LINE = json.dumps(SQUAD), MNLI.splitlines()[0]
 REFUSED = [
-    ("squad", "train.json", '"context"', '"kontext"', "paragraph 0: missing 'context'"),
+    ("squad", "train.json", '"context"', '"kontext"', "article 1, paragraph 1: missing 'context'"),
     ("squad", "train.json", '"is_impossible": true', '"is_impossible": false', "but it has 0 answ"),
     ("squad", "train.json", '"data"', '"dat"', "'data' must be a list of objects"),
     ("squad", "train.json", SQUAD_TEXT, SQUAD_TEXT[:-40], "not readable as JSON"),

@@ -213,13 +213,13 @@ def test_tags_are_given_by_name_or_by_index():
     (row,) = normalised(corpus_settings("wnut"), record).rows
     assert (row["tokens"], row["tags"]) == (["Mirl", "rains"], [9, 0])
     for tags, message in (
-        (["B-person", "B-dog"], "tag 1, 'B-dog', is not one of O, B-corporation"),
+        (["B-person", "B-dog"], "tag 2, 'B-dog', is not one of O, B-corporation"),
         (["B-person"], "2 tokens, but 1 tags"),
         ("O O", "tags must be a list of at least one, not 'O O'"),
     ):
         with pytest.raises(MtdnnError, match=f"record 0: {message}"):
             normalised(corpus_settings("wnut"), {**record, "tags": tags})
-    with pytest.raises(MtdnnError, match="token 0 is empty"):
+    with pytest.raises(MtdnnError, match="token 1 is empty"):
         normalised(corpus_settings("wnut"), {**record, "tokens": [" ", "rains"]})
 
 
@@ -261,7 +261,7 @@ REFUSED = [
     ("mnli", "train.jsonl", "contradiction", "contra", "line 3: label 'contra' is not one of ent"),
     ("mnli", "train.jsonl", '"contradiction"', "true", "line 3: label True"),
     ("stsb", "train.csv", "0.25", "a quarter", "line 2: label 'a quarter' is not a number"),
-    ("wnut", "train.conll", "B-location", "B-locatoin", "line 5: tag 1, 'B-locatoin', is not one"),
+    ("wnut", "train.conll", "B-location", "B-locatoin", "line 5: tag 2, 'B-locatoin', is not one"),
 ]
 
 

@@ -20,6 +20,7 @@ from mtdnn.reporting.figures import registry
 from mtdnn.reporting.figures.drawing import PAPER, SCREEN, Page, styled
 from mtdnn.reporting.figures.palette import luminance
 from mtdnn.reporting.figures.training import run_loss
+from tests.support.factories import make_experiment, make_run
 
 WRITE = """\
 import sys
@@ -119,6 +120,28 @@ def test_a_paper_gets_the_drawing_alone_and_its_caption_as_latex(drawn):
         figure = registry.draw(experiment, "draws")
     assert len(figure.subfigs) == 1
     assert "Made-up numbers" not in " ".join(text.get_text() for text in texts_of(figure))
+
+
+def test_a_title_that_asks_gets_no_full_stop(drawn):
+    figures = {"figure4": drawn.figures["figure4"].model_copy(update={"title": "Does it help?"})}
+    asking = {"title": "Which one?", "figures": figures, "paper_figures": True}
+    experiment = drawn.model_copy(update=asking)
+    products.write_figure(experiment, "figure4")
+    assert r"\textbf{Does it help?} " in experiment.layout.figure("figure4", "tex").read_text()
+    note = note_of(registry.draw(experiment, "figure4"))
+    assert f"Experiment {drawn.experiment}: Which one? Made-up" in note
+
+
+def note_of(figure):
+    """The small print of a figure, on one line."""
+    return " ".join(figure.subfigs[1].texts[0].get_text().split())
+
+
+def test_of_a_short_run_every_step_is_drawn_and_said_to_be(tmp_path):
+    experiment = make_experiment(tmp_path)
+    for run in experiment.runs():
+        make_run(experiment, run, steps=20)
+    assert note_of(registry.draw(experiment, "loss")).startswith("Lines: every training step.")
 
 
 def texts_of(figure):

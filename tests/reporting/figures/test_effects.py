@@ -85,6 +85,23 @@ def test_a_long_title_of_a_table_wraps_within_the_page(tmp_path, page):
         assert text.get_window_extent().x1 <= figure.bbox.x1 + 1, text
 
 
+def test_without_any_comparison_the_reason_is_said_for_each_table(tmp_path):
+    experiment = make_targets(
+        tmp_path, {"a": [("squad", []), ("mnli", [])], "b": [("mnli", []), ("squad", [])]}
+    )
+    figure = effects.draw(experiment)
+    assert figure.subfigs[0].axes[0].texts[0].get_text() == "nothing to compare"
+    assert (
+        figure.subfigs[1]
+        .texts[0]
+        .get_text()
+        .startswith(
+            "In “Table of a” and “Table of b”: No two rows can be compared: they have different "
+            "targets."
+        )
+    )
+
+
 def test_each_table_names_what_its_panels_show(tmp_path):
     experiment = make_targets(
         tmp_path,

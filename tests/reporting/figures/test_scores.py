@@ -72,7 +72,7 @@ def test_a_figure_shows_means_and_every_seed(drawn):
     assert {line.get_color() for line in [baseline, *dashed]} == {GREY}
 
 
-def test_differences_come_first_with_their_paired_intervals_and_the_published_ones(compared_rows):
+def test_differences_come_first_with_their_intervals_and_the_published_ones(compared_rows):
     experiment = compared_rows
     table = read_json(experiment.layout.statistics("table2"))
     found = [each for each in table["comparisons"] if _is_shown(each, table)]
@@ -85,6 +85,8 @@ def test_differences_come_first_with_their_paired_intervals_and_the_published_on
     assert hollow(panel) == pytest.approx(sorted(each["published"]["em"] for each in found))
     points = [line for line in panel.lines if line.get_label() == "baseline"]
     assert [(line.get_color(), list(line.get_ydata())) for line in points] == [(GREY, [0.0])]
+    note = scores.draw(experiment, "figure4").subfigs[1].texts[0].get_text()
+    assert "bars: 95% intervals over seeds and paragraphs" in note and "paired" not in note
 
 
 def _is_shown(comparison, table):
@@ -141,6 +143,47 @@ def test_panels_are_the_measures_of_the_target_or_the_headline_of_each(
     answers, labels = scored(scores.draw(mixed, "figure_targets"))[:2]
     points = [sum(line.get_markersize() == 4.5 for line in a.lines) for a in (answers, labels)]
     assert points == [2, 3]
+
+
+def test_each_of_several_baselines_is_in_the_legend(mixed):
+    (legend,) = scores.draw(mixed, "figure_targets").subfigs[0].legends
+    assert [text.get_text() for text in legend.get_texts() if "baseline" in text.get_text()] == [
+        *("SQuAD (baseline)", "MNLI (baseline)", "CoLA (baseline)")
+    ]
+    markers = [handle.get_marker() for handle in legend.legend_handles]
+    assert len(set(markers)) == 3
+
+
+def test_a_variant_of_the_target_alone_is_no_second_baseline(tmp_path):
+    row = {"encoder": "base", "mixture": "squad", "weight": 1.0}
+    experiment = make_targets(
+        tmp_path,
+        {"t": [("squad", [])]},
+        variants={"longer": {"label": "longer", "training": {"epochs": 5}}},
+        tables={"t": {"title": "Variants", "rows": [row, {**row, "variant": "longer"}]}},
+    )
+    (legend,) = scores.draw(experiment, "figure_t").subfigs[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["baseline", "longer"]
+
+
+def test_a_comparison_that_will_never_come_is_not_awaited(tmp_path):
+    rows = {"targets": [("squad", []), ("mnli", [])]}
+    experiment = make_targets(tmp_path, rows)
+    figure = scores.draw(experiment, "figure_targets")
+    assert {axes.texts[0].get_text() for axes in compared(figure)} == {"nothing to compare"}
+    note = figure.subfigs[1].texts[0].get_text()
+    assert "No two rows can be compared: they have different targets." in note
+    experiment.layout.statistics("targets").unlink()
+    figure = scores.draw(experiment, "figure_targets")
+    assert {axes.texts[0].get_text() for axes in compared(figure)} == {"nothing to compare yet"}
+
+
+def test_what_several_rows_lack_is_said_once(tmp_path):
+    experiment = make_experiment(tmp_path, slices=SLICES)
+    make_run(experiment, RunId("base", "qa", 1.0, "default", 1))
+    text = scores.draw(experiment, "figure4").subfigs[1].texts[0].get_text()
+    assert text.count("not run") == 1
+    assert "Not drawn: QA+MCC at w 0.8; QA+SC at w 0.8; " in text.replace("\n", " ")
 
 
 def test_negative_correlations_are_inside_the_frame(tmp_path):
