@@ -34,8 +34,8 @@ def question(number: int, text: str | None) -> dict:
     }
 
 
-def squad_rows(number: int) -> list[dict]:
-    return [question(n, str(1800 + n) if n % 2 else None) for n in range(number)]
+def squad_rows(numbers: range) -> list[dict]:
+    return [question(n, str(1800 + n) if n % 2 else None) for n in numbers]
 
 
 def swag_rows(number: int) -> list[dict]:
@@ -91,8 +91,10 @@ def push_datasets(hub: HubServer) -> None:
                     }
                 }
             ),
-            "squad_v2/train-00000-of-00001.parquet": parquet(squad_rows(6), answers=ANSWERS),
-            "squad_v2/validation-00000-of-00001.parquet": parquet(squad_rows(4), answers=ANSWERS),
+            "squad_v2/train-00000-of-00001.parquet": parquet(squad_rows(range(6)), answers=ANSWERS),
+            "squad_v2/validation-00000-of-00001.parquet": parquet(
+                squad_rows(range(6, 10)), answers=ANSWERS
+            ),
         }
     )
     hub.repository("datasets", "allenai/swag").push(
