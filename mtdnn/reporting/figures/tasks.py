@@ -1,5 +1,7 @@
 """The figure of tasks: each corpus's dev score in every mixture that contains it."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -73,13 +75,13 @@ def _panel(  # Many parameters because panels differ in all of them.
     if not any(score.values for score in scores):
         axes.set_xticks([])
         return
+    whole: dict[str, Any] = {"color": look.colour, "clip_on": False}  # at 100, the axis ends
     for place, score in enumerate(scores):
         if len(score.values) > 1:
             places = [place] * len(score.values)
-            axes.plot(score.values, places, "o", color=look.colour, markersize=3, alpha=0.45)
+            axes.plot(score.values, places, "o", markersize=3, alpha=0.45, **whole)
         if score.values:
-            mean = np.mean(score.values)
-            axes.plot(mean, place, look.marker, color=look.colour, markersize=6)
+            axes.plot(np.mean(score.values), place, look.marker, markersize=6, **whole)
     if level is not None:
         axes.axvline(level, color=GREY, linewidth=0.9, linestyle="--", zorder=1)
     low, high = axes.get_xlim()

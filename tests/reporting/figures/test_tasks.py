@@ -21,6 +21,7 @@ def test_no_axis_goes_beyond_100_percent(tmp_path):
     low, high = panel.get_xlim()
     assert low < 34 < 100 < high <= 101  # a third are right by chance
     assert not [tick for tick in panel.get_xticks() if 100 < tick <= high]
+    assert not any(line.get_clip_on() for line in panel.lines if line.get_marker() != "None")
 
 
 def test_what_several_kinds_of_runs_lack_is_said_once(tmp_path):
