@@ -280,7 +280,7 @@ def find_runs(client: MlflowClient, experiment_id: str, fingerprint: str) -> lis
 
 
 def find_others(client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) -> list[Run]:
-    """Return the runs in MLflow of the same folder with another fingerprint, made before it.
+    """Return the runs in MLflow that a run's folder held before, with other fingerprints.
 
     Args:
         client: a client of the store.

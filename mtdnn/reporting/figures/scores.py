@@ -199,7 +199,7 @@ def _notes(experiment: Experiment, plot: Plot, rows: list[RowResult]) -> list[st
     if found:
         over = clustered(each["family"] for each in found)
         over = f"seeds and {over}" if seeds > 1 else over
-        marks = "ribbons" if plot.by_weight and seeds > 1 else "bars"
+        marks = "ribbons or bars" if plot.by_weight and seeds > 1 else "bars"
         notes.append(
             f"Above: differences from {baselines}; {marks}: {CONFIDENCE:.0%} intervals over {over}."
         )
@@ -210,7 +210,7 @@ def _notes(experiment: Experiment, plot: Plot, rows: list[RowResult]) -> list[st
     scores = f"on {experiment.slices[plot.slice_name].label}"
     notes.append(f"Below: scores {scores}{threshold * any(map(is_answering, rows))}.")
     if any(len(row.present) > 1 for row in rows):
-        spread = "ribbons" if plot.by_weight else "bars"
+        spread = "ribbons or bars" if plot.by_weight else "bars"
         notes[-1] += (
             f" Small points: single seeds; large: mean over seeds; {spread}: ± sample standard "
             "deviation."
